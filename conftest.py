@@ -1,0 +1,26 @@
+"""Test configuration of the repository itself."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+# Nothing that the tests do may reach for a network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+pytest_plugins = ["pytester"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-slow", action="store_true", help="run the tests marked slow, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out slow tests unless they are asked for by ``--run-slow`` or ``-m``."""
+    if config.getoption("--run-slow") or config.getoption("-m"):
+        return
+    skip = pytest.mark.skip(reason="slow: run with --run-slow")
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(skip)

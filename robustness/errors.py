@@ -1,0 +1,37 @@
+"""The error hierarchy: every class says why it is seen, every message what to do about it.
+
+A message is one sentence that can be shown to a user without a traceback. The pytest layer turns
+each of these into ``pytest.UsageError`` (exit code 4) before a run and into a test error within it.
+"""
+
+
+class RobustnessError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class CheckpointError(RobustnessError):
+    """A checkpoint cannot be found, resolved, verified or loaded."""
+
+
+class UnsupportedArchitecture(RobustnessError):
+    """Tracing found no repeated layers, or no head, that the measurement could use."""
+
+
+class UnsupportedSite(RobustnessError):
+    """The model has no place of the kind asked for where a feature can be switched off."""
+
+
+class CorpusError(RobustnessError):
+    """A corpus cannot be found or read, or is too short to measure anything."""
+
+
+class PolicyError(RobustnessError):
+    """A policy file or option holds an unknown key, a wrong type or an impossible value."""
+
+
+class RuleError(RobustnessError):
+    """A rule is unknown, or cannot say anything about this model."""
+
+
+class MeasurementError(RobustnessError):
+    """A measurement gave something that is not a number, or could not be carried out."""
