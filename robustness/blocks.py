@@ -1,0 +1,181 @@
+"""From a corpus to text blocks: the token ids that are measured, and which of them are special.
+
+A text block is ``block_size`` consecutive tokens, special tokens included. Every text block carries
+the special tokens that the tokenizer puts around a single text (``[CLS]`` … ``[SEP]``, ``<s>``, or
+none), found by encoding a probe with and without them rather than from the tokenizer's class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from robustness.errors import CorpusError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from transformers import PreTrainedTokenizerBase
+
+    from robustness.corpus import Corpus
+
+__all__ = ["TextBlocks", "text_blocks"]
+
+_MIN_TEXT_TOKENS = 2  # fewer cannot be scored: one token to predict and one to predict it from
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextBlocks:
+    """Text blocks in the order of the corpus.
+
+    Attributes:
+        ids: Token ids of each text block, each array of shape (T,).
+        special: True at special tokens, arrays shaped as in ``ids``.
+        split_examples: Number of examples that were longer than a text block and were split.
+        dropped_tokens: Number of the corpus' tokens that are in no text block: the end of a packed
+            corpus that fills none, and pieces with fewer than two tokens that are not special.
+    """
+
+    ids: tuple[NDArray[np.int64], ...]
+    special: tuple[NDArray[np.bool_], ...]
+    split_examples: int
+    dropped_tokens: int
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of text blocks."""
+        return len(self.ids)
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens in all text blocks, special tokens included."""
+        return sum(len(ids) for ids in self.ids)
+
+
+def text_blocks(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerBase, *, block_size: int = 128
+) -> TextBlocks:
+    """Tokenises a corpus and cuts it into text blocks.
+
+    A packed corpus is tokenised as a whole, without special tokens, and cut into consecutive
+    pieces; the last one, if shorter, is dropped. In a corpus of lines every example is tokenised
+    alone and is one text block, or several consecutive ones if it does not fit into one.
+
+    Special are the tokens around each piece and every token in it that the tokenizer counts among
+    its special ones, except the unknown token, which stands for ordinary text.
+
+    Args:
+        corpus: The text.
+        tokenizer: The checkpoint's tokenizer, fast or slow.
+        block_size: Tokens in a text block, special tokens included; the most there are when the
+            corpus consists of lines.
+
+    Raises:
+        CorpusError: The block size leaves no room for text, or the corpus fills no text block.
+    """
+    prefix, suffix = _surrounding(tokenizer, corpus)
+    n_special = len(prefix) + len(suffix)
+    capacity = block_size - n_special
+    if capacity < _MIN_TEXT_TOKENS:
+        raise CorpusError(
+            f"a text block of {block_size} tokens leaves no room for text beside {n_special} "
+            f"special tokens; set the block size to at least {n_special + _MIN_TEXT_TOKENS}"
+        )
+    special_ids = np.array(sorted(_special_ids(tokenizer)), dtype=np.int64)
+    head, tail = np.array(prefix, dtype=np.int64), np.array(suffix, dtype=np.int64)
+    packed = corpus.layout == "packed"
+
+    ids: list[NDArray[np.int64]] = []
+    special: list[NDArray[np.bool_]] = []
+    tokenised = [np.array(tokens, dtype=np.int64) for tokens in _encode(tokenizer, corpus.texts)]
+    dropped = 0
+    for piece in (piece for tokens in tokenised for piece in _cut(tokens, capacity)):
+        inside = np.isin(piece, special_ids)
+        too_short = len(piece) - int(inside.sum()) < _MIN_TEXT_TOKENS
+        if too_short or (packed and len(piece) < capacity):
+            dropped += len(piece)
+            continue
+        ids.append(np.concatenate([head, piece, tail]))  # (T,)
+        special.append(np.pad(inside, (len(head), len(tail)), constant_values=True))  # (T,)
+
+    if not ids:
+        raise _no_blocks(corpus, sum(map(len, tokenised)) + n_special, block_size)
+    return TextBlocks(
+        ids=tuple(ids),
+        special=tuple(special),
+        split_examples=0 if packed else sum(len(tokens) > capacity for tokens in tokenised),
+        dropped_tokens=dropped,
+    )
+
+
+def _cut(tokens: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    return (tokens[start : start + size] for start in range(0, len(tokens), size))
+
+
+def _no_blocks(corpus: Corpus, n_tokens: int, block_size: int) -> CorpusError:
+    if corpus.layout == "packed" and n_tokens < block_size:
+        return CorpusError(
+            f"corpus {corpus.reference} has only {n_tokens} tokens, fewer than one text block of "
+            f"{block_size}; name a longer corpus or set a smaller block size"
+        )
+    return CorpusError(
+        f"corpus {corpus.reference} has no text block with at least {_MIN_TEXT_TOKENS} tokens that "
+        "are not special; name another corpus, or one that suits the tokenizer"
+    )
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool = False
+) -> list[list[int]]:
+    """Token ids of each text, neither truncated nor padded, whatever the tokenizer's file says."""
+    encoding = tokenizer(
+        list(texts),
+        add_special_tokens=special,
+        truncation=False,
+        padding=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,  # a text longer than the model's positions is expected here
+    )
+    ids: list[list[int]] = encoding["input_ids"]
+    return ids
+
+
+def _surrounding(tokenizer: PreTrainedTokenizerBase, corpus: Corpus) -> tuple[list[int], list[int]]:
+    """The special tokens before and after a single text.
+
+    The best probe is one without special ids, among them the unknown token's, which could be taken
+    for what surrounds it. The corpus' own first characters are the last resort, for vocabularies
+    that know neither letter.
+    """
+    probes = ["a", "C", corpus.texts[0].strip()[:64]]
+    encoded = zip(_encode(tokenizer, probes), _encode(tokenizer, probes, special=True), strict=True)
+    usable = [(bare, full) for bare, full in encoded if bare]
+    if not usable:
+        raise CorpusError(
+            f"the tokenizer makes no tokens of corpus {corpus.reference}; "
+            "name a corpus that suits it"
+        )
+    special_ids = set(tokenizer.all_special_ids)
+    bare, full = min(usable, key=lambda pair: not special_ids.isdisjoint(pair[0]))
+    for start in range(len(full) - len(bare) + 1):
+        end = start + len(bare)
+        if full[start:end] == bare:
+            return full[:start], full[end:]
+    raise CorpusError(
+        "the tokenizer changes the tokens of a text when it adds special ones, so text blocks "
+        "cannot be cut from its output; use a tokenizer that adds them around the text"
+    )
+
+
+def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """All special ids, without the unknown token unless that one has another office too."""
+    ids = set(tokenizer.all_special_ids)
+    unknown = tokenizer.special_tokens_map.get("unk_token")
+    offices = [*tokenizer.special_tokens_map.values(), *tokenizer.extra_special_tokens]
+    if unknown is not None and offices.count(unknown) == 1:
+        ids.discard(tokenizer.unk_token_id)
+    return ids

@@ -1,0 +1,159 @@
+"""Reading the files a corpus can lie in: text, CSV, TSV, JSON, and what ``datasets`` reads for us.
+
+A measurement needs the text as it stands. Text, CSV, TSV and JSON files are therefore read with the
+standard library and not with the builders of ``datasets``: those translate line ends, turn ``007``
+into 7, ``NA`` into a missing value and an ISO date into a timestamp, and shift the columns when
+every row has one field more than the header.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import json
+import tempfile
+import warnings
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from robustness.errors import CorpusError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = [
+    "first_line",
+    "quiet_datasets",
+    "read_json",
+    "read_packaged",
+    "read_separated",
+    "read_text",
+]
+
+
+def read_text(path: Path) -> str:
+    """The file's text, character by character; only a leading byte order mark is dropped."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CorpusError(f"{path} cannot be read: {error.strerror or error}") from error
+    if b"\0" in content:
+        raise CorpusError(f"{path} is a binary file or not in UTF-8; name a text file in UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"{path} is not valid UTF-8 at byte {error.start}; convert it to UTF-8"
+        ) from error
+
+
+def read_separated(path: Path, separator: str) -> dict[str, list[str]]:
+    """A CSV file (quoting as in RFC 4180) or a TSV file (no quoting, as registered with IANA)."""
+    content = read_text(path)
+    reader = csv.reader(
+        io.StringIO(content, newline=""),
+        delimiter=separator,
+        quoting=csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE,
+        strict=True,
+    )
+    limit = csv.field_size_limit(max(len(content), 1))  # the module's limit is 128 KiB
+    try:
+        header: list[str] = next((row for row in reader if row), [])
+        rows: list[list[str]] = []
+        for row in reader:
+            if row and len(row) != len(header):
+                raise CorpusError(
+                    f"{path} is broken: {len(row)} fields instead of {len(header)} in line "
+                    f"{reader.line_num}; quote fields that hold the separator"
+                )
+            rows.append(row or [""] * len(header))  # a blank line
+    except csv.Error as error:
+        raise CorpusError(f"{path} is broken in line {reader.line_num}: {error}") from error
+    finally:
+        csv.field_size_limit(limit)
+    position = {name: header.index(name) for name in header}
+    return {name: [row[i] for row in rows] for name, i in position.items()}
+
+
+def read_json(path: Path, *, lines: bool) -> dict[str, list[Any]]:
+    """JSON lines; or one JSON value: a list of objects, or an object of lists (columns)."""
+    content = read_text(path)
+    records: Any
+    try:
+        try:
+            records = _json_lines(content) if lines else json.loads(content or "[]")
+        except json.JSONDecodeError as error:
+            if lines or error.msg != "Extra data":
+                raise
+            records = _json_lines(content)  # many files called .json hold JSON lines
+    except (ValueError, RecursionError) as error:  # also numbers and nesting beyond all limits
+        raise CorpusError(f"{path} is not valid JSON: {error}") from error
+    if isinstance(records, dict):
+        if records and all(isinstance(values, list) for values in records.values()):
+            return records
+        records = [records]
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise CorpusError(f"{path} is no table; it must hold a list of objects, or one a line")
+    names = list(dict.fromkeys(name for record in records for name in record))
+    return {name: [record.get(name) for record in records] for name in names}
+
+
+def _json_lines(content: str) -> list[Any]:
+    records = []
+    for number, line in enumerate(content.split("\n"), start=1):
+        if line.strip():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise json.JSONDecodeError(
+                    f"file line {number}: {error.msg}", line, error.pos
+                ) from None
+    return records
+
+
+@contextmanager
+def quiet_datasets() -> Iterator[Any]:
+    """The ``datasets`` library, for a while without progress bars, log lines and warnings."""
+    with warnings.catch_warnings(), ExitStack() as restore:
+        warnings.simplefilter("ignore")
+        import datasets  # type: ignore[import-untyped]
+        import huggingface_hub.utils as hub
+
+        library: Any
+        for library, log in ((datasets, datasets.utils.logging), (hub, hub.logging)):
+            if not library.are_progress_bars_disabled():
+                restore.callback(library.enable_progress_bars)
+            restore.callback(log.set_verbosity, log.get_verbosity())
+            library.disable_progress_bars()
+            log.set_verbosity(log.CRITICAL)
+        yield datasets
+
+
+def read_packaged(path: Path, builder: str, **options: Any) -> dict[str, Any]:
+    """A file's columns, as lazy sequences, through a builder packaged with ``datasets``."""
+    with quiet_datasets() as datasets, tempfile.TemporaryDirectory() as cache:
+        try:
+            table = datasets.load_dataset(
+                builder,
+                data_files=glob.escape(str(path.absolute())),
+                split="train",
+                cache_dir=cache,
+                keep_in_memory=True,
+                **options,
+            )
+        except Exception as error:  # whatever the builder meets in a broken file
+            if "corresponds to no data" in str(error):  # no records at all
+                raise CorpusError(f"{path} holds no records; name a {builder} file") from error
+            reason = first_line(error)
+            raise CorpusError(f"{path} cannot be read as {builder}: {reason}") from error
+        return {name: table[name] for name in table.column_names}
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what went wrong; ``datasets`` hides it behind a general message."""
+    while type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(". ")
