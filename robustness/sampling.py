@@ -1,0 +1,92 @@
+"""Everything random in a measurement, as pure functions of (seed, corpus, index).
+
+Choices are made by ranking SHA-256 digests of short labels instead of by a library's generator:
+the same order, masks and draws come out in any version of any library and in any language, in any
+worker, batch or order of execution. The labels are part of the public protocol
+(``docs/PROTOCOL.md``), so that anybody can repeat a measurement without this package.
+"""
+
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+
+MASKED_SHARE = 0.15
+"""Share of a text block's non-special tokens that masked scoring masks (Devlin et al. 2019)."""
+
+TOKENS_PER_DRAW = 64
+"""A random draw stays until at least this many tokens have been scored with it."""
+
+
+def _rank(*label: object) -> int:
+    return int.from_bytes(sha256(":".join(map(str, label)).encode()).digest(), "big")
+
+
+def block_order(n_blocks: int, *, seed: int, fingerprint: str) -> NDArray[np.int64]:
+    """Seeded permutation of the corpus' text blocks, shape ``(n_blocks,)``."""
+    ranked = sorted(range(n_blocks), key=lambda index: _rank("order", seed, fingerprint, index))
+    return np.array(ranked, dtype=np.int64)
+
+
+def masked_positions(
+    special: NDArray[np.bool_], *, seed: int, fingerprint: str, block: int
+) -> NDArray[np.int64]:
+    """Positions to mask in one text block, ascending.
+
+    ``max(1, round(0.15 n))`` of its ``n`` non-special tokens, as many as BERT's pre-training masks.
+
+    Args:
+        special: shape (T,), true at special tokens, which are never masked.
+        seed: the run's seed.
+        fingerprint: the corpus' fingerprint.
+        block: index of the text block in the corpus (not in the seeded order).
+    """
+    candidates = np.flatnonzero(~special).tolist()
+    wanted = max(1, round(MASKED_SHARE * len(candidates)))
+    ranked = sorted(candidates, key=lambda position: _rank("mask", seed, fingerprint, block, position))
+    return np.array(sorted(ranked[:wanted]), dtype=np.int64)
+
+
+def random_dims(
+    candidates: Sequence[int], size: int, *, seed: int, draw: int
+) -> tuple[int, ...]:
+    """Draw number ``draw``: ``size`` different dimensions, uniform over ``candidates``, ascending.
+
+    Raises:
+        ValueError: if there are fewer than ``size`` candidates.
+    """
+    if len(candidates) < size:
+        raise ValueError(f"cannot draw {size} dimensions from {len(candidates)}")
+    chosen: set[int] = set()
+    for attempt in count():
+        if len(chosen) == size:
+            break
+        chosen.add(candidates[_rank("draw", seed, draw, attempt) % len(candidates)])
+    return tuple(sorted(chosen))
+
+
+class DrawClock:
+    """Which random draw each text block of an endless stream of text blocks belongs to.
+
+    A draw stays for consecutive text blocks until ``TOKENS_PER_DRAW`` tokens have been scored
+    with it, so that a draw's degradation is not dominated by the noise of a few tokens.
+
+    Attributes:
+        complete: draws that have all their text blocks.
+    """
+
+    def __init__(self) -> None:
+        self.complete = 0
+        self._scored = 0
+
+    def assign(self, tokens: Iterable[int]) -> list[int]:
+        """Draw numbers of the stream's next text blocks, given their scored tokens."""
+        numbers = []
+        for scored in tokens:
+            numbers.append(self.complete)
+            self._scored += scored
+            if self._scored >= TOKENS_PER_DRAW:
+                self.complete, self._scored = self.complete + 1, 0
+        return numbers
