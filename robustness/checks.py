@@ -1,0 +1,95 @@
+"""The checks of the packaged suite that a checkpoint gets, given what was found in it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from robustness.detection import Examination
+from robustness.policy import Settings
+
+NO_OUTLIERS = "no outlier dimensions were found"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One check of one checkpoint.
+
+    Attributes:
+        test: name of the suite's test function.
+        dims: the dimensions it is about.
+        suffix: its part of the test id, after the checkpoint's label.
+        statistical: whether its verdict is a statistical comparison (counted in m).
+        not_applicable: why it cannot be asked, or ``None``.
+    """
+
+    test: str
+    dims: tuple[int, ...] = ()
+    suffix: str = ""
+    statistical: bool = True
+    not_applicable: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "test": self.test,
+            "dims": list(self.dims),
+            "suffix": self.suffix,
+            "statistical": self.statistical,
+            "not_applicable": self.not_applicable,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Check":
+        """The inverse of :meth:`to_dict`."""
+        return cls(**{**data, "dims": tuple(data["dims"])})
+
+
+def planned_checks(settings: Settings, examination: Examination) -> tuple[Check, ...]:
+    """The checks of a checkpoint, in the order of the suite.
+
+    A check that the outlier dimensions found leave nothing to ask for is in the plan too, marked
+    as not applicable: nothing passes because nothing was found.
+    """
+    dims = examination.detection.dims
+    joint = f"dims{'+'.join(map(str, dims))}" if len(dims) <= 4 else f"{len(dims)}dims"
+    joint = f"dim{dims[0]}" if len(dims) == 1 else joint
+    random = f"{len(dims)}random"
+    plan = [
+        Check(test="test_weights_are_finite"),
+        Check(test="test_outliers_are_present", dims=dims, statistical=False),
+        *(Check(test="test_ablation_degrades", dims=(dim,), suffix=f"dim{dim}") for dim in dims),
+        Check(test="test_joint_ablation_degrades", dims=dims, suffix=joint),
+        Check(test="test_random_ablation_is_harmless", dims=dims, suffix=random),
+        _factor(settings, dims, joint),
+        _magnitude(examination),
+    ]
+    if not dims:
+        names = ["test_ablation_degrades", *(check.test for check in plan[2:])]
+        plan[2:] = [
+            Check(test=n, suffix="no-outliers", statistical=False, not_applicable=NO_OUTLIERS)
+            for n in names
+        ]
+    return tuple(check for check in plan if _enabled(settings, check.test))
+
+
+def _factor(settings: Settings, dims: tuple[int, ...], suffix: str) -> Check:
+    test = "test_outliers_matter_more_than_chance"
+    if settings.profile == "paper":
+        return Check(test=test, dims=dims, suffix=suffix)
+    why = "profile hardened does not ask for it"
+    return Check(test=test, dims=dims, suffix=suffix, statistical=False, not_applicable=why)
+
+
+def _magnitude(examination: Examination) -> Check:
+    test = "test_magnitude_alone_is_harmless"
+    n_outliers = len(examination.detection.dims)
+    if examination.distinct_sites < 2:
+        why = "all layers share one site, so nothing can lack consistency over layers"
+        return Check(test=test, suffix="shared", statistical=False, not_applicable=why)
+    dims = tuple(sorted(examination.detection.magnitude[:n_outliers]))
+    suffix = f"dims{'+'.join(map(str, dims))}" if len(dims) <= 4 else f"{len(dims)}dims"
+    return Check(test=test, dims=dims, suffix=suffix)
+
+
+def _enabled(settings: Settings, test: str) -> bool:
+    return bool(getattr(settings.checks, test.removeprefix("test_")).enabled)

@@ -1,0 +1,305 @@
+"""What can be claimed of a model: intact, ablated, randomly ablated. Each claim ends in a verdict."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from robustness.evidence import (
+    ControlEvidence,
+    IntactEvidence,
+    control_evidence,
+    fixed_evidence,
+    intact_evidence,
+)
+from robustness.outliers import Detection, Outlier
+from robustness.sampling import random_dims
+from robustness.verdict import Outcome, Verdict, look_at_draws, look_at_factor, look_at_ratio
+
+if TYPE_CHECKING:
+    from robustness.ablation import Ablation
+    from robustness.vetting import Vetting
+
+
+class OutlierDimensions:
+    """The outlier dimensions a rule found; iterates over their indices."""
+
+    def __init__(self, detection: Detection) -> None:
+        self.detection = detection
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Their indices in the hidden vector, ascending."""
+        return self.detection.dims
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.dims)
+
+    def __len__(self) -> int:
+        return len(self.dims)
+
+    def __contains__(self, dim: object) -> bool:
+        return dim in self.dims
+
+    def __getitem__(self, index: int) -> Outlier:
+        """One outlier with its layers and z-scores."""
+        return self.detection.outliers[index]
+
+    def __repr__(self) -> str:
+        return f"<{self.detection.rule}: {named(self.dims) if self.dims else 'none'}>"
+
+    def count_lies_within(self, minimum: int, maximum: int) -> Verdict:
+        """Whether there are at least ``minimum`` and at most ``maximum``."""
+        found = len(self)
+        passed = minimum <= found <= maximum
+        reason = self._found()
+        if found < minimum:
+            reason += (
+                ": this can mean an undertrained model, one whose outliers another rule or site "
+                "would show, or one built to have none (profile hardened)"
+            )
+        elif found > maximum:
+            reason += ": this can mean that the rule is too lax for this model (its setting k)"
+        return Verdict(
+            outcome="pass" if passed else "fail",
+            claim=f"the rule finds {minimum} to {maximum} outlier dimensions",
+            reason=reason,
+            details=self._details(),
+        )
+
+    def noted(self) -> Verdict:
+        """Whatever was found is accepted and recorded."""
+        claim = "outlier dimensions are looked for (a hardened model may have some or none)"
+        return Verdict(outcome="pass", claim=claim, reason=self._found(), details=self._details())
+
+    def _found(self) -> str:
+        return f"found {named(self.dims)}" if self.dims else "no outlier dimensions were found"
+
+    def _details(self) -> Mapping[str, Any]:
+        return {"rule": self.detection.rule, "expected_by_chance": self.detection.by_chance}
+
+
+class IntactModel:
+    """The model as it is; see :meth:`Vetting.intact`."""
+
+    def __init__(self, vetting: "Vetting") -> None:
+        self._vetting = vetting
+
+    def beats_uniform_guess(
+        self, *, confidence: float | None = None, alpha: float | None = None
+    ) -> Verdict:
+        """Whether perplexity lies below the vocabulary size, that of a uniform guess."""
+        vetting = self._vetting
+        level = vetting.alpha(confidence, alpha)
+        vocabulary = vetting.checkpoint.vocab_size
+        claim = f"the intact model's perplexity stays below {vocabulary}, a uniform guess"
+        for evidence in intact_evidence(vetting.measurement):
+            look = look_at_ratio(
+                evidence.nll_nats,
+                evidence.tokens,
+                threshold=vocabulary,
+                alpha=level,
+                exhausted=evidence.exhausted,
+            )
+            vetting.report_progress(claim, evidence, f"perplexity {look.ratio:.4g}")
+            if look.side and (evidence.exhausted or not vetting.settings.exhaustive):
+                break
+        return Verdict(
+            outcome="pass" if look.side == "below" else "fail",
+            claim=claim,
+            ratio=look.ratio,
+            interval=look.interval,
+            threshold=float(vocabulary),
+            text_blocks=look.text_blocks,
+            tokens=look.tokens,
+            exact=look.exact,
+            details=_intact_details(evidence),
+        )
+
+
+class AblatedModel:
+    """A model without some dimensions; see :meth:`Vetting.ablate`."""
+
+    def __init__(self, vetting: "Vetting", ablation: "Ablation") -> None:
+        self._vetting = vetting
+        self.ablation = ablation
+
+    def degrades(
+        self, *, by: float, confidence: float | None = None, alpha: float | None = None
+    ) -> Verdict:
+        """Whether the ablation multiplies perplexity by at least ``by``."""
+        claim = f"ablating {named(self.ablation.dims)} multiplies perplexity by at least {by:g}"
+        return self._decided(claim, by, self._vetting.alpha(confidence, alpha), passes="above")
+
+    def is_harmless(
+        self, *, within: float, confidence: float | None = None, alpha: float | None = None
+    ) -> Verdict:
+        """Whether the ablation multiplies perplexity by less than ``within``."""
+        claim = f"ablating {named(self.ablation.dims)} multiplies perplexity by less than {within:g}"
+        return self._decided(claim, within, self._vetting.alpha(confidence, alpha), passes="below")
+
+    def matters_more_than_chance(
+        self, *, factor: float = 5.0, confidence: float | None = None, alpha: float | None = None
+    ) -> Verdict:
+        """Whether its ΔNLL is at least ``factor`` times that of as many random dimensions."""
+        vetting = self._vetting
+        control = vetting.ablate_random(len(self.ablation.dims))
+        return control.decide_factor(self.ablation, factor, vetting.alpha(confidence, alpha))
+
+    def _decided(self, claim: str, threshold: float, alpha: float, *, passes: str) -> Verdict:
+        vetting = self._vetting
+        for evidence in fixed_evidence(vetting.measurement, self.ablation):
+            intact = evidence.intact
+            look = look_at_ratio(
+                evidence.delta_nll,
+                intact.tokens,
+                threshold=threshold,
+                alpha=alpha,
+                exhausted=intact.exhausted,
+            )
+            vetting.report_progress(claim, intact, f"x{look.ratio:.4g}")
+            if look.side and (intact.exhausted or not vetting.settings.exhaustive):
+                break
+        return Verdict(
+            outcome="pass" if look.side == passes else "fail",
+            claim=claim,
+            ratio=look.ratio,
+            interval=look.interval,
+            threshold=threshold,
+            text_blocks=look.text_blocks,
+            tokens=look.tokens,
+            exact=look.exact,
+            details=_intact_details(intact),
+        )
+
+
+class RandomlyAblatedModel:
+    """A model without random dimensions; see :meth:`Vetting.ablate_random`."""
+
+    def __init__(self, vetting: "Vetting", size: int) -> None:
+        outliers = set(vetting.outliers().dims)
+        dims = range(vetting.examination.hidden_size)
+        self._candidates = [dim for dim in dims if dim not in outliers]
+        if not 0 < size <= len(self._candidates):
+            raise ValueError(
+                f"cannot ablate {size} random dimensions: there are {len(self._candidates)} "
+                "that are not outliers"
+            )
+        self._vetting = vetting
+        self._size = size
+
+    def is_harmless(
+        self, *, within: float, confidence: float | None = None, alpha: float | None = None
+    ) -> Verdict:
+        """Whether the typical (median) draw multiplies perplexity by less than ``within``."""
+        vetting = self._vetting
+        level = vetting.alpha(confidence, alpha)
+        claim = (
+            f"the median ablation of {_counted(self._size)} multiplies perplexity by less "
+            f"than {within:g}"
+        )
+        for evidence in self._evidence(None):
+            if not len(evidence.draw_tokens):
+                continue
+            look = look_at_draws(
+                evidence.draw_delta_nll, evidence.draw_tokens, threshold=within, alpha=level
+            )
+            vetting.report_progress(claim, evidence.intact, f"median x{look.median:.4g}")
+            if self._finished(evidence, decided=look.side is not None):
+                break
+        return Verdict(
+            outcome=_outcome({"below": True, "above": False}.get(look.side or "")),
+            claim=claim,
+            ratio=look.median,
+            interval=look.interval,
+            threshold=within,
+            text_blocks=len(evidence.tokens),
+            tokens=int(evidence.tokens.sum()),
+            exact=False,
+            details={
+                **_intact_details(evidence.intact),
+                "draws": len(evidence.draw_tokens),
+                "mean_ratio": look.mean,
+                "quantiles": dict(look.quantiles),
+                "worst_draws": self._worst(evidence, look.worst),
+            },
+            reason="" if look.side else "the draws allowed by max_draws do not decide the median",
+        )
+
+    def decide_factor(self, joint: "Ablation", factor: float, alpha: float) -> Verdict:
+        """Whether the joint ΔNLL is positive and at least ``factor`` times the mean control's."""
+        vetting = self._vetting
+        claim = (
+            f"ablating {named(joint.dims)} adds at least {factor:g} times as many nats as "
+            f"ablating {_counted(self._size)}"
+        )
+        for evidence in self._evidence(joint):
+            assert evidence.joint_delta_nll is not None
+            look = look_at_factor(
+                evidence.joint_delta_nll, evidence.delta_nll, factor=factor, alpha=alpha
+            )
+            vetting.report_progress(claim, evidence.intact, f"x{look.ratio:.4g} as many")
+            if self._finished(evidence, decided=look.side is not None):
+                break
+        return Verdict(
+            outcome=_outcome({"above": True, "below": False}.get(look.side or "")),
+            claim=claim,
+            ratio=look.ratio,
+            interval=None,
+            threshold=factor,
+            text_blocks=len(evidence.tokens),
+            tokens=int(evidence.tokens.sum()),
+            exact=False,
+            details={
+                **_intact_details(evidence.intact),
+                "joint_nats_per_block": look.joint_mean,
+                "control_nats_per_block": look.control_mean,
+            },
+            reason="" if look.side else "the draws allowed by max_draws do not decide it",
+        )
+
+    def _evidence(self, joint: "Ablation | None") -> Iterable[ControlEvidence]:
+        return control_evidence(
+            self._vetting.measurement, candidates=self._candidates, size=self._size, joint=joint
+        )
+
+    def _finished(self, evidence: ControlEvidence, *, decided: bool) -> bool:
+        settings = self._vetting.settings
+        enough = evidence.passes > 0 or not settings.exhaustive
+        limit = settings.checks.random_ablation_is_harmless.max_draws
+        return (decided and enough) or len(evidence.draw_tokens) >= limit
+
+    def _worst(self, evidence: ControlEvidence, draws: Iterable[int]) -> list[dict[str, Any]]:
+        log_ratio = evidence.draw_delta_nll / evidence.draw_tokens
+        seed = self._vetting.settings.seed
+        return [
+            {
+                "dims": list(random_dims(self._candidates, self._size, seed=seed, draw=draw)),
+                "ratio": float(np.exp(log_ratio[draw])),
+            }
+            for draw in draws
+        ]
+
+
+def named(dims: Iterable[int]) -> str:
+    """``dimension 3`` or ``dimensions 3, 5``."""
+    numbers = list(dims)
+    return f"dimension{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+
+
+def _counted(size: int) -> str:
+    return f"{size} random dimension{'s' * (size > 1)}"
+
+
+def _outcome(passed: bool | None) -> Outcome:
+    if passed is None:
+        return "inconclusive"
+    return "pass" if passed else "fail"
+
+
+def _intact_details(evidence: IntactEvidence) -> Mapping[str, Any]:
+    return {
+        "intact_perplexity": evidence.perplexity,
+        "intact_text_blocks": len(evidence.tokens),
+        "intact_tokens": int(evidence.tokens.sum()),
+    }

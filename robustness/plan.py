@@ -1,0 +1,190 @@
+"""The plan of a run: every checkpoint, what was found in it, and the checks it gets.
+
+Made once, before any test runs; plain data, so that every worker process holds the same one.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustness.checks import Check, planned_checks
+from robustness.detection import Examination
+from robustness.policy import Policy, Settings
+from robustness.verdict import alpha_for
+from robustness.vetting import Vetting
+
+if TYPE_CHECKING:
+    from robustness.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedCheckpoint:
+    """One checkpoint of a run.
+
+    Attributes:
+        label: its short name in test ids, unique in the run.
+        checkpoint: resolved, in plain JSON types.
+        settings: the policy's settings for it.
+        examination: anatomy and outlier dimensions.
+        corpus: description of the text.
+        text_blocks: text blocks in the corpus.
+        notes: what the user should know about the checkpoint or the corpus.
+        checks: in the order of the suite.
+    """
+
+    label: str
+    checkpoint: Mapping[str, Any]
+    settings: Settings
+    examination: Examination
+    corpus: str
+    text_blocks: int
+    notes: tuple[str, ...]
+    checks: tuple[Check, ...]
+
+    def load(self) -> "Checkpoint":
+        """The checkpoint itself; nothing is resolved again."""
+        from robustness.checkpoint import Checkpoint
+
+        return Checkpoint.from_dict(self.checkpoint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """Everything that is known before the first test.
+
+    Attributes:
+        checkpoints: in the order they were named.
+        confidence: with which all verdicts of the run together are right.
+        comparisons: statistical comparisons in the full plan (m).
+        store_root: folder of the store.
+    """
+
+    checkpoints: tuple[PlannedCheckpoint, ...]
+    confidence: float
+    comparisons: int
+    store_root: Path
+
+    @property
+    def alpha(self) -> float:
+        """Error probability of one comparison, (1 - confidence) / m."""
+        return alpha_for(self.confidence, self.comparisons)
+
+    def named(self, label: str) -> PlannedCheckpoint:
+        """The checkpoint with this label."""
+        return next(planned for planned in self.checkpoints if planned.label == label)
+
+    def to_json(self) -> str:
+        """One text that holds the plan."""
+        return json.dumps(
+            {
+                "checkpoints": [
+                    {
+                        "label": planned.label,
+                        "checkpoint": dict(planned.checkpoint),
+                        "settings": planned.settings.model_dump(),
+                        "examination": planned.examination.to_dict(),
+                        "corpus": planned.corpus,
+                        "text_blocks": planned.text_blocks,
+                        "notes": list(planned.notes),
+                        "checks": [check.to_dict() for check in planned.checks],
+                    }
+                    for planned in self.checkpoints
+                ],
+                "confidence": self.confidence,
+                "comparisons": self.comparisons,
+                "store_root": str(self.store_root),
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunPlan":
+        """The inverse of :meth:`to_json`."""
+        data = json.loads(text)
+        return cls(
+            checkpoints=tuple(
+                PlannedCheckpoint(
+                    label=planned["label"],
+                    checkpoint=planned["checkpoint"],
+                    settings=Settings.model_validate(planned["settings"]),
+                    examination=Examination.from_dict(planned["examination"]),
+                    corpus=planned["corpus"],
+                    text_blocks=planned["text_blocks"],
+                    notes=tuple(planned["notes"]),
+                    checks=tuple(map(Check.from_dict, planned["checks"])),
+                )
+                for planned in data["checkpoints"]
+            ),
+            confidence=data["confidence"],
+            comparisons=data["comparisons"],
+            store_root=Path(data["store_root"]),
+        )
+
+
+def make_plan(
+    references: Sequence[str],
+    policy: Policy,
+    *,
+    store_root: Path,
+    progress: Callable[[str], None] = lambda _: None,
+) -> RunPlan:
+    """Resolve and examine every checkpoint, read its corpus, and plan its checks.
+
+    Args:
+        references: checkpoints as the user named them.
+        policy: thresholds and settings.
+        store_root: folder of the store.
+        progress: called with a line before every step that may take a while.
+
+    Raises:
+        RobustnessError: one sentence on the first thing that is wrong.
+    """
+    from robustness.reference import unique_labels
+
+    labels = unique_labels(references)
+    checkpoints = tuple(
+        _planned(reference, label, policy, store_root, progress)
+        for reference, label in zip(references, labels, strict=True)
+    )
+    comparisons = sum(check.statistical for planned in checkpoints for check in planned.checks)
+    return RunPlan(
+        checkpoints=checkpoints,
+        confidence=policy.confidence,
+        comparisons=max(1, comparisons),
+        store_root=store_root,
+    )
+
+
+def _planned(
+    reference: str,
+    label: str,
+    policy: Policy,
+    store_root: Path,
+    progress: Callable[[str], None],
+) -> PlannedCheckpoint:
+    from robustness.checkpoint import resolve
+
+    settings = policy.settings(reference, label)
+    progress(f"{label}: resolving the checkpoint")
+    checkpoint = resolve(reference, cache=store_root, progress=progress)
+    vetting = Vetting(checkpoint=checkpoint, settings=settings, store_root=store_root)
+    progress(f"{label}: reading corpus {settings.corpus}")
+    corpus = vetting.corpus
+    progress(f"{label}: looking for outlier dimensions")
+    examination = vetting.examination
+    progress(f"{label}: cutting the corpus into text blocks")
+    layout = vetting.measurement.layout
+    notes = [checkpoint.note] if checkpoint.note else []
+    if layout.split_examples:
+        notes.append(f"{layout.split_examples} examples are longer than a text block and split")
+    return PlannedCheckpoint(
+        label=label,
+        checkpoint=checkpoint.to_dict(),
+        settings=settings,
+        examination=examination,
+        corpus=corpus.description,
+        text_blocks=layout.n_blocks,
+        notes=tuple(notes),
+        checks=planned_checks(settings, examination),
+    )

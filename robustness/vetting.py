@@ -1,0 +1,169 @@
+"""Vetting: one checkpoint, one corpus, one policy. The object that users hold."""
+
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from robustness.claims import AblatedModel, IntactModel, OutlierDimensions, RandomlyAblatedModel
+from robustness.corpus import Corpus, load_corpus
+from robustness.detection import Examination, examine
+from robustness.errors import PolicyError, RuleError
+from robustness.evidence import IntactEvidence
+from robustness.measure import Measurement
+from robustness.outliers import RULES
+from robustness.policy import Settings
+from robustness.store import Store
+
+if TYPE_CHECKING:
+    from robustness.checkpoint import Checkpoint
+
+Progress = Callable[[str], None]
+
+
+class Vetting:
+    """One checkpoint on one corpus under one policy.
+
+    Nothing is loaded or measured before it is asked for, and nothing is measured twice: numbers
+    come from the store where any process has measured them before.
+
+    Args:
+        checkpoint: resolved.
+        settings: the policy's settings for it.
+        store_root: folder of the store.
+        confidence: of a verdict that does not name its own.
+        examination: what is known of it already; found when needed otherwise.
+        threads: processor threads for the model; ``None`` leaves the library's choice.
+        progress: called with one line after every chunk.
+    """
+
+    def __init__(
+        self,
+        *,
+        checkpoint: "Checkpoint",
+        settings: Settings,
+        store_root: Path,
+        confidence: float = 0.99,
+        examination: Examination | None = None,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.settings = settings
+        self.confidence = confidence
+        self._store_root = store_root
+        self._threads = threads
+        self._progress = progress
+        if examination is not None:
+            self.__dict__["examination"] = examination
+
+    @cached_property
+    def examination(self) -> Examination:
+        """Anatomy and outlier dimensions, from the weights alone."""
+        return examine(self.checkpoint, self.settings, store_root=self._store_root)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The text."""
+        return load_corpus(self.settings.corpus, layout=self.settings.layout)
+
+    @cached_property
+    def measurement(self) -> Measurement:
+        """Measured numbers, per chunk of text blocks."""
+        return Measurement(
+            checkpoint=self.checkpoint,
+            corpus=self.corpus,
+            anatomy=self.examination.anatomy,
+            block_size=self.settings.block_size,
+            seed=self.settings.seed,
+            device=self.settings.device,
+            threads=self._threads,
+            store_root=self._store_root,
+        )
+
+    def outliers(self, rule: str | None = None) -> OutlierDimensions:
+        """The outlier dimensions by a rule (default: the policy's).
+
+        Raises:
+            RuleError: if there is no such rule.
+        """
+        if rule is None or rule == self.settings.rule:
+            return OutlierDimensions(self.examination.detection)
+        if rule not in RULES:
+            raise RuleError(f"unknown rule {rule!r}; known: {', '.join(RULES)}")
+        settings = self.settings.model_copy(update={"rule": rule})
+        found = examine(self.checkpoint, settings, store_root=self._store_root)
+        return OutlierDimensions(found.detection)
+
+    def ablate(
+        self,
+        dims: int | Iterable[int],
+        *,
+        site: str = "output",
+        mode: str = "zero",
+        layers: Iterable[int] | None = None,
+    ) -> AblatedModel:
+        """The model without these dimensions, to be asked for verdicts.
+
+        Args:
+            dims: indices in the hidden vector.
+            site: where they are switched off.
+            mode: ``zero``: the feature becomes 0 everywhere.
+            layers: in which layers (0-based); all by default.
+
+        Raises:
+            UnsupportedSite: if the model has no such site.
+            ValueError: if a dimension or layer is out of range.
+        """
+        from robustness.ablation import Ablation
+
+        ablation = Ablation(
+            dims=(dims,) if isinstance(dims, int) else tuple(dims),
+            site=site,
+            mode=mode,
+            layers=None if layers is None else tuple(layers),
+        )
+        if max(ablation.dims) >= self.examination.hidden_size:
+            raise ValueError(
+                f"dimension {max(ablation.dims)} is out of range: the hidden size is "
+                f"{self.examination.hidden_size}"
+            )
+        return AblatedModel(self, ablation)
+
+    def ablate_random(self, size: int) -> RandomlyAblatedModel:
+        """The model without ``size`` random non-outlier dimensions, drawn anew all the time."""
+        return RandomlyAblatedModel(self, size)
+
+    def intact(self) -> IntactModel:
+        """The model as it is."""
+        return IntactModel(self)
+
+    def non_finite_tensors(self) -> tuple[str, ...]:
+        """Names of the checkpoint's tensors that hold NaN or infinity."""
+        from robustness.finite import non_finite_tensors
+
+        store = Store(self._store_root, {"weights": self.checkpoint.weights_hash})
+        (record,) = store.obtain(
+            [{"non_finite_tensors": 1}],
+            lambda _: {"names": non_finite_tensors(self.checkpoint.folder)},
+        )
+        return tuple(record["names"])
+
+    def report_progress(self, claim: str, intact: IntactEvidence, found: str) -> None:
+        """Tell whoever waits how far a decision has come."""
+        if self._progress is not None:
+            seen, total = len(intact.tokens), self.measurement.layout.n_blocks
+            self._progress(f"{claim}: {found} after {seen} of {total} text blocks")
+
+    def alpha(self, confidence: float | None, alpha: float | None) -> float:
+        """Error probability of one verdict.
+
+        Raises:
+            PolicyError: if the confidence is not a probability.
+        """
+        if alpha is not None:
+            return alpha
+        chosen = self.confidence if confidence is None else confidence
+        if not 0 < chosen < 1:
+            raise PolicyError(f"confidence must lie between 0 and 1, not {chosen!r}")
+        return 1 - chosen
