@@ -1,0 +1,143 @@
+"""The pytest plugin: hooks and options only.
+
+Without ``--model`` it adds its options and nothing else: neither torch nor transformers nor any
+other module of this package is imported.
+"""
+
+from collections.abc import Generator, Iterable
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["robustness.pytest_support.fixtures"]
+
+_MODEL_HELP = (
+    "checkpoint to vet: a local folder, a Hub id (name or name@revision), a .gguf file, or "
+    "pkg:package/path; repeatable. Write --model=X, with the equals sign"
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Register the options, all under their long names."""
+    group = parser.getgroup("robustness", "vetting of language-model checkpoints")
+    group.addoption(
+        "--robustness-model",
+        dest="robustness_models",
+        action="append",
+        metavar="X",
+        help=_MODEL_HELP,
+    )
+    group.addoption(
+        "--robustness-corpus",
+        metavar="TEXT",
+        help="text to measure on: 'builtin'; a .txt or FASTA file; a .csv, .jsonl or .parquet "
+        "file with ':column'; or a datasets id as 'id:config:split:column' (default: builtin)",
+    )
+    group.addoption(
+        "--robustness-layout",
+        choices=("auto", "packed", "lines"),
+        help="pack running text into fixed text blocks, or keep one example per line or row "
+        "whole (default: auto, by kind of corpus)",
+    )
+    group.addoption(
+        "--robustness-block-size",
+        type=int,
+        metavar="N",
+        help="tokens in a text block, special tokens included (default: 128)",
+    )
+    group.addoption(
+        "--robustness-profile",
+        choices=("paper", "hardened"),
+        help="paper: ablating outlier dimensions must hurt; hardened: it must not (default: paper)",
+    )
+    group.addoption(
+        "--robustness-rule", metavar="RULE", help="how outlier dimensions are found: busters"
+    )
+    group.addoption(
+        "--robustness-enable",
+        action="append",
+        metavar="CHECK",
+        help="run an opt-in check too, e.g. magnitude_alone_is_harmless; repeatable",
+    )
+    group.addoption(
+        "--robustness-confidence",
+        type=float,
+        metavar="P",
+        help="probability that all verdicts of the run are right (default: 0.99)",
+    )
+    group.addoption(
+        "--robustness-exhaustive",
+        action="store_true",
+        default=None,
+        help="measure the whole corpus instead of stopping when a verdict is sure",
+    )
+    group.addoption(
+        "--robustness-seed",
+        type=int,
+        metavar="N",
+        help="of the order of text blocks, the masks and the random draws (default: 0)",
+    )
+    group.addoption(
+        "--robustness-device", metavar="DEVICE", help="cpu, cuda[:n] or mps (default: cpu)"
+    )
+    group.addoption(
+        "--robustness-policy",
+        type=Path,
+        metavar="FILE",
+        help="TOML file with thresholds and settings (default: robustness.toml, or "
+        "[tool.robustness] of pyproject.toml, in the root directory)",
+    )
+    group.addoption(
+        "--robustness-json",
+        type=Path,
+        metavar="FILE",
+        help="write every measured fact and verdict to this file",
+    )
+    group.addoption(
+        "--robustness-store",
+        type=Path,
+        metavar="DIR",
+        help="folder for measured numbers and converted weights (default: the user's cache)",
+    )
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser, args: list[str]
+) -> Generator[None, None, None]:
+    """Add ``--model`` where the name is free, after every conftest had its chance to take it."""
+    if any(arg.startswith(("--model", "--robustness-model")) for arg in args):
+        from robustness.pytest_support.session import refuse_rootdir_in_model_folder
+
+        refuse_rootdir_in_model_folder(early_config, args)
+    yield
+    try:
+        parser.getgroup("robustness").addoption(
+            "--model", dest="robustness_models", action="append", metavar="X", help=_MODEL_HELP
+        )
+    except ValueError:  # taken; --robustness-model remains
+        return
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Load the rest of the plugin if there is a checkpoint to vet."""
+    if config.getoption("robustness_models"):
+        from robustness.pytest_support.session import register
+
+        register(config)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Parametrise ``checkpoint`` by ``--model``, and the suite by what was found."""
+    if "checkpoint" in metafunc.fixturenames:
+        from robustness.pytest_support.collection import parametrize
+
+        parametrize(metafunc)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
+    """Refuse to run the packaged suite on nothing."""
+    if not config.getoption("robustness_models"):
+        from robustness.pytest_support.collection import refuse_suite_without_model
+
+        refuse_suite_without_model(items)

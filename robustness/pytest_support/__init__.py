@@ -1,0 +1,1 @@
+"""What ties vetting to pytest: collection, fixtures, the controller and the workers."""

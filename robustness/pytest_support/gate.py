@@ -1,0 +1,80 @@
+"""The gate: where a test of the packaged suite hands in its verdict."""
+
+import shlex
+from collections.abc import Iterable
+from typing import NoReturn
+
+import pytest
+
+from robustness.checks import Check
+from robustness.verdict import Verdict
+
+Dims = tuple[int, ...]
+
+VERDICT = pytest.StashKey[Verdict]()
+"""The verdict of a suite's test item."""
+
+
+class Gate:
+    """Takes one verdict per test: records it, and fails the test unless it passes.
+
+    Attributes:
+        alpha: error probability of this test's statistical comparison.
+    """
+
+    def __init__(self, item: pytest.Item, check: Check, alpha: float) -> None:
+        self.alpha = alpha
+        self._item = item
+        self._check = check
+
+    def settle(self, verdict: Verdict) -> None:
+        """Record the verdict; only ``pass`` passes."""
+        record(self._item, verdict)
+        if verdict.outcome == "not applicable":
+            pytest.skip(f"not applicable: {verdict.reason}")
+        if not verdict:
+            pytest.fail(f"{verdict.explain()}\n{rerun_hint(self._item)}", pytrace=False)
+
+    def fail(self, *, claim: str, reason: str) -> NoReturn:
+        """Settle on a failure that needs no numbers."""
+        self.settle(Verdict(outcome="fail", claim=claim, reason=reason))
+        raise AssertionError("unreachable")
+
+    def skip_unless_applicable(self) -> None:
+        """Settle a check that what was found leaves nothing to ask for."""
+        why = self._check.not_applicable
+        if why is not None:
+            claim = self._check.test.removeprefix("test_").replace("_", " ")
+            self.settle(Verdict(outcome="not applicable", claim=claim, reason=why))
+
+
+def record(item: pytest.Item, verdict: Verdict) -> None:
+    """Keep a verdict with its test, and its numbers as JUnit properties."""
+    item.stash[VERDICT] = verdict
+    item.user_properties.extend(_properties(verdict))
+
+
+def _properties(verdict: Verdict) -> Iterable[tuple[str, object]]:
+    """Only exact ``str``, ``int`` and ``float``: anything else kills a worker."""
+    yield "verdict", str(verdict.outcome)
+    if verdict.ratio is not None:
+        yield "ratio", float(verdict.ratio)
+    if verdict.interval is not None:
+        yield "interval_low", float(verdict.interval[0])
+        yield "interval_high", float(verdict.interval[1])
+    if verdict.threshold is not None:
+        yield "threshold", float(verdict.threshold)
+    yield "text_blocks", int(verdict.text_blocks)
+    yield "tokens", int(verdict.tokens)
+
+
+def rerun_hint(item: pytest.Item) -> str:
+    """The command that runs just this test again."""
+    arguments = iter(item.config.invocation_params.args)
+    kept: list[str] = []
+    for argument in map(str, arguments):
+        if argument == "-k":
+            next(arguments, None)
+        elif not argument.startswith(("-k", "--lf", "--ff", "--last-failed", "--failed-first")):
+            kept.append(argument)
+    return f"again: pytest {shlex.join([*kept, '-k', item.name])}"

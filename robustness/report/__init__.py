@@ -1,0 +1,1 @@
+"""Views of measured facts: terminal table, JSON."""

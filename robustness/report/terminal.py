@@ -1,0 +1,201 @@
+"""The terminal report: a header before the run, one table per checkpoint after it."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from robustness.plan import PlannedCheckpoint, RunPlan
+from robustness.verdict import blind_share
+
+COLUMNS = ("check", "dims", "ratio", "interval", "needed", "blocks", "verdict")
+MARKUP: Mapping[str, Mapping[str, bool]] = {
+    "pass": {"green": True},
+    "fail": {"red": True, "bold": True},
+    "error": {"red": True, "bold": True},
+    "inconclusive": {"yellow": True, "bold": True},
+    "not applicable": {"cyan": True},
+}
+
+
+class Reporter(Protocol):
+    """The part of pytest's terminal reporter that is used here."""
+
+    def write_sep(self, sep: str, title: str | None = None, **markup: bool) -> None:
+        """A line across the terminal."""
+
+    def write_line(self, line: str | bytes, **markup: bool) -> None:
+        """A line."""
+
+    def write(self, content: str, *, flush: bool = False, **markup: bool) -> None:
+        """A piece of a line."""
+
+
+def header(plan: RunPlan) -> list[str]:
+    """What is vetted and how, one paragraph per checkpoint."""
+    lines = [
+        f"robustness: {plan.comparisons} comparisons, together right with confidence "
+        f"{plan.confidence:g} (alpha = {plan.alpha:.3g} each); store: {plan.store_root}"
+    ]
+    for planned in plan.checkpoints:
+        lines += _checkpoint_header(planned)
+    return lines
+
+
+def _checkpoint_header(planned: PlannedCheckpoint) -> list[str]:
+    checkpoint, settings, found = planned.checkpoint, planned.settings, planned.examination
+    dims = found.detection.dims
+    return [
+        f"{planned.label}: {checkpoint['reference']} at {checkpoint['revision']}",
+        f"  {checkpoint['architecture']}, {found.layers} layers x {found.hidden_size}, "
+        f"{_amount(checkpoint['n_parameters'])} parameters, float32 on {settings.device}",
+        f"  corpus {planned.corpus}: {planned.text_blocks} text blocks of at most "
+        f"{settings.block_size} tokens; {checkpoint['scoring']} scoring, seed {settings.seed}, "
+        f"profile {settings.profile}" + (", exhaustive" if settings.exhaustive else ""),
+        f"  {found.detection.rule}: {', '.join(map(str, dims)) or 'none'}",
+        *(f"  note: {note}" for note in planned.notes),
+    ]
+
+
+def _amount(n: int) -> str:
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if n >= size:
+            return f"{n / size:.3g} {unit}"
+    return str(n)
+
+
+def write_summary(
+    reporter: Reporter, facts: Mapping[str, Any], problems: Sequence[str]
+) -> None:
+    """The tables, and why the run fails if it does."""
+    for checkpoint in facts["checkpoints"]:
+        if checkpoint["checks"]:
+            partial = " (PARTIAL)" if facts["partial"] else ""
+            reporter.write_sep("=", f"robustness: {checkpoint['label']}{partial}", bold=True)
+            _write_checkpoint(reporter, checkpoint, facts["alpha"])
+    if facts["partial"] and any(checkpoint["checks"] for checkpoint in facts["checkpoints"]):
+        reporter.write_line(
+            "PARTIAL: some of the planned checks were not selected; this run is no release verdict",
+            yellow=True,
+            bold=True,
+        )
+    for problem in problems:
+        reporter.write_line(f"robustness: {problem}", red=True, bold=True)
+
+
+def _write_checkpoint(reporter: Reporter, checkpoint: Mapping[str, Any], alpha: float) -> None:
+    if checkpoint["perplexity"] is not None:
+        reporter.write_line(
+            f"intact perplexity {_figure(checkpoint['perplexity'])} over "
+            f"{checkpoint['perplexity_text_blocks']} of {checkpoint['corpus_text_blocks']} text "
+            f"blocks ({checkpoint['perplexity_tokens']} scored tokens) of {checkpoint['corpus']}"
+        )
+    reporter.write_line(
+        f"outlier dimensions, {checkpoint['rule']} "
+        f"(by chance: {checkpoint['expected_by_chance']:.2g})"
+    )
+    for outlier in checkpoint["outliers"]:
+        reporter.write_line(f"  {_outlier(outlier, checkpoint['layers'])}")
+    if not checkpoint["outliers"]:
+        reporter.write_line("  none")
+    reporter.write_line("")
+    rows = [COLUMNS, *(_row(check) for check in checkpoint["checks"])]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    for number, row in enumerate(rows):
+        line = "  ".join(_aligned(row[i], widths[i], i) for i in range(len(COLUMNS) - 1))
+        reporter.write(f"{line}  ", bold=number == 0)
+        markup = MARKUP.get(row[-1], {"bold": True})
+        reporter.write_line(row[-1], **markup)
+    for note in _notes(checkpoint["checks"], alpha):
+        reporter.write_line(note)
+
+
+def _aligned(text: str, width: int, column: int) -> str:
+    return text.rjust(width) if COLUMNS[column] in ("ratio", "needed", "blocks") else text.ljust(width)
+
+
+def _outlier(outlier: Mapping[str, Any], n_layers: int) -> str:
+    text = (
+        f"dimension {outlier['dim']} in {len(outlier['layers'])} of {n_layers} layers "
+        f"({_ranges(outlier['layers'])}): scale up to {_extreme(outlier['z_scale'])} std"
+    )
+    return text if outlier["z_bias"] is None else f"{text}, bias {_extreme(outlier['z_bias'])} std"
+
+
+def _extreme(z: Sequence[float]) -> str:
+    return f"{max(z, key=abs):+.1f}"
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """``0-3, 5``."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1][1:] = [number]
+        else:
+            parts.append([number])
+    return ", ".join("-".join(map(str, part)) for part in parts)
+
+
+def _row(check: Mapping[str, Any]) -> tuple[str, ...]:
+    interval = check["interval"]
+    shown = "exact" if check["exact"] else ""
+    if interval is not None:
+        shown = f"{_figure(interval[0])} to {_figure(interval[1])}"
+    return (
+        check["check"].removeprefix("test_").replace("_", " "),
+        _dims(check["dims"]),
+        "" if check["ratio"] is None else _figure(check["ratio"]),
+        shown,
+        _needed(check),
+        str(check["text_blocks"]) if check["text_blocks"] else "",
+        check["verdict"],
+    )
+
+
+def _dims(dims: Sequence[int]) -> str:
+    return ", ".join(map(str, dims)) if len(dims) <= 3 else f"{len(dims)} dims"
+
+
+def _needed(check: Mapping[str, Any]) -> str:
+    if check["threshold"] is None:
+        return ""
+    sign = "<" if "less than" in check["claim"] or "below" in check["claim"] else ">="
+    return f"{sign} {_figure(check['threshold'])}"
+
+
+def _figure(value: float | str) -> str:
+    number = float(value)
+    if math.isinf(number):
+        return "inf"
+    return f"{number:.4g}" if 1e-3 <= abs(number) < 1e5 else f"{number:.2e}"
+
+
+def _notes(checks: Iterable[Mapping[str, Any]], alpha: float) -> Iterable[str]:
+    checks = list(checks)
+    for check in checks:
+        details = check["details"]
+        if details.get("worst_draws"):
+            worst = "; ".join(
+                f"{_dims(draw['dims'])}: {_figure(draw['ratio'])}" for draw in details["worst_draws"]
+            )
+            yield (
+                f"random control: {details['draws']} draws, mean {_figure(details['mean_ratio'])}, "
+                f"worst {worst}"
+            )
+    shares = [blind_share(check["text_blocks"], alpha) for check in checks if _lies_below(check)]
+    if shares:
+        yield (
+            f"a verdict 'below' is blind to effects in fewer than {max(shares):.0%} of the text "
+            "blocks; --robustness-exhaustive removes that"
+        )
+
+
+def _lies_below(check: Mapping[str, Any]) -> bool:
+    """Whether a fixed ablation's ratio was found to lie below its threshold, by estimate."""
+    interval = check["interval"]
+    return (
+        interval is not None
+        and not check["exact"]
+        and check["threshold"] is not None
+        and float(interval[1]) <= check["threshold"]
+    )
