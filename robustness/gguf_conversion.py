@@ -1,0 +1,112 @@
+"""A GGUF file becomes a plain folder of float32 safetensors once; from then on it is one.
+
+Reading GGUF takes seconds and twice the memory in every process. The converted folder is written
+under a lock, moved into place in one step, and then memory-mapped by all processes alike.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import io
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from robustness.errors import CheckpointError
+from robustness.gguf_file import read_gguf_header
+from robustness.hashing import file_sha256
+from robustness.loading import loading_errors, quiet, require_disk, require_memory
+
+_ADVICE = "give the folder of safetensors that it was made from"
+_FORMAT = 1  # of the folder; raise it when what is written changes
+
+
+def convert_gguf(
+    file: Path, *, cache: Path, progress: Callable[[str], None] | None = None
+) -> tuple[Path, str]:
+    """The folder a GGUF file is converted to, converting it if nobody has yet.
+
+    Args:
+        file: The GGUF file.
+        cache: Directory that keeps converted files and remembered hashes.
+        progress: Told in a short phrase when a long step starts.
+
+    Returns:
+        The folder (config.json, tokenizer files, float32 safetensors) and the file's sha256.
+
+    Raises:
+        CheckpointError: The file is damaged, of an architecture transformers cannot read, or
+            needs more memory or disk than there is.
+    """
+    from filelock import FileLock
+
+    summary = read_gguf_header(file)
+    digest = file_sha256(file, memory=cache / "hashes", progress=progress)
+    folder = cache / "gguf" / hashlib.sha256(f"{digest} {_versions()}".encode()).hexdigest()[:32]
+    if folder.is_dir():
+        return folder, digest
+    # Twice: transformers holds all tensors and the model it fills with them.
+    require_memory(2 * summary.float32_bytes, what=f"Converting {file.name}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    require_disk(summary.float32_bytes, folder.parent, what=f"Converting {file.name}")
+    with FileLock(f"{folder}.lock"):
+        if folder.is_dir():
+            return folder, digest
+        if progress is not None:
+            progress(f"converting {file.name} to float32 safetensors, once")
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
+        try:
+            # The progress bar of that reader knows no switch, but writes to sys.stderr.
+            with (
+                loading_errors(f"The GGUF file {file}", advice=_ADVICE),
+                quiet(),
+                contextlib.redirect_stderr(io.StringIO()),
+            ):
+                _convert(file, temporary)
+            temporary.replace(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder, digest
+
+
+def _convert(file: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    auto: Any = AutoModelForCausalLM  # with output_loading_info it returns a pair
+    model, info = auto.from_pretrained(
+        file.parent,
+        gguf_file=file.name,
+        dtype=torch.float32,
+        local_files_only=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        **_dequantised(),
+    )
+    if info["missing_keys"] or info["mismatched_keys"]:
+        names = ", ".join(sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]}))[:5])
+        raise CheckpointError(
+            f"{file} lacks weights that {type(model).__name__} needs ({names}): convert the "
+            "original model again with a current llama.cpp."
+        )
+    model.save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(
+        file.parent, gguf_file=file.name, local_files_only=True, trust_remote_code=False
+    )
+    tokenizer.save_pretrained(folder)
+
+
+def _dequantised() -> dict[str, Any]:
+    """Ask for dense weights; transformers may else keep GGUF's blocks where a kernel exists."""
+    try:
+        from transformers import GgufConfig
+    except ImportError:  # older versions know nothing but dense weights
+        return {}
+    return {"quantization_config": GgufConfig(dequantize=True)}
+
+
+def _versions() -> str:
+    versions = [f"{name}={importlib.metadata.version(name)}" for name in ("transformers", "gguf")]
+    return " ".join([f"format={_FORMAT}", *versions])

@@ -1,0 +1,255 @@
+"""Safetensors files: verified from their headers before a byte of weights is allocated.
+
+The format: eight bytes little-endian header length N, N bytes of JSON, then the tensors' bytes.
+Everything here is read from the JSON, so a ten-terabyte promise costs nothing to refuse.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from robustness.errors import CheckpointError
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+_MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
+_MAX_INDEX_BYTES = 100_000_000
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.msgpack", "*.h5")
+_BITS = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("BOOL", "I8", "U8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 8),
+    **dict.fromkeys(("F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    "F4": 4,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorInfo:
+    """One tensor as a header describes it."""
+
+    name: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def n_elements(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+
+def find_weights(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files of a checkpoint folder: the single file, or the shards of the index.
+
+    Raises:
+        CheckpointError: There are none, or the index is damaged or points outside the folder.
+    """
+    if any(folder.glob("shard-*-model-*.safetensors")):
+        # transformers would read these, which no index ties together, before any other file.
+        raise CheckpointError(
+            f"{folder} holds a distributed training checkpoint (shard-*.safetensors): gather it "
+            "and save it with save_pretrained()."
+        )
+    if (folder / SINGLE_FILE).is_file():
+        return (folder / SINGLE_FILE,)
+    if (folder / INDEX_FILE).is_file():
+        return tuple(folder / shard for shard in sorted(set(_weight_map(folder).values())))
+    if ggufs := sorted(path.name for path in folder.glob("*.gguf")):
+        names = ", ".join(ggufs)
+        raise CheckpointError(
+            f"{folder} has no {SINGLE_FILE}, but GGUF: give the file itself ({names})."
+        )
+    if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
+        raise CheckpointError(
+            f"{folder} has no safetensors weights, only formats that may run code when read: load "
+            "it where you trust it and save it again with save_pretrained()."
+        )
+    raise CheckpointError(
+        f"{folder} has no safetensors weights: expected {SINGLE_FILE}, or {INDEX_FILE} with shards."
+    )
+
+
+def read_tensors(folder: Path) -> dict[str, TensorInfo]:
+    """Every tensor of a checkpoint folder by its name in the files, all headers verified.
+
+    Raises:
+        CheckpointError: A file is missing, damaged or truncated, a tensor occurs twice, or the
+            index and the files disagree.
+    """
+    tensors: dict[str, TensorInfo] = {}
+    for file in find_weights(folder):
+        for info in read_header(file):
+            if info.name in tensors:
+                raise CheckpointError(
+                    f"The tensor {info.name!r} is in {tensors[info.name].file.name} and again in "
+                    f"{file.name} of {folder}: save the checkpoint again."
+                )
+            tensors[info.name] = info
+    if not (folder / SINGLE_FILE).is_file():
+        for name, shard in _weight_map(folder).items():
+            if name not in tensors or tensors[name].file.name != shard:
+                raise CheckpointError(
+                    f"{INDEX_FILE} of {folder} promises the tensor {name!r} in {shard!r}, which "
+                    "does not hold it: download or save the checkpoint again."
+                )
+    if not tensors:
+        raise CheckpointError(f"The safetensors files of {folder} hold no tensors at all.")
+    return tensors
+
+
+def read_header(file: Path) -> list[TensorInfo]:
+    """Verify one safetensors file and list its tensors, in the order of their bytes.
+
+    Raises:
+        CheckpointError: The header is not valid, tensors overlap or leave gaps, or the file is
+            shorter or longer than the header promises.
+    """
+    header, data_bytes = _read_header_json(file)
+    entries = [
+        _tensor_entry(file, name, entry) for name, entry in header.items() if name != "__metadata__"
+    ]
+    entries.sort(key=lambda entry: entry[1:])
+    end = 0
+    for info, start, stop in entries:
+        if start != end:
+            raise CheckpointError(
+                f"{file} is damaged: tensor {info.name!r} "
+                f"{'overlaps its neighbour' if start < end else 'leaves a gap'} at byte {start}."
+            )
+        end = stop
+    if end > data_bytes:
+        raise CheckpointError(
+            f"{file} is truncated: its header promises {end} bytes of tensors, the file has "
+            f"{data_bytes}; download or copy it again."
+        )
+    if end < data_bytes:
+        raise CheckpointError(
+            f"{file} is damaged: {data_bytes - end} bytes at its end belong to no tensor."
+        )
+    return [info for info, _, _ in entries]
+
+
+def _read_header_json(file: Path) -> tuple[dict[str, Any], int]:
+    """The header's JSON object and the number of bytes behind the header."""
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            start = stream.read(8)
+            if len(start) < 8:
+                raise CheckpointError(f"{file} is truncated: {size} bytes are no safetensors file.")
+            (length,) = struct.unpack("<Q", start)
+            if length > _MAX_HEADER_BYTES:
+                raise CheckpointError(
+                    f"{file} is no safetensors file: it promises a header of {length} bytes."
+                )
+            if length > size - 8:
+                raise CheckpointError(
+                    f"{file} is truncated: it promises a header of {length} bytes, the file has "
+                    f"{size - 8} behind its length."
+                )
+            text = stream.read(length)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror or error}.") from error
+    header = parse_json(text, what=f"The header of {file}")
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{file} is no safetensors file: its header is not a JSON object.")
+    return header, size - 8 - length
+
+
+def _tensor_entry(file: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
+    def damaged(what: str) -> NoReturn:
+        raise CheckpointError(f"{file} is damaged: tensor {name!r} {what}.")
+
+    if not isinstance(entry, dict):
+        damaged("has no description")
+    dtype: Any = entry.get("dtype")
+    shape: Any = entry.get("shape")
+    offsets: Any = entry.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in _BITS:
+        damaged(f"has the unknown dtype {dtype!r}")
+    if not _is_sizes(shape):
+        damaged(f"has the impossible shape {shape!r}")
+    if not _is_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        damaged(f"has the impossible offsets {offsets!r}")
+    start, stop = offsets
+    if math.prod(shape) * _BITS[dtype] != (stop - start) * 8:
+        damaged(f"of shape {shape} and dtype {dtype} cannot fill {stop - start} bytes")
+    return TensorInfo(name=name, file=file, dtype=dtype, shape=tuple(shape)), start, stop
+
+
+def _is_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
+
+
+def _weight_map(folder: Path) -> Mapping[str, str]:
+    """The index's map from tensor name to shard, every shard a bare name that exists."""
+    file = folder / INDEX_FILE
+    index = read_json(file, max_bytes=_MAX_INDEX_BYTES)
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{file} has no 'weight_map': it says nowhere which file holds what.")
+    for shard in set(map(str, weight_map.values())):
+        if Path(shard).name != shard or "\\" in shard or shard in ("", ".", ".."):
+            raise CheckpointError(
+                f"{file} points outside its folder, to {shard!r}: shards must lie beside the index."
+            )
+        if not shard.endswith(".safetensors"):
+            raise CheckpointError(f"{file} names {shard!r}, which is no safetensors file.")
+        if not (folder / shard).is_file():
+            raise CheckpointError(
+                f"{folder} is incomplete: {INDEX_FILE} names {shard!r}, which is not there."
+            )
+    return {str(name): str(shard) for name, shard in weight_map.items()}
+
+
+def read_json(file: Path, *, max_bytes: int = 10_000_000) -> dict[str, Any]:
+    """Read a JSON object from a checkpoint folder.
+
+    Raises:
+        CheckpointError: The file is missing, too large, or no JSON object, or repeats a key.
+    """
+    try:
+        size = file.stat().st_size
+        if size > max_bytes:
+            raise CheckpointError(f"{file} has {size} bytes, which is far more than it may need.")
+        text = file.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror or error}.") from error
+    value = parse_json(text, what=str(file))
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file} is not a JSON object.")
+    return value
+
+
+def parse_json(text: bytes, *, what: str) -> Any:
+    """Parse JSON that may be hostile: repeated keys and bottomless nesting are refused."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise CheckpointError(f"{what} names {twice!r} twice, so what it says is ambiguous.")
+        return result
+
+    try:
+        return json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{what} is not valid JSON: {_one_line(error)}.") from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def float32_bytes(tensors: Mapping[str, TensorInfo]) -> int:
+    """Bytes that the tensors take once they are float32."""
+    return 4 * sum(info.n_elements for info in tensors.values())

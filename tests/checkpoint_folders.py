@@ -1,0 +1,84 @@
+"""Small random checkpoints in folders, as `save_pretrained` and the Hub client lay them out."""
+
+import hashlib
+import json
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+VOCABULARY = 32
+_SPECIAL = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+_SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def tiny_tokenizer(size: int = VOCABULARY, *, mask: bool = True) -> Any:
+    """A word-level tokenizer with ids 0 .. size-1."""
+    special = {key: token for key, token in _SPECIAL.items() if mask or key != "mask_token"}
+    words = [*special.values(), *(f"w{n}" for n in range(size))][:size]
+    backend = Tokenizer(models.WordLevel(dict(zip(words, range(size), strict=True)), "[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    cls: Any = PreTrainedTokenizerFast  # partly untyped
+    return cls(tokenizer_object=backend, **special)
+
+
+def tiny_model(class_name: str = "BertForMaskedLM", **settings: Any) -> Any:
+    """A random model of a transformers class."""
+    cls = getattr(transformers, class_name)
+    config_class = cls.config_class
+    known = {"vocab_size": VOCABULARY, "pad_token_id": 0, **_SIZES, **settings}
+    if config_class.model_type in ("bert", "roberta", "electra", "llama", "albert"):
+        known = {"intermediate_size": 24, "max_position_embeddings": 40, **known}
+    torch.manual_seed(0)
+    return cls(config_class(**known)).eval()
+
+
+def save_checkpoint(folder: Path, model: Any = None, tokenizer: Any = None, **options: Any) -> Path:
+    """Save a model (a BERT by default) and a tokenizer that fits."""
+    (model if model is not None else tiny_model()).save_pretrained(folder, **options)
+    (tokenizer if tokenizer is not None else tiny_tokenizer()).save_pretrained(folder)
+    return folder
+
+
+def edit_config(folder: Path, **settings: Any) -> Path:
+    """Change settings of config.json; None removes one."""
+    file = folder / "config.json"
+    config = {**json.loads(file.read_text()), **settings}
+    file.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    return folder
+
+
+def write_safetensors(file: Path, header: Any, data: bytes = b"") -> Path:
+    """A file with any header at all, also an impossible one."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return file
+
+
+def hub_cache(cache: Path, folder: Path, name: str, *, commit: str = "c" * 40) -> Path:
+    """Lay a folder out as the Hub client's cache does: blobs, refs, snapshots."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    snapshot = repository / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    for file in folder.iterdir():
+        content = file.read_bytes()
+        large = file.suffix == ".safetensors"  # the Hub names large files by sha256, others by sha1
+        digest = hashlib.sha256(content) if large else hashlib.sha1(content)
+        blob = repository / "blobs" / digest.hexdigest()
+        shutil.copy(file, blob)
+        (snapshot / file.name).symlink_to(Path("../../blobs") / blob.name)
+    return snapshot
