@@ -1,0 +1,403 @@
+"""Sequential decision: on which side of a threshold a growing stream of ΔNLLs lies.
+
+The functions ``look_at_…`` are asked after every chunk of text blocks with everything seen so far,
+and say on which side of a threshold the corpus lies, or that it is still open. They keep nothing
+between calls.
+
+A side is ``above`` when the corpus value is at least the threshold, as "multiplies perplexity by at
+least 1.05" asks, and ``below`` otherwise.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from robustness.errors import MeasurementError
+from robustness.sequential import (
+    check_alpha,
+    mean_side,
+    median_interval,
+    median_side,
+    ratio_interval,
+    ratio_side,
+    sign_log_e_values,
+    summarise,
+)
+
+CHUNK = 16
+"""Text blocks between two looks."""
+
+Side: TypeAlias = Literal["above", "below"]
+
+_SIDES: Mapping[int, Side | None] = {1: "above", -1: "below", 0: None}
+_NOTHING_EXCLUDED = (0.0, math.inf)
+_QUANTILES = (0.05, 0.25, 0.75, 0.9, 0.95, 0.99)
+_DRAWS_BEYOND_A_QUANTILE = 3
+_WORST_DRAWS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What is known of a degradation after some text blocks.
+
+    Attributes:
+        side: where the corpus value lies relative to the threshold; ``None`` while undecided.
+        ratio: exp(ΣΔNLL / Σtokens) of the text blocks seen; may be infinite.
+        interval: the thresholds that the evidence does not exclude; ``None`` if exact.
+        exact: the ratio is the corpus value itself and not an estimate: the corpus is used up, or
+            an infinite ΔNLL makes it infinite whatever follows.
+        text_blocks: text blocks seen.
+        tokens: scored tokens seen.
+    """
+
+    side: Side | None
+    ratio: float
+    interval: tuple[float, float] | None
+    exact: bool
+    text_blocks: int
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawsLook:
+    """What is known of random draws.
+
+    Attributes:
+        side: where the median degradation of a draw lies; ``None`` while undecided.
+        e_values: evidence for ``below`` and for ``above``; either decides from 1/alpha on.
+        draws: draws seen.
+        tokens: scored tokens seen.
+        median: of the draws' degradations (geometric middle of the two middle ones).
+        mean: exp(ΣΔNLL / Σtokens) over all draws, the average loss of the paper's 1000 draws.
+        interval: the medians that the evidence does not exclude.
+        worst: indices of the draws with the largest degradation, the largest first.
+        quantiles: level, as text, to degradation: an order statistic with at least 3 draws beyond.
+    """
+
+    side: Side | None
+    e_values: tuple[float, float]
+    draws: int
+    tokens: int
+    median: float
+    mean: float
+    interval: tuple[float, float]
+    worst: tuple[int, ...]
+    quantiles: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactorLook:
+    """What is known of a joint ablation beside random ones on the same text blocks.
+
+    Attributes:
+        side: ``above`` when the joint mean ΔNLL is positive and at least ``factor`` times the
+            control's, ``below`` when one of these does not hold; ``None`` while undecided.
+        joint_mean: nats per text block; may be infinite.
+        control_mean: nats per text block; may be infinite.
+        ratio: joint over control mean, a description that decides nothing. With a control mean of
+            0 or less it is infinite if the joint mean is positive, else 0.
+        text_blocks: text blocks seen, over all passes.
+    """
+
+    side: Side | None
+    joint_mean: float
+    control_mean: float
+    ratio: float
+    text_blocks: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """What measuring in reduced precision costs a check.
+
+    Attributes:
+        slack_nats: possible systematic error of a mean ΔNLL, in nats per text block.
+        distance_nats: distance of mean ΔNLL from the threshold, in nats per text block.
+        needs_float32: the error is no small part (over 10 %) of the distance.
+    """
+
+    slack_nats: float
+    distance_nats: float
+    needs_float32: bool
+
+
+def look_at_ratio(
+    delta_nll: ArrayLike,
+    tokens: ArrayLike,
+    *,
+    threshold: float,
+    alpha: float,
+    exhausted: bool = False,
+    minimum: int = 32,
+    slack_nats: float = 0.0,
+) -> Look:
+    """Compare the corpus ratio exp(ΣΔNLL / Σtokens) with a threshold.
+
+    Before ``minimum`` text blocks nothing is excluded. When the corpus is used up its value is
+    known and decides; if it was measured in reduced precision it is known up to ``slack_nats``, and
+    stays undecided where the threshold lies within.
+
+    Args:
+        delta_nll: nats per text block, shape (n,), in the order of the text blocks.
+        tokens: scored tokens per text block, shape (n,).
+        threshold: on the ratio, positive.
+        alpha: error probability over all looks.
+        exhausted: whether these are all text blocks of the corpus.
+        minimum: text blocks before the first decision.
+        slack_nats: see :func:`reduced_precision`.
+
+    Raises:
+        MeasurementError: if a ΔNLL is NaN or -inf, or no token was scored.
+        ValueError: if an argument is out of its range.
+    """
+    delta = _nats(delta_nll)
+    counts = _counts(tokens, of=delta)
+    log_threshold = _log(threshold)
+    check_alpha(alpha)
+    mean = math.fsum(delta) / math.fsum(counts)
+    exact = bool(np.isinf(mean)) or (exhausted and slack_nats == 0)
+    side: Side | None = None
+    interval: tuple[float, float] | None = _NOTHING_EXCLUDED
+    if exact:
+        side, interval = "above" if _exp(mean) >= threshold else "below", None
+    elif exhausted:
+        margin = slack_nats * len(delta) / math.fsum(counts)
+        interval = (_exp(mean - margin), _exp(mean + margin))
+        side = _SIDES[int(interval[0] > threshold) - int(interval[1] < threshold)]
+    elif len(delta) >= minimum:
+        levels = {"alpha": alpha, "slack": slack_nats}
+        side = _SIDES[int(ratio_side(delta, counts, log_threshold=log_threshold, **levels))]
+        ends = ratio_interval(delta, counts, **levels)
+        interval = _agreeing(ends, side, threshold)
+    return Look(
+        side=side,
+        ratio=_exp(mean),
+        interval=interval,
+        exact=exact,
+        text_blocks=len(delta),
+        tokens=int(counts.sum()),
+    )
+
+
+def look_at_draws(
+    draw_delta_nll: ArrayLike,
+    draw_tokens: ArrayLike,
+    *,
+    threshold: float,
+    alpha: float,
+    minimum: int = 64,
+) -> DrawsLook:
+    """Compare the median degradation of a random draw with a threshold.
+
+    By the exact sign test of :func:`robustness.sequential.sign_log_e_values` on the draws'
+    X = ΣΔNLL / Σtokens. A draw that lies exactly at the threshold counts against either decision.
+
+    Args:
+        draw_delta_nll: nats per draw, shape (draws,), +inf allowed.
+        draw_tokens: scored tokens per draw, all positive.
+        threshold: on the ratio, positive.
+        alpha: error probability in each direction, over all looks.
+        minimum: draws before the first decision.
+
+    Raises:
+        MeasurementError: if a ΔNLL is NaN or -inf, or a draw has no scored token.
+        ValueError: if an argument is out of its range.
+    """
+    delta = _nats(draw_delta_nll)
+    counts = _counts(draw_tokens, of=delta)
+    if not counts.all():
+        raise MeasurementError("a random draw has no scored token; use longer text blocks")
+    log_ratio = delta / counts
+    relative = log_ratio - _log(threshold)
+    n = len(relative)
+    log_e_values = sign_log_e_values(n)
+    side: Side | None = None
+    interval = _NOTHING_EXCLUDED
+    if n >= minimum:
+        side = _SIDES[int(median_side(relative, alpha=alpha))]
+        interval = _agreeing(median_interval(log_ratio, alpha=alpha), side, threshold)
+    ordered = np.sort(log_ratio)
+    return DrawsLook(
+        side=side,
+        e_values=(
+            _exp(log_e_values[(relative >= 0).sum()]),
+            _exp(log_e_values[(relative <= 0).sum()]),
+        ),
+        draws=n,
+        tokens=int(counts.sum()),
+        median=_exp((ordered[(n - 1) // 2] + ordered[n // 2]) / 2),
+        mean=_exp(math.fsum(delta) / math.fsum(counts)),
+        interval=interval,
+        worst=tuple(np.argsort(-log_ratio, kind="stable")[:_WORST_DRAWS].tolist()),
+        quantiles=_quantiles(ordered),
+    )
+
+
+def look_at_factor(
+    joint_delta_nll: ArrayLike,
+    control_delta_nll: ArrayLike,
+    *,
+    factor: float,
+    alpha: float,
+    minimum: int = 128,
+) -> FactorLook:
+    """Ask whether the joint mean ΔNLL is positive and at least ``factor`` times the control's.
+
+    Decided on s = joint - factor * control of each text block, never on a ratio of two estimates,
+    and on the joint ΔNLL itself, by the same rule; ``above`` needs both.
+
+    Args:
+        joint_delta_nll: nats per text block, shape (n,).
+        control_delta_nll: of a random ablation on the same text blocks, shape (n,).
+        factor: positive.
+        alpha: error probability over all looks.
+        minimum: text blocks before the first decision.
+
+    Raises:
+        MeasurementError: if a ΔNLL is NaN or -inf.
+        ValueError: if an argument is out of its range.
+    """
+    joint, control = _nats(joint_delta_nll), _nats(control_delta_nll)
+    if joint.shape != control.shape:
+        raise ValueError("joint and control ΔNLL must be of the same text blocks")
+    if not 0 < factor < math.inf:
+        raise ValueError(f"factor must be positive and finite, not {factor!r}")
+    check_alpha(alpha)
+    joint_mean, control_mean = float(np.mean(joint)), float(np.mean(control))
+    if math.isinf(control_mean):
+        side: Side | None = "below"
+    elif math.isinf(joint_mean):
+        side = "above"
+    elif len(joint) < minimum:
+        side = None
+    else:
+        needed = (joint - factor * control, joint)
+        side = _SIDES[min(int(mean_side(summarise(values), alpha)) for values in needed)]
+    return FactorLook(
+        side=side,
+        joint_mean=joint_mean,
+        control_mean=control_mean,
+        ratio=_described_ratio(joint_mean, control_mean),
+        text_blocks=len(joint),
+    )
+
+
+def alpha_for(confidence: float, comparisons: int) -> float:
+    """Error probability of one verdict, so that all are right together (Bonferroni).
+
+    Args:
+        confidence: probability that all of them are right, at least 0.5.
+        comparisons: statistical comparisons in the full plan of the run.
+
+    Raises:
+        ValueError: if the confidence is not in [0.5, 1), or the number of comparisons negative.
+    """
+    if not 0.5 <= confidence < 1:
+        raise ValueError(f"confidence must be at least 0.5 and below 1, not {confidence!r}")
+    if comparisons < 0:
+        raise ValueError(f"there cannot be {comparisons} comparisons")
+    return (1 - confidence) / max(1, comparisons)
+
+
+def reduced_precision(
+    reduced_delta_nll: ArrayLike,
+    float32_delta_nll: ArrayLike,
+    tokens: ArrayLike,
+    *,
+    threshold: float,
+) -> Precision:
+    """What reduced precision costs one check, from text blocks measured in both precisions.
+
+    With e = r(reduced) - r(float32) per text block, where the threshold cancels, the interval of a
+    mean has to be widened by abs(mean e) + 3 standard errors of it.
+
+    Args:
+        reduced_delta_nll: nats per text block, shape (n,), n >= 2.
+        float32_delta_nll: of the same text blocks.
+        tokens: scored tokens per text block.
+        threshold: on the ratio.
+
+    Raises:
+        MeasurementError: if a ΔNLL is NaN or -inf, or no token was scored.
+        ValueError: if there are fewer than two text blocks, or an argument is out of its range.
+    """
+    reduced, full = _nats(reduced_delta_nll), _nats(float32_delta_nll)
+    counts = _counts(tokens, of=full)
+    if reduced.shape != full.shape or len(full) < 2:
+        raise ValueError("two precisions are compared on the same text blocks, at least two")
+    if np.isinf(reduced).any() or np.isinf(full).any():
+        return Precision(slack_nats=math.inf, distance_nats=math.inf, needs_float32=True)
+    error = summarise(reduced - full)
+    slack = abs(float(error.mean)) + 3 * float(error.std) / math.sqrt(len(full))
+    distance = abs(float(np.mean(full - _log(threshold) * counts)))
+    return Precision(slack_nats=slack, distance_nats=distance, needs_float32=slack > 0.1 * distance)
+
+
+def _nats(delta_nll: ArrayLike) -> NDArray[np.float64]:
+    values = np.asarray(delta_nll, dtype=np.float64)
+    if values.ndim != 1 or not len(values):
+        raise ValueError(f"ΔNLLs must be one or more numbers in a row, not of shape {values.shape}")
+    if np.isnan(values).any() or np.isneginf(values).any():
+        raise MeasurementError(
+            "a ΔNLL is not a number or minus infinity, so the model's own likelihoods are not "
+            "finite; check its weights, and measure in float32"
+        )
+    return values
+
+
+def _counts(tokens: ArrayLike, *, of: NDArray[np.float64]) -> NDArray[np.float64]:
+    counts = np.asarray(tokens, dtype=np.float64)
+    if counts.shape != of.shape:
+        raise ValueError(f"{len(of)} ΔNLLs need as many token counts, not {counts.shape}")
+    if not (np.isfinite(counts) & (counts >= 0)).all():
+        raise ValueError("token counts must be finite and not negative")
+    if not counts.any():
+        raise MeasurementError("no token has been scored; use longer text blocks")
+    return counts
+
+
+def _log(threshold: float) -> float:
+    if not 0 < threshold < math.inf:
+        raise ValueError(f"a threshold on a ratio must be positive and finite, not {threshold!r}")
+    return math.log(threshold)
+
+
+def _exp(value: float) -> float:
+    """exp, infinite where it overflows."""
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf
+
+
+def _agreeing(
+    log_interval: tuple[float, float], side: Side | None, threshold: float
+) -> tuple[float, float]:
+    """Interval of ratios, the last bit of exp and log rounded so that it shows the decision."""
+    low, high = _exp(log_interval[0]), _exp(log_interval[1])
+    if side == "above":
+        return max(low, math.nextafter(threshold, math.inf)), high
+    if side == "below":
+        return low, min(high, math.nextafter(threshold, 0.0))
+    return min(low, threshold), max(high, threshold)
+
+
+def _quantiles(ordered: NDArray[np.float64]) -> dict[str, float]:
+    n = len(ordered)
+    found = {}
+    for level in _QUANTILES:
+        rank = math.ceil(level * n)  # inverse of the empirical distribution function
+        beyond = n - rank if level > 0.5 else rank - 1
+        if beyond >= _DRAWS_BEYOND_A_QUANTILE:
+            found[f"{level:g}"] = _exp(ordered[rank - 1])
+    return found
+
+
+def _described_ratio(joint_mean: float, control_mean: float) -> float:
+    if control_mean <= 0:
+        return math.inf if joint_mean > 0 else 0.0
+    return joint_mean / control_mean if math.isfinite(control_mean) else 0.0

@@ -1,0 +1,176 @@
+"""What the user gets: a verdict, with the numbers it rests on.
+
+How it is reached is in :mod:`robustness.looks`, whose functions are offered here too.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from robustness.looks import (
+    CHUNK,
+    DrawsLook,
+    FactorLook,
+    Look,
+    Precision,
+    Side,
+    alpha_for,
+    look_at_draws,
+    look_at_factor,
+    look_at_ratio,
+    reduced_precision,
+)
+from robustness.sequential import blind_share
+
+__all__ = [
+    "CHUNK",
+    "SCHEMA",
+    "DrawsLook",
+    "FactorLook",
+    "Look",
+    "Outcome",
+    "Precision",
+    "Side",
+    "Verdict",
+    "alpha_for",
+    "blind_share",
+    "look_at_draws",
+    "look_at_factor",
+    "look_at_ratio",
+    "reduced_precision",
+]
+
+SCHEMA = 1
+"""Version of a stored verdict."""
+
+Outcome: TypeAlias = Literal["pass", "fail", "inconclusive", "error", "not applicable"]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Verdict:
+    """The answer to one claim about a checkpoint; true only if it passes.
+
+    Attributes:
+        outcome: what it came to.
+        claim: what was asked, as a sentence that is true if the verdict passes.
+        ratio: what was measured; may be infinite. ``None`` if nothing was.
+        interval: of the ratio; ``None`` if it is exact, or nothing was measured.
+        threshold: what the ratio was compared with.
+        text_blocks: text blocks it rests on.
+        tokens: scored tokens it rests on.
+        exact: whether the ratio is an evaluation of the whole corpus and not an estimate.
+        details: further numbers, of JSON types.
+        reason: why it came to this, where the numbers do not say it.
+    """
+
+    outcome: Outcome
+    claim: str
+    ratio: float | None = None
+    interval: tuple[float, float] | None = None
+    threshold: float | None = None
+    text_blocks: int = 0
+    tokens: int = 0
+    exact: bool = False
+    details: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse an outcome that a gate could misread.
+
+        Raises:
+            ValueError: if there is no such outcome.
+        """
+        if self.outcome not in get_args(Outcome):
+            raise ValueError(f"{self.outcome!r} is no outcome; one of {get_args(Outcome)} is")
+
+    def __bool__(self) -> bool:
+        """Whether it passes a gate: only ``pass`` does."""
+        return self.outcome == "pass"
+
+    def __repr__(self) -> str:
+        """One line, as an assertion shows it."""
+        parts = [f"{self.outcome.upper()}: {self.claim}", self._measured(), self.reason]
+        return f"<{'; '.join(' '.join(part.split()) for part in parts if part)}>"
+
+    def explain(self) -> str:
+        """Two or three lines for people: the claim, the numbers, and the reason if there is one."""
+        lines = [f"{self.outcome.upper()}: {self.claim}"]
+        if self.ratio is not None:
+            lines.append(f"{self._measured()}{self._basis()}{self._blindness()}")
+        if self.reason:
+            lines.append(self.reason)
+        return "\n".join(lines)
+
+    def _measured(self) -> str:
+        if self.ratio is None:
+            return ""
+        text = f"measured {_number(self.ratio)}"
+        if self.interval is not None:
+            low, high = map(_number, self.interval)
+            text += f" ({low} to {high})"
+        return text if self.threshold is None else f"{text} against {_number(self.threshold)}"
+
+    def _basis(self) -> str:
+        if not self.text_blocks:
+            return ""
+        extent = f"{self.text_blocks:,} text blocks with {self.tokens:,} scored tokens"
+        if not self.exact:
+            return f", estimated from {extent}"
+        if self.ratio == math.inf:
+            return f", whatever follows, from {extent}"
+        return f", exactly, on the whole corpus of {extent}"
+
+    def _blindness(self) -> str:
+        share = self.details.get("blind_share")
+        if share is None:
+            return ""
+        return f"; blind to effects in fewer than {100 * share:.2g} % of text blocks"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; infinity becomes ``"inf"``."""
+        values = {part.name: _plain(getattr(self, part.name)) for part in fields(self)}
+        return {"schema": SCHEMA, **values}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Verdict":
+        """The inverse of :meth:`to_dict`; infinities within ``details`` stay text.
+
+        Raises:
+            ValueError: if the schema is another one.
+        """
+        values = dict(data)
+        if values.pop("schema", None) != SCHEMA:
+            raise ValueError(f"a verdict of schema {data.get('schema')!r} cannot be read")
+        for name in ("ratio", "threshold"):
+            values[name] = None if values[name] is None else float(values[name])
+        if values["interval"] is not None:
+            low, high = map(float, values["interval"])
+            values["interval"] = (low, high)
+        return cls(**values)
+
+
+def _number(value: float) -> str:
+    """Four significant digits, all digits before the point, and infinity in words."""
+    if math.isinf(value):
+        return "infinity" if value > 0 else "minus infinity"
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
+
+
+def _plain(value: object) -> Any:
+    """A value as exactly the types that JSON and a worker's channel take."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if value is None or isinstance(value, bool | str):
+        return str(value) if isinstance(value, str) else value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(float(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence | set | frozenset):
+        return [_plain(item) for item in value]
+    raise TypeError(f"{type(value).__name__} {value!r} cannot be part of a verdict")
