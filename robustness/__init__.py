@@ -1,3 +1,3 @@
-"""Vet language-model checkpoints: find their outlier dimensions, ablate them, gate on the effect."""
+"""Vet language-model checkpoints: find outlier dimensions, ablate them, gate on the effect."""
 
 __version__ = "0.1.0"

@@ -1,5 +1,6 @@
-"""What can be claimed of a model: intact, ablated, randomly ablated. Each claim ends in a verdict."""
+"""What can be claimed of a model, intact or ablated; each claim ends in a verdict."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -88,20 +89,23 @@ class IntactModel:
     def beats_uniform_guess(
         self, *, confidence: float | None = None, alpha: float | None = None
     ) -> Verdict:
-        """Whether perplexity lies below the vocabulary size, that of a uniform guess."""
+        """Whether perplexity lies below the vocabulary size, that of a uniform guess.
+
+        The verdict's ratio is perplexity / vocabulary size.
+        """
         vetting = self._vetting
         level = vetting.alpha(confidence, alpha)
         vocabulary = vetting.checkpoint.vocab_size
-        claim = f"the intact model's perplexity stays below {vocabulary}, a uniform guess"
+        claim = f"the intact model's perplexity stays below {vocabulary}, that of a uniform guess"
         for evidence in intact_evidence(vetting.measurement):
             look = look_at_ratio(
-                evidence.nll_nats,
+                evidence.nll_nats - math.log(vocabulary) * evidence.tokens,
                 evidence.tokens,
-                threshold=vocabulary,
+                threshold=1.0,
                 alpha=level,
                 exhausted=evidence.exhausted,
             )
-            vetting.report_progress(claim, evidence, f"perplexity {look.ratio:.4g}")
+            vetting.report_progress(claim, evidence, f"perplexity {evidence.perplexity:.4g}")
             if look.side and (evidence.exhausted or not vetting.settings.exhaustive):
                 break
         return Verdict(
@@ -109,7 +113,7 @@ class IntactModel:
             claim=claim,
             ratio=look.ratio,
             interval=look.interval,
-            threshold=float(vocabulary),
+            threshold=1.0,
             text_blocks=look.text_blocks,
             tokens=look.tokens,
             exact=look.exact,
@@ -135,7 +139,9 @@ class AblatedModel:
         self, *, within: float, confidence: float | None = None, alpha: float | None = None
     ) -> Verdict:
         """Whether the ablation multiplies perplexity by less than ``within``."""
-        claim = f"ablating {named(self.ablation.dims)} multiplies perplexity by less than {within:g}"
+        claim = (
+            f"ablating {named(self.ablation.dims)} multiplies perplexity by less than {within:g}"
+        )
         return self._decided(claim, within, self._vetting.alpha(confidence, alpha), passes="below")
 
     def matters_more_than_chance(

@@ -79,7 +79,7 @@ def examine(checkpoint: "Checkpoint", settings: Settings, *, store_root: Path) -
         store_root,
         {
             "examination": EXAMINATION,
-            "revision": checkpoint.revision,
+            "config": checkpoint.config_hash,
             "weights": checkpoint.weights_hash,
             "architecture": checkpoint.architecture,
             "versions": library_versions(),

@@ -52,7 +52,7 @@ class Condition(Protocol):
         """JSON that identifies it in the store."""
 
     def applied(
-        self, model: "nn.Module", anatomy: "Anatomy", rows: Sequence[int]
+        self, model: "nn.Module", anatomy: "Anatomy", rows: Sequence[int], /
     ) -> AbstractContextManager[None]:
         """The context in which the chunk's text blocks ``rows`` run as one batch."""
 
@@ -66,7 +66,7 @@ class Intact:
         return None
 
     def applied(
-        self, model: "nn.Module", anatomy: "Anatomy", rows: Sequence[int]
+        self, _model: "nn.Module", _anatomy: "Anatomy", _rows: Sequence[int], /
     ) -> AbstractContextManager[None]:
         """See :class:`Condition`."""
         return nullcontext()
@@ -83,7 +83,7 @@ class Fixed:
         return self.ablation.to_dict()
 
     def applied(
-        self, model: "nn.Module", anatomy: "Anatomy", rows: Sequence[int]
+        self, model: "nn.Module", anatomy: "Anatomy", _rows: Sequence[int], /
     ) -> AbstractContextManager[None]:
         """See :class:`Condition`."""
         from robustness.ablation import ablated
@@ -102,7 +102,7 @@ class PerBlock:
         return {"per_block": [list(dims) for dims in self.dims]}
 
     def applied(
-        self, model: "nn.Module", anatomy: "Anatomy", rows: Sequence[int]
+        self, model: "nn.Module", anatomy: "Anatomy", rows: Sequence[int], /
     ) -> AbstractContextManager[None]:
         """See :class:`Condition`."""
         from robustness.ablation import ablated_rows
@@ -180,9 +180,9 @@ class Measurement:
         return {
             "method": METHOD,
             "weights": self.checkpoint.weights_hash,
+            "config": self.checkpoint.config_hash,
             "tokenizer": self.checkpoint.tokenizer_hash,
             "architecture": self.checkpoint.architecture,
-            "revision": self.checkpoint.revision,
             "corpus": self.corpus.fingerprint,
             "scoring": self.checkpoint.scoring,
             "block_size": self.block_size,

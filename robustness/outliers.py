@@ -105,9 +105,7 @@ def z_scores(values: NDArray[np.float64]) -> NDArray[np.float64]:
     std = values.std(axis=1, ddof=1, keepdims=True)
     # Equal values can leave rounding noise in both deviation and std: their ratio means nothing.
     noise = 1e-12 * np.abs(values).max(axis=1, keepdims=True)
-    return np.asarray(
-        np.divide(deviation, std, out=np.zeros_like(deviation), where=std > noise)
-    )
+    return np.asarray(np.divide(deviation, std, out=np.zeros_like(deviation), where=std > noise))
 
 
 def busters(
@@ -143,7 +141,9 @@ def busters(
     for name, values in (("scale", scale), ("bias", bias)):
         if values is not None and not np.isfinite(values).all():
             layer, dim = np.argwhere(~np.isfinite(values))[0].tolist()
-            raise RuleError(f"the {name} of dimension {dim} in layer {layer} is not a finite number")
+            raise RuleError(
+                f"the {name} of dimension {dim} in layer {layer} is not a finite number"
+            )
     z_scale = z_scores(scale)
     z_bias = None if bias is None else z_scores(bias)
     flagged = np.abs(z_scale) > k
@@ -154,7 +154,9 @@ def busters(
     return Detection(
         rule=_describe(k, needed, n_layers, with_bias=bias is not None),
         outliers=tuple(_outlier(int(dim), flagged, z_scale, z_bias) for dim in found),
-        by_chance=_expected_by_chance(hidden_size, n_layers, needed, k, n_tests=1 + (bias is not None)),
+        by_chance=_expected_by_chance(
+            hidden_size, n_layers, needed, k, n_tests=1 + (bias is not None)
+        ),
         magnitude=_by_magnitude(z_scale, z_bias, exclude=found),
     )
 

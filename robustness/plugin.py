@@ -4,7 +4,8 @@ Without ``--model`` it adds its options and nothing else: neither torch nor tran
 other module of this package is imported.
 """
 
-from collections.abc import Generator, Iterable
+import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -135,9 +136,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         parametrize(metafunc)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
-    """Refuse to run the packaged suite on nothing."""
-    if not config.getoption("robustness_models"):
-        from robustness.pytest_support.collection import refuse_suite_without_model
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuse to run the packaged suite on nothing; leave out checks that are switched off."""
+    if "robustness.suite" not in sys.modules:
+        return
+    from robustness.pytest_support import collection
 
-        refuse_suite_without_model(items)
+    if config.getoption("robustness_models"):
+        collection.drop_disabled_checks(items)
+    else:
+        collection.refuse_suite_without_model(items)

@@ -35,7 +35,10 @@ class Busters(_Strict):
 
     k: float = Field(default=3.0, gt=0, allow_inf_nan=False, description="standard deviations")
     min_layer_share: float = Field(
-        0.5, gt=0, le=1, description="share of the layers in which a dimension must stand out"
+        default=0.5,
+        gt=0,
+        le=1,
+        description="share of the layers in which a dimension must stand out",
     )
 
 
@@ -69,7 +72,9 @@ class OutliersArePresent(_Check):
 class AblationDegrades(_Check):
     """Ablating one outlier dimension alone."""
 
-    min_ratio: Ratio = Field(default=1.05, description="perplexity must grow by this factor (paper)")
+    min_ratio: Ratio = Field(
+        default=1.05, description="perplexity must grow by this factor (paper)"
+    )
     max_ratio: Ratio = Field(default=1.10, description="… must stay below this factor (hardened)")
 
 
@@ -83,14 +88,18 @@ class JointAblationDegrades(_Check):
 class RandomAblationIsHarmless(_Check):
     """Ablating as many random dimensions: the typical (median) draw."""
 
-    max_ratio: Ratio = Field(default=1.10, description="the median draw must stay below this factor")
+    max_ratio: Ratio = Field(
+        default=1.10, description="the median draw must stay below this factor"
+    )
     max_draws: int = Field(default=1000, ge=64, description="inconclusive after this many draws")
 
 
 class OutliersMatterMoreThanChance(_Check):
     """The joint effect against the mean effect of random dimensions, in nats."""
 
-    factor: Ratio = Field(default=5.0, description="joint ΔNLL must be this many times the control's")
+    factor: Ratio = Field(
+        default=5.0, description="joint ΔNLL must be this many times the control's"
+    )
 
 
 class MagnitudeAloneIsHarmless(_Check):
@@ -115,14 +124,26 @@ class Checks(_Strict):
 class Settings(_Strict):
     """Everything that may differ between the checkpoints of one run."""
 
-    profile: Profile = Field(default="paper", description="assert the paper's findings, or their absence")
+    profile: Profile = Field(
+        default="paper", description="assert the paper's findings, or their absence"
+    )
     rule: Rule = Field(default="busters", description="how outlier dimensions are found")
     corpus: str = Field(default="builtin", min_length=1, description="the text")
-    layout: LayoutChoice = Field(default="auto", description="running text packed, or one example a line")
-    block_size: int = Field(default=128, ge=8, description="tokens in a text block, specials included")
-    seed: int = Field(default=0, ge=0, description="of the order of text blocks, the masks and the draws")
-    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$", description="where it runs")
-    exhaustive: bool = Field(default=False, description="measure the whole corpus, decide at its end")
+    layout: LayoutChoice = Field(
+        default="auto", description="running text packed, or one example a line"
+    )
+    block_size: int = Field(
+        default=128, ge=8, description="tokens in a text block, specials included"
+    )
+    seed: int = Field(
+        default=0, ge=0, description="of the order of text blocks, the masks and the draws"
+    )
+    device: str = Field(
+        default="cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$", description="where it runs"
+    )
+    exhaustive: bool = Field(
+        default=False, description="measure the whole corpus, decide at its end"
+    )
     rules: Rules = Rules()
     checks: Checks = Checks()
 
@@ -131,7 +152,7 @@ class PolicyFile(Settings):
     """What a policy file may hold."""
 
     confidence: float = Field(
-        0.99, gt=0, lt=1, description="probability that all verdicts of a run are right"
+        default=0.99, ge=0.5, lt=1, description="with which all verdicts hold"
     )
     checkpoints: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="settings for checkpoints that match a glob"
@@ -195,7 +216,9 @@ def load_policy(
         merged = _merged(_without_run_wide(table), override)
         _validated(Settings, merged, name, prefix=("checkpoints", glob))
     if confidence is not None:
-        whole = _validated(PolicyFile, {**table, "confidence": confidence}, "--robustness-confidence")
+        whole = _validated(
+            PolicyFile, {**table, "confidence": confidence}, "--robustness-confidence"
+        )
     _validated(Settings, given, "command line")
     return Policy(
         confidence=whole.confidence,

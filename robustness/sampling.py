@@ -45,13 +45,13 @@ def masked_positions(
     """
     candidates = np.flatnonzero(~special).tolist()
     wanted = max(1, round(MASKED_SHARE * len(candidates)))
-    ranked = sorted(candidates, key=lambda position: _rank("mask", seed, fingerprint, block, position))
+    ranked = sorted(
+        candidates, key=lambda position: _rank("mask", seed, fingerprint, block, position)
+    )
     return np.array(sorted(ranked[:wanted]), dtype=np.int64)
 
 
-def random_dims(
-    candidates: Sequence[int], size: int, *, seed: int, draw: int
-) -> tuple[int, ...]:
+def random_dims(candidates: Sequence[int], size: int, *, seed: int, draw: int) -> tuple[int, ...]:
     """Draw number ``draw``: ``size`` different dimensions, uniform over ``candidates``, ascending.
 
     Raises:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from robustness.checks import Check
-from robustness.pytest_support.session import STATE
+from robustness.pytest_support.state import STATE
 
 SUITE = "robustness.suite"
 
@@ -25,15 +25,13 @@ class SuiteCollection:
         try:
             return (yield)
         finally:
-            del collector.collect  # type: ignore[method-assign]
+            del collector.collect
 
 
 def _suite_modules(session: pytest.Session) -> Iterator[pytest.Module]:
     folder = Path(__file__).parent.parent / "suite"
     for name in ("test_weights.py", "test_outliers.py", "test_controls.py"):
-        yield pytest.Module.from_parent(
-            session, path=folder / name, nodeid=f"robustness/{name}"
-        )
+        yield pytest.Module.from_parent(session, path=folder / name, nodeid=f"robustness/{name}")
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
@@ -51,11 +49,12 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     if not _is_suite(metafunc.module.__name__):
         metafunc.parametrize("checkpoint", labels, indirect=True)
         return
+    name = metafunc.function.__name__
     cases = [
         pytest.param(planned.label, check, id=check_id(planned.label, check))
         for planned in state.plan.checkpoints
         for check in planned.checks
-        if check.test == metafunc.function.__name__
+        if check.test == name
     ]
     metafunc.parametrize(("checkpoint", "check"), cases, indirect=True)
 
@@ -63,6 +62,26 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
 def check_id(label: str, check: Check) -> str:
     """The part of a test's id in brackets."""
     return f"{label}-{check.suffix}" if check.suffix else label
+
+
+def drop_disabled_checks(items: list[pytest.Item]) -> None:
+    """Remove the items pytest makes of a check that no checkpoint has: opt-in, or switched off.
+
+    An empty parametrisation would be reported as a skipped test, which is not what happened.
+    """
+    items[:] = [item for item in items if not (is_suite(item) and planned_check(item) is None)]
+
+
+def planned_check(item: pytest.Item) -> Check | None:
+    """The check that a test of the packaged suite decides."""
+    callspec = getattr(item, "callspec", None)
+    check = callspec.params.get("check") if callspec is not None else None
+    return check if isinstance(check, Check) else None
+
+
+def is_suite(item: pytest.Item) -> bool:
+    """Whether a test belongs to the packaged suite."""
+    return isinstance(item, pytest.Function) and _is_suite(item.module.__name__)
 
 
 def _is_suite(module: str) -> bool:
@@ -75,5 +94,5 @@ def refuse_suite_without_model(items: Iterable[pytest.Item]) -> None:
     Raises:
         pytest.UsageError: if the packaged suite was collected.
     """
-    if any(_is_suite(item.module.__name__) for item in items if isinstance(item, pytest.Function)):
+    if any(map(is_suite, items)):
         raise pytest.UsageError("the packaged suite needs a checkpoint: add --model=X")

@@ -1,11 +1,12 @@
 """Fixtures for the packaged suite and for users' own tests."""
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from robustness.checkpoint import Checkpoint
     from robustness.checks import Check
     from robustness.pytest_support.gate import Gate
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def checkpoint(request: pytest.FixtureRequest) -> "Iterator[Checkpoint]":
     """The checkpoint under test, one after the other for every ``--model``."""
-    from robustness.pytest_support.session import STATE
+    from robustness.pytest_support.state import STATE
 
     state = request.config.stash[STATE]
     yield state.vetting(request.param).checkpoint
@@ -31,7 +32,7 @@ def vetting(checkpoint: "Checkpoint", request: pytest.FixtureRequest) -> "Vettin
         def test_my_release_depends_on_its_outliers(vetting):
             assert vetting.ablate(vetting.outliers()).degrades(by=1.5)
     """
-    from robustness.pytest_support.session import STATE
+    from robustness.pytest_support.state import STATE
 
     callspec = request.node.callspec  # parametrised by ``checkpoint``
     return request.config.stash[STATE].vetting(callspec.params["checkpoint"])
@@ -41,7 +42,7 @@ def vetting(checkpoint: "Checkpoint", request: pytest.FixtureRequest) -> "Vettin
 def gate(request: pytest.FixtureRequest, check: "Check") -> "Gate":
     """Where a test of the packaged suite hands in its verdict."""
     from robustness.pytest_support.gate import Gate
-    from robustness.pytest_support.session import STATE
+    from robustness.pytest_support.state import STATE
 
     gate = Gate(request.node, check, request.config.stash[STATE].plan.alpha)
     gate.skip_unless_applicable()

@@ -45,7 +45,7 @@ class ProgressLine:
     def _show(self, text: str, *, indent: int) -> None:
         if not self._terminal():
             if indent and self._config is not None:
-                self._write(f"\n{text}\n")
+                self._write(f"\n  {text} ")
             return
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")  # type: ignore[union-attr]
         room = 80

@@ -28,9 +28,7 @@ def test_name(label: str, check: Check) -> str:
 def expected_names(plan: RunPlan) -> set[str]:
     """Names of all tests in the full plan."""
     return {
-        test_name(planned.label, check)
-        for planned in plan.checkpoints
-        for check in planned.checks
+        test_name(planned.label, check) for planned in plan.checkpoints for check in planned.checks
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from robustness.plan import PlannedCheckpoint, RunPlan
 from robustness.verdict import blind_share
 
-COLUMNS = ("check", "dims", "ratio", "interval", "needed", "blocks", "verdict")
+COLUMNS = ("check", "dims", "measured", "interval", "needed", "blocks", "verdict")
 MARKUP: Mapping[str, Mapping[str, bool]] = {
     "pass": {"green": True},
     "fail": {"red": True, "bold": True},
@@ -63,9 +63,7 @@ def _amount(n: int) -> str:
     return str(n)
 
 
-def write_summary(
-    reporter: Reporter, facts: Mapping[str, Any], problems: Sequence[str]
-) -> None:
+def write_summary(reporter: Reporter, facts: Mapping[str, Any], problems: Sequence[str]) -> None:
     """The tables, and why the run fails if it does."""
     for checkpoint in facts["checkpoints"]:
         if checkpoint["checks"]:
@@ -110,7 +108,11 @@ def _write_checkpoint(reporter: Reporter, checkpoint: Mapping[str, Any], alpha: 
 
 
 def _aligned(text: str, width: int, column: int) -> str:
-    return text.rjust(width) if COLUMNS[column] in ("ratio", "needed", "blocks") else text.ljust(width)
+    return (
+        text.rjust(width)
+        if COLUMNS[column] in ("measured", "needed", "blocks")
+        else text.ljust(width)
+    )
 
 
 def _outlier(outlier: Mapping[str, Any], n_layers: int) -> str:
@@ -143,7 +145,7 @@ def _row(check: Mapping[str, Any]) -> tuple[str, ...]:
         shown = f"{_figure(interval[0])} to {_figure(interval[1])}"
     return (
         check["check"].removeprefix("test_").replace("_", " "),
-        _dims(check["dims"]),
+        f"{len(check['dims'])} random" if "draws" in check["details"] else _dims(check["dims"]),
         "" if check["ratio"] is None else _figure(check["ratio"]),
         shown,
         _needed(check),
@@ -176,7 +178,8 @@ def _notes(checks: Iterable[Mapping[str, Any]], alpha: float) -> Iterable[str]:
         details = check["details"]
         if details.get("worst_draws"):
             worst = "; ".join(
-                f"{_dims(draw['dims'])}: {_figure(draw['ratio'])}" for draw in details["worst_draws"]
+                f"{_dims(draw['dims'])}: {_figure(draw['ratio'])}"
+                for draw in details["worst_draws"]
             )
             yield (
                 f"random control: {details['draws']} draws, mean {_figure(details['mean_ratio'])}, "

@@ -1,0 +1,40 @@
+"""In every process: ties each test's report to its verdict."""
+
+import json
+from collections.abc import Generator
+
+import pytest
+
+from robustness.errors import RobustnessError
+from robustness.pytest_support.collection import planned_check
+from robustness.pytest_support.gate import VERDICT, record
+from robustness.report import facts
+from robustness.verdict import Verdict
+
+REPORTED = "robustness"
+"""Attribute of a test report that carries the decided check as JSON text."""
+
+
+class Recorder:
+    """Puts verdicts on reports, from which the controller takes them."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Put the verdict on the report; an error in a suite test is a verdict, too."""
+        error = call.excinfo.value if call.excinfo is not None else None
+        check = planned_check(item)
+        if check is not None and VERDICT not in item.stash and isinstance(error, Exception):
+            claim = item.name.partition("[")[0].removeprefix("test_").replace("_", " ")
+            record(item, Verdict(outcome="error", claim=claim, reason=str(error)))
+        report = yield
+        if isinstance(error, RobustnessError):
+            report.longrepr = f"{type(error).__name__}: {error}"
+        verdict = item.stash.get(VERDICT, None)
+        if verdict is not None and check is not None and report.when != "teardown":
+            label = item.callspec.params["checkpoint"]  # type: ignore[attr-defined]
+            # JSON text: only plain types may travel from a worker to the controller.
+            found = facts.check_facts(item.nodeid, label, check, verdict)
+            report.__dict__[REPORTED] = json.dumps(found)
+        return report

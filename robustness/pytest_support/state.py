@@ -1,0 +1,55 @@
+"""What every process of a run holds: the plan, and a vetting per checkpoint."""
+
+import os
+from dataclasses import dataclass, field
+
+import pytest
+
+from robustness.plan import RunPlan
+from robustness.pytest_support.progress import ProgressLine
+from robustness.vetting import Vetting
+
+
+@dataclass(kw_only=True)
+class RunState:
+    """What a process of the run holds.
+
+    Attributes:
+        plan: the run's plan.
+        threads: processor threads for the model.
+        progress: shows how far a measurement has come.
+    """
+
+    plan: RunPlan
+    threads: int | None
+    progress: ProgressLine
+    _vettings: dict[str, Vetting] = field(default_factory=dict)
+
+    def vetting(self, label: str) -> Vetting:
+        """The vetting of one checkpoint, the same for all tests of this process."""
+        if label not in self._vettings:
+            planned = self.plan.named(label)
+            self._vettings[label] = Vetting(
+                checkpoint=planned.load(),
+                settings=planned.settings,
+                store_root=self.plan.store_root,
+                confidence=self.plan.confidence,
+                examination=planned.examination,
+                threads=self.threads,
+                progress=self.progress.show,
+            )
+        return self._vettings[label]
+
+    def release(self, label: str) -> None:
+        """Let go of a checkpoint's model."""
+        self._vettings.pop(label, None)
+
+
+STATE = pytest.StashKey[RunState]()
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
