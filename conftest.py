@@ -1,7 +1,5 @@
 """Test configuration of the repository itself."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

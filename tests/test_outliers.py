@@ -1,7 +1,5 @@
 """Rule ``busters`` against a plain loop, and against what it must find by chance."""
 
-from __future__ import annotations
-
 import math
 import statistics
 

@@ -1,7 +1,5 @@
 """Order, masks and draws: what PROTOCOL.md says, independent of library versions."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

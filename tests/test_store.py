@@ -1,7 +1,5 @@
 """The store: atomic, self-checking, shared by processes, usable where it cannot be written."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import time
@@ -46,10 +44,10 @@ def _files(store: Store) -> list[Path]:
     "damage",
     [
         lambda text: text[: len(text) // 2],
-        lambda text: "",
+        lambda _: "",
         lambda text: text.replace('"x":1', '"x":2'),
-        lambda text: "[]",
-        lambda text: "null",
+        lambda _: "[]",
+        lambda _: "null",
     ],
     ids=["truncated", "empty", "changed", "another type", "null"],
 )
