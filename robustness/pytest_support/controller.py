@@ -11,13 +11,14 @@ import pytest
 from robustness.errors import RobustnessError
 from robustness.plan import RunPlan, make_plan
 from robustness.policy import Policy, load_policy
-from robustness.pytest_support.progress import ProgressLine
+from robustness.pytest_support.progress import Line, Watcher
 from robustness.pytest_support.recorder import REPORTED
 from robustness.pytest_support.state import STATE, RunState
 from robustness.report import facts, terminal
 
 PLAN_INPUT = "robustness_plan"
 SUITE_INPUT = "robustness_suite"
+PROGRESS_INPUT = "robustness_progress"
 
 
 class Controller:
@@ -31,6 +32,8 @@ class Controller:
         self.collected: set[str] = set()
         self.problems: list[str] = []
         self.plan: RunPlan | None = None
+        self.progress = Line(config)
+        self.watcher: Watcher | None = None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
@@ -39,20 +42,19 @@ class Controller:
         Raises:
             pytest.UsageError: with one sentence, for everything that is wrong by then.
         """
-        progress = ProgressLine(self.config)
         try:
             policy = _policy(self.config)
             self.plan = make_plan(
                 self.config.getoption("robustness_models"),
                 policy,
                 store_root=_store_root(self.config),
-                progress=progress.step,
+                progress=self.progress.step,
             )
         except RobustnessError as error:
             raise pytest.UsageError(f"robustness: {error}") from None
         finally:
-            progress.clear()
-        self.config.stash[STATE] = RunState(plan=self.plan, threads=None, progress=progress)
+            self.progress.clear()
+        self.config.stash[STATE] = RunState(plan=self.plan, threads=None, progress=self.progress)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -60,6 +62,9 @@ class Controller:
         assert self.plan is not None
         node.workerinput[PLAN_INPUT] = self.plan.to_json()
         node.workerinput[SUITE_INPUT] = self.suite
+        if self.watcher is None:
+            self.watcher = Watcher(self.progress.show)
+        node.workerinput[PROGRESS_INPUT] = str(self.watcher.folder)
 
     def pytest_report_header(self) -> list[str]:
         """What is vetted, and how."""
@@ -81,6 +86,7 @@ class Controller:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take in a verdict."""
+        self.progress.clear()
         text = report.__dict__.get(REPORTED)
         if isinstance(text, str):
             self.records[report.nodeid] = json.loads(text)
@@ -88,14 +94,16 @@ class Controller:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Fail unless every check that was collected has handed in a verdict; write the JSON."""
+        if self.watcher is not None:
+            self.watcher.stop()
+        self.progress.clear()
         if self.plan is None or self.config.option.collectonly:
             return
         self.problems = facts.problems(self.plan, self.collected, self.records)
-        if self.problems and session.exitstatus in (
-            pytest.ExitCode.OK,
-            pytest.ExitCode.NO_TESTS_COLLECTED,
-        ):
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if session.exitstatus == pytest.ExitCode.OK:
+            self.problems += facts.hidden_failures(self.records)
+            if self.problems:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
         file: Path | None = self.config.getoption("robustness_json")
         if file is not None:
             facts.write_json(file, self._facts())

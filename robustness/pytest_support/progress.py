@@ -1,67 +1,97 @@
-"""Progress of long steps, beside pytest's own output."""
+"""Progress of long steps, beside pytest's own output.
+
+On a terminal it is text behind the cursor that comes and goes; elsewhere (a CI log) a line now
+and then. Workers cannot write to the terminal: they leave their text in a file, which the
+controller shows.
+"""
 
 import sys
+import tempfile
+import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
 
 import pytest
 
-FIRST_AFTER_S = 1.0
-EVERY_S = 0.25
-PLAIN_EVERY_S = 30.0
+TERMINAL_EVERY_S = 0.25
+LOG_EVERY_S = 30.0
+LEAST_WIDTH = 20
+
+_CLEAR = "\x1b[K"
 
 
-class ProgressLine:
-    """Text behind the cursor that comes and goes on a terminal; a line now and then elsewhere.
-
-    Args:
-        config: of the process that owns the terminal; ``None`` in workers, which show nothing.
-    """
-
-    def __init__(self, config: pytest.Config | None) -> None:
-        self._config = config
-        self._reporter = None
-        self._since = time.monotonic()
-        self._last = self._since
-        self._shown = False
-
-    def step(self, text: str) -> None:
-        """Show a step before the tests; shown at once, since it may take long."""
-        self._show(f"robustness: {text} …", indent=0)
+class Progress(Protocol):
+    """Where a process tells how far it has come."""
 
     def show(self, text: str) -> None:
-        """Show how far a measurement within a test has come."""
-        now = time.monotonic()
-        pause = EVERY_S if self._terminal() else PLAIN_EVERY_S
-        if now - self._last >= (pause if self._shown else max(pause, FIRST_AFTER_S)):
-            self._last = now
-            self._show(text, indent=2)
+        """Called after every chunk; shows the text if it is time to."""
 
     def clear(self) -> None:
-        """Take the text away."""
-        if self._shown and self._terminal():
-            self._write("\x1b[K")
+        """Called when the step has ended."""
+
+
+class Throttle:
+    """True at most every so many seconds, the first time after that long."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._last = time.monotonic()
+
+    def __call__(self) -> bool:
+        """Whether it is time."""
+        now = time.monotonic()
+        if now - self._last < self._every_s:
+            return False
+        self._last = now
+        return True
+
+
+class Line:
+    """Progress in the process that owns the terminal."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._terminal = sys.__stdout__ is not None and sys.__stdout__.isatty()
+        self._due = Throttle(TERMINAL_EVERY_S if self._terminal else LOG_EVERY_S)
         self._shown = False
 
-    def _show(self, text: str, *, indent: int) -> None:
-        if not self._terminal():
-            if indent and self._config is not None:
-                self._write(f"\n  {text} ")
+    def show(self, text: str) -> None:
+        """See :class:`Progress`."""
+        if self._due():
+            self.show_now(text)
+
+    def show_now(self, text: str) -> None:
+        """Show the text whether or not it is time to."""
+        if not self._terminal:
+            self._write(f"\n  {text} ")
             return
-        reporter = self._config.pluginmanager.get_plugin("terminalreporter")  # type: ignore[union-attr]
-        room = 80
-        if reporter is not None:
-            room = reporter._tw.fullwidth - reporter._tw.width_of_current_line - indent - 1
-        text = text[: max(0, room)]
-        if len(text) >= 20:
-            back = len(text) + indent
-            self._write(f"{' ' * indent}{text}\x1b[K\x1b[{back}D")
+        text = f"  {text}"[: self._room()]
+        if len(text) >= LEAST_WIDTH:
+            self._write(f"{text}{_CLEAR}\x1b[{len(text)}D")  # and back to where pytest goes on
             self._shown = True
 
-    def _terminal(self) -> bool:
-        return self._config is not None and sys.__stdout__ is not None and sys.__stdout__.isatty()
+    def step(self, text: str) -> None:
+        """Show a step before the tests, on a terminal only."""
+        if self._terminal:
+            self.show_now(text)
+
+    def clear(self) -> None:
+        """See :class:`Progress`."""
+        if self._shown:
+            self._write(_CLEAR)
+            self._shown = False
+
+    def _room(self) -> int:
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is None:
+            return 0
+        width: int = reporter._tw.fullwidth - reporter._tw.width_of_current_line - 1
+        return max(0, width)
 
     def _write(self, text: str) -> None:
-        if self._config is None or sys.__stdout__ is None:
+        if sys.__stdout__ is None:
             return
         capture = self._config.pluginmanager.get_plugin("capturemanager")
         if capture is None:
@@ -71,3 +101,61 @@ class ProgressLine:
         with capture.global_and_fixture_disabled():
             sys.__stdout__.write(text)
             sys.__stdout__.flush()
+
+
+class FileProgress:
+    """Progress of a worker: its latest text, in a file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._due = Throttle(TERMINAL_EVERY_S)
+
+    def show(self, text: str) -> None:
+        """See :class:`Progress`."""
+        if self._due():
+            self._put(text)
+
+    def clear(self) -> None:
+        """See :class:`Progress`."""
+        self._put("")
+
+    def _put(self, text: str) -> None:
+        try:
+            self._file.write_text(text, encoding="utf-8")
+        except OSError:
+            return  # progress is worth no failure
+
+
+class Watcher:
+    """Shows the workers' progress in the controller, until stopped."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="robustness-progress-"))
+        self._show = show
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End watching and remove the files."""
+        self._stopped.set()
+        self._thread.join()
+        for file in self.folder.iterdir():
+            file.unlink(missing_ok=True)
+        self.folder.rmdir()
+
+    def _watch(self) -> None:
+        turn = 0
+        while not self._stopped.wait(2 * TERMINAL_EVERY_S):
+            files = sorted(self.folder.iterdir())
+            texts = [text for file in files if (text := _read(file))]
+            if texts:
+                turn += 1  # several workers take turns
+                self._show(texts[turn // 4 % len(texts)])
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""  # being written right now

@@ -8,6 +8,7 @@ import pytest
 from robustness.errors import RobustnessError
 from robustness.pytest_support.collection import planned_check
 from robustness.pytest_support.gate import VERDICT, record
+from robustness.pytest_support.state import STATE
 from robustness.report import facts
 from robustness.verdict import Verdict
 
@@ -23,6 +24,8 @@ class Recorder:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Put the verdict on the report; an error in a suite test is a verdict, too."""
+        if (state := item.config.stash.get(STATE, None)) is not None:
+            state.progress.clear()
         error = call.excinfo.value if call.excinfo is not None else None
         check = planned_check(item)
         if check is not None and VERDICT not in item.stash and isinstance(error, Exception):

@@ -8,8 +8,13 @@ import pytest
 
 from robustness.plan import RunPlan
 from robustness.pytest_support.collection import SuiteCollection
-from robustness.pytest_support.controller import PLAN_INPUT, SUITE_INPUT, Controller
-from robustness.pytest_support.progress import ProgressLine
+from robustness.pytest_support.controller import (
+    PLAN_INPUT,
+    PROGRESS_INPUT,
+    SUITE_INPUT,
+    Controller,
+)
+from robustness.pytest_support.progress import FileProgress
 from robustness.pytest_support.recorder import Recorder
 from robustness.pytest_support.state import STATE, RunState, cores
 
@@ -26,7 +31,7 @@ def register(config: pytest.Config) -> None:
         config.stash[STATE] = RunState(
             plan=RunPlan.from_json(workerinput[PLAN_INPUT]),
             threads=max(1, cores() // workerinput["workercount"]),
-            progress=ProgressLine(None),
+            progress=FileProgress(Path(workerinput[PROGRESS_INPUT]) / workerinput["workerid"]),
         )
     if suite:
         config.pluginmanager.register(SuiteCollection(), "robustness-suite")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from robustness.plan import RunPlan
-from robustness.pytest_support.progress import ProgressLine
+from robustness.pytest_support.progress import Progress
 from robustness.vetting import Vetting
 
 
@@ -22,7 +22,7 @@ class RunState:
 
     plan: RunPlan
     threads: int | None
-    progress: ProgressLine
+    progress: Progress
     _vettings: dict[str, Vetting] = field(default_factory=dict)
 
     def vetting(self, label: str) -> Vetting:

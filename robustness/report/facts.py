@@ -17,6 +17,9 @@ from robustness.verdict import Verdict
 SCHEMA = 1
 """Of the JSON report; part of the public interface."""
 
+ACCEPTED = ("pass", "not applicable")
+"""Verdicts that do not fail a run."""
+
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pytest", "pytest-xdist")
 
 
@@ -92,6 +95,15 @@ def problems(
     return found
 
 
+def hidden_failures(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Verdicts that do not pass, in a run that pytest takes for a success (an xfail mark, say)."""
+    return [
+        f"{nodeid} came to {record['verdict']!r} but was not reported as a failure"
+        for nodeid, record in records.items()
+        if record["verdict"] not in ACCEPTED
+    ]
+
+
 def run_facts(
     plan: RunPlan,
     records: Mapping[str, Mapping[str, Any]],
@@ -117,7 +129,7 @@ def run_facts(
         "problems": failures,
         "passed": not failures
         and all(
-            check["verdict"] in ("pass", "not applicable")
+            check["verdict"] in ACCEPTED
             for checkpoint in checkpoints
             for check in checkpoint["checks"]
         ),
