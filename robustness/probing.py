@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from robustness.errors import UnsupportedSite
-from robustness.tracing import Call, TensorSpec, floating_tensors, map_nested
+from robustness.nested import floating_tensors, map_nested
+from robustness.tracing import Call, TensorSpec, evaluation
 
 _TOLERANCE = (
     1e-3  # of the largest number: float32 rounding is far below, another function far above
@@ -161,7 +162,7 @@ def _outcome(call: Call, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
     args = map_nested(call.args, TensorSpec, replace)
     kwargs = map_nested(call.kwargs, TensorSpec, replace)
     own = {name: parameter.to(device) for name, parameter in parameters.items()}
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), evaluation(call.module):
         output = functional_call(call.module, own, args, kwargs)
     return next(floating_tensors(output)).float().cpu()
 

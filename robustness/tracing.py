@@ -4,16 +4,14 @@ Module hooks alone cannot see the residual addition between two modules, and ten
 alone do not say which module they belong to; the recording has both. It is a graph of integers:
 every state of a tensor is a *value*, and an in-place operation gives the tensor a new value.
 
-The data flow of a language model does not depend on its parameters' values, and the recording must
-also work on a skeleton whose parameters are all the same number. Every parameter is therefore
-replaced, while an operation reads it, by a fixed pseudo-random stand-in that needs next to no
-memory.
+The parameters' values are not read (`robustness.stand_ins`): the data flow of a language model does
+not depend on them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +19,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from robustness.errors import UnsupportedArchitecture
+from robustness.nested import floating_tensors, map_nested, tensors_in
+from robustness.stand_ins import StandInParameters
 
-_STAND_IN_TOKENS = 64  # distinct rows of the stand-in for an embedding matrix
-_LARGE = 2**22  # elements; a larger stand-in repeats its parts
 _WHOLE_MODULE = "whole module"  # a call whose operations torch did not show, e.g. a fused kernel
 _PARTIAL_UPDATE = "partial in-place update"
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,99 +128,6 @@ class Trace:
         call.operations = range(call.operations.start, len(self.operations))
         for value in dict.fromkeys(outputs):
             self._returned.setdefault(value, []).append(call)
-
-
-def tensors_in(nested: object) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and mappings (model outputs are mappings), in order."""
-    if isinstance(nested, Tensor):
-        yield nested
-    elif isinstance(nested, Mapping):
-        for item in nested.values():
-            yield from tensors_in(item)
-    elif isinstance(nested, tuple | list):
-        for item in nested:
-            yield from tensors_in(item)
-
-
-def floating_tensors(nested: object) -> Iterator[Tensor]:
-    """Those of `tensors_in` that hold floating-point numbers; features come first among them."""
-    return (tensor for tensor in tensors_in(nested) if tensor.is_floating_point())
-
-
-def map_nested(nested: Any, kind: type[_T], function: Callable[[_T], object]) -> Any:
-    """A copy of nested tuples, lists and dicts, every object of one kind replaced."""
-    if isinstance(nested, kind):
-        return function(nested)
-    if type(nested) is tuple or type(nested) is list:
-        return type(nested)(map_nested(item, kind, function) for item in nested)
-    if type(nested) is dict:
-        return {key: map_nested(item, kind, function) for key, item in nested.items()}
-    return nested
-
-
-class StandInParameters(TorchFunctionMode):
-    """Lets every operation read pseudo-random stand-ins instead of parameters.
-
-    A vector gets positive numbers, a matrix overlapping views of one vector (element ``[i, j]`` is
-    ``vector[i + j]``), which need no memory and yet keep rows, columns and features apart. The two
-    operations that read the most are cheap: a dense layer copies input features to output features,
-    and an embedding looks tokens up in a small table.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._vectors: dict[tuple[object, ...], Tensor] = {}
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Run an operation with stand-ins for the parameters among its arguments."""
-        named = dict(kwargs or {})
-        if any(type(argument) is nn.Parameter and argument.ndim == 2 for argument in args[1:3]):
-            if func is nn.functional.embedding:
-                return self._embedding(args[0], args[1])
-            if func is nn.functional.linear:
-                return self._dense(args[0], args[1].shape[0], *args[2:3], *named.values())
-            if func is torch.addmm and type(args[2]) is nn.Parameter:
-                return self._dense(args[1], args[2].shape[1], args[0])
-        args = map_nested(args, Tensor, self._stand_in)
-        return func(*args, **map_nested(named, Tensor, self._stand_in))
-
-    def _stand_in(self, tensor: Tensor) -> Tensor:
-        if type(tensor) is not nn.Parameter or not tensor.is_floating_point() or not tensor.ndim:
-            return tensor
-        if tensor.ndim == 1:
-            return self._random(tuple(tensor.shape), tensor, low=0.5, high=1.5)
-        bound = (3 / max(tensor.shape[-1], 1)) ** 0.5
-        if tensor.ndim == 2:
-            vector = self._random((sum(tensor.shape),), tensor, low=-bound, high=bound)
-            return vector.as_strided(tensor.shape, (1, 1))
-        # Some kernels refuse overlapping memory here, and what is large is a layer's many experts.
-        keep = 0 if tensor.numel() <= _LARGE else 1
-        part = self._random(tuple(tensor.shape[keep:]), tensor, low=-bound, high=bound)
-        return part.expand(tensor.shape)
-
-    def _embedding(self, ids: Tensor, weight: Tensor) -> Tensor:
-        shape = (min(_STAND_IN_TOKENS, weight.shape[0]), weight.shape[1])
-        table = self._random(shape, weight, low=-1.0, high=1.0)
-        return nn.functional.embedding(ids % shape[0], table)
-
-    def _dense(self, x: Tensor, width: int, bias: Tensor | None = None) -> Tensor:
-        """A dense layer whose stand-in weight is a 0/1 matrix, so that it costs next to nothing."""
-        y = x.index_select(-1, torch.arange(width, device=x.device) % x.shape[-1])
-        return y if bias is None else y + self._stand_in(bias)
-
-    def _random(self, shape: tuple[int, ...], like: Tensor, *, low: float, high: float) -> Tensor:
-        key = (shape, low, high, like.dtype, like.device)
-        if key not in self._vectors:
-            generator = torch.Generator().manual_seed(0)  # leaves the global state alone
-            uniform = torch.rand(shape, generator=generator) * (high - low) + low
-            self._vectors[key] = uniform.to(device=like.device, dtype=like.dtype)
-        return self._vectors[key]
 
 
 class _Recorder(StandInParameters):
@@ -361,7 +265,7 @@ def outputs_of(
 
 
 def _forward(model: nn.Module, inputs: Mapping[str, Tensor], mode: TorchFunctionMode) -> None:
-    with torch.inference_mode(False), torch.no_grad(), _evaluation(model):
+    with torch.inference_mode(False), torch.no_grad(), evaluation(model):
         own_inputs = {name: tensor.clone() for name, tensor in inputs.items()}
         try:
             with mode:
@@ -374,7 +278,8 @@ def _forward(model: nn.Module, inputs: Mapping[str, Tensor], mode: TorchFunction
 
 
 @contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Put every module in evaluation mode, and back into its own on leaving."""
     training = [module for module in model.modules() if module.training]
     try:
         for module in training:
