@@ -244,18 +244,24 @@ def look_at_factor(
     factor: float,
     alpha: float,
     minimum: int = 128,
+    draws: ArrayLike | None = None,
 ) -> FactorLook:
     """Ask whether the joint mean ΔNLL is positive and at least ``factor`` times the control's.
 
     Decided on s = joint - factor * control of each text block, never on a ratio of two estimates,
     and on the joint ΔNLL itself, by the same rule; ``above`` needs both.
 
+    Text blocks that share a random draw share its harm, and n of them are no n independent
+    observations. With ``draws`` the sums over the text blocks of each draw are the sample; without,
+    every text block counts as a draw of its own.
+
     Args:
         joint_delta_nll: nats per text block, shape (n,).
         control_delta_nll: of a random ablation on the same text blocks, shape (n,).
         factor: positive.
         alpha: error probability over all looks.
-        minimum: text blocks before the first decision.
+        minimum: draws before the first decision.
+        draws: number of the draw that each text block belongs to, from 0 on, shape (n,).
 
     Raises:
         MeasurementError: if a ΔNLL is NaN or -inf.
@@ -267,16 +273,19 @@ def look_at_factor(
     if not 0 < factor < math.inf:
         raise ValueError(f"factor must be positive and finite, not {factor!r}")
     check_alpha(alpha)
+    numbers = np.arange(len(joint)) if draws is None else np.asarray(draws)
+    if numbers.shape != joint.shape:
+        raise ValueError("every text block needs the number of its draw")
     joint_mean, control_mean = float(np.mean(joint)), float(np.mean(control))
     if math.isinf(control_mean):
         side: Side | None = "below"
     elif math.isinf(joint_mean):
         side = "above"
-    elif len(joint) < minimum:
+    elif len(np.unique(numbers)) < minimum:
         side = None
     else:
-        needed = (joint - factor * control, joint)
-        side = _SIDES[min(int(mean_side(summarise(values), alpha)) for values in needed)]
+        needed = (np.bincount(numbers, weights=s) for s in (joint - factor * control, joint))
+        side = _SIDES[min(int(mean_side(summarise(sums), alpha)) for sums in needed)]
     return FactorLook(
         side=side,
         joint_mean=joint_mean,
@@ -284,23 +293,6 @@ def look_at_factor(
         ratio=_described_ratio(joint_mean, control_mean),
         text_blocks=len(joint),
     )
-
-
-def alpha_for(confidence: float, comparisons: int) -> float:
-    """Error probability of one verdict, so that all are right together (Bonferroni).
-
-    Args:
-        confidence: probability that all of them are right, at least 0.5.
-        comparisons: statistical comparisons in the full plan of the run.
-
-    Raises:
-        ValueError: if the confidence is not in [0.5, 1), or the number of comparisons negative.
-    """
-    if not 0.5 <= confidence < 1:
-        raise ValueError(f"confidence must be at least 0.5 and below 1, not {confidence!r}")
-    if comparisons < 0:
-        raise ValueError(f"there cannot be {comparisons} comparisons")
-    return (1 - confidence) / max(1, comparisons)
 
 
 def reduced_precision(

@@ -270,6 +270,23 @@ def _missed_share(n: Floats | np.float64, alpha: float) -> Any:
     return -math.log(alpha) / n
 
 
+def alpha_for(confidence: float, comparisons: int) -> float:
+    """Error probability of one verdict, so that all are right together (Bonferroni).
+
+    Args:
+        confidence: probability that all of them are right, at least 0.5.
+        comparisons: statistical comparisons in the full plan of the run.
+
+    Raises:
+        ValueError: if the confidence is not in [0.5, 1), or the number of comparisons negative.
+    """
+    if not 0.5 <= confidence < 1:
+        raise ValueError(f"confidence must be at least 0.5 and below 1, not {confidence!r}")
+    if comparisons < 0:
+        raise ValueError(f"there cannot be {comparisons} comparisons")
+    return (1 - confidence) / max(1, comparisons)
+
+
 def check_alpha(alpha: float) -> None:
     """Refuse an error probability that the formulas do not cover.
 

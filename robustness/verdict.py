@@ -17,13 +17,12 @@ from robustness.looks import (
     Look,
     Precision,
     Side,
-    alpha_for,
     look_at_draws,
     look_at_factor,
     look_at_ratio,
     reduced_precision,
 )
-from robustness.sequential import blind_share
+from robustness.sequential import alpha_for, blind_share
 
 __all__ = [
     "CHUNK",
