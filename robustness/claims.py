@@ -15,7 +15,15 @@ from robustness.evidence import (
 )
 from robustness.outliers import Detection, Outlier
 from robustness.sampling import random_dims
-from robustness.verdict import Outcome, Verdict, look_at_draws, look_at_factor, look_at_ratio
+from robustness.verdict import (
+    Look,
+    Outcome,
+    Verdict,
+    blind_share,
+    look_at_draws,
+    look_at_factor,
+    look_at_ratio,
+)
 
 if TYPE_CHECKING:
     from robustness.ablation import Ablation
@@ -175,7 +183,7 @@ class AblatedModel:
             text_blocks=look.text_blocks,
             tokens=look.tokens,
             exact=look.exact,
-            details=_intact_details(intact),
+            details={**_intact_details(intact), **_blindness(look, alpha)},
         )
 
 
@@ -241,8 +249,16 @@ class RandomlyAblatedModel:
         )
         for evidence in self._evidence(joint):
             assert evidence.joint_delta_nll is not None
+            # Text blocks of one draw share its harm: a draw is the unit, and only if complete.
+            complete = evidence.draw < len(evidence.draw_tokens)
+            if not complete.any():
+                continue
             look = look_at_factor(
-                evidence.joint_delta_nll, evidence.delta_nll, factor=factor, alpha=alpha
+                evidence.joint_delta_nll[complete],
+                evidence.delta_nll[complete],
+                factor=factor,
+                alpha=alpha,
+                draws=evidence.draw[complete],
             )
             vetting.report_progress(claim, evidence.intact, f"x{look.ratio:.4g} as many")
             if self._finished(evidence, decided=look.side is not None):
@@ -301,6 +317,13 @@ def _outcome(passed: bool | None) -> Outcome:
     if passed is None:
         return "inconclusive"
     return "pass" if passed else "fail"
+
+
+def _blindness(look: Look, alpha: float) -> Mapping[str, float]:
+    """The share of text blocks that may suffer unseen, where a ratio was estimated to lie below."""
+    if look.side != "below" or look.exact:
+        return {}
+    return {"blind_share": blind_share(look.text_blocks, alpha)}
 
 
 def _intact_details(evidence: IntactEvidence) -> Mapping[str, Any]:

@@ -34,7 +34,11 @@ __all__ = [
 
 
 def read_text(path: Path) -> str:
-    """The file's text, character by character; only a leading byte order mark is dropped."""
+    r"""The file's text, character by character.
+
+    Only a leading byte order mark is dropped, and ``\r\n`` becomes ``\n``: how a checkout or a
+    download writes line ends must not decide what a model is asked.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -42,7 +46,7 @@ def read_text(path: Path) -> str:
     if b"\0" in content:
         raise CorpusError(f"{path} is a binary file or not in UTF-8; name a text file in UTF-8")
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise CorpusError(
             f"{path} is not valid UTF-8 at byte {error.start}; convert it to UTF-8"

@@ -57,6 +57,7 @@ class ControlEvidence:
         tokens: scored tokens per text block of the stream, all passes, shape (n,).
         delta_nll: of the random ablation, likewise.
         joint_delta_nll: of the fixed ablation it is compared with, or ``None``.
+        draw: number of the draw that each text block of the stream belongs to, shape (n,).
         draw_delta_nll: per complete draw, shape (draws,).
         draw_tokens: likewise.
         passes: complete passes over the corpus.
@@ -66,6 +67,7 @@ class ControlEvidence:
     tokens: NDArray[np.int64]
     delta_nll: NDArray[np.float64]
     joint_delta_nll: NDArray[np.float64] | None
+    draw: NDArray[np.int64]
     draw_delta_nll: NDArray[np.float64]
     draw_tokens: NDArray[np.int64]
     passes: int
@@ -165,6 +167,7 @@ def _control_evidence(
         tokens=seen["tokens"],
         delta_nll=seen["delta"],
         joint_delta_nll=seen.get("joint"),
+        draw=seen["draw"],
         draw_delta_nll=_sums(seen["delta"][complete], draws, complete_draws),
         draw_tokens=_sums(seen["tokens"][complete], draws, complete_draws),
         passes=passes,

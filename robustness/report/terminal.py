@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from robustness.plan import PlannedCheckpoint, RunPlan
-from robustness.verdict import blind_share
 
 COLUMNS = ("check", "dims", "measured", "interval", "needed", "blocks", "verdict")
 MARKUP: Mapping[str, Mapping[str, bool]] = {
@@ -69,7 +68,7 @@ def write_summary(reporter: Reporter, facts: Mapping[str, Any], problems: Sequen
         if checkpoint["checks"]:
             partial = " (PARTIAL)" if facts["partial"] else ""
             reporter.write_sep("=", f"robustness: {checkpoint['label']}{partial}", bold=True)
-            _write_checkpoint(reporter, checkpoint, facts["alpha"])
+            _write_checkpoint(reporter, checkpoint)
     if facts["partial"] and any(checkpoint["checks"] for checkpoint in facts["checkpoints"]):
         reporter.write_line(
             "PARTIAL: some of the planned checks were not selected; this run is no release verdict",
@@ -80,7 +79,7 @@ def write_summary(reporter: Reporter, facts: Mapping[str, Any], problems: Sequen
         reporter.write_line(f"robustness: {problem}", red=True, bold=True)
 
 
-def _write_checkpoint(reporter: Reporter, checkpoint: Mapping[str, Any], alpha: float) -> None:
+def _write_checkpoint(reporter: Reporter, checkpoint: Mapping[str, Any]) -> None:
     if checkpoint["perplexity"] is not None:
         reporter.write_line(
             f"intact perplexity {_figure(checkpoint['perplexity'])} over "
@@ -103,7 +102,7 @@ def _write_checkpoint(reporter: Reporter, checkpoint: Mapping[str, Any], alpha: 
         reporter.write(f"{line}  ", bold=number == 0)
         markup = MARKUP.get(row[-1], {"bold": True})
         reporter.write_line(row[-1], **markup)
-    for note in _notes(checkpoint["checks"], alpha):
+    for note in _notes(checkpoint["checks"]):
         reporter.write_line(note)
 
 
@@ -172,8 +171,7 @@ def _figure(value: float | str) -> str:
     return f"{number:.4g}" if 1e-3 <= abs(number) < 1e5 else f"{number:.2e}"
 
 
-def _notes(checks: Iterable[Mapping[str, Any]], alpha: float) -> Iterable[str]:
-    checks = list(checks)
+def _notes(checks: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     for check in checks:
         details = check["details"]
         if details.get("worst_draws"):
@@ -185,20 +183,9 @@ def _notes(checks: Iterable[Mapping[str, Any]], alpha: float) -> Iterable[str]:
                 f"random control: {details['draws']} draws, mean {_figure(details['mean_ratio'])}, "
                 f"worst {worst}"
             )
-    shares = [blind_share(check["text_blocks"], alpha) for check in checks if _lies_below(check)]
+    shares = [share for check in checks if (share := check["details"].get("blind_share"))]
     if shares:
         yield (
             f"a verdict 'below' is blind to effects in fewer than {max(shares):.0%} of the text "
             "blocks; --robustness-exhaustive removes that"
         )
-
-
-def _lies_below(check: Mapping[str, Any]) -> bool:
-    """Whether a fixed ablation's ratio was found to lie below its threshold, by estimate."""
-    interval = check["interval"]
-    return (
-        interval is not None
-        and not check["exact"]
-        and check["threshold"] is not None
-        and float(interval[1]) <= check["threshold"]
-    )
