@@ -259,6 +259,7 @@ class RandomlyAblatedModel:
                 factor=factor,
                 alpha=alpha,
                 draws=evidence.draw[complete],
+                joint_corpus_nats=evidence.joint_corpus_nats,
             )
             vetting.report_progress(claim, evidence.intact, f"x{look.ratio:.4g} as many")
             if self._finished(evidence, decided=look.side is not None):

@@ -57,6 +57,7 @@ class ControlEvidence:
         tokens: scored tokens per text block of the stream, all passes, shape (n,).
         delta_nll: of the random ablation, likewise.
         joint_delta_nll: of the fixed ablation it is compared with, or ``None``.
+        joint_corpus_nats: its ΔNLL over the whole corpus, once that has been measured.
         draw: number of the draw that each text block of the stream belongs to, shape (n,).
         draw_delta_nll: per complete draw, shape (draws,).
         draw_tokens: likewise.
@@ -68,6 +69,7 @@ class ControlEvidence:
     delta_nll: NDArray[np.float64]
     joint_delta_nll: NDArray[np.float64] | None
     draw: NDArray[np.int64]
+    joint_corpus_nats: float | None
     draw_delta_nll: NDArray[np.float64]
     draw_tokens: NDArray[np.int64]
     passes: int
@@ -158,6 +160,7 @@ def _control_evidence(
     first_pass = slice(0, measurement.layout.n_blocks)
     complete = seen["draw"] < complete_draws
     draws = seen["draw"][complete]
+    joint = seen.get("joint")
     return ControlEvidence(
         intact=IntactEvidence(
             nll_nats=seen["nll"][first_pass],
@@ -166,7 +169,8 @@ def _control_evidence(
         ),
         tokens=seen["tokens"],
         delta_nll=seen["delta"],
-        joint_delta_nll=seen.get("joint"),
+        joint_delta_nll=joint,
+        joint_corpus_nats=None if joint is None or not passes else float(joint[first_pass].sum()),
         draw=seen["draw"],
         draw_delta_nll=_sums(seen["delta"][complete], draws, complete_draws),
         draw_tokens=_sums(seen["tokens"][complete], draws, complete_draws),

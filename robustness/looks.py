@@ -245,11 +245,13 @@ def look_at_factor(
     alpha: float,
     minimum: int = 128,
     draws: ArrayLike | None = None,
+    joint_corpus_nats: float | None = None,
 ) -> FactorLook:
     """Ask whether the joint mean ΔNLL is positive and at least ``factor`` times the control's.
 
     Decided on s = joint - factor * control of each text block, never on a ratio of two estimates,
-    and on the joint ΔNLL itself, by the same rule; ``above`` needs both.
+    and on the joint ΔNLL itself, by the same rule; ``above`` needs both. The joint ablation is a
+    fixed one: once the corpus is used up its ΔNLL is known, and decides its part exactly.
 
     Text blocks that share a random draw share its harm, and n of them are no n independent
     observations. With ``draws`` the sums over the text blocks of each draw are the sample; without,
@@ -262,6 +264,7 @@ def look_at_factor(
         alpha: error probability over all looks.
         minimum: draws before the first decision.
         draws: number of the draw that each text block belongs to, from 0 on, shape (n,).
+        joint_corpus_nats: the joint ΔNLL of the whole corpus, where it is known.
 
     Raises:
         MeasurementError: if a ΔNLL is NaN or -inf.
@@ -281,10 +284,13 @@ def look_at_factor(
         side: Side | None = "below"
     elif math.isinf(joint_mean):
         side = "above"
+    elif joint_corpus_nats is not None and joint_corpus_nats <= 0:
+        side = "below"
     elif len(np.unique(numbers)) < minimum:
         side = None
     else:
-        needed = (np.bincount(numbers, weights=s) for s in (joint - factor * control, joint))
+        samples = [joint - factor * control, *([joint] if joint_corpus_nats is None else [])]
+        needed = (np.bincount(numbers, weights=sample) for sample in samples)
         side = _SIDES[min(int(mean_side(summarise(sums), alpha)) for sums in needed)]
     return FactorLook(
         side=side,

@@ -144,9 +144,11 @@ def micro_batches(lengths: Sequence[int], *, vocab_size: int) -> list[list[int]]
     Returns:
         Row indices of each batch, together every row once.
     """
-    rows_per_batch = max(1, LOGITS_BYTES // (max(lengths) * vocab_size * 4))
+    most = max(1, LOGITS_BYTES // (max(lengths) * vocab_size * 4))
+    n_batches = -(-len(lengths) // most)
+    size = -(-len(lengths) // n_batches)  # of equal size: a small rest is slow
     order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
-    return [order[i : i + rows_per_batch] for i in range(0, len(order), rows_per_batch)]
+    return [order[i : i + size] for i in range(0, len(order), size)]
 
 
 LOGITS_BYTES = 256 * 1024**2

@@ -211,7 +211,7 @@ def _compare_control(case: Case, store: Path, n_chunks: int) -> None:
         assert control.nll_nats.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-4)
         width = vetting.examination.hidden_size
         for draw, chosen in zip(draws, dims, strict=True):
-            assert list(chosen) == reference.draw_dims(draw, size, case.dims, width, 0)
+            assert list(chosen) == sorted(reference.draw_dims(draw, size, case.dims, width, 0))
 
 
 @pytest.mark.parametrize("name", SMALL)
