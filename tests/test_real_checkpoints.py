@@ -116,7 +116,9 @@ SMALL = ("bert", "albert", "roberta")
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One store for all tests and workers: what one has measured the others read."""
-    return tmp_path_factory.getbasetemp().parent / "real-checkpoints-store"
+    base = tmp_path_factory.getbasetemp()
+    in_worker = "PYTEST_XDIST_WORKER" in os.environ
+    return (base.parent if in_worker else base) / "real-checkpoints-store"
 
 
 def _vetting(case: Case, store: Path) -> Vetting:

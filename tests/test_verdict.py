@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -542,19 +543,19 @@ def test_no_look_depends_on_the_order_of_what_was_seen(pairs: list[tuple[float, 
 
 
 def test_a_joint_ablation_known_not_to_degrade_fails_at_once() -> None:
-    """rxnmapper-albert: the joint ΔNLL is a little negative, which no interval would ever decide."""
+    """rxnmapper-albert: the joint ΔNLL is slightly negative, which no interval ever decides."""
     rng = np.random.default_rng(0)
     joint, control = rng.normal(-0.04, 1, 400), rng.normal(0.03, 1, 400)
-    options = {"factor": 5.0, "alpha": 0.001}
-    assert look_at_factor(joint, control, **options).side is None
-    known = look_at_factor(joint, control, **options, joint_corpus_nats=float(joint.sum()))
+    look = partial(look_at_factor, joint, control, factor=5.0, alpha=0.001)
+    assert look().side is None
+    known = look(joint_corpus_nats=float(joint.sum()))
     assert known.side == "below"
 
 
 def test_a_joint_ablation_known_to_degrade_needs_the_factor_alone() -> None:
     rng = np.random.default_rng(1)
     joint, control = rng.normal(0.3, 4, 400), rng.normal(-1, 0.1, 400)
-    options = {"factor": 5.0, "alpha": 0.001}
-    assert look_at_factor(joint, control, **options).side is None
-    assert look_at_factor(joint, control, **options, joint_corpus_nats=120.0).side == "above"
-    assert look_at_factor(joint, control, **options, joint_corpus_nats=0.0).side == "below"
+    look = partial(look_at_factor, joint, control, factor=5.0, alpha=0.001)
+    assert look().side is None
+    assert look(joint_corpus_nats=120.0).side == "above"
+    assert look(joint_corpus_nats=0.0).side == "below"
