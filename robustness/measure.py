@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from robustness.blocks import TextBlocks
     from robustness.checkpoint import Checkpoint
     from robustness.corpus import Corpus
+    from robustness.detection import Examination
     from robustness.scoring import ScoredBlock, Scorer
 
 CHUNK_BLOCKS = 16
@@ -86,7 +87,7 @@ class Fixed:
         self, model: "nn.Module", anatomy: "Anatomy", _rows: Sequence[int], /
     ) -> AbstractContextManager[None]:
         """See :class:`Condition`."""
-        from robustness.ablation import ablated
+        from robustness.hooks import ablated
 
         return ablated(model, anatomy.stack, self.ablation)
 
@@ -105,8 +106,11 @@ class PerBlock:
         self, model: "nn.Module", anatomy: "Anatomy", rows: Sequence[int], /
     ) -> AbstractContextManager[None]:
         """See :class:`Condition`."""
-        from robustness.ablation import ablated_rows
+        from robustness.ablation import Ablation
+        from robustness.hooks import ablated, ablated_rows
 
+        if len(rows) == 1:
+            return ablated(model, anatomy.stack, Ablation(dims=self.dims[rows[0]]))
         return ablated_rows(model, anatomy.stack, [self.dims[row] for row in rows])
 
 
@@ -147,7 +151,7 @@ class Measurement:
     Args:
         checkpoint: what is measured.
         corpus: the text.
-        anatomy: where the model can be ablated.
+        examination: where the model can be ablated.
         block_size: tokens of a text block, special tokens included.
         seed: of the order of text blocks and of the masks.
         device: ``cpu``, ``cuda[:n]`` or ``mps``.
@@ -160,7 +164,7 @@ class Measurement:
         *,
         checkpoint: "Checkpoint",
         corpus: "Corpus",
-        anatomy: "Anatomy",
+        examination: "Examination",
         block_size: int,
         seed: int,
         device: str,
@@ -169,7 +173,7 @@ class Measurement:
     ) -> None:
         self.checkpoint = checkpoint
         self.corpus = corpus
-        self.anatomy = anatomy
+        self.examination = examination
         self.block_size = min(block_size, checkpoint.max_positions or block_size)
         self.seed = seed
         self.device = device
@@ -299,6 +303,14 @@ class Measurement:
         scorer = self._scorer
         lengths = [len(block.ids) for block in blocks]
         for rows in micro_batches(lengths, vocab_size=self.checkpoint.vocab_size):
-            with condition.applied(scorer.model, self.anatomy, rows):
-                nll[rows] = scorer.nll_nats([blocks[row] for row in rows])
+            for batch in self._separated(rows, condition):
+                with condition.applied(scorer.model, self.examination.anatomy, batch):
+                    nll[batch] = scorer.nll_nats([blocks[row] for row in batch])
         return {"nll_nats": nll.tolist(), "tokens": [len(block.targets) for block in blocks]}
+
+    def _separated(self, rows: list[int], condition: Condition) -> list[list[int]]:
+        """Rows that need different ablations, one by one where the site hides its batch axis."""
+        sites = self.examination.anatomy.stack.sites
+        if isinstance(condition, PerBlock) and any(site.batch_axis is None for site in sites):
+            return [[row] for row in rows]
+        return [rows]

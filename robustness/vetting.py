@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from robustness.ablation import Ablation
 from robustness.claims import AblatedModel, IntactModel, OutlierDimensions, RandomlyAblatedModel
 from robustness.corpus import Corpus, load_corpus
 from robustness.detection import Examination, examine
@@ -73,7 +74,7 @@ class Vetting:
         return Measurement(
             checkpoint=self.checkpoint,
             corpus=self.corpus,
-            anatomy=self.examination.anatomy,
+            examination=self.examination,
             block_size=self.settings.block_size,
             seed=self.settings.seed,
             device=self.settings.device,
@@ -112,11 +113,9 @@ class Vetting:
             layers: in which layers (0-based); all by default.
 
         Raises:
-            UnsupportedSite: if the model has no such site.
-            ValueError: if a dimension or layer is out of range.
+            UnsupportedSite: if the model has no such site, mode or (when measured) layer.
+            ValueError: if a dimension is out of range, or an index given twice.
         """
-        from robustness.ablation import Ablation
-
         ablation = Ablation(
             dims=(dims,) if isinstance(dims, int) else tuple(dims),
             site=site,

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from robustness.ablation import Ablation, ablated, ablated_rows
+from robustness.ablation import Ablation
 from robustness.anatomy import Stack, trace_anatomy
 from robustness.errors import MeasurementError, UnsupportedSite
+from robustness.hooks import ablated, ablated_rows
 from tests.tiny_models import ARCHITECTURES, tiny_inputs, tiny_model
 
 few_examples = settings(max_examples=15, deadline=None)

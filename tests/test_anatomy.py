@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustness.ablation import Ablation, ablated
+from robustness.ablation import Ablation
 from robustness.anatomy import Anatomy, Site, distinct_sites, trace_anatomy
 from robustness.errors import CheckpointError, UnsupportedArchitecture, UnsupportedSite
+from robustness.hooks import ablated
 from robustness.parameters import site_parameters
 from robustness.probing import is_normalisation
 from robustness.tracing import record
