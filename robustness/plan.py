@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustness.checks import Check, planned_checks
 from robustness.detection import Examination
+from robustness.errors import PolicyError
 from robustness.policy import Policy, Settings
 from robustness.verdict import alpha_for
 from robustness.vetting import Vetting
@@ -166,6 +167,7 @@ def _planned(
     from robustness.checkpoint import resolve
 
     settings = policy.settings(reference, label)
+    _require_device(settings.device)
     progress(f"{label}: resolving the checkpoint")
     checkpoint = resolve(reference, cache=store_root, progress=progress)
     vetting = Vetting(checkpoint=checkpoint, settings=settings, store_root=store_root)
@@ -188,3 +190,22 @@ def _planned(
         notes=tuple(notes),
         checks=planned_checks(settings, examination),
     )
+
+
+def _require_device(device: str) -> None:
+    """Find out before the run that the model could not be moved to its device.
+
+    Raises:
+        PolicyError: if this machine has no such device.
+    """
+    if device == "cpu":
+        return
+    import torch
+
+    kind, _, index = device.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
+    if int(index or 0) >= count:
+        raise PolicyError(
+            f"device {device} is not available here: torch {torch.__version__} sees {count} "
+            f"{kind} devices; choose another with --robustness-device"
+        )

@@ -5,6 +5,7 @@ other module of this package is imported.
 """
 
 import sys
+from argparse import ArgumentError
 from collections.abc import Generator
 from pathlib import Path
 
@@ -108,15 +109,15 @@ def pytest_load_initial_conftests(
 ) -> Generator[None, None, None]:
     """Add ``--model`` where the name is free, after every conftest had its chance to take it."""
     if any(arg.startswith(("--model", "--robustness-model")) for arg in args):
-        from robustness.pytest_support.session import refuse_rootdir_in_model_folder
+        from robustness.pytest_support.session import refuse_code_in_model_folders
 
-        refuse_rootdir_in_model_folder(early_config, args)
+        refuse_code_in_model_folders(early_config, args)
     yield
     try:
         parser.getgroup("robustness").addoption(
             "--model", dest="robustness_models", action="append", metavar="X", help=_MODEL_HELP
         )
-    except ValueError:  # taken; --robustness-model remains
+    except (ValueError, ArgumentError):  # taken; --robustness-model remains
         return
 
 
@@ -137,12 +138,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Refuse to run the packaged suite on nothing; leave out checks that are switched off."""
-    if "robustness.suite" not in sys.modules:
-        return
-    from robustness.pytest_support import collection
+    """Refuse to run the packaged suite on nothing."""
+    if "robustness.suite" in sys.modules and not config.getoption("robustness_models"):
+        from robustness.pytest_support.collection import refuse_suite_without_model
 
-    if config.getoption("robustness_models"):
-        collection.drop_disabled_checks(items)
-    else:
-        collection.refuse_suite_without_model(items)
+        refuse_suite_without_model(items)

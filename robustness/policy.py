@@ -91,7 +91,7 @@ class RandomAblationIsHarmless(_Check):
     max_ratio: Ratio = Field(
         default=1.10, description="the median draw must stay below this factor"
     )
-    max_draws: int = Field(default=1000, ge=64, description="inconclusive after this many draws")
+    max_draws: int = Field(default=1000, ge=128, description="inconclusive after this many draws")
 
 
 class OutliersMatterMoreThanChance(_Check):

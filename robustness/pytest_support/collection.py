@@ -9,6 +9,9 @@ from robustness.checks import Check
 from robustness.pytest_support.state import STATE
 
 SUITE = "robustness.suite"
+FOLDER = Path(__file__).parent.parent / "suite"
+ID_PREFIX = "robustness/"
+"""What the ids of the packaged suite's tests begin with, whatever folder pytest runs in."""
 
 
 class SuiteCollection:
@@ -28,10 +31,56 @@ class SuiteCollection:
             del collector.collect
 
 
+class PlannedChecks:
+    """The packaged suite, however it is collected: one set of ids, and only the planned checks."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pycollect_makemodule(
+        self, module_path: Path, parent: pytest.Collector
+    ) -> pytest.Module | None:
+        """Give the suite's modules the same ids after ``--pyargs`` as without a path."""
+        ours = module_path.parent.resolve() == FOLDER.resolve()
+        return _suite_module(parent, module_path.name) if ours else None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pycollect_makeitem(
+        self, collector: pytest.Module | pytest.Class, name: str
+    ) -> list[pytest.Item] | None:
+        """Make nothing of a check that no checkpoint has: opt-in, or switched off.
+
+        Its empty parametrisation would be counted, and reported as a skipped test.
+        """
+        if not isinstance(collector, pytest.Module) or not _is_suite(collector.obj.__name__):
+            return None
+        if not name.startswith("test_"):
+            return None
+        plan = collector.config.stash[STATE].plan
+        planned = {check.test for checkpoint in plan.checkpoints for check in checkpoint.checks}
+        return None if name in planned else []
+
+
+class ModelFolders:
+    """Keeps pytest out of the checkpoints' folders: what lies in them is data, never code."""
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self._folders = [folder.resolve() for folder in folders]
+
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        """Ignore a checkpoint's folder and everything in it."""
+        path = collection_path.resolve()
+        return True if any(path.is_relative_to(folder) for folder in self._folders) else None
+
+
 def _suite_modules(session: pytest.Session) -> Iterator[pytest.Module]:
-    folder = Path(__file__).parent.parent / "suite"
     for name in ("test_weights.py", "test_outliers.py", "test_controls.py"):
-        yield pytest.Module.from_parent(session, path=folder / name, nodeid=f"robustness/{name}")
+        yield _suite_module(session, name)
+
+
+def _suite_module(parent: pytest.Collector, name: str) -> pytest.Module:
+    module: pytest.Module = pytest.Module.from_parent(
+        parent, path=FOLDER / name, nodeid=f"{ID_PREFIX}{name}"
+    )
+    return module
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
@@ -62,14 +111,6 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
 def check_id(label: str, check: Check) -> str:
     """The part of a test's id in brackets."""
     return f"{label}-{check.suffix}" if check.suffix else label
-
-
-def drop_disabled_checks(items: list[pytest.Item]) -> None:
-    """Remove the items pytest makes of a check that no checkpoint has: opt-in, or switched off.
-
-    An empty parametrisation would be reported as a skipped test, which is not what happened.
-    """
-    items[:] = [item for item in items if not (is_suite(item) and planned_check(item) is None)]
 
 
 def planned_check(item: pytest.Item) -> Check | None:

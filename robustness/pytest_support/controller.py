@@ -1,6 +1,7 @@
 """In the process the user started: plans, collects verdicts, reports, and fails closed."""
 
 import json
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from robustness.errors import RobustnessError
 from robustness.plan import RunPlan, make_plan
 from robustness.policy import Policy, load_policy
+from robustness.pytest_support.collection import ID_PREFIX
 from robustness.pytest_support.progress import Line, Watcher
 from robustness.pytest_support.recorder import REPORTED
 from robustness.pytest_support.state import STATE, RunState
@@ -42,6 +44,9 @@ class Controller:
         Raises:
             pytest.UsageError: with one sentence, for everything that is wrong by then.
         """
+        file: Path | None = self.config.getoption("robustness_json")
+        if file is not None:
+            _require_writable(file)
         try:
             policy = _policy(self.config)
             self.plan = make_plan(
@@ -82,7 +87,11 @@ class Controller:
     def _remember(self, ids: Sequence[str]) -> None:
         assert self.plan is not None
         expected = facts.expected_names(self.plan)
-        self.collected.update(nodeid for nodeid in ids if nodeid.split("::")[-1] in expected)
+        self.collected.update(
+            nodeid
+            for nodeid in ids
+            if nodeid.startswith(ID_PREFIX) and nodeid.split("::")[-1] in expected
+        )
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take in a verdict."""
@@ -121,6 +130,20 @@ class Controller:
             collected=self.collected,
             problems=self.problems,
             started=self.started,
+        )
+
+
+def _require_writable(file: Path) -> None:
+    """Find out before the run that its report could not be written after it.
+
+    Raises:
+        pytest.UsageError: if it could not.
+    """
+    folder = next(parent for parent in file.absolute().parents if parent.exists())
+    if file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise pytest.UsageError(
+            f"robustness: --robustness-json={file} cannot be written; name a file in a folder that "
+            "can"
         )
 
 

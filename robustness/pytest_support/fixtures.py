@@ -18,6 +18,12 @@ def checkpoint(request: pytest.FixtureRequest) -> "Iterator[Checkpoint]":
     """The checkpoint under test, one after the other for every ``--model``."""
     from robustness.pytest_support.state import STATE
 
+    if not hasattr(request, "param"):
+        pytest.fail(
+            "the fixtures checkpoint and vetting must be arguments of the test or of its fixtures: "
+            "request.getfixturevalue comes too late to run it for every --model",
+            pytrace=False,
+        )
     state = request.config.stash[STATE]
     yield state.vetting(request.param).checkpoint
     state.release(request.param)

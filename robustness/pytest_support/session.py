@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from robustness.plan import RunPlan
-from robustness.pytest_support.collection import SuiteCollection
+from robustness.pytest_support.collection import ModelFolders, PlannedChecks, SuiteCollection
 from robustness.pytest_support.controller import (
     PLAN_INPUT,
     PROGRESS_INPUT,
@@ -33,29 +33,45 @@ def register(config: pytest.Config) -> None:
             threads=max(1, cores() // workerinput["workercount"]),
             progress=FileProgress(Path(workerinput[PROGRESS_INPUT]) / workerinput["workerid"]),
         )
+    config.pluginmanager.register(PlannedChecks(), "robustness-planned-checks")
+    folders = _folders(config.getoption("robustness_models"))
+    config.pluginmanager.register(ModelFolders(folders.values()), "robustness-model-folders")
     if suite:
         config.pluginmanager.register(SuiteCollection(), "robustness-suite")
 
 
-def refuse_rootdir_in_model_folder(config: pytest.Config, args: Sequence[str]) -> None:
-    """Never run with a checkpoint's folder as root: its conftest.py or ini file would be code.
+def refuse_code_in_model_folders(config: pytest.Config, args: Sequence[str]) -> None:
+    """Never run a checkpoint's ``conftest.py`` or read its ini file: they would be code.
 
-    pytest takes ``./folder`` in ``--model ./folder`` for a test path before plugins are loaded.
+    pytest takes ``./folder`` in ``--model ./folder`` for a test path before plugins are loaded, and
+    imports ``test*/conftest.py`` below the folder it is started in.
 
     Raises:
-        pytest.UsageError: if the root directory or ini file lies inside a model folder.
+        pytest.UsageError: if the root directory, the ini file or a path to collect lies inside a
+            model folder, or pytest would import a ``conftest.py`` from it.
     """
-    for text in _model_arguments(args):
-        folder = Path(text).expanduser()
-        if not folder.is_dir():
-            continue
-        places = [config.rootpath, *([config.inipath] if config.inipath else [])]
-        if any(place.resolve().is_relative_to(folder.resolve()) for place in places):
+    named = [Path(text.partition("::")[0]) for text in config.known_args_namespace.file_or_dir]
+    places = [config.rootpath, *([config.inipath] if config.inipath else []), *named]
+    starts = {place.resolve() for place in (Path.cwd(), config.rootpath, *named)}
+    for text, folder in _folders(_model_arguments(args)).items():
+        if any(place.resolve().is_relative_to(folder) for place in places):
             raise pytest.UsageError(
-                f"robustness: pytest's root directory lies inside the checkpoint's folder {text}, "
-                f"so files in it would be run as code; write --model={text} with the equals sign, "
+                f"robustness: pytest would look for tests in the checkpoint's folder {text}, so "
+                f"files in it would be run as code; write --model={text} with the equals sign, "
                 "and run from another folder"
             )
+        imported = folder.name.startswith("test") and (folder / "conftest.py").exists()
+        if imported and folder.parent in starts:
+            raise pytest.UsageError(
+                f"robustness: the checkpoint's folder {text} holds a conftest.py that pytest would "
+                "run, since the folder's name begins with 'test'; run from another folder"
+            )
+
+
+def _folders(references: Sequence[str]) -> dict[str, Path]:
+    """The references that are folders, resolved."""
+    paths = {text: Path(text).expanduser() for text in references}
+    return {text: path.resolve() for text, path in paths.items() if path.is_dir()}
 
 
 def _model_arguments(args: Sequence[str]) -> list[str]:

@@ -1,0 +1,396 @@
+"""Thresholds and settings: where they come from, which one wins, and what is refused."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from robustness.errors import PolicyError
+from robustness.policy import Policy, PolicyFile, Settings, load_policy
+from tests import plugin_support
+from tests.plugin_support import LABEL, Stubs, in_every_state, read_json
+
+stubs = plugin_support.stubs
+
+
+def policy(folder: Path, text: str, name: str = "robustness.toml", **options: Any) -> Policy:
+    """What a file of that name in the root folder makes."""
+    (folder / name).write_text(text)
+    return load_policy(None, root=folder, options=options)
+
+
+def refusal(folder: Path, text: str, name: str = "robustness.toml", **options: Any) -> str:
+    with pytest.raises(PolicyError) as caught:
+        policy(folder, text, name, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# --- where settings come from --------------------------------------------------------------------
+
+
+def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
+    found = load_policy(None, root=tmp_path)
+    assert found.confidence == 0.99
+    assert found.source is None
+    settings = found.settings("any/checkpoint", "checkpoint")
+    assert settings == Settings()
+    assert settings.profile == "paper"
+    assert (settings.rules.busters.k, settings.rules.busters.min_layer_share) == (3, 0.5)
+    assert settings.checks.ablation_degrades.min_ratio == 1.05
+    assert settings.checks.joint_ablation_degrades.min_ratio == 1.5
+    assert settings.checks.random_ablation_is_harmless.max_ratio == 1.10
+    assert settings.checks.outliers_matter_more_than_chance.factor == 5
+    assert (settings.checks.outliers_are_present.min, settings.checks.outliers_are_present.max) == (
+        1,
+        16,
+    )
+    assert not settings.checks.magnitude_alone_is_harmless.enabled
+
+
+def test_robustness_toml_may_hold_the_settings_at_its_top(tmp_path: Path) -> None:
+    found = policy(
+        tmp_path, "confidence = 0.9\nseed = 7\n[checks.ablation_degrades]\nmin_ratio = 2.0\n"
+    )
+    assert found.confidence == 0.9
+    assert found.source == str(tmp_path / "robustness.toml")
+    settings = found.settings("x")
+    assert settings.seed == 7
+    assert settings.checks.ablation_degrades.min_ratio == 2
+    assert settings.checks.ablation_degrades.max_ratio == 1.10
+
+
+@pytest.mark.parametrize("name", ["robustness.toml", "pyproject.toml"])
+def test_both_files_may_hold_them_in_their_table(name: str, tmp_path: Path) -> None:
+    text = '[tool.other]\nx = 1\n[tool.robustness]\nprofile = "hardened"\n'
+    assert policy(tmp_path, text, name).settings("x").profile == "hardened"
+
+
+def test_a_pyproject_without_the_table_says_nothing(tmp_path: Path) -> None:
+    found = policy(tmp_path, '[project]\nname = "x"\n[tool.pytest]\n', "pyproject.toml")
+    assert found.source is None
+    assert found.settings("x") == Settings()
+
+
+def test_robustness_toml_wins_over_pyproject(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.robustness]\nseed = 1\nblock_size = 16\n")
+    settings = policy(tmp_path, "seed = 2\n").settings("x")
+    assert (settings.seed, settings.block_size) == (2, 128)
+
+
+def test_a_named_file_wins_over_both(tmp_path: Path) -> None:
+    (tmp_path / "robustness.toml").write_text("seed = 1\n")
+    (tmp_path / "strict.toml").write_text("seed = 2\n")
+    found = load_policy(tmp_path / "strict.toml", root=tmp_path)
+    assert found.settings("x").seed == 2
+    assert found.source == str(tmp_path / "strict.toml")
+
+
+def test_a_named_file_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match=r"policy file .*absent\.toml does not exist"):
+        load_policy(tmp_path / "absent.toml", root=tmp_path)
+
+
+# --- precedence ----------------------------------------------------------------------------------
+
+
+def test_command_line_wins_over_override_over_file_over_default(tmp_path: Path) -> None:
+    text = """
+        seed = 1
+        block_size = 16
+        corpus = "file.txt"
+        [checkpoints."mine"]
+        seed = 2
+        block_size = 32
+        [checkpoints."mine".checks.ablation_degrades]
+        min_ratio = 3.0
+        [checks.ablation_degrades]
+        min_ratio = 2.0
+        max_ratio = 2.5
+    """
+    found = policy(
+        tmp_path, text, seed=3, checks={"magnitude_alone_is_harmless": {"enabled": True}}
+    )
+    mine, another = found.settings("mine"), found.settings("another")
+    assert (mine.seed, another.seed) == (3, 3)
+    assert (mine.block_size, another.block_size) == (32, 16)
+    assert mine.corpus == another.corpus == "file.txt"
+    assert mine.device == "cpu"
+    assert mine.checks.ablation_degrades.min_ratio == 3
+    assert another.checks.ablation_degrades.min_ratio == 2
+    assert mine.checks.ablation_degrades.max_ratio == 2.5
+    assert mine.checks.magnitude_alone_is_harmless.enabled
+    assert mine.checks.magnitude_alone_is_harmless.max_ratio == 1.5
+
+
+def test_the_confidence_on_the_command_line_wins(tmp_path: Path) -> None:
+    assert policy(tmp_path, "confidence = 0.9\n", confidence=0.95).confidence == 0.95
+    assert load_policy(None, options={"confidence": 0.95}).confidence == 0.95
+
+
+@pytest.mark.parametrize(
+    ("glob", "reference", "label", "matches"),
+    [
+        ("google/*", "google/bert", "bert", True),
+        ("google/*", "facebook/bart", "bart", False),
+        ("bert", "google/bert", "bert", True),
+        ("./out/checkpoint-?000", "./out/checkpoint-9000", "checkpoint-9000", True),
+        ("checkpoint-[0-9]*", "/a/b/checkpoint-9000", "checkpoint-9000", True),
+        ("BERT", "bert", "bert", False),
+        ("*", "anything", "anything", True),
+    ],
+)
+def test_overrides_match_the_reference_or_the_label(
+    glob: str, reference: str, label: str, matches: bool, tmp_path: Path
+) -> None:
+    found = policy(tmp_path, f'[checkpoints."{glob}"]\nseed = 5\n')
+    assert found.settings(reference, label).seed == (5 if matches else 0)
+
+
+def test_of_two_matching_overrides_the_later_wins(tmp_path: Path) -> None:
+    text = '[checkpoints."*"]\nseed = 1\nblock_size = 16\n[checkpoints."be*"]\nseed = 2\n'
+    settings = policy(tmp_path, text).settings("bert")
+    assert (settings.seed, settings.block_size) == (2, 16)
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("sed = 1", "unknown key 'sed'; did you mean 'seed'?"),
+        ("zzzz = 1", "unknown key 'zzzz'; known here: block_size, checkpoints, checks, confidence"),
+        (
+            "[checks.ablation_degrades]\nmin_ration = 2.0",
+            "'checks.ablation_degrades.min_ration'; did you mean 'min_ratio'?",
+        ),
+        (
+            "[checks.ablation]\nmin_ratio = 2.0",
+            "unknown key 'checks.ablation'; did you mean 'ablation_degrades'?",
+        ),
+        (
+            "[rules.busters]\nsigma = 2",
+            "unknown key 'rules.busters.sigma'; known here: k, min_layer_share",
+        ),
+        ('seed = "1"', "seed: input should be a valid integer, not '1'"),
+        ("seed = 1.0", "seed: input should be a valid integer, not 1.0"),
+        ("seed = true", "seed: input should be a valid integer, not True"),
+        ("exhaustive = 1", "exhaustive: input should be a valid boolean, not 1"),
+        ("corpus = 1", "corpus: input should be a valid string, not 1"),
+        ('corpus = ""', "corpus: string should have at least 1 character"),
+        ('profile = "papper"', "profile: input should be 'paper' or 'hardened', not 'papper'"),
+        ('rule = "bustres"', "rule: input should be 'busters', not 'bustres'"),
+        ('device = "gpu"', "device: "),
+        ("block_size = 4", "block_size: input should be greater than or equal to 8, not 4"),
+        ("seed = -1", "seed: input should be greater than or equal to 0, not -1"),
+        ("confidence = 1.0", "confidence: input should be less than 1, not 1.0"),
+        ("confidence = 0.4", "confidence: input should be greater than or equal to 0.5, not 0.4"),
+        ("confidence = nan", "confidence: "),
+        (
+            "[checks.ablation_degrades]\nmin_ratio = 0.0",
+            "min_ratio: input should be greater than 0, not 0.0",
+        ),
+        (
+            "[checks.ablation_degrades]\nmin_ratio = inf",
+            "min_ratio: input should be a finite number, not inf",
+        ),
+        ("[checks.ablation_degrades]\nmin_ratio = nan", "checks.ablation_degrades.min_ratio: "),
+        (
+            "[checks.outliers_are_present]\nmin = 5\nmax = 2",
+            "checks.outliers_are_present: min (5) must not be greater than max (2)",
+        ),
+        ("[checks.outliers_are_present]\nmin = 20", "min (20) must not be greater than max (16)"),
+        ("[rules.busters]\nmin_layer_share = 1.5", "rules.busters.min_layer_share: "),
+        ("checks = 1", "checks: "),
+        (
+            '[checkpoints."bert*"]\nsed = 1',
+            "unknown key 'checkpoints.bert*.sed'; did you mean 'seed'?",
+        ),
+        ('[checkpoints."bert*"]\nconfidence = 0.9', "unknown key 'checkpoints.bert*.confidence'"),
+        (
+            '[checkpoints."bert*".checks.ablation_degrades]\nmin_ratio = "2"',
+            "checkpoints.bert*.checks.ablation_degrades.min_ratio: ",
+        ),
+        ('[checkpoints]\nbert = "strict"', "checkpoints.bert: "),
+        ("seed = ", "is not valid TOML"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(text: str, expected: str, tmp_path: Path) -> None:
+    message = refusal(tmp_path, text)
+    assert message.startswith(str(tmp_path / "robustness.toml"))
+    assert expected in message
+
+
+def test_whole_numbers_are_fine_where_fractions_are(tmp_path: Path) -> None:
+    settings = policy(tmp_path, "[checks.ablation_degrades]\nmin_ratio = 2\n").settings("x")
+    assert settings.checks.ablation_degrades.min_ratio == 2.0
+
+
+def test_the_table_must_be_a_table(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "[tool]\nrobustness = 1\n", "pyproject.toml")
+    assert "tool.robustness must be a table, not 1" in message
+
+
+def test_what_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "robustness.toml").write_bytes(b"seed = 1 # \xff")
+    with pytest.raises(PolicyError, match="is not valid TOML"):
+        load_policy(None, root=tmp_path)
+
+
+def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "sed = 1\nblock_size = 2\n")
+    assert "'sed'" in message
+    assert "block_size" in message
+
+
+def test_an_unknown_check_on_the_command_line_is_refused(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "", checks={"magnitude_is_harmless": {"enabled": True}})
+    assert message.startswith("command line: unknown key 'checks.magnitude_is_harmless'")
+    assert "did you mean 'magnitude_alone_is_harmless'?" in message
+
+
+def test_file_and_override_are_validated_together(tmp_path: Path) -> None:
+    text = """
+        [checks.outliers_are_present]
+        max = 2
+        [checkpoints."big".checks.outliers_are_present]
+        min = 3
+    """
+    assert "min (3) must not be greater than max (2)" in refusal(tmp_path, text)
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().seed = 1
+
+
+# --- any valid policy ----------------------------------------------------------------------------
+
+_RATIO = st.floats(min_value=1e-6, max_value=1e6)
+_WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1, max_size=20)
+
+
+def _tables(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Tables with any of these keys."""
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+_CHECK = {"enabled": st.booleans()}
+_SETTINGS = {
+    "profile": st.sampled_from(["paper", "hardened"]),
+    "rule": st.just("busters"),
+    "corpus": _WORDS,
+    "layout": st.sampled_from(["auto", "packed", "lines"]),
+    "block_size": st.integers(8, 4096),
+    "seed": st.integers(0, 2**32),
+    "device": st.sampled_from(["cpu", "cuda", "cuda:3", "mps"]),
+    "exhaustive": st.booleans(),
+    "rules": _tables(
+        busters=_tables(k=st.floats(0.1, 10), min_layer_share=st.floats(0, 1, exclude_min=True))
+    ),
+    "checks": _tables(
+        weights_are_finite=_tables(**_CHECK),
+        outliers_are_present=_tables(**_CHECK, min=st.integers(0, 16), max=st.integers(16, 99)),
+        ablation_degrades=_tables(**_CHECK, min_ratio=_RATIO, max_ratio=_RATIO),
+        joint_ablation_degrades=_tables(**_CHECK, min_ratio=_RATIO, max_ratio=_RATIO),
+        random_ablation_is_harmless=_tables(
+            **_CHECK, max_ratio=_RATIO, max_draws=st.integers(128, 9999)
+        ),
+        outliers_matter_more_than_chance=_tables(**_CHECK, factor=_RATIO),
+        magnitude_alone_is_harmless=_tables(**_CHECK, max_ratio=_RATIO),
+    ),
+}
+_OVERRIDES = st.dictionaries(_WORDS, _tables(**_SETTINGS), max_size=2)
+_POLICIES = _tables(
+    **_SETTINGS,
+    confidence=st.floats(0.5, 1, exclude_max=True),
+    checkpoints=_OVERRIDES,
+)
+
+
+def toml(value: Any) -> str:
+    """A value as inline TOML."""
+    if isinstance(value, Mapping):
+        return (
+            "{" + ", ".join(f"{_quoted(key)} = {toml(item)}" for key, item in value.items()) + "}"
+        )
+    return _quoted(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def test_the_strategy_knows_every_setting() -> None:
+    def keys(model: type[BaseModel]) -> set[str]:
+        return set(model.model_fields)
+
+    assert keys(Settings) == set(_SETTINGS)
+    assert keys(PolicyFile) == {*_SETTINGS, "confidence", "checkpoints"}
+
+
+@given(table=_POLICIES)
+def test_any_valid_policy_makes_the_round_trip(
+    table: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    text = "".join(f"{key} = {toml(value)}\n" for key, value in table.items())
+    found = policy(folder, text)
+    assert found.confidence == table.get("confidence", 0.99)
+    settings = found.settings("/no/glob/names/this\n", "nor\nthis")
+    for key, value in table.items():
+        if key in _SETTINGS:
+            _assert_holds(getattr(settings, key), value)
+    assert Settings.model_validate(settings.model_dump()) == settings
+    assert Settings.model_validate_json(settings.model_dump_json()) == settings
+    assert load_policy(None, options=settings.model_dump()).settings("x") == settings
+
+
+def _assert_holds(found: Any, given: Any) -> None:
+    if isinstance(given, Mapping):
+        for key, value in given.items():
+            _assert_holds(getattr(found, key), value)
+    else:
+        assert found == given
+
+
+# --- in a run ------------------------------------------------------------------------------------
+
+
+@in_every_state
+def test_a_policy_reaches_every_process(
+    state: tuple[str, ...], pytester: pytest.Pytester, stubs: Stubs
+) -> None:
+    """From the root folder's pyproject.toml, with an override, below the command line."""
+    (pytester.path / "pyproject.toml").write_text(
+        f"""
+        [tool.robustness]
+        confidence = 0.9
+        seed = 3
+        block_size = 64
+        [tool.robustness.checks.outliers_are_present]
+        min = 2
+        [tool.robustness.checkpoints."{LABEL}"]
+        block_size = 32
+        [tool.robustness.checkpoints."elsewhere"]
+        block_size = 8
+        """
+    )
+    result = pytester.runpytest_subprocess(
+        *stubs.options, *state, "--robustness-seed=0", "-k", "present",
+        "--robustness-json=report.json",
+    )  # fmt: skip
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(failed=1, deselected=0 if "-n" in state else 5)
+    result.stdout.fnmatch_lines(["FAIL: the rule finds 2 to 16 outlier dimensions"])
+    facts = read_json(pytester.path / "report.json")
+    (checkpoint,) = facts["checkpoints"]
+    assert facts["confidence"] == 0.9
+    assert (checkpoint["seed"], checkpoint["block_size"]) == (0, 32)
