@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 
 from robustness.architecture import Scoring, model_class
 from robustness.errors import CheckpointError
+from robustness.files import stamp, write_atomically
 from robustness.float32 import float32_folder
-from robustness.hashing import file_sha256, files_hash, write_atomically
+from robustness.hashing import file_sha256, files_hash
 from robustness.loading import loading_errors, quiet, require_memory
 from robustness.reference import CheckpointRef, Kind
 from robustness.skeleton import NameMap, build_skeleton, map_names
@@ -42,6 +44,7 @@ class Checkpoint:
         tokenizer_hash: sha256 over the names and contents of the tokenizer's files.
         config_hash: sha256 of config.json: with other settings the same weights compute
             something else.
+        stamp: Sizes and times of all these files, as a digest: see :meth:`require_unchanged`.
         note: What the reader of a report should know about how it was resolved.
         architecture: Name of the transformers class.
         scoring: ``masked`` or ``causal``.
@@ -59,6 +62,7 @@ class Checkpoint:
     weights_hash: str
     tokenizer_hash: str
     config_hash: str
+    stamp: str
     note: str | None
     architecture: str
     scoring: Scoring
@@ -153,6 +157,26 @@ class Checkpoint:
         state: Mapping[str, Any] = self.load_model().state_dict()
         return state
 
+    def require_unchanged(self) -> None:
+        """Make sure that the files are still those whose hashes identify the checkpoint.
+
+        A training run may write its folder again while it is vetted; what is measured then must
+        not be kept under the old hashes.
+
+        Raises:
+            CheckpointError: A file was written, replaced or removed since it was resolved.
+        """
+        weights = {info.file for info in self._tensors.values()}
+        try:
+            now = stamp((*weights, *tokenizer_files(self.folder), self.folder / "config.json"))
+        except OSError:
+            now = ""
+        if now != self.stamp:
+            raise CheckpointError(
+                f"{self.reference} changed while it was vetted: nothing measured since is kept; "
+                "vet a folder that nobody writes to."
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; travels to other processes and into reports."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -210,6 +234,7 @@ def resolve(
         require_memory(float32_bytes(tensors), what=f"Loading {reference}")
     tokenizer = tokenizer_files(folder)
     weights = tuple(sorted({info.file for info in tensors.values()}))
+    before = stamp((*weights, *tokenizer, config_file))
     digests = {
         file: file_sha256(file, memory=cache / "hashes", progress=progress)
         for file in (*weights, *tokenizer, config_file)
@@ -223,7 +248,8 @@ def resolve(
     facts = _recall_facts(remembered)
     if facts is None:
         facts = verify(folder, tensors, what=reference, progress=progress)
-        write_atomically(remembered, json.dumps(dataclasses.asdict(facts)))
+        with suppress(OSError):  # what cannot be remembered is found out again
+            write_atomically(remembered, json.dumps(dataclasses.asdict(facts)))
     notes = [note for note in (ref.note, *notes, facts.note) if note is not None]
     return Checkpoint(
         reference=reference,
@@ -234,6 +260,7 @@ def resolve(
         weights_hash=weights_hash,
         tokenizer_hash=tokenizer_hash,
         config_hash=config_hash,
+        stamp=before,
         note="; ".join(notes) or None,
         architecture=facts.architecture,
         scoring=facts.scoring,

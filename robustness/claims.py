@@ -290,7 +290,7 @@ class RandomlyAblatedModel:
         settings = self._vetting.settings
         enough = evidence.passes > 0 or not settings.exhaustive
         limit = settings.checks.random_ablation_is_harmless.max_draws
-        return (decided and enough) or len(evidence.draw_tokens) >= limit
+        return enough and (decided or len(evidence.draw_tokens) >= limit)
 
     def _worst(self, evidence: ControlEvidence, draws: Iterable[int]) -> list[dict[str, Any]]:
         log_ratio = evidence.draw_delta_nll / evidence.draw_tokens

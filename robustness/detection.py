@@ -99,6 +99,7 @@ def _examine(checkpoint: "Checkpoint", settings: Settings) -> Record:
     parameters = site_parameters(anatomy.stack, checkpoint.tensor)
     rule = getattr(outliers, settings.rule)
     options = getattr(settings.rules, settings.rule).model_dump()
+    checkpoint.require_unchanged()
     return Examination(
         anatomy_record=anatomy.to_dict(),
         detection=rule(parameters.scale, parameters.bias, **options),

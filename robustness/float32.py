@@ -8,10 +8,10 @@ import json
 import math
 import shutil
 import struct
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from robustness.files import temporary_folder
 from robustness.loading import loading_errors
 from robustness.weights import SINGLE_FILE, TensorInfo, float32_bytes
 
@@ -47,7 +47,10 @@ def float32_folder(
     converted = cache / "float32" / weights_hash[:32]
     if converted.is_dir():
         return converted
-    converted.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        converted.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return folder  # nowhere to keep it: transformers converts while it loads
     if float32_bytes(tensors) > shutil.disk_usage(converted.parent).free:
         return folder
     with FileLock(f"{converted}.lock"):
@@ -55,7 +58,7 @@ def float32_folder(
             return converted
         if progress is not None:
             progress(f"converting {folder.name} to float32, once")
-        temporary = Path(tempfile.mkdtemp(dir=converted.parent, prefix=".converting-"))
+        temporary = temporary_folder(converted)
         try:
             with loading_errors(f"{folder} (converting its weights to float32)"):
                 _write(temporary / SINGLE_FILE, tensors)

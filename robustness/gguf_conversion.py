@@ -9,12 +9,12 @@ import hashlib
 import importlib.metadata
 import io
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from robustness.errors import CheckpointError
+from robustness.files import temporary_folder
 from robustness.gguf_file import read_gguf_header
 from robustness.hashing import file_sha256
 from robustness.loading import loading_errors, quiet, require_disk, require_memory
@@ -49,14 +49,20 @@ def convert_gguf(
         return folder, digest
     # Twice: transformers holds all tensors and the model it fills with them.
     require_memory(2 * summary.float32_bytes, what=f"Converting {file.name}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{file.name} cannot be converted: {folder.parent} cannot be written "
+            f"({error.strerror or error}); name another folder with --robustness-store."
+        ) from error
     require_disk(summary.float32_bytes, folder.parent, what=f"Converting {file.name}")
     with FileLock(f"{folder}.lock"):
         if folder.is_dir():
             return folder, digest
         if progress is not None:
             progress(f"converting {file.name} to float32 safetensors, once")
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
+        temporary = temporary_folder(folder)
         try:
             # The progress bar of that reader knows no switch, but writes to sys.stderr.
             with (

@@ -7,12 +7,13 @@ written atomically: any number of processes may read and write them at once.
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from robustness.errors import CheckpointError
+from robustness.files import write_atomically
 
 _SLOW_BYTES = 500_000_000  # from here on hashing takes about a second or more: say so
 # A file changed twice within the clock's granularity keeps its time stamp; as in git's index, a
@@ -57,7 +58,8 @@ def file_sha256(
     if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
         raise CheckpointError(f"{file} changed while it was read: wait until it is written.")
     if record is not None and started - before.st_mtime_ns > _RACY_NS:
-        write_atomically(record, json.dumps({"stamp": stamp, "sha256": digest}))
+        with suppress(OSError):  # what cannot be remembered is hashed again
+            write_atomically(record, json.dumps({"stamp": stamp, "sha256": digest}))
     return digest
 
 
@@ -65,19 +67,6 @@ def files_hash(files: Iterable[Path], digests: Mapping[Path, str]) -> str:
     """Hex sha256 over the sorted (name, sha256) pairs of files of one folder."""
     lines = sorted(f"{digests[file]}  {file.name}\n" for file in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """Write a small file so that a reader sees all of it or none."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        Path(temporary).replace(file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _recall(record: Path, stamp: list[object]) -> str | None:

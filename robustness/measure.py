@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from robustness.errors import MeasurementError
 from robustness.sampling import block_order
-from robustness.store import Record, Store, canonical_json
+from robustness.store import Record, Store, canonical_json, digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -197,6 +197,11 @@ class Measurement:
             "versions": library_versions(),
         }
 
+    @cached_property
+    def _sites(self) -> str:
+        """Identifies the places that an ablation acts on: tracing may find others one day."""
+        return digest(dict(self.examination.anatomy_record))
+
     # ---------------------------------------------------------------- what is measured
 
     @cached_property
@@ -234,7 +239,9 @@ class Measurement:
         ]
 
     def _chunk_key(self, index: int, condition: Condition) -> dict[str, Any]:
-        return {"chunk": index, "id": canonical_json(condition.key())}
+        found = condition.key()
+        key = found if found is None else {**found, "sites": self._sites}
+        return {"chunk": index, "id": canonical_json(key)}
 
     def _checked(self, record: Mapping[str, Any], condition: Condition) -> ChunkNLL:
         nll = np.array(record["nll_nats"], dtype=np.float64)
@@ -261,6 +268,7 @@ class Measurement:
 
     def _measure_layout(self, _: Mapping[str, Any]) -> Record:
         blocks = self._blocks
+        self.checkpoint.require_unchanged()
         return {
             "n_blocks": len(blocks.ids),
             "n_tokens": sum(map(len, blocks.ids)),
@@ -306,6 +314,7 @@ class Measurement:
             for batch in self._separated(rows, condition):
                 with condition.applied(scorer.model, self.examination.anatomy, batch):
                     nll[batch] = scorer.nll_nats([blocks[row] for row in batch])
+        self.checkpoint.require_unchanged()
         return {"nll_nats": nll.tolist(), "tokens": [len(block.targets) for block in blocks]}
 
     def _separated(self, rows: list[int], condition: Condition) -> list[list[int]]:

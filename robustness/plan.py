@@ -30,6 +30,7 @@ class PlannedCheckpoint:
         settings: the policy's settings for it.
         examination: anatomy and outlier dimensions.
         corpus: description of the text.
+        block_size: tokens of a text block at most, specials included.
         text_blocks: text blocks in the corpus.
         notes: what the user should know about the checkpoint or the corpus.
         checks: in the order of the suite.
@@ -40,6 +41,7 @@ class PlannedCheckpoint:
     settings: Settings
     examination: Examination
     corpus: str
+    block_size: int
     text_blocks: int
     notes: tuple[str, ...]
     checks: tuple[Check, ...]
@@ -87,6 +89,7 @@ class RunPlan:
                         "settings": planned.settings.model_dump(),
                         "examination": planned.examination.to_dict(),
                         "corpus": planned.corpus,
+                        "block_size": planned.block_size,
                         "text_blocks": planned.text_blocks,
                         "notes": list(planned.notes),
                         "checks": [check.to_dict() for check in planned.checks],
@@ -111,6 +114,7 @@ class RunPlan:
                     settings=Settings.model_validate(planned["settings"]),
                     examination=Examination.from_dict(planned["examination"]),
                     corpus=planned["corpus"],
+                    block_size=planned["block_size"],
                     text_blocks=planned["text_blocks"],
                     notes=tuple(planned["notes"]),
                     checks=tuple(map(Check.from_dict, planned["checks"])),
@@ -177,19 +181,35 @@ def _planned(
     examination = vetting.examination
     progress(f"{label}: cutting the corpus into text blocks")
     layout = vetting.measurement.layout
-    notes = [checkpoint.note] if checkpoint.note else []
-    if layout.split_examples:
-        notes.append(f"{layout.split_examples} examples are longer than a text block and split")
+    notes = _notes(vetting)
     return PlannedCheckpoint(
         label=label,
         checkpoint=checkpoint.to_dict(),
         settings=settings,
         examination=examination,
         corpus=corpus.description,
+        block_size=vetting.measurement.block_size,
         text_blocks=layout.n_blocks,
         notes=tuple(notes),
         checks=planned_checks(settings, examination),
     )
+
+
+def _notes(vetting: Vetting) -> list[str]:
+    """What the user should know before reading the numbers."""
+    measurement, wanted = vetting.measurement, vetting.settings.block_size
+    notes = [vetting.checkpoint.note] if vetting.checkpoint.note else []
+    if measurement.layout.split_examples:
+        split = measurement.layout.split_examples
+        notes.append(f"{split} examples are longer than a text block and were split")
+    if measurement.block_size < wanted:
+        notes.append(
+            f"text blocks have {measurement.block_size} tokens, not {wanted}: the model has no "
+            "positions for more"
+        )
+    if measurement.store.unwritable:
+        notes.append(f"nothing is kept for another run: {measurement.store.unwritable}")
+    return notes
 
 
 def _require_device(device: str) -> None:

@@ -5,8 +5,7 @@ other position, so that a (batch x length x vocabulary) tensor never exists, wha
 does to its logits afterwards (soft caps, scaling, a bias).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +18,9 @@ from robustness.errors import MeasurementError, UnsupportedArchitecture
 from robustness.sampling import masked_positions
 
 Scoring = Literal["masked", "causal"]
+
+LOGITS_BYTES = 256 * 1024**2
+"""Bound on the float32 logits that exist at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,7 @@ class Scorer:
             )
         self.model = model
         self.pad_id = pad_id
+        self.most_positions = max(1, LOGITS_BYTES // (4 * _rows(head)))
         self._head = head
 
     def nll_nats(self, blocks: Sequence[ScoredBlock]) -> NDArray[np.float64]:
@@ -90,19 +93,56 @@ class Scorer:
         columns = np.concatenate([block.positions for block in blocks])
         targets = torch.from_numpy(np.concatenate([block.targets for block in blocks])).to(device)
         keep = (torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device))
-        with torch.inference_mode(), self._only(keep):
-            logits = self.model(**self._batch(blocks, device), use_cache=False).logits
-            logits = logits.reshape(-1, logits.shape[-1])  # (N, V)
-            if len(logits) != len(targets):
-                raise MeasurementError(
-                    f"{type(self.model).__name__} returned logits for {len(logits)} positions "
-                    f"instead of the {len(targets)} that were asked for"
-                )
-            token_nll = torch.logsumexp(logits, -1) - logits.gather(1, targets[:, None])[:, 0]
-            per_token = token_nll.double().cpu().numpy()
+        with torch.inference_mode():
+            token_nll = self._token_nll(self._batch(blocks, device), keep, targets)
         summed = np.zeros(len(blocks))
-        np.add.at(summed, rows, per_token)
+        np.add.at(summed, rows, token_nll.cpu().double().numpy())  # MPS knows no float64
         return summed
+
+    def _token_nll(
+        self, inputs: dict[str, Tensor], keep: tuple[Tensor, Tensor], targets: Tensor
+    ) -> Tensor:
+        """Negative log-likelihood of each scored token, shape (N,), in slices of bounded logits."""
+        hidden, logits = self._logits(inputs, keep, self.most_positions)
+        size = len(logits)
+        parts = [_nll(logits, targets[:size])]
+        if size < len(targets):
+            if not torch.equal(self._head(hidden[:, :size])[0], logits):
+                # The model changes its logits behind the head (a soft cap, say): it must do so
+                # for all of them.
+                return _nll(self._logits(inputs, keep, len(targets))[1], targets)
+            for start in range(size, len(targets), size):
+                logits = self._head(hidden[:, start : start + size])[0]
+                parts.append(_nll(logits, targets[start : start + size]))
+        return torch.cat(parts)
+
+    def _logits(
+        self, inputs: dict[str, Tensor], keep: tuple[Tensor, Tensor], most: int
+    ) -> tuple[Tensor, Tensor]:
+        """Head inputs of all scored positions, (1, N, D), and logits of the first, (n <= most, V).
+
+        Raises:
+            MeasurementError: if the model does not return one row of logits per position.
+        """
+        scored: list[Tensor] = []
+
+        def only_scored(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            scored.append(args[0][keep][None])  # (B, T, D) -> (1, N, D)
+            return (scored[0][:, :most], *args[1:])
+
+        handle = self._head.register_forward_pre_hook(only_scored)
+        try:
+            logits = self.model(**inputs, use_cache=False).logits
+        finally:
+            handle.remove()
+        logits = logits.reshape(-1, logits.shape[-1])  # (n, V)
+        wanted = min(most, len(keep[0]))
+        if not scored or len(logits) != wanted:
+            raise MeasurementError(
+                f"{type(self.model).__name__} returned logits for {len(logits)} positions "
+                f"instead of the {wanted} that were asked for"
+            )
+        return scored[0], logits
 
     def _batch(self, blocks: Sequence[ScoredBlock], device: torch.device) -> dict[str, Tensor]:
         length = max(len(block.ids) for block in blocks)
@@ -116,19 +156,16 @@ class Scorer:
             "attention_mask": torch.from_numpy(attended).to(device),
         }
 
-    @contextmanager
-    def _only(self, keep: tuple[Tensor, Tensor]) -> Iterator[None]:
-        """Let only the scored positions reach the output embedding: (B, T, D) -> (1, N, D)."""
 
-        def drop_the_rest(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            hidden, *rest = args
-            return (hidden[keep][None], *rest)
+def _rows(head: nn.Module) -> int:
+    """Size of the vocabulary that an output embedding chooses from; 1 where it does not say."""
+    weight = getattr(head, "weight", None)
+    return int(weight.shape[0]) if isinstance(weight, Tensor) else 1
 
-        handle = self._head.register_forward_pre_hook(drop_the_rest)
-        try:
-            yield
-        finally:
-            handle.remove()
+
+def _nll(logits: Tensor, targets: Tensor) -> Tensor:
+    """-log softmax(logits)[target], shape (n,)."""
+    return torch.logsumexp(logits, -1) - logits.gather(1, targets[:, None])[:, 0]
 
 
 def micro_batches(lengths: Sequence[int], *, vocab_size: int) -> list[list[int]]:
@@ -149,7 +186,3 @@ def micro_batches(lengths: Sequence[int], *, vocab_size: int) -> list[list[int]]
     size = -(-len(lengths) // n_batches)  # of equal size: a small rest is slow
     order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
     return [order[i : i + size] for i in range(0, len(order), size)]
-
-
-LOGITS_BYTES = 256 * 1024**2
-"""Bound on one batch's float32 logits, were all its positions scored."""

@@ -14,15 +14,15 @@ live in memory only: measurements are never lost to a full disk, only not shared
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+
+from robustness.files import write_atomically
 
 SCHEMA = 1
 
@@ -72,7 +72,7 @@ class Store:
         text = canonical_json({**body, "sha256": digest(body)})
         try:
             self._ensure_context()
-            _write_atomically(self._path(name), text)
+            write_atomically(self._path(name), text)
         except OSError as error:
             self.unwritable = f"{error.strerror or error} ({self.folder})"
 
@@ -143,7 +143,7 @@ class Store:
     def _ensure_context(self) -> None:
         path = self.folder / "context.json"
         if not path.exists():
-            _write_atomically(path, json.dumps(self.context, indent=1, sort_keys=True))
+            write_atomically(path, json.dumps(self.context, indent=1, sort_keys=True))
 
     def _read_file(self, path: Path, key: Record) -> Record | None:
         try:
@@ -152,21 +152,10 @@ class Store:
             if data["sha256"] == digest(body) and data["key"] == key:
                 record: Record = data["record"]
                 return record
-        except FileNotFoundError:
+        except OSError:  # not there, or not readable now: no reason to throw it away
             return None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             pass
-        path.unlink(missing_ok=True) if os.access(path.parent, os.W_OK) else None
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
         return None
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

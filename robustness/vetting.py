@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable
 from functools import cached_property
+from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 from robustness.ablation import Ablation
 from robustness.claims import AblatedModel, IntactModel, OutlierDimensions, RandomlyAblatedModel
@@ -11,10 +12,10 @@ from robustness.corpus import Corpus, load_corpus
 from robustness.detection import Examination, examine
 from robustness.errors import PolicyError, RuleError
 from robustness.evidence import IntactEvidence
-from robustness.measure import Measurement
+from robustness.measure import Measurement, library_versions
 from robustness.outliers import RULES
 from robustness.policy import Settings
-from robustness.store import Store
+from robustness.store import Record, Store
 
 if TYPE_CHECKING:
     from robustness.checkpoint import Checkpoint
@@ -98,7 +99,7 @@ class Vetting:
 
     def ablate(
         self,
-        dims: int | Iterable[int],
+        dims: SupportsIndex | Iterable[int],
         *,
         site: str = "output",
         mode: str = "zero",
@@ -117,7 +118,7 @@ class Vetting:
             ValueError: if a dimension is out of range, or an index given twice.
         """
         ablation = Ablation(
-            dims=(dims,) if isinstance(dims, int) else tuple(dims),
+            dims=tuple(dims) if isinstance(dims, Iterable) else (index(dims),),
             site=site,
             mode=mode,
             layers=None if layers is None else tuple(layers),
@@ -139,14 +140,19 @@ class Vetting:
 
     def non_finite_tensors(self) -> tuple[str, ...]:
         """Names of the checkpoint's tensors that hold NaN or infinity."""
-        from robustness.finite import non_finite_tensors
-
         store = Store(self._store_root, {"weights": self.checkpoint.weights_hash})
         (record,) = store.obtain(
-            [{"non_finite_tensors": 1}],
-            lambda _: {"names": non_finite_tensors(self.checkpoint.folder)},
+            [{"non_finite_tensors": 1, "versions": library_versions()}],
+            lambda _: self._look_for_non_finite_tensors(),
         )
         return tuple(record["names"])
+
+    def _look_for_non_finite_tensors(self) -> Record:
+        from robustness.finite import non_finite_tensors
+
+        names = non_finite_tensors(self.checkpoint.folder)
+        self.checkpoint.require_unchanged()
+        return {"names": names}
 
     def report_progress(self, claim: str, intact: IntactEvidence, found: str) -> None:
         """Tell whoever waits how far a decision has come."""
@@ -163,6 +169,6 @@ class Vetting:
         if alpha is not None:
             return alpha
         chosen = self.confidence if confidence is None else confidence
-        if not 0 < chosen < 1:
-            raise PolicyError(f"confidence must lie between 0 and 1, not {chosen!r}")
+        if not 0.5 <= chosen < 1:
+            raise PolicyError(f"confidence must be at least 0.5 and below 1, not {chosen!r}")
         return 1 - chosen

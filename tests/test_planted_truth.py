@@ -1,10 +1,12 @@
 """Known truth: the suite measures what was planted, and decides as it must."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from robustness.errors import CheckpointError
 from robustness.plan import RunPlan, make_plan
 from robustness.policy import load_policy
 from robustness.vetting import Vetting
@@ -93,3 +95,38 @@ def test_early_verdicts_are_those_of_the_whole_corpus(vetting: Vetting) -> None:
         exact = _exhaustive(vetting).ablate(PLANTED).degrades(by=threshold)
         assert early.outcome == exact.outcome
         assert early.text_blocks < exact.text_blocks
+
+
+def test_a_checkpoint_that_changes_while_it_is_vetted_leaves_nothing_behind(
+    tmp_path: Path,
+) -> None:
+    folder, text = save_planted(tmp_path)
+    policy = load_policy(None, options={"corpus": str(text), "block_size": 32})
+    (only,) = make_plan([str(folder)], policy, store_root=tmp_path / "store").checkpoints
+    late = Vetting(checkpoint=only.load(), settings=only.settings, store_root=tmp_path / "store")
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-4] + b"\0\0\0\0")
+    with pytest.raises(CheckpointError, match="changed while it was vetted"):
+        late.ablate(PLANTED).degrades(by=1.05)
+    assert not [
+        path for path in (tmp_path / "store").rglob("*.json") if b"nll" in path.read_bytes()
+    ]
+
+
+def test_exhaustive_controls_measure_the_whole_corpus_whatever_max_draws(vetting: Vetting) -> None:
+    checks = vetting.settings.checks
+    few = checks.random_ablation_is_harmless.model_copy(update={"max_draws": 4})
+    checks = checks.model_copy(update={"random_ablation_is_harmless": few})
+    verdicts = []
+    for exhaustive in (False, True):
+        update = {"checks": checks, "exhaustive": exhaustive}
+        limited = Vetting(
+            checkpoint=vetting.checkpoint,
+            settings=vetting.settings.model_copy(update=update),
+            store_root=vetting._store_root,
+        )
+        verdicts.append(limited.ablate_random(1).is_harmless(within=1.1))
+    assert [verdict.outcome for verdict in verdicts] == ["inconclusive", "inconclusive"]
+    assert verdicts[0].text_blocks == 16
+    assert verdicts[1].text_blocks == vetting.measurement.layout.n_blocks

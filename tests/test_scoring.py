@@ -63,6 +63,29 @@ def test_logits_are_formed_for_scored_positions_only(kind: str) -> None:
     assert not head._forward_pre_hooks
 
 
+@pytest.mark.parametrize("kind", ["bert", "llama", "gemma2"])
+def test_slices_of_positions_score_the_same(kind: str) -> None:
+    model = tiny_model(kind)
+    blocks = _blocks(kind, [20, 12, 9])
+    scorer = Scorer(model, pad_id=1)
+    whole = scorer.nll_nats(blocks)
+    scorer.most_positions = 3
+    assert scorer.nll_nats(blocks) == pytest.approx(whole, rel=1e-5)
+
+
+def test_no_more_logits_exist_than_asked_for() -> None:
+    model: Any = tiny_model("llama")
+    shapes = []
+    model.get_output_embeddings().register_forward_hook(
+        lambda *args: shapes.append(tuple(args[2].shape))
+    )
+    scorer = Scorer(model, pad_id=1)
+    scorer.most_positions = 4
+    scorer.nll_nats(_blocks("llama", [12, 8]))
+    assert all(n <= 4 for _, n, _ in shapes)
+    assert sum(n for _, n, _ in shapes) == 11 + 7 + 4  # the first slice twice: is it the same?
+
+
 def test_hooks_are_gone_after_an_exception() -> None:
     model: Any = tiny_model("llama")
     too_large = causal_block(np.array([1, 10**6, 3]))
@@ -103,7 +126,7 @@ def test_a_model_that_ignores_the_selection_is_refused() -> None:
         def forward(self, **inputs: Any) -> Any:
             return self.model(**inputs)
 
-    with pytest.raises(MeasurementError, match="instead of the 9 that were asked for"):
+    with pytest.raises(MeasurementError, match="positions instead of the"):
         Scorer(Wrapper()).nll_nats([causal_block(np.arange(3, 13))])
 
 

@@ -168,7 +168,7 @@ def _checkpoint_facts(
         "device": settings.device,
         "profile": settings.profile,
         "seed": settings.seed,
-        "block_size": settings.block_size,
+        "block_size": planned.block_size,
         "exhaustive": settings.exhaustive,
         "corpus": planned.corpus,
         "corpus_text_blocks": planned.text_blocks,
