@@ -295,13 +295,11 @@ class RandomlyAblatedModel:
     def _worst(self, evidence: ControlEvidence, draws: Iterable[int]) -> list[dict[str, Any]]:
         log_ratio = evidence.draw_delta_nll / evidence.draw_tokens
         seed = self._vetting.settings.seed
-        return [
-            {
-                "dims": list(random_dims(self._candidates, self._size, seed=seed, draw=draw)),
-                "ratio": float(np.exp(log_ratio[draw])),
-            }
-            for draw in draws
-        ]
+        worst: dict[tuple[int, ...], float] = {}  # the same dimensions may be drawn twice
+        for draw in draws:
+            dims = random_dims(self._candidates, self._size, seed=seed, draw=draw)
+            worst.setdefault(dims, float(np.exp(log_ratio[draw])))
+        return [{"dims": list(dims), "ratio": ratio} for dims, ratio in worst.items()]
 
 
 def named(dims: Iterable[int]) -> str:
