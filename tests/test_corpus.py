@@ -325,13 +325,17 @@ def fingerprint_of(text: str, name: str = "a.txt") -> str:
         return load_corpus(str(write(Path(where) / name, text))).fingerprint
 
 
-@given(text=st.text(min_size=1).filter(str.strip), data=st.data())
+# What reading changes: line ends of another system, a byte order mark; and what is no text at all.
+PLAIN = st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\ufeff")
+
+
+@given(text=st.text(PLAIN, min_size=1).filter(str.strip), data=st.data())
 def test_the_fingerprint_depends_on_every_character_and_not_on_the_path(
     text: str, data: st.DataObject
 ) -> None:
-    text = text.replace("\0", "0").lstrip("\ufeff").encode(errors="replace").decode() + "x"
+    text += "x"
     place = data.draw(st.integers(0, len(text) - 1))
-    other = chr((ord(text[place]) + 1) % 0xD800 or 1)
+    other = data.draw(PLAIN.filter(lambda character: character != text[place]))
     changed = text[:place] + other + text[place + 1 :]
     assert fingerprint_of(text) == fingerprint_of(text, "elsewhere.md")
     assert fingerprint_of(text) == expected_fingerprint("packed", (text,))
