@@ -37,12 +37,15 @@ class TextBlocks:
         split_examples: Number of examples that were longer than a text block and were split.
         dropped_tokens: Number of the corpus' tokens that are in no text block: the end of a packed
             corpus that fills none, and pieces with fewer than two tokens that are not special.
+        unknown_tokens: Number of the text blocks' tokens that stand for text which the tokenizer
+            does not know.
     """
 
     ids: tuple[NDArray[np.int64], ...]
     special: tuple[NDArray[np.bool_], ...]
     split_examples: int
     dropped_tokens: int
+    unknown_tokens: int
 
     @property
     def n_blocks(self) -> int:
@@ -108,6 +111,7 @@ def text_blocks(
         special=tuple(special),
         split_examples=0 if packed else sum(len(tokens) > capacity for tokens in tokenised),
         dropped_tokens=dropped,
+        unknown_tokens=_count_unknown(tokenizer, ids, special),
     )
 
 
@@ -169,6 +173,18 @@ def _surrounding(tokenizer: PreTrainedTokenizerBase, corpus: Corpus) -> tuple[li
         "the tokenizer changes the tokens of a text when it adds special ones, so text blocks "
         "cannot be cut from its output; use a tokenizer that adds them around the text"
     )
+
+
+def _count_unknown(
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Sequence[NDArray[np.int64]],
+    special: Sequence[NDArray[np.bool_]],
+) -> int:
+    unknown = tokenizer.unk_token_id
+    if unknown is None:
+        return 0
+    pairs = zip(ids, special, strict=True)
+    return sum(int(((block == unknown) & ~flags).sum()) for block, flags in pairs)
 
 
 def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -28,6 +28,14 @@ class Check:
     statistical: bool = True
     not_applicable: str | None = None
 
+    def test_id(self, label: str) -> str:
+        """The part in brackets of its test's name: ``bert-dim308``."""
+        return f"{label}-{self.suffix}" if self.suffix else label
+
+    def test_name(self, label: str) -> str:
+        """Its test as pytest names it: ``test_ablation_degrades[bert-dim308]``."""
+        return f"{self.test}[{self.test_id(label)}]"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return {

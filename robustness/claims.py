@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from robustness.sampling import random_dims
 from robustness.verdict import (
     Look,
     Outcome,
+    Side,
     Verdict,
     blind_share,
     look_at_draws,
@@ -88,8 +89,19 @@ class OutlierDimensions:
         return {"rule": self.detection.rule, "expected_by_chance": self.detection.by_chance}
 
 
-class IntactModel:
+class _Model:
+    """Something that is asked for verdicts, and is none itself."""
+
+    questions = ""
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(f"{self!r} is no verdict: ask it {self.questions}")
+
+
+class IntactModel(_Model):
     """The model as it is; see :meth:`Vetting.intact`."""
+
+    questions = ".beats_uniform_guess()"
 
     def __init__(self, vetting: "Vetting") -> None:
         self._vetting = vetting
@@ -104,7 +116,10 @@ class IntactModel:
         vetting = self._vetting
         level = vetting.alpha(confidence, alpha)
         vocabulary = vetting.checkpoint.vocab_size
-        claim = f"the intact model's perplexity stays below {vocabulary}, that of a uniform guess"
+        claim = (
+            f"the intact model's perplexity, divided by the {vocabulary} tokens of its vocabulary, "
+            "stays below 1: it beats a uniform guess"
+        )
         for evidence in intact_evidence(vetting.measurement):
             look = look_at_ratio(
                 evidence.nll_nats - math.log(vocabulary) * evidence.tokens,
@@ -113,7 +128,7 @@ class IntactModel:
                 alpha=level,
                 exhausted=evidence.exhausted,
             )
-            vetting.report_progress(claim, evidence, f"perplexity {evidence.perplexity:.4g}")
+            vetting.report_progress(claim, len(evidence.tokens), f"{evidence.perplexity:.4g}")
             if look.side and (evidence.exhausted or not vetting.settings.exhaustive):
                 break
         return Verdict(
@@ -122,6 +137,7 @@ class IntactModel:
             ratio=look.ratio,
             interval=look.interval,
             threshold=1.0,
+            passes="below",
             text_blocks=look.text_blocks,
             tokens=look.tokens,
             exact=look.exact,
@@ -129,12 +145,17 @@ class IntactModel:
         )
 
 
-class AblatedModel:
+class AblatedModel(_Model):
     """A model without some dimensions; see :meth:`Vetting.ablate`."""
+
+    questions = ".degrades(by=…), .is_harmless(within=…) or .matters_more_than_chance()"
 
     def __init__(self, vetting: "Vetting", ablation: "Ablation") -> None:
         self._vetting = vetting
         self.ablation = ablation
+
+    def __repr__(self) -> str:
+        return f"<{self._vetting.checkpoint.label} without {named(self.ablation.dims)}>"
 
     def degrades(
         self, *, by: float, confidence: float | None = None, alpha: float | None = None
@@ -160,7 +181,7 @@ class AblatedModel:
         control = vetting.ablate_random(len(self.ablation.dims))
         return control.decide_factor(self.ablation, factor, vetting.alpha(confidence, alpha))
 
-    def _decided(self, claim: str, threshold: float, alpha: float, *, passes: str) -> Verdict:
+    def _decided(self, claim: str, threshold: float, alpha: float, *, passes: Side) -> Verdict:
         vetting = self._vetting
         for evidence in fixed_evidence(vetting.measurement, self.ablation):
             intact = evidence.intact
@@ -171,7 +192,7 @@ class AblatedModel:
                 alpha=alpha,
                 exhausted=intact.exhausted,
             )
-            vetting.report_progress(claim, intact, f"x{look.ratio:.4g}")
+            vetting.report_progress(claim, len(intact.tokens), f"x{look.ratio:.4g}")
             if look.side and (intact.exhausted or not vetting.settings.exhaustive):
                 break
         return Verdict(
@@ -180,6 +201,7 @@ class AblatedModel:
             ratio=look.ratio,
             interval=look.interval,
             threshold=threshold,
+            passes=passes,
             text_blocks=look.text_blocks,
             tokens=look.tokens,
             exact=look.exact,
@@ -187,8 +209,10 @@ class AblatedModel:
         )
 
 
-class RandomlyAblatedModel:
+class RandomlyAblatedModel(_Model):
     """A model without random dimensions; see :meth:`Vetting.ablate_random`."""
+
+    questions = ".is_harmless(within=…)"
 
     def __init__(self, vetting: "Vetting", size: int) -> None:
         outliers = set(vetting.outliers().dims)
@@ -201,6 +225,9 @@ class RandomlyAblatedModel:
             )
         self._vetting = vetting
         self._size = size
+
+    def __repr__(self) -> str:
+        return f"<{self._vetting.checkpoint.label} without {_counted(self._size)}>"
 
     def is_harmless(
         self, *, within: float, confidence: float | None = None, alpha: float | None = None
@@ -218,7 +245,7 @@ class RandomlyAblatedModel:
             look = look_at_draws(
                 evidence.draw_delta_nll, evidence.draw_tokens, threshold=within, alpha=level
             )
-            vetting.report_progress(claim, evidence.intact, f"median x{look.median:.4g}")
+            vetting.report_progress(claim, len(evidence.tokens), f"x{look.median:.4g}")
             if self._finished(evidence, decided=look.side is not None):
                 break
         return Verdict(
@@ -227,6 +254,7 @@ class RandomlyAblatedModel:
             ratio=look.median,
             interval=look.interval,
             threshold=within,
+            passes="below",
             text_blocks=len(evidence.tokens),
             tokens=int(evidence.tokens.sum()),
             exact=False,
@@ -261,7 +289,8 @@ class RandomlyAblatedModel:
                 draws=evidence.draw[complete],
                 joint_corpus_nats=evidence.joint_corpus_nats,
             )
-            vetting.report_progress(claim, evidence.intact, f"x{look.ratio:.4g} as many")
+            found = f"{look.joint_mean:.3g} and {look.control_mean:.3g} nats per text block"
+            vetting.report_progress(claim, len(evidence.tokens), found)
             if self._finished(evidence, decided=look.side is not None):
                 break
         return Verdict(
@@ -270,6 +299,7 @@ class RandomlyAblatedModel:
             ratio=look.ratio,
             interval=None,
             threshold=factor,
+            passes="above",
             text_blocks=len(evidence.tokens),
             tokens=int(evidence.tokens.sum()),
             exact=False,
@@ -278,7 +308,10 @@ class RandomlyAblatedModel:
                 "joint_nats_per_block": look.joint_mean,
                 "control_nats_per_block": look.control_mean,
             },
-            reason="" if look.side else "the draws allowed by max_draws do not decide it",
+            reason=(
+                f"{look.joint_mean:.3g} nats per text block against {look.control_mean:.3g} of the "
+                "random control" + ("" if look.side else "; max_draws draws do not decide it")
+            ),
         )
 
     def _evidence(self, joint: "Ablation | None") -> Iterable[ControlEvidence]:

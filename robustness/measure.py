@@ -123,12 +123,14 @@ class Layout:
         n_tokens: their tokens, special tokens included.
         split_examples: examples longer than a text block, split there.
         dropped_tokens: tokens at the end that filled no text block.
+        unknown_tokens: tokens for text that the tokenizer does not know.
     """
 
     n_blocks: int
     n_tokens: int
     split_examples: int
     dropped_tokens: int
+    unknown_tokens: int
 
 
 def library_versions() -> dict[str, str]:
@@ -207,7 +209,7 @@ class Measurement:
     @cached_property
     def layout(self) -> Layout:
         """Sizes of the corpus in text blocks (from the store where known)."""
-        (record,) = self.store.obtain([{"layout": METHOD}], self._measure_layout)
+        (record,) = self.store.obtain([{"layout": 2}], self._measure_layout)
         return Layout(**record)
 
     @cached_property
@@ -274,6 +276,7 @@ class Measurement:
             "n_tokens": sum(map(len, blocks.ids)),
             "split_examples": blocks.split_examples,
             "dropped_tokens": blocks.dropped_tokens,
+            "unknown_tokens": blocks.unknown_tokens,
         }
 
     @cached_property

@@ -142,7 +142,9 @@ def busters(
         if values is not None and not np.isfinite(values).all():
             layer, dim = np.argwhere(~np.isfinite(values))[0].tolist()
             raise RuleError(
-                f"the {name} of dimension {dim} in layer {layer} is not a finite number"
+                f"the {name} of dimension {dim} in layer {layer} is not a finite number, so rule "
+                "busters cannot compare dimensions: the file is damaged, or training diverged; "
+                "save or download this checkpoint again, or vet an earlier one"
             )
     z_scale = z_scores(scale)
     z_bias = None if bias is None else z_scores(bias)

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from robustness.checkpoint import Checkpoint
 
 
+MOSTLY_KNOWN = 0.05
+"""Share of unknown tokens from which a corpus is unlikely to suit a model."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlannedCheckpoint:
     """One checkpoint of a run.
@@ -62,12 +66,14 @@ class RunPlan:
         confidence: with which all verdicts of the run together are right.
         comparisons: statistical comparisons in the full plan (m).
         store_root: folder of the store.
+        policy_source: file that the policy came from; ``None`` for defaults.
     """
 
     checkpoints: tuple[PlannedCheckpoint, ...]
     confidence: float
     comparisons: int
     store_root: Path
+    policy_source: str | None
 
     @property
     def alpha(self) -> float:
@@ -99,6 +105,7 @@ class RunPlan:
                 "confidence": self.confidence,
                 "comparisons": self.comparisons,
                 "store_root": str(self.store_root),
+                "policy_source": self.policy_source,
             }
         )
 
@@ -124,6 +131,7 @@ class RunPlan:
             confidence=data["confidence"],
             comparisons=data["comparisons"],
             store_root=Path(data["store_root"]),
+            policy_source=data["policy_source"],
         )
 
 
@@ -148,6 +156,7 @@ def make_plan(
     from robustness.reference import unique_labels
 
     labels = unique_labels(references)
+    policy.require_overrides_match(references, labels)
     checkpoints = tuple(
         _planned(reference, label, policy, store_root, progress)
         for reference, label in zip(references, labels, strict=True)
@@ -158,6 +167,7 @@ def make_plan(
         confidence=policy.confidence,
         comparisons=max(1, comparisons),
         store_root=store_root,
+        policy_source=policy.source,
     )
 
 
@@ -202,6 +212,12 @@ def _notes(vetting: Vetting) -> list[str]:
     if measurement.layout.split_examples:
         split = measurement.layout.split_examples
         notes.append(f"{split} examples are longer than a text block and were split")
+    unknown = measurement.layout.unknown_tokens / measurement.layout.n_tokens
+    if unknown > MOSTLY_KNOWN:
+        notes.append(
+            f"{unknown:.0%} of the corpus' tokens are unknown to the tokenizer: name a corpus of "
+            "the kind that the model was trained on"
+        )
     if measurement.block_size < wanted:
         notes.append(
             f"text blocks have {measurement.block_size} tokens, not {wanted}: the model has no "

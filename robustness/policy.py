@@ -6,7 +6,7 @@ one precedence: command line, then policy file, then defaults.
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -189,19 +189,41 @@ class Policy:
         """
         merged: dict[str, Any] = dict(self.table)
         for glob, override in self.overrides.items():
-            if fnmatchcase(reference, glob) or fnmatchcase(label, glob):
+            if _matches(glob, reference, label):
                 merged = _merged(merged, override)
         return _validated(Settings, _merged(merged, self.options), self.source or "command line")
 
+    def require_overrides_match(self, references: Sequence[str], labels: Sequence[str]) -> None:
+        """Refuse an override of no checkpoint of the run: it says what nobody would get.
+
+        Args:
+            references: the run's checkpoints as they were named.
+            labels: their short names, in the same order.
+
+        Raises:
+            PolicyError: naming the glob.
+        """
+        named = list(zip(references, labels, strict=True))
+        for glob in self.overrides:
+            if not any(_matches(glob, reference, label) for reference, label in named):
+                raise PolicyError(
+                    f"{self.source}: checkpoints.{glob!r} matches none of this run's checkpoints; "
+                    f"they are named {', '.join(labels)}, or as after --model"
+                )
+
 
 def load_policy(
-    file: Path | None, *, root: Path | None = None, options: Mapping[str, Any] | None = None
+    file: Path | None,
+    *,
+    folders: Sequence[Path] = (),
+    options: Mapping[str, Any] | None = None,
 ) -> Policy:
     """The policy of a run.
 
     Args:
         file: named explicitly; must exist.
-        root: where else to look: ``robustness.toml``, then ``pyproject.toml``.
+        folders: where else to look, one after the other: for ``robustness.toml``, then for
+            ``[tool.robustness]`` in ``pyproject.toml``.
         options: settings given on the command line, nested like the file.
 
     Raises:
@@ -209,7 +231,7 @@ def load_policy(
     """
     given = dict(options or {})
     confidence = given.pop("confidence", None)
-    source, table = _read(file, root)
+    source, table = _read(file, folders)
     name = source or "command line"
     whole = _validated(PolicyFile, table, name)
     for glob, override in whole.checkpoints.items():
@@ -229,21 +251,29 @@ def load_policy(
     )
 
 
-def _read(file: Path | None, root: Path | None) -> tuple[str | None, dict[str, Any]]:
+def _matches(glob: str, reference: str, label: str) -> bool:
+    return fnmatchcase(reference, glob) or fnmatchcase(label, glob)
+
+
+def _read(file: Path | None, folders: Sequence[Path]) -> tuple[str | None, dict[str, Any]]:
     if file is not None:
-        if not file.is_file():
+        if not file.exists():
             raise PolicyError(f"policy file {file} does not exist; name an existing TOML file")
         return str(file), _table(file)
-    for candidate in (root / "robustness.toml", root / "pyproject.toml") if root else ():
-        if candidate.is_file():
-            table = _table(candidate)
-            if table or candidate.name == "robustness.toml":
-                return str(candidate), table
+    for folder in folders:
+        candidate = folder / "robustness.toml"
+        if candidate.exists():
+            return str(candidate), _table(candidate)
+        candidate = folder / "pyproject.toml"
+        if candidate.is_file() and (table := _table(candidate)):
+            return str(candidate), table
     return None, {}
 
 
 def _table(file: Path) -> dict[str, Any]:
     """The settings of a TOML file: ``[tool.robustness]``, or in a policy file the top level."""
+    if not file.is_file():
+        raise PolicyError(f"{file} is not a file; a policy is a TOML file")
     try:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:

@@ -58,6 +58,8 @@ class Verdict:
         ratio: what was measured; may be infinite. ``None`` if nothing was.
         interval: of the ratio; ``None`` if it is exact, or nothing was measured.
         threshold: what the ratio was compared with.
+        passes: the side of the threshold on which the verdict passes, which the threshold itself
+            belongs to if it is ``above``; ``None`` without a threshold.
         text_blocks: text blocks it rests on.
         tokens: scored tokens it rests on.
         exact: whether the ratio is an evaluation of the whole corpus and not an estimate.
@@ -70,6 +72,7 @@ class Verdict:
     ratio: float | None = None
     interval: tuple[float, float] | None = None
     threshold: float | None = None
+    passes: Side | None = None
     text_blocks: int = 0
     tokens: int = 0
     exact: bool = False
@@ -77,13 +80,15 @@ class Verdict:
     reason: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse an outcome that a gate could misread.
+        """Refuse what a gate or a report could misread.
 
         Raises:
-            ValueError: if there is no such outcome.
+            ValueError: if there is no such outcome, or no such side of a threshold.
         """
         if self.outcome not in get_args(Outcome):
             raise ValueError(f"{self.outcome!r} is no outcome; one of {get_args(Outcome)} is")
+        if self.passes not in (None, *get_args(Side)):
+            raise ValueError(f"{self.passes!r} is no side; one of {get_args(Side)} is")
 
     def __bool__(self) -> bool:
         """Whether it passes a gate: only ``pass`` does."""

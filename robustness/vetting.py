@@ -11,7 +11,6 @@ from robustness.claims import AblatedModel, IntactModel, OutlierDimensions, Rand
 from robustness.corpus import Corpus, load_corpus
 from robustness.detection import Examination, examine
 from robustness.errors import PolicyError, RuleError
-from robustness.evidence import IntactEvidence
 from robustness.measure import Measurement, library_versions
 from robustness.outliers import RULES
 from robustness.policy import Settings
@@ -154,11 +153,13 @@ class Vetting:
         self.checkpoint.require_unchanged()
         return {"names": names}
 
-    def report_progress(self, claim: str, intact: IntactEvidence, found: str) -> None:
-        """Tell whoever waits how far a decision has come."""
+    def report_progress(self, claim: str, text_blocks: int, found: str) -> None:
+        """Tell whoever waits how far a decision has come: numbers first, a line may be cut."""
         if self._progress is not None:
-            seen, total = len(intact.tokens), self.measurement.layout.n_blocks
-            self._progress(f"{claim}: {found} after {seen} of {total} text blocks")
+            n_blocks = self.measurement.layout.n_blocks
+            passes, place = divmod(text_blocks - 1, n_blocks)
+            again = f", pass {passes + 1}" if passes else ""
+            self._progress(f"{found} after {place + 1}/{n_blocks} text blocks{again}: {claim}")
 
     def alpha(self, confidence: float | None, alpha: float | None) -> float:
         """Error probability of one verdict.

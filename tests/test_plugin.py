@@ -1,5 +1,6 @@
 """``pytest --model=X`` as a user or a CI job meets it, with workers, without, and without xdist."""
 
+import shlex
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ SINGLE = f"robustness/test_outliers.py::test_ablation_degrades[{LABEL}-dim{DIM}]
 FINITE = f"robustness/test_weights.py::test_weights_are_finite[{LABEL}]"
 PRESENT = f"robustness/test_outliers.py::test_outliers_are_present[{LABEL}]"
 NO_VERDICT = f"{JOINT} was collected but gave no verdict"
+NESTED_FAR_TOO_STRICT = "checks.joint_ablation_degrades.min_ratio = 1000.0\n"
 FAR_TOO_STRICT = "[checks.joint_ablation_degrades]\nmin_ratio = 1000.0\n"
 
 
@@ -76,6 +78,8 @@ def test_the_packaged_suite_runs_in_an_empty_folder(passing: PassingRuns) -> Non
         run.result.assert_outcomes(passed=6, skipped=0, warnings=0)
         assert run.verdicts == dict.fromkeys(SUITE, "pass")
         assert run.facts["passed"]
+        assert run.facts["exit_status"] == 0
+        assert run.facts["policy"] is None
         assert run.facts["problems"] == []
         assert not run.facts["partial"]
         assert "PARTIAL" not in text_of(run.result)
@@ -217,6 +221,31 @@ def test_the_failure_says_how_to_run_only_it_again(strict: pytest.Pytester, stub
     result.assert_outcomes(failed=1, deselected=5)
 
 
+@slowly_with_workers
+def test_one_of_two_checkpoints_can_be_run_again(
+    state: tuple[str, ...], strict: pytest.Pytester, stubs: Stubs
+) -> None:
+    """By the command that the failure prints; or only what failed last."""
+    models = (f"--model={stubs.model}", f"--model={stubs.other}", *stubs.surroundings)
+    policy = strict.path / "robustness.toml"
+    policy.write_text(f'[checkpoints."{stubs.other}"]\n{NESTED_FAR_TOO_STRICT}')
+    first = strict.runpytest_subprocess(*models, *state)
+    assert first.ret == pytest.ExitCode.TESTS_FAILED
+    (command,) = [line for line in first.outlines if line.startswith("again: pytest ")]
+    policy.unlink()
+    for arguments in (
+        shlex.split(command.removeprefix("again: pytest ")),
+        [*models, *state, "--lf"],
+    ):
+        result = strict.runpytest_subprocess(*arguments, "--robustness-json=report.json")
+        assert result.ret == pytest.ExitCode.OK
+        assert result.parseoutcomes()["passed"] == 1
+        facts = read_json(strict.path / "report.json")
+        assert facts["problems"] == []
+        assert facts["partial"]
+        assert not facts["passed"]
+
+
 # --- selecting, stopping, quiet ------------------------------------------------------------------
 
 
@@ -252,7 +281,15 @@ def test_a_selection_is_marked_as_partial(
     assert result.ret == (pytest.ExitCode.TESTS_FAILED if failed else pytest.ExitCode.OK)
     deselected = 0 if "-n" in selection else 6 - passed - failed
     result.assert_outcomes(passed=passed, failed=failed, deselected=deselected)
-    result.stdout.fnmatch_lines([f"*robustness: {LABEL} (PARTIAL)*", "PARTIAL: *"])
+    left_out = 6 - passed - failed
+    result.stdout.fnmatch_lines(
+        [
+            f"robustness: PARTIAL, {left_out} of 6 planned checks are left out; *",
+            f"*robustness: {LABEL} (PARTIAL)*",
+            "PARTIAL: *",
+        ]
+    )
+    assert text_of(result).count("robustness: PARTIAL") == 1
     facts = read_json(strict.path / "report.json")
     assert facts["partial"]
     assert len(verdicts(facts)) == passed + failed
@@ -653,6 +690,111 @@ def test_a_check_removed_by_somebody_makes_the_run_partial(
     assert read_json(lenient.path / "report.json")["partial"]
 
 
+EXTRA_PARAMETER = """
+    import pytest
+
+    @pytest.fixture(params=[1], autouse=True, scope="session")
+    def backend(request):
+        return request.param
+    """
+
+
+@slowly_with_workers
+def test_a_suite_with_other_ids_is_no_pass(
+    state: tuple[str, ...], lenient: pytest.Pytester, stubs: Stubs
+) -> None:
+    """A fixture that parametrises everything hides nothing."""
+    lenient.makeconftest(EXTRA_PARAMETER)
+    lenient.makepyfile(hiding="import pytest\n" + textwrap.dedent(HIDING["skipped by a mark"]))
+    result = lenient.runpytest_subprocess(
+        *stubs.options, *state, "-p", "hiding", "--robustness-json=report.json"
+    )
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=5, skipped=1)
+    facts = read_json(lenient.path / "report.json")
+    assert not facts["passed"]
+    (problem,) = facts["problems"]
+    assert "is not in the plan (one of 6 such tests)" in problem
+    assert len(verdicts(facts)) == 5  # what was decided is shown all the same
+    result.stdout.fnmatch_lines([f"*= robustness: {LABEL}*", "weights are finite *pass"])
+
+
+@slowly_with_workers
+def test_a_checkpoint_that_vanishes_fails_the_run(
+    state: tuple[str, ...], lenient: pytest.Pytester, stubs: Stubs
+) -> None:
+    lenient.makeconftest(
+        """
+        def pytest_collection_modifyitems(items):
+            items[:] = [item for item in items if "[b-" not in item.name]
+        """
+    )
+    result = lenient.runpytest_subprocess(
+        f"--model={stubs.model}", f"--model={stubs.other}", *stubs.surroundings, *state
+    )
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=6)
+    result.stdout.fnmatch_lines([f"robustness: b-{LABEL} yielded no check"])
+
+
+@with_and_without_workers
+def test_a_failing_test_of_ones_own_is_no_pass(
+    state: tuple[str, ...], lenient: pytest.Pytester, stubs: Stubs
+) -> None:
+    lenient.makepyfile("def test_mine(): assert False")
+    result = lenient.runpytest_subprocess(
+        *stubs.options, *state, "--robustness-json=report.json", "--pyargs", "robustness.suite", "."
+    )
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=6, failed=1)
+    facts = read_json(lenient.path / "report.json")
+    assert verdicts(facts) == dict.fromkeys(SUITE, "pass")
+    assert not facts["partial"]
+    assert facts["problems"] == []
+    assert facts["exit_status"] == 1
+    assert not facts["passed"]
+
+
+def test_the_json_knows_what_others_make_of_the_exit_status(
+    lenient: pytest.Pytester, stubs: Stubs
+) -> None:
+    """Like pytest-cov with too little coverage."""
+    lenient.makeconftest(
+        """
+        def pytest_sessionfinish(session):
+            session.exitstatus = 1
+        """
+    )
+    result = lenient.runpytest_subprocess(*stubs.options, "--robustness-json=report.json")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    facts = read_json(lenient.path / "report.json")
+    assert (facts["exit_status"], facts["passed"]) == (1, False)
+
+
+def test_a_report_that_cannot_be_written_in_the_end_fails_the_run(
+    lenient: pytest.Pytester, stubs: Stubs
+) -> None:
+    lenient.makeconftest(
+        """
+        from pathlib import Path
+
+        def pytest_sessionfinish():
+            Path("reports").rmdir()
+            Path("reports").write_text("in the way")
+        """
+    )
+    (lenient.path / "reports").mkdir()
+    result = lenient.runpytest_subprocess(*stubs.options, "--robustness-json=reports/report.json")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert "Traceback" not in text_of(result)
+    result.stdout.fnmatch_lines(
+        [
+            "joint ablation degrades *pass",
+            "robustness: --robustness-json=reports/report.json could not be written: *",
+        ]
+    )
+
+
 def test_a_killed_worker_is_a_failing_verdict(lenient: pytest.Pytester, stubs: Stubs) -> None:
     lenient.makepyfile(
         killing="""
@@ -754,6 +896,24 @@ def test_without_a_model_nothing_heavy_is_imported(tmp_path: Path) -> None:
     }
     heavy = {*HEAVY, "numpy", "pydantic", "filelock", "scipy"}
     assert {name.partition(".")[0] for name in modules}.isdisjoint(heavy)
+
+
+def test_without_a_model_it_costs_no_start_up_time(tmp_path: Path) -> None:
+    """Its own modules only: whoever is first to import argparse is charged for it."""
+    assert min(_own_import_ms(tmp_path) for _ in range(3)) < 10
+
+
+def _own_import_ms(folder: Path) -> float:
+    result = run_python(folder, "-X", "importtime", "-m", "pytest", "--collect-only")
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    entries = [line.split("|") for line in result.errlines if line.startswith("import time:")]
+    spent = {
+        name.strip(): float(own.partition(":")[2])
+        for own, _, name in entries
+        if name.strip().partition(".")[0] == "robustness"
+    }
+    assert "robustness.plugin" in spent
+    return sum(spent.values()) / 1000
 
 
 def test_a_run_from_the_store_imports_no_machine_learning(

@@ -24,6 +24,7 @@ Arrange = Callable[[Path, Stubs], str]
 class Case:
     arrange: Arrange
     says: tuple[str, ...]
+    linux_only: bool = False
 
 
 def option(text: str) -> Arrange:
@@ -108,6 +109,11 @@ def pickled(folder: Path) -> None:
     file.unlink()
 
 
+def policy_folder(folder: Path, _stubs: Stubs) -> str:
+    (folder / "robustness.toml").mkdir()
+    return "--robustness-seed=0"
+
+
 def json_in_a_file(folder: Path, _stubs: Stubs) -> str:
     (folder / "taken").write_text("")
     return "--robustness-json=taken/report.json"
@@ -144,7 +150,11 @@ CASES = {
     "pickle only": Case(arrange=checkpoint(pickled), says=("safetensors",)),
     "NaN where the rule looks": Case(
         arrange=checkpoint(with_nan_where_the_rule_looks),
-        says=("scale of dimension 3 in layer 1", "not a finite number"),
+        says=(
+            "scale of dimension 3 in layer 1",
+            "not a finite number",
+            "vet an earlier one",
+        ),
     ),
     # the text
     "missing corpus": Case(
@@ -171,6 +181,11 @@ CASES = {
     "missing policy": Case(
         arrange=option("--robustness-policy=absent.toml"),
         says=("policy file absent.toml does not exist",),
+    ),
+    "folder as a policy": Case(arrange=policy_folder, says=("robustness.toml is not a file",)),
+    "override of nothing": Case(
+        arrange=policy('[checkpoints."bert-*"]\nseed = 1\n'),
+        says=("robustness.toml: checkpoints.'bert-*' matches none", "checkpoint-9000"),
     ),
     "unknown rule": Case(
         arrange=option("--robustness-rule=bustres"), says=("rule", "'busters', not 'bustres'")
@@ -205,6 +220,14 @@ CASES = {
     ),
     "report in a file": Case(arrange=json_in_a_file, says=("taken/report.json cannot be written",)),
     "report on a folder": Case(arrange=json_on_a_folder, says=("taken cannot be written",)),
+    "report on a device": Case(
+        arrange=option("--robustness-json=/dev/null"), says=("/dev/null cannot be written",)
+    ),
+    "report where nobody can write": Case(
+        arrange=option("--robustness-json=/proc/report.json"),
+        says=("/proc/report.json cannot be written",),
+        linux_only=True,
+    ),
 }
 ALSO_WITHOUT_WORKERS = {"missing folder", "corpus too short", "unknown key", "report in a file"}
 
@@ -216,6 +239,8 @@ def _parameters() -> list[object]:
         marks: list[pytest.MarkDecorator] = []
         if name == "device of another system" and sys.platform == "darwin":
             marks = [pytest.mark.skip(reason="it may be there")]
+        if case.linux_only and sys.platform != "linux":
+            marks = [pytest.mark.skip(reason="there is no /proc")]
         found.append(pytest.param(case, STATES["active"], id=f"{name}-active", marks=marks))
         if name in ALSO_WITHOUT_WORKERS:
             found.append(pytest.param(case, STATES["idle"], id=f"{name}-idle"))

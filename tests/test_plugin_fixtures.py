@@ -128,7 +128,7 @@ def test_failures_show_the_numbers(
             "RuleError: unknown rule 'bustres'; known: busters",
             "UnsupportedSite: *'residual'*",
             f"E * cannot ablate {HIDDEN_SIZE} random dimensions: there are {HIDDEN_SIZE - 1} *",
-            "PolicyError: confidence must lie between 0 and 1, not 1.0",
+            "PolicyError: confidence must be at least 0.5 and below 1, not 1.0",
         ]
     )
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from robustness.errors import PolicyError
 from robustness.policy import Policy, PolicyFile, Settings, load_policy
 from tests import plugin_support
-from tests.plugin_support import LABEL, Stubs, in_every_state, read_json
+from tests.plugin_support import LABEL, Stubs, in_every_state, read_json, run_pytest, text_of
 
 stubs = plugin_support.stubs
 
@@ -21,7 +21,7 @@ stubs = plugin_support.stubs
 def policy(folder: Path, text: str, name: str = "robustness.toml", **options: Any) -> Policy:
     """What a file of that name in the root folder makes."""
     (folder / name).write_text(text)
-    return load_policy(None, root=folder, options=options)
+    return load_policy(None, folders=[folder], options=options)
 
 
 def refusal(folder: Path, text: str, name: str = "robustness.toml", **options: Any) -> str:
@@ -36,7 +36,7 @@ def refusal(folder: Path, text: str, name: str = "robustness.toml", **options: A
 
 
 def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
-    found = load_policy(None, root=tmp_path)
+    found = load_policy(None, folders=[tmp_path])
     assert found.confidence == 0.99
     assert found.source is None
     settings = found.settings("any/checkpoint", "checkpoint")
@@ -87,14 +87,33 @@ def test_robustness_toml_wins_over_pyproject(tmp_path: Path) -> None:
 def test_a_named_file_wins_over_both(tmp_path: Path) -> None:
     (tmp_path / "robustness.toml").write_text("seed = 1\n")
     (tmp_path / "strict.toml").write_text("seed = 2\n")
-    found = load_policy(tmp_path / "strict.toml", root=tmp_path)
+    found = load_policy(tmp_path / "strict.toml", folders=[tmp_path])
     assert found.settings("x").seed == 2
     assert found.source == str(tmp_path / "strict.toml")
 
 
+def test_the_first_folder_that_has_a_policy_wins(tmp_path: Path) -> None:
+    near, far = tmp_path / "far" / "near", tmp_path / "far"
+    near.mkdir(parents=True)
+    (far / "robustness.toml").write_text("seed = 1\n")
+    assert load_policy(None, folders=[near, far]).settings("x").seed == 1
+    (near / "pyproject.toml").write_text("[project]\n")  # says nothing of ours
+    assert load_policy(None, folders=[near, far]).settings("x").seed == 1
+    (near / "pyproject.toml").write_text("[tool.robustness]\nseed = 2\n")
+    assert load_policy(None, folders=[near, far]).settings("x").seed == 2
+
+
+def test_a_folder_is_no_policy(tmp_path: Path) -> None:
+    (tmp_path / "robustness.toml").mkdir()
+    with pytest.raises(PolicyError, match=r"robustness\.toml is not a file"):
+        load_policy(None, folders=[tmp_path])
+    with pytest.raises(PolicyError, match="is not a file"):
+        load_policy(tmp_path)
+
+
 def test_a_named_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match=r"policy file .*absent\.toml does not exist"):
-        load_policy(tmp_path / "absent.toml", root=tmp_path)
+        load_policy(tmp_path / "absent.toml", folders=[tmp_path])
 
 
 # --- precedence ----------------------------------------------------------------------------------
@@ -157,6 +176,17 @@ def test_of_two_matching_overrides_the_later_wins(tmp_path: Path) -> None:
     text = '[checkpoints."*"]\nseed = 1\nblock_size = 16\n[checkpoints."be*"]\nseed = 2\n'
     settings = policy(tmp_path, text).settings("bert")
     assert (settings.seed, settings.block_size) == (2, 16)
+
+
+def test_an_override_of_nothing_is_refused(tmp_path: Path) -> None:
+    found = policy(tmp_path, '[checkpoints."be*"]\nseed = 1\n[checkpoints."./out/*"]\nseed = 2\n')
+    found.require_overrides_match(["google/bert", "./out/last"], ["bert", "last"])
+    with pytest.raises(PolicyError) as caught:
+        found.require_overrides_match(["google/bert", "out/last"], ["bert", "last"])
+    message = str(caught.value)
+    assert message.startswith(str(tmp_path / "robustness.toml"))
+    assert "checkpoints.'./out/*' matches none" in message
+    assert "bert, last" in message
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -241,7 +271,7 @@ def test_the_table_must_be_a_table(tmp_path: Path) -> None:
 def test_what_is_not_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "robustness.toml").write_bytes(b"seed = 1 # \xff")
     with pytest.raises(PolicyError, match="is not valid TOML"):
-        load_policy(None, root=tmp_path)
+        load_policy(None, folders=[tmp_path])
 
 
 def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
@@ -379,8 +409,6 @@ def test_a_policy_reaches_every_process(
         min = 2
         [tool.robustness.checkpoints."{LABEL}"]
         block_size = 32
-        [tool.robustness.checkpoints."elsewhere"]
-        block_size = 8
         """
     )
     result = pytester.runpytest_subprocess(
@@ -393,4 +421,24 @@ def test_a_policy_reaches_every_process(
     facts = read_json(pytester.path / "report.json")
     (checkpoint,) = facts["checkpoints"]
     assert facts["confidence"] == 0.9
+    assert facts["policy"] == str(pytester.path / "pyproject.toml")
     assert (checkpoint["seed"], checkpoint["block_size"]) == (0, 32)
+
+
+def test_the_folder_pytest_is_started_in_comes_before_the_root_folder(
+    pytester: pytest.Pytester, stubs: Stubs
+) -> None:
+    (pytester.path / "pytest.ini").write_text("[pytest]\n")
+    (pytester.path / "robustness.toml").write_text("sed = 1\n")  # not even read
+    folder = pytester.path / "models"
+    folder.mkdir()
+    (folder / "robustness.toml").write_text("confidence = 0.9\n")
+    result = run_pytest(
+        folder, *stubs.options, "-k", "present", "--robustness-json=report.json", "-rA"
+    )
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines([f"rootdir: {pytester.path}"])
+    facts = read_json(folder / "report.json")
+    assert facts["confidence"] == 0.9
+    assert facts["policy"] == str(folder / "robustness.toml")
+    assert f"policy: {folder / 'robustness.toml'}" in " ".join(text_of(result).split())

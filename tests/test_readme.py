@@ -52,6 +52,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [" ".join(words[n : n + 12]) for n in range(0, 1200, 12)]
     (place / "reactions.csv").write_text("\n".join(["rxn", *rows]) + "\n")
     (place / "text.txt").write_text(text.read_text())
+    (snippet,) = _blocks("python")
+    (place / "test_release.py").write_text(snippet)
     package = place / "packages" / "my_models"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -100,7 +102,6 @@ def test_the_commands_run(command: str, workplace: Path) -> None:
 
 def test_the_example_tests_pass(workplace: Path) -> None:
     (snippet,) = _blocks("python")
-    (workplace / "test_release.py").write_text(snippet)
     command = "pytest test_release.py --model=my-checkpoint --robustness-corpus=text.txt -rA"
     result = _run(shlex.split(command), workplace)
     assert result.returncode == 0, result.stdout + result.stderr

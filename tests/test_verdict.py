@@ -448,6 +448,16 @@ class TestVerdict:
         with pytest.raises(ValueError, match="no outcome"):
             Verdict(outcome="passed", claim=CLAIM)  # type: ignore[arg-type]
 
+    def test_an_unknown_side_is_refused(self) -> None:
+        assert Verdict(outcome="pass", claim=CLAIM, threshold=1.0, passes="below").passes == "below"
+        with pytest.raises(ValueError, match="no side"):
+            Verdict(outcome="pass", claim=CLAIM, passes="<")  # type: ignore[arg-type]
+
+    def test_a_verdict_stored_without_a_side_has_none(self) -> None:
+        data = FAILED.to_dict()
+        del data["passes"]
+        assert Verdict.from_dict(data).passes is None
+
     def test_it_reads_well_in_an_assertion(self) -> None:
         assert repr(FAILED) == (
             "<FAIL: ablating dimension 308 multiplies perplexity by at least 1.05; "
@@ -496,7 +506,7 @@ class TestVerdict:
         text = json.dumps(verdict.to_dict(), allow_nan=False)
         again = Verdict.from_dict(json.loads(text))
         assert again.to_dict() == verdict.to_dict()
-        for name in ("outcome", "claim", "ratio", "interval", "threshold", "tokens", "reason"):
+        for name in ("outcome", "claim", "ratio", "interval", "threshold", "passes", "reason"):
             assert getattr(again, name) == getattr(verdict, name)
 
     def test_it_survives_a_json_file_whole(self) -> None:

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from robustness.errors import CheckpointError
+from robustness.files import write_atomically
 from robustness.float32 import float32_folder
-from robustness.hashing import file_sha256, write_atomically
+from robustness.hashing import file_sha256
 from robustness.weights import INDEX_FILE, SINGLE_FILE, read_header, read_json, read_tensors
 from tests.checkpoint_folders import write_safetensors
 

@@ -10,6 +10,7 @@ from robustness.pytest_support.state import STATE
 
 SUITE = "robustness.suite"
 FOLDER = Path(__file__).parent.parent / "suite"
+FILES = ("test_weights.py", "test_outliers.py", "test_controls.py")
 ID_PREFIX = "robustness/"
 """What the ids of the packaged suite's tests begin with, whatever folder pytest runs in."""
 
@@ -72,7 +73,7 @@ class ModelFolders:
 
 
 def _suite_modules(session: pytest.Session) -> Iterator[pytest.Module]:
-    for name in ("test_weights.py", "test_outliers.py", "test_controls.py"):
+    for name in FILES:
         yield _suite_module(session, name)
 
 
@@ -100,17 +101,12 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
         return
     name = metafunc.function.__name__
     cases = [
-        pytest.param(planned.label, check, id=check_id(planned.label, check))
+        pytest.param(planned.label, check, id=check.test_id(planned.label))
         for planned in state.plan.checkpoints
         for check in planned.checks
         if check.test == name
     ]
     metafunc.parametrize(("checkpoint", "check"), cases, indirect=True)
-
-
-def check_id(label: str, check: Check) -> str:
-    """The part of a test's id in brackets."""
-    return f"{label}-{check.suffix}" if check.suffix else label
 
 
 def planned_check(item: pytest.Item) -> Check | None:
@@ -127,6 +123,12 @@ def is_suite(item: pytest.Item) -> bool:
 
 def _is_suite(module: str) -> bool:
     return module.startswith(f"{SUITE}.")
+
+
+def is_suite_id(nodeid: str) -> bool:
+    """The same by its id: all that the controller of a run with workers knows of a test."""
+    file = nodeid.partition("::")[0]
+    return file.startswith(ID_PREFIX) and file.removeprefix(ID_PREFIX) in FILES
 
 
 def refuse_suite_without_model(items: Iterable[pytest.Item]) -> None:

@@ -1,22 +1,24 @@
 """In the process the user started: plans, collects verdicts, reports, and fails closed."""
 
 import json
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from robustness.errors import RobustnessError
+from robustness.files import write_atomically
 from robustness.plan import RunPlan, make_plan
-from robustness.policy import Policy, load_policy
-from robustness.pytest_support.collection import ID_PREFIX
+from robustness.pytest_support.completeness import Completeness, is_narrowed
+from robustness.pytest_support.options import require_writable, run_policy, store_root
 from robustness.pytest_support.progress import Line, Watcher
 from robustness.pytest_support.recorder import REPORTED
 from robustness.pytest_support.state import STATE, RunState
 from robustness.report import facts, terminal
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PLAN_INPUT = "robustness_plan"
 SUITE_INPUT = "robustness_suite"
@@ -30,10 +32,11 @@ class Controller:
         self.config = config
         self.suite = suite
         self.started = datetime.now(UTC)
-        self.records: dict[str, dict[str, Any]] = {}
-        self.collected: set[str] = set()
         self.problems: list[str] = []
+        self.exit_status = 0
+        self.told: list[str] = []
         self.plan: RunPlan | None = None
+        self.completeness: Completeness | None = None
         self.progress = Line(config)
         self.watcher: Watcher | None = None
 
@@ -46,19 +49,20 @@ class Controller:
         """
         file: Path | None = self.config.getoption("robustness_json")
         if file is not None:
-            _require_writable(file)
+            require_writable(file)
         try:
-            policy = _policy(self.config)
+            policy = run_policy(self.config)
             self.plan = make_plan(
                 self.config.getoption("robustness_models"),
                 policy,
-                store_root=_store_root(self.config),
+                store_root=store_root(self.config),
                 progress=self.progress.step,
             )
         except RobustnessError as error:
             raise pytest.UsageError(f"robustness: {error}") from None
         finally:
             self.progress.clear()
+        self.completeness = Completeness(self.plan, narrowed=is_narrowed(self.config))
         self.config.stash[STATE] = RunState(plan=self.plan, threads=None, progress=self.progress)
 
     @pytest.hookimpl(optionalhook=True)
@@ -75,98 +79,96 @@ class Controller:
         """What is vetted, and how."""
         return [] if self.plan is None else terminal.header(self.plan)
 
+    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
+        """Remember what was left out on request, in a run without workers."""
+        if self.completeness is not None:
+            self.completeness.deselect(item.nodeid for item in items)
+
+    @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Remember the tests of a run without workers."""
-        self._remember([item.nodeid for item in session.items])
+        assert self.completeness is not None
+        self.completeness.collect(item.nodeid for item in session.items)
+
+    def pytest_report_collectionfinish(self) -> list[str]:
+        """Say at once that a run without workers is partial."""
+        return self._partial()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
-        """Remember the tests of a run with workers."""
-        self._remember(ids)
+        """Both, for a run with workers, each of which collects all tests."""
+        assert self.completeness is not None
+        self.completeness.collect(ids)
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None and not self.told:
+            self.told = self._partial()
+            for line in self.told:
+                reporter.write_line(line)
 
-    def _remember(self, ids: Sequence[str]) -> None:
-        assert self.plan is not None
-        expected = facts.expected_names(self.plan)
-        self.collected.update(
-            nodeid
-            for nodeid in ids
-            if nodeid.startswith(ID_PREFIX) and nodeid.split("::")[-1] in expected
-        )
+    def _partial(self) -> list[str]:
+        """A line if checks were left out, unless only tests of the user's own were asked for."""
+        assert self.completeness is not None
+        if not self.suite and not self.completeness.collected:
+            return []
+        return terminal.partial(len(self.completeness.left_out), len(self.completeness.expected))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take in a verdict."""
         self.progress.clear()
         text = report.__dict__.get(REPORTED)
-        if isinstance(text, str):
-            self.records[report.nodeid] = json.loads(text)
+        if isinstance(text, str) and self.completeness is not None:
+            self.completeness.records[report.nodeid] = json.loads(text)
 
-    @pytest.hookimpl(tryfirst=True)
+    @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Fail unless every check that was collected has handed in a verdict; write the JSON."""
-        if self.watcher is not None:
-            self.watcher.stop()
+        """Fail unless every check that was collected has handed in a verdict; write the JSON.
+
+        The last of all, but for the terminal's summary: the exit status that others set counts.
+        """
+        self._stop_watching()
         self.progress.clear()
-        if self.plan is None or self.config.option.collectonly:
+        if self.completeness is None or self.config.option.collectonly:
             return
-        self.problems = facts.problems(self.plan, self.collected, self.records)
+        self.problems = self.completeness.problems()
         if session.exitstatus == pytest.ExitCode.OK:
-            self.problems += facts.hidden_failures(self.records)
-            if self.problems:
-                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            self.problems += self.completeness.hidden_failures()
+        self._settle(session)
         file: Path | None = self.config.getoption("robustness_json")
         if file is not None:
-            facts.write_json(file, self._facts())
+            try:
+                write_atomically(file, facts.to_json(self._facts()))
+            except OSError as error:
+                self.problems.append(f"--robustness-json={file} could not be written: {error}")
+                self._settle(session)
+
+    def _settle(self, session: pytest.Session) -> None:
+        """With a problem, a run is no success."""
+        if self.problems and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        self.exit_status = int(session.exitstatus)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """One table per checkpoint."""
         if self.plan is not None and not self.config.option.collectonly:
             terminal.write_summary(terminalreporter, self._facts(), self.problems)
 
+    def pytest_unconfigure(self) -> None:
+        """Stop what a session that did not come to its end has left running."""
+        self._stop_watching()
+
+    def _stop_watching(self) -> None:
+        if self.watcher is not None:
+            self.watcher.stop()
+            self.watcher = None
+
     def _facts(self) -> dict[str, Any]:
         assert self.plan is not None
+        assert self.completeness is not None
         return facts.run_facts(
             self.plan,
-            self.records,
-            collected=self.collected,
+            self.completeness.records,
+            partial=bool(self.completeness.left_out),
             problems=self.problems,
+            exit_status=self.exit_status,
             started=self.started,
         )
-
-
-def _require_writable(file: Path) -> None:
-    """Find out before the run that its report could not be written after it.
-
-    Raises:
-        pytest.UsageError: if it could not.
-    """
-    folder = next(parent for parent in file.absolute().parents if parent.exists())
-    if file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise pytest.UsageError(
-            f"robustness: --robustness-json={file} cannot be written; name a file in a folder that "
-            "can"
-        )
-
-
-def _policy(config: pytest.Config) -> Policy:
-    option = config.getoption
-    given = {
-        name: option(f"robustness_{name}")
-        for name in (
-            "corpus", "layout", "block_size", "profile", "rule", "confidence", "exhaustive",
-            "seed", "device",
-        )
-    }  # fmt: skip
-    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    enabled = option("robustness_enable") or []
-    if enabled:
-        options["checks"] = {name.removeprefix("test_"): {"enabled": True} for name in enabled}
-    return load_policy(option("robustness_policy"), root=config.rootpath, options=options)
-
-
-def _store_root(config: pytest.Config) -> Path:
-    chosen: Path | None = config.getoption("robustness_store")
-    if chosen is not None:
-        return chosen.absolute()
-    from platformdirs import user_cache_path
-
-    return user_cache_path("pytest-robustness")

@@ -11,6 +11,9 @@ from robustness.verdict import Verdict
 
 Dims = tuple[int, ...]
 
+_KEPT = ("--model", "--robustness-")
+"""Options that a command to run one test again needs."""
+
 VERDICT = pytest.StashKey[Verdict]()
 """The verdict of a suite's test item."""
 
@@ -69,12 +72,13 @@ def _properties(verdict: Verdict) -> Iterable[tuple[str, object]]:
 
 
 def rerun_hint(item: pytest.Item) -> str:
-    """The command that runs just this test again."""
-    arguments = iter(item.config.invocation_params.args)
+    """The command that runs just this test again, and overwrites no report."""
     kept: list[str] = []
-    for argument in map(str, arguments):
-        if argument == "-k":
-            next(arguments, None)
-        elif not argument.startswith(("-k", "--lf", "--ff", "--last-failed", "--failed-first")):
+    values = False  # whether the option before was kept and its value comes now
+    for argument in map(str, item.config.invocation_params.args):
+        if argument.startswith("-"):
+            values = argument.startswith(_KEPT) and not argument.startswith("--robustness-json")
+        if values:
             kept.append(argument)
+            values = argument.startswith("-") and "=" not in argument
     return f"again: pytest {shlex.join([*kept, '-k', item.name])}"

@@ -5,6 +5,8 @@ and then. Workers cannot write to the terminal: they leave their text in a file,
 controller shows.
 """
 
+import contextlib
+import shutil
 import sys
 import tempfile
 import threading
@@ -17,6 +19,8 @@ import pytest
 
 TERMINAL_EVERY_S = 0.25
 LOG_EVERY_S = 30.0
+STEP_AFTER_S = 10.0
+"""Without a terminal, a step before the tests is worth a line once it has taken this long."""
 LEAST_WIDTH = 20
 
 _CLEAR = "\x1b[K"
@@ -56,6 +60,7 @@ class Line:
         self._terminal = sys.__stdout__ is not None and sys.__stdout__.isatty()
         self._due = Throttle(TERMINAL_EVERY_S if self._terminal else LOG_EVERY_S)
         self._shown = False
+        self._step: threading.Timer | None = None
 
     def show(self, text: str) -> None:
         """See :class:`Progress`."""
@@ -73,15 +78,26 @@ class Line:
             self._shown = True
 
     def step(self, text: str) -> None:
-        """Show a step before the tests, on a terminal only."""
+        """Show a step before the tests: at once on a terminal, elsewhere only if it is long."""
         if self._terminal:
             self.show_now(text)
+            return
+        self._forget_step()
+        self._step = threading.Timer(STEP_AFTER_S, self._write, [f"robustness: {text}\n"])
+        self._step.daemon = True
+        self._step.start()
 
     def clear(self) -> None:
         """See :class:`Progress`."""
+        self._forget_step()
         if self._shown:
             self._write(_CLEAR)
             self._shown = False
+
+    def _forget_step(self) -> None:
+        if self._step is not None:
+            self._step.cancel()
+            self._step = None
 
     def _room(self) -> int:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
@@ -94,11 +110,11 @@ class Line:
         if sys.__stdout__ is None:
             return
         capture = self._config.pluginmanager.get_plugin("capturemanager")
-        if capture is None:
-            sys.__stdout__.write(text)
-            sys.__stdout__.flush()
-            return
-        with capture.global_and_fixture_disabled():
+        uncaptured = (
+            contextlib.nullcontext() if capture is None else capture.global_and_fixture_disabled()
+        )
+        # A closed pipe, or an encoding without a letter of a label: progress is worth no failure.
+        with uncaptured, contextlib.suppress(OSError, ValueError):
             sys.__stdout__.write(text)
             sys.__stdout__.flush()
 
@@ -120,10 +136,8 @@ class FileProgress:
         self._put("")
 
     def _put(self, text: str) -> None:
-        try:
+        with contextlib.suppress(OSError, ValueError):  # progress is worth no failure
             self._file.write_text(text, encoding="utf-8")
-        except OSError:
-            return  # progress is worth no failure
 
 
 class Watcher:
@@ -137,17 +151,15 @@ class Watcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """End watching and remove the files."""
+        """End watching and remove the files, which workers that still live may write anew."""
         self._stopped.set()
         self._thread.join()
-        for file in self.folder.iterdir():
-            file.unlink(missing_ok=True)
-        self.folder.rmdir()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _watch(self) -> None:
         turn = 0
         while not self._stopped.wait(2 * TERMINAL_EVERY_S):
-            files = sorted(self.folder.iterdir())
+            files = sorted(self.folder.glob("*"))  # none if somebody has removed the folder
             texts = [text for file in files if (text := _read(file))]
             if texts:
                 turn += 1  # several workers take turns

@@ -3,10 +3,9 @@
 import json
 import math
 import platform
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from robustness import __version__
@@ -23,28 +22,18 @@ ACCEPTED = ("pass", "not applicable")
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pytest", "pytest-xdist")
 
 
-def test_name(label: str, check: Check) -> str:
-    """A check's test as pytest names it: ``test_ablation_degrades[bert-dim308]``."""
-    return f"{check.test}[{label}-{check.suffix}]" if check.suffix else f"{check.test}[{label}]"
-
-
-def expected_names(plan: RunPlan) -> set[str]:
-    """Names of all tests in the full plan."""
-    return {
-        test_name(planned.label, check) for planned in plan.checkpoints for check in planned.checks
-    }
-
-
 def check_facts(nodeid: str, label: str, check: Check, verdict: Verdict) -> dict[str, Any]:
-    """One decided check."""
+    """One decided check; ``label`` and ``name`` say which one of the plan."""
     return {
         "id": nodeid,
         "label": label,
+        "name": check.test_name(label),
         "check": check.test,
         "dims": list(check.dims),
         "ratio": _number(verdict.ratio),
         "interval": None if verdict.interval is None else [_number(x) for x in verdict.interval],
         "threshold": verdict.threshold,
+        "passes": verdict.passes,
         "text_blocks": verdict.text_blocks,
         "tokens": verdict.tokens,
         "exact": verdict.exact,
@@ -70,50 +59,25 @@ def _number(value: float | None) -> float | str | None:
     return str(value)  # "inf", "-inf" or "nan": JSON has no such numbers
 
 
-def problems(
-    plan: RunPlan, collected: Collection[str], records: Mapping[str, Mapping[str, Any]]
-) -> list[str]:
-    """Why a run is not a verdict although no test failed: sentences, none if all is well."""
-    found = [
-        f"{nodeid} was collected but gave no verdict"
-        for nodeid in sorted(collected)
-        if nodeid not in records
-    ]
-    accounted = {r["label"] for r in records.values() if r["check"] == "test_outliers_are_present"}
-    found += [
-        f"{r['id']} is not applicable, but test_outliers_are_present gave no verdict"
-        for r in records.values()
-        if r["verdict"] == "not applicable" and r["label"] not in accounted
-    ]
-    if collected:
-        seen = {nodeid.split("::")[-1] for nodeid in collected}
-        found += [
-            f"{planned.label} yielded no check"
-            for planned in plan.checkpoints
-            if not seen & {test_name(planned.label, check) for check in planned.checks}
-        ]
-    return found
-
-
-def hidden_failures(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Verdicts that do not pass, in a run that pytest takes for a success (an xfail mark, say)."""
-    return [
-        f"{nodeid} came to {record['verdict']!r} but was not reported as a failure"
-        for nodeid, record in records.items()
-        if record["verdict"] not in ACCEPTED
-    ]
-
-
 def run_facts(
     plan: RunPlan,
     records: Mapping[str, Mapping[str, Any]],
     *,
-    collected: Collection[str],
+    partial: bool,
     problems: Iterable[str],
+    exit_status: int,
     started: datetime,
 ) -> dict[str, Any]:
-    """Everything a run has found out."""
-    names = {nodeid.split("::")[-1] for nodeid in collected}
+    """Everything a run has found out.
+
+    Args:
+        plan: what was planned.
+        records: what :func:`check_facts` made, per test id.
+        partial: whether planned checks were left out.
+        problems: why the run is no verdict although no test failed.
+        exit_status: of the session; tests that have nothing to do with vetting count, too.
+        started: when the run started.
+    """
     checkpoints = [_checkpoint_facts(planned, records) for planned in plan.checkpoints]
     failures = list(problems)
     return {
@@ -125,15 +89,14 @@ def run_facts(
         "confidence": plan.confidence,
         "comparisons": plan.comparisons,
         "alpha": plan.alpha,
-        "partial": bool(expected_names(plan) - names),
+        "policy": plan.policy_source,
+        "partial": partial,
         "problems": failures,
-        "passed": not failures
-        and any(checkpoint["checks"] for checkpoint in checkpoints)
-        and all(
-            check["verdict"] in ACCEPTED
-            for checkpoint in checkpoints
-            for check in checkpoint["checks"]
-        ),
+        "exit_status": exit_status,
+        "passed": exit_status == 0
+        and not partial
+        and not failures
+        and any(checkpoint["checks"] for checkpoint in checkpoints),
         "checkpoints": checkpoints,
     }
 
@@ -141,10 +104,10 @@ def run_facts(
 def _checkpoint_facts(
     planned: PlannedCheckpoint, records: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    by_name = {nodeid.split("::")[-1]: record for nodeid, record in records.items()}
-    names = [test_name(planned.label, check) for check in planned.checks]
+    by_name = {record["name"]: record for record in records.values()}
+    names = [check.test_name(planned.label) for check in planned.checks]
     checks = [
-        {key: value for key, value in by_name[name].items() if key != "label"}
+        {key: value for key, value in by_name[name].items() if key not in ("label", "name")}
         for name in names
         if name in by_name
     ]
@@ -193,9 +156,6 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def write_json(file: Path, facts: Mapping[str, Any]) -> None:
-    """Write the JSON report, all at once."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(file)
+def to_json(facts: Mapping[str, Any]) -> str:
+    """The JSON report."""
+    return json.dumps(facts, indent=2, allow_nan=False) + "\n"

@@ -1,12 +1,15 @@
 """The terminal report: a header before the run, one table per checkpoint after it."""
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from robustness.plan import PlannedCheckpoint, RunPlan
 
 COLUMNS = ("check", "dims", "measured", "interval", "needed", "blocks", "verdict")
+WIDTH = 100
+"""Of lines of text; a table may need more."""
 MARKUP: Mapping[str, Mapping[str, bool]] = {
     "pass": {"green": True},
     "fail": {"red": True, "bold": True},
@@ -33,11 +36,38 @@ def header(plan: RunPlan) -> list[str]:
     """What is vetted and how, one paragraph per checkpoint."""
     lines = [
         f"robustness: {plan.comparisons} comparisons, together right with confidence "
-        f"{plan.confidence:g} (alpha = {plan.alpha:.3g} each); store: {plan.store_root}"
+        f"{plan.confidence:g} (alpha = {plan.alpha:.3g} each); policy: "
+        f"{plan.policy_source or 'defaults'}; store: {plan.store_root}"
     ]
     for planned in plan.checkpoints:
         lines += _checkpoint_header(planned)
-    return lines
+    return [part for line in lines for part in _wrapped(line)]
+
+
+def partial(left_out: int, planned: int) -> list[str]:
+    """The line on a selection, if there was one."""
+    if not left_out:
+        return []
+    return [
+        f"robustness: PARTIAL, {left_out} of {planned} planned checks are left out; this run will "
+        "be no release verdict"
+    ]
+
+
+def _wrapped(line: str) -> list[str]:
+    """A line in pieces that fit the width, indented more from the second on.
+
+    What has no spaces, like a path, stays whole.
+    """
+    indent = line[: len(line) - len(line.lstrip())]
+    return textwrap.wrap(
+        line.strip(),
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _checkpoint_header(planned: PlannedCheckpoint) -> list[str]:
@@ -80,30 +110,41 @@ def write_summary(reporter: Reporter, facts: Mapping[str, Any], problems: Sequen
 
 
 def _write_checkpoint(reporter: Reporter, checkpoint: Mapping[str, Any]) -> None:
-    if checkpoint["perplexity"] is not None:
-        reporter.write_line(
-            f"intact perplexity {_figure(checkpoint['perplexity'])} over "
-            f"{checkpoint['perplexity_text_blocks']} of {checkpoint['corpus_text_blocks']} text "
-            f"blocks ({checkpoint['perplexity_tokens']} scored tokens) of {checkpoint['corpus']}"
-        )
-    reporter.write_line(
-        f"outlier dimensions, {checkpoint['rule']} "
-        f"(by chance: {checkpoint['expected_by_chance']:.2g})"
-    )
-    for outlier in checkpoint["outliers"]:
-        reporter.write_line(f"  {_outlier(outlier, checkpoint['layers'])}")
-    if not checkpoint["outliers"]:
-        reporter.write_line("  none")
+    for paragraph in _findings(checkpoint):
+        for line in _wrapped(paragraph):
+            reporter.write_line(line)
     reporter.write_line("")
-    rows = [COLUMNS, *(_row(check) for check in checkpoint["checks"])]
+    n_blocks = checkpoint["corpus_text_blocks"]
+    rows = [COLUMNS, *(_row(check, n_blocks) for check in checkpoint["checks"])]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     for number, row in enumerate(rows):
         line = "  ".join(_aligned(row[i], widths[i], i) for i in range(len(COLUMNS) - 1))
         reporter.write(f"{line}  ", bold=number == 0)
         markup = MARKUP.get(row[-1], {"bold": True})
         reporter.write_line(row[-1], **markup)
-    for note in _notes(checkpoint["checks"]):
-        reporter.write_line(note)
+    for note in _notes(checkpoint["checks"], n_blocks):
+        for line in _wrapped(note):
+            reporter.write_line(line)
+
+
+def _findings(checkpoint: Mapping[str, Any]) -> Iterable[str]:
+    """What there is to say before the table."""
+    if checkpoint["perplexity"] is not None:
+        whole = checkpoint["perplexity_text_blocks"] == checkpoint["corpus_text_blocks"]
+        about = "" if whole else "about "
+        yield (
+            f"intact perplexity {about}{_figure(checkpoint['perplexity'])} over "
+            f"{checkpoint['perplexity_text_blocks']} of {checkpoint['corpus_text_blocks']} text "
+            f"blocks ({checkpoint['perplexity_tokens']} scored tokens) of {checkpoint['corpus']}"
+        )
+    yield (
+        f"outlier dimensions, {checkpoint['rule']} "
+        f"(by chance: {checkpoint['expected_by_chance']:.2g})"
+    )
+    for outlier in checkpoint["outliers"]:
+        yield f"  {_outlier(outlier, checkpoint['layers'])}"
+    if not checkpoint["outliers"]:
+        yield "  none"
 
 
 def _aligned(text: str, width: int, column: int) -> str:
@@ -137,30 +178,32 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join("-".join(map(str, part)) for part in parts)
 
 
-def _row(check: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(check: Mapping[str, Any], n_blocks: int) -> tuple[str, ...]:
     interval = check["interval"]
     shown = "exact" if check["exact"] else ""
     if interval is not None:
-        shown = f"{_figure(interval[0])} to {_figure(interval[1])}"
+        shown = f"{float(interval[0]):.4g} to {float(interval[1]):.4g}"
     return (
         check["check"].removeprefix("test_").replace("_", " "),
         f"{len(check['dims'])} random" if "draws" in check["details"] else _dims(check["dims"]),
         "" if check["ratio"] is None else _figure(check["ratio"]),
         shown,
         _needed(check),
-        str(check["text_blocks"]) if check["text_blocks"] else "",
+        f"{check['text_blocks']}{'*' if check['text_blocks'] > n_blocks else ''}"
+        if check["text_blocks"]
+        else "",
         check["verdict"],
     )
 
 
 def _dims(dims: Sequence[int]) -> str:
-    return ", ".join(map(str, dims)) if len(dims) <= 3 else f"{len(dims)} dims"
+    return ", ".join(map(str, dims)) if len(dims) <= 2 else f"{len(dims)} dims"
 
 
 def _needed(check: Mapping[str, Any]) -> str:
     if check["threshold"] is None:
         return ""
-    sign = "<" if "less than" in check["claim"] or "below" in check["claim"] else ">="
+    sign = "<" if check["passes"] == "below" else ">="
     return f"{sign} {_figure(check['threshold'])}"
 
 
@@ -171,21 +214,29 @@ def _figure(value: float | str) -> str:
     return f"{number:.4g}" if 1e-3 <= abs(number) < 1e5 else f"{number:.2e}"
 
 
-def _notes(checks: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+def _notes(checks: Sequence[Mapping[str, Any]], n_blocks: int) -> Iterable[str]:
+    """What there is to say after the table."""
+    most = max((check["text_blocks"] for check in checks), default=0)
+    if most > n_blocks:
+        passes = math.ceil(most / n_blocks)
+        yield f"* in up to {passes} passes over the corpus of {n_blocks} text blocks"
     for check in checks:
         details = check["details"]
         if details.get("worst_draws"):
-            worst = "; ".join(
-                f"{_dims(draw['dims'])}: {_figure(draw['ratio'])}"
-                for draw in details["worst_draws"]
-            )
+            worst, tokens = details["worst_draws"][0], check["tokens"] // details["draws"]
             yield (
-                f"random control: {details['draws']} draws, mean {_figure(details['mean_ratio'])}, "
-                f"worst {worst}"
+                f"random control: {details['draws']} draws of about {tokens} tokens each, mean "
+                f"{_figure(details['mean_ratio'])}, highest {_figure(worst['ratio'])} "
+                f"({_named(worst['dims'])}; a single draw is noisy)"
             )
     shares = [share for check in checks if (share := check["details"].get("blind_share"))]
     if shares:
         yield (
-            f"a verdict 'below' is blind to effects in fewer than {max(shares):.0%} of the text "
-            "blocks; --robustness-exhaustive removes that"
+            "where a ratio was found to lie below its threshold, an effect confined to fewer than "
+            f"{max(shares):.0%} of the text blocks could go unseen; --robustness-exhaustive rules "
+            "that out"
         )
+
+
+def _named(dims: Sequence[int]) -> str:
+    return f"dimension{'s' * (len(dims) > 1)} {', '.join(map(str, dims))}"

@@ -1,0 +1,134 @@
+"""Whether a run decided what was planned: plan, collected tests and verdicts side by side."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pytest
+
+from robustness.plan import RunPlan
+from robustness.pytest_support.collection import FILES, is_suite_id
+from robustness.report.facts import ACCEPTED
+
+_SELECTING = ("keyword", "markexpr", "lf", "deselect", "stepwise", "ignore", "ignore_glob")
+"""pytest's options that leave tests out, by the name they are stored under."""
+
+
+class Completeness:
+    """Remembers ids and verdicts as they arrive, and says what is missing or too many.
+
+    Attributes:
+        records: a decided check per test id, as it came with the test's report.
+        collected: ids of the packaged suite's tests that are to run.
+    """
+
+    def __init__(self, plan: RunPlan, *, narrowed: bool) -> None:
+        """Start with nothing collected.
+
+        Args:
+            plan: what should be decided.
+            narrowed: whether the user asked for a part of the suite.
+        """
+        self.records: dict[str, Mapping[str, Any]] = {}
+        self._narrowed = narrowed
+        self._names = {
+            planned.label: {check.test_name(planned.label) for check in planned.checks}
+            for planned in plan.checkpoints
+        }
+        self._tests = {check.test for planned in plan.checkpoints for check in planned.checks}
+        self.collected: set[str] = set()
+        self._deselected: set[str] = set()
+
+    @property
+    def expected(self) -> set[str]:
+        """Names of all tests in the plan."""
+        return set().union(*self._names.values())
+
+    @property
+    def left_out(self) -> set[str]:
+        """Names of planned tests that were not selected."""
+        decided = {str(record["name"]) for record in self.records.values()}
+        return self.expected - {_name(nodeid) for nodeid in self.collected} - decided
+
+    def collect(self, ids: Iterable[str]) -> None:
+        """Remember the suite's tests among these; without verdicts, they are problems."""
+        self.collected.update(filter(self._is_ours, ids))
+
+    def deselect(self, ids: Iterable[str]) -> None:
+        """Remember that tests were left out on request."""
+        self._deselected.update(filter(self._is_ours, ids))
+
+    def problems(self) -> list[str]:
+        """Why a run is not a verdict although no test failed: sentences, none if all is well."""
+        unknown = sorted(id_ for id_ in self.collected if _name(id_) not in self.expected)
+        found = [
+            f"{nodeid} was collected but gave no verdict"
+            for nodeid in sorted(self.collected - {*self.records, *unknown})
+        ]
+        found += self._not_accounted()
+        if unknown:
+            return [
+                *found,
+                f"{unknown[0]} is not in the plan (one of {len(unknown)} such tests): a conftest "
+                "or another plugin parametrises or renames the packaged suite, which it must not",
+            ]
+        return found + self._decided_twice() + self._without_checks()
+
+    def hidden_failures(self) -> list[str]:
+        """Verdicts that do not pass, in a run that pytest takes for a success (an xfail mark)."""
+        return [
+            f"{nodeid} came to {record['verdict']!r} but was not reported as a failure"
+            for nodeid, record in self.records.items()
+            if record["verdict"] not in ACCEPTED
+        ]
+
+    def _is_ours(self, nodeid: str) -> bool:
+        return is_suite_id(nodeid) and _name(nodeid).partition("[")[0] in self._tests
+
+    def _not_accounted(self) -> list[str]:
+        """Checks that do not apply, where nobody says why: that is the outlier check's part."""
+        records = self.records.values()
+        accounted = {r["label"] for r in records if r["check"] == "test_outliers_are_present"}
+        return [
+            f"{r['id']} is not applicable, but test_outliers_are_present gave no verdict"
+            for r in records
+            if r["verdict"] == "not applicable" and r["label"] not in accounted
+        ]
+
+    def _decided_twice(self) -> list[str]:
+        ids: dict[str, set[str]] = defaultdict(set)
+        for nodeid in self.collected:
+            ids[_name(nodeid)].add(nodeid)
+        for nodeid, record in self.records.items():
+            ids[str(record["name"])].add(nodeid)
+        return [
+            f"{' and '.join(sorted(same))} decide the same check"
+            for same in ids.values()
+            if len(same) > 1
+        ]
+
+    def _without_checks(self) -> list[str]:
+        """Checkpoints that were named but not vetted, and not because of a selection."""
+        if not self.collected:
+            return []  # only tests of the user's own, or nothing at all: pytest's exit code 5
+        seen = {_name(nodeid) for nodeid in self.collected | self._deselected}
+        return [
+            f"{label} yielded no check"
+            for label, names in self._names.items()
+            if not names or not (self._narrowed or seen & names)
+        ]
+
+
+def _name(nodeid: str) -> str:
+    return nodeid.partition("::")[2]
+
+
+def is_narrowed(config: pytest.Config) -> bool:
+    """Whether options or paths ask for a part of the tests.
+
+    With workers this is all that can be known: they deselect, and report only what is left.
+    """
+    modules = tuple(name.removesuffix(".py") for name in FILES)
+    return any(getattr(config.option, name, None) for name in _SELECTING) or any(
+        "::" in path or path.removesuffix(".py").endswith(modules) for path in config.args
+    )

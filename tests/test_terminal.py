@@ -1,0 +1,129 @@
+"""What the terminal shows."""
+
+from typing import Any
+
+import pytest
+
+from robustness.checks import Check
+from robustness.plan import RunPlan
+from robustness.report import facts, terminal
+from robustness.verdict import Verdict
+from tests.plans import plan
+
+
+class Lines:
+    """A terminal reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._begun = ""
+
+    def write_sep(self, sep: str, title: str | None = None, **_: bool) -> None:
+        self.lines.append(f"{sep} {title} {sep}")
+
+    def write_line(self, line: str | bytes, **_: bool) -> None:
+        self.lines.append(self._begun + str(line))
+        self._begun = ""
+
+    def write(self, content: str, *, flush: bool = False, **_: bool) -> None:
+        del flush
+        self._begun += content
+
+
+def checked(test: str, **verdict: Any) -> dict[str, Any]:
+    """A decided check as it travels."""
+    check = Check(test=test, dims=(7,))
+    return facts.check_facts(test, "bert", check, Verdict(**{"outcome": "pass", **verdict}))
+
+
+def summary(*checks: dict[str, Any]) -> list[str]:
+    checkpoint = {
+        "label": "bert",
+        "corpus": "wikitext",
+        "corpus_text_blocks": 156,
+        "layers": 2,
+        "perplexity": None,
+        "rule": "busters",
+        "expected_by_chance": 1e-5,
+        "outliers": [],
+        "checks": list(checks),
+    }
+    reporter = Lines()
+    terminal.write_summary(reporter, {"checkpoints": [checkpoint], "partial": False}, [])
+    return reporter.lines
+
+
+@pytest.mark.parametrize(("side", "sign"), [("below", "<"), ("above", ">=")])
+def test_the_table_shows_on_which_side_a_check_passes(side: Any, sign: str) -> None:
+    """Whatever the claim's words are."""
+    for claim in ("stays below 3", "is at least 3", "less than 3"):
+        lines = summary(checked("test_x", claim=claim, ratio=2.0, threshold=3.0, passes=side))
+        (row,) = [line for line in lines if line.startswith("x ")]
+        assert f"{sign} 3 " in row
+
+
+def test_the_side_is_in_the_json() -> None:
+    assert checked("test_x", claim="c", threshold=3.0, passes="below")["passes"] == "below"
+    assert checked("test_x", claim="c")["passes"] is None
+
+
+def test_the_random_control_is_summed_up_and_wrapped() -> None:
+    worst = [{"dims": [1001, 2002, 3003, 4004], "ratio": 1.04}, {"dims": [3], "ratio": 1.02}]
+    details = {"draws": 268, "mean_ratio": 1.001, "worst_draws": worst}
+    lines = summary(
+        checked("test_random", claim="c", ratio=1.0, passes="below", tokens=17420, details=details)
+    )
+    first = next(n for n, line in enumerate(lines) if line.startswith("random control: "))
+    note = lines[first:]
+    assert " ".join(map(str.strip, note)) == (
+        "random control: 268 draws of about 65 tokens each, mean 1.001, highest 1.04 "
+        "(dimensions 1001, 2002, 3003, 4004; a single draw is noisy)"
+    )
+    assert len(note) == 2
+    assert note[1].startswith("  ")
+    assert max(map(len, note)) <= 100
+
+
+def test_more_text_blocks_than_the_corpus_has_are_explained() -> None:
+    lines = summary(
+        checked("test_a", claim="c", text_blocks=156), checked("test_b", claim="c", text_blocks=268)
+    )
+    assert any(line.split()[-2:] == ["268*", "pass"] for line in lines)
+    assert any(line.split()[-2:] == ["156", "pass"] for line in lines)
+    assert lines[-1] == "* in up to 2 passes over the corpus of 156 text blocks"
+
+
+def test_one_pass_needs_no_explanation() -> None:
+    assert "passes" not in "\n".join(summary(checked("test_a", claim="c", text_blocks=156)))
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [(None, "policy: defaults;"), ("/somewhere/robustness.toml", "policy: /somewhere/robustness")],
+)
+def test_the_header_names_the_policy_and_fits(source: str | None, shown: str) -> None:
+    lines = terminal.header(plan("bert-base", source=source))
+    assert shown in " ".join(map(str.strip, lines))
+    assert max(map(len, lines)) <= 100
+    assert "  busters: 7" in lines
+    text = " ".join(" ".join(lines).split())
+    assert "profile paper" in text
+    assert text.count("17 examples are longer") == 3
+
+
+def test_a_long_path_stays_in_one_piece() -> None:
+    source = f"/{'a' * 150}/robustness.toml"
+    assert any(f"{source};" in line for line in terminal.header(plan("bert", source=source)))
+
+
+def test_the_policys_source_reaches_the_workers() -> None:
+    for source in ("policy.toml", None):
+        assert RunPlan.from_json(plan("bert", source=source).to_json()).policy_source == source
+
+
+def test_a_selection_has_a_line_and_a_whole_run_none() -> None:
+    assert terminal.partial(0, 6) == []
+    (line,) = terminal.partial(5, 6)
+    assert "PARTIAL" in line
+    assert "5 of 6 planned checks" in line
+    assert len(line) <= 100
