@@ -182,7 +182,7 @@ def _row(check: Mapping[str, Any], n_blocks: int) -> tuple[str, ...]:
     interval = check["interval"]
     shown = "exact" if check["exact"] else ""
     if interval is not None:
-        shown = f"{float(interval[0]):.4g} to {float(interval[1]):.4g}"
+        shown = " to ".join(map(_bound, interval))
     return (
         check["check"].removeprefix("test_").replace("_", " "),
         f"{len(check['dims'])} random" if "draws" in check["details"] else _dims(check["dims"]),
@@ -205,6 +205,11 @@ def _needed(check: Mapping[str, Any]) -> str:
         return ""
     sign = "<" if check["passes"] == "below" else ">="
     return f"{sign} {_figure(check['threshold'])}"
+
+
+def _bound(value: float | str) -> str:
+    number = float(value)
+    return f"{number:.1e}" if 0 < number < 1e-2 else f"{number:.4g}"
 
 
 def _figure(value: float | str) -> str:
