@@ -139,7 +139,7 @@ class Settings(_Strict):
         default=0, ge=0, description="of the order of text blocks, the masks and the draws"
     )
     device: str = Field(
-        default="cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$", description="where it runs"
+        default="cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$", description="cpu, cuda, cuda:N or mps"
     )
     exhaustive: bool = Field(
         default=False, description="measure the whole corpus, decide at its end"
@@ -322,6 +322,8 @@ def _explain(
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
         return f"{source}: unknown key {key!r}; {hint}"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "string_pattern_mismatch":  # a regular expression explains nothing
+        message = f"must be {Settings.model_fields[path[-1]].description}"
     given = "" if isinstance(problem["input"], dict) else f", not {problem['input']!r}"
     return f"{source}: {key}: {message[:1].lower()}{message[1:]}{given}"
 

@@ -234,8 +234,8 @@ def test_one_of_two_checkpoints_can_be_run_again(
     (command,) = [line for line in first.outlines if line.startswith("again: pytest ")]
     policy.unlink()
     for arguments in (
-        shlex.split(command.removeprefix("again: pytest ")),
         [*models, *state, "--lf"],
+        shlex.split(command.removeprefix("again: pytest ")),
     ):
         result = strict.runpytest_subprocess(*arguments, "--robustness-json=report.json")
         assert result.ret == pytest.ExitCode.OK
