@@ -231,7 +231,8 @@ def test_one_of_two_checkpoints_can_be_run_again(
     policy.write_text(f'[checkpoints."{stubs.other}"]\n{NESTED_FAR_TOO_STRICT}')
     first = strict.runpytest_subprocess(*models, *state)
     assert first.ret == pytest.ExitCode.TESTS_FAILED
-    (command,) = [line for line in first.outlines if line.startswith("again: pytest ")]
+    # Once with the failure; in CI, where pytest shortens nothing, once more in its last lines.
+    (command,) = {line for line in first.outlines if line.startswith("again: pytest ")}
     policy.unlink()
     for arguments in (
         [*models, *state, "--lf"],
@@ -870,6 +871,12 @@ def test_without_a_model_it_is_invisible(state: tuple[str, ...], pytester: pytes
 
 
 HEAVY = {"torch", "transformers", "datasets", "tokenizers", "huggingface_hub", "safetensors"}
+IMPORTED_WITHOUT_A_MODEL = {
+    "robustness",
+    "robustness.plugin",
+    "robustness.pytest_support",
+    "robustness.pytest_support.fixtures",
+}
 LISTING_MODULES = """
 import sys, pytest
 code = pytest.main(sys.argv[1:])
@@ -888,32 +895,28 @@ def _imported(folder: Path, *args: str, ret: pytest.ExitCode) -> set[str]:
 
 def test_without_a_model_nothing_heavy_is_imported(tmp_path: Path) -> None:
     modules = _imported(tmp_path, "--collect-only", ret=pytest.ExitCode.NO_TESTS_COLLECTED)
-    assert {name for name in modules if name.partition(".")[0] == "robustness"} == {
-        "robustness",
-        "robustness.plugin",
-        "robustness.pytest_support",
-        "robustness.pytest_support.fixtures",
-    }
+    ours = {name for name in modules if name.partition(".")[0] == "robustness"}
+    assert ours == IMPORTED_WITHOUT_A_MODEL
     heavy = {*HEAVY, "numpy", "pydantic", "filelock", "scipy"}
     assert {name.partition(".")[0] for name in modules}.isdisjoint(heavy)
 
 
 def test_without_a_model_it_costs_no_start_up_time(tmp_path: Path) -> None:
-    """Its own modules only: whoever is first to import argparse is charged for it."""
+    """Its own modules only: whoever is first to import argparse is charged for it.
+
+    They are imported here as a run imports them, but by name: ``-X importtime`` does not see
+    what pytest itself loads from entry points.
+    """
     assert min(_own_import_ms(tmp_path) for _ in range(3)) < 10
 
 
 def _own_import_ms(folder: Path) -> float:
-    result = run_python(folder, "-X", "importtime", "-m", "pytest", "--collect-only")
-    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    statement = f"import pytest, {', '.join(sorted(IMPORTED_WITHOUT_A_MODEL))}"
+    result = run_python(folder, "-X", "importtime", "-c", statement)
+    assert result.ret == pytest.ExitCode.OK
     entries = [line.split("|") for line in result.errlines if line.startswith("import time:")]
-    spent = {
-        name.strip(): float(own.partition(":")[2])
-        for own, _, name in entries
-        if name.strip().partition(".")[0] == "robustness"
-    }
-    assert "robustness.plugin" in spent
-    return sum(spent.values()) / 1000
+    spent = {name.strip(): own.partition(":")[2] for own, _, name in entries}
+    return sum(float(spent[name]) for name in IMPORTED_WITHOUT_A_MODEL) / 1000
 
 
 def test_a_run_from_the_store_imports_no_machine_learning(

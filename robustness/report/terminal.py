@@ -203,8 +203,8 @@ def _dims(dims: Sequence[int]) -> str:
 def _needed(check: Mapping[str, Any]) -> str:
     if check["threshold"] is None:
         return ""
-    sign = "<" if check["passes"] == "below" else ">="
-    return f"{sign} {_figure(check['threshold'])}"
+    sign = {"below": "<", "above": ">=", None: ""}[check["passes"]]
+    return f"{sign} {_figure(check['threshold'])}".strip()
 
 
 def _bound(value: float | str) -> str:
