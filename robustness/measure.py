@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from robustness.checkpoint import Checkpoint
     from robustness.corpus import Corpus
     from robustness.detection import Examination
-    from robustness.scoring import ScoredBlock, Scorer
+    from robustness.forward import Scorer
+    from robustness.scoring import ScoredBlock
 
 CHUNK_BLOCKS = 16
 """Text blocks in a chunk, the unit that is stored and after which a decision is looked at."""
@@ -283,7 +284,7 @@ class Measurement:
     def _scorer(self) -> "Scorer":
         import torch
 
-        from robustness.scoring import Scorer
+        from robustness.forward import Scorer
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
@@ -306,7 +307,7 @@ class Measurement:
         )
 
     def _measure_chunk(self, index: int, condition: Condition) -> Record:
-        from robustness.scoring import micro_batches
+        from robustness.forward import micro_batches
 
         members = self.order[index * CHUNK_BLOCKS : (index + 1) * CHUNK_BLOCKS]
         blocks = [self._scored_block(int(block)) for block in members]

@@ -1,26 +1,14 @@
-"""Negative log-likelihoods of text blocks: masked and causal language modelling.
+"""What a model is asked about a text block: masked and causal language modelling."""
 
-Logits are formed for scored positions only: a hook in front of the output embedding drops every
-other position, so that a (batch x length x vocabulary) tensor never exists, whatever the model
-does to its logits afterwards (soft caps, scaling, a bias).
-"""
-
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from robustness.errors import MeasurementError, UnsupportedArchitecture
 from robustness.sampling import masked_positions
 
 Scoring = Literal["masked", "causal"]
-
-LOGITS_BYTES = 256 * 1024**2
-"""Bound on the float32 logits that exist at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,132 +45,3 @@ def masked_block(
 def causal_block(ids: NDArray[np.int64]) -> ScoredBlock:
     """Causal LM: every token but the first, each predicted from those before it."""
     return ScoredBlock(ids=ids, positions=np.arange(len(ids) - 1), targets=ids[1:])
-
-
-class Scorer:
-    """A model in evaluation mode and what is needed to score text blocks with it.
-
-    Args:
-        model: a transformers model with a language-model head.
-        pad_id: any token id; padding is masked out.
-    """
-
-    def __init__(self, model: nn.Module, *, pad_id: int = 0) -> None:
-        getter: Callable[[], object] = getattr(model, "get_output_embeddings", lambda: None)
-        head = getter()
-        if not isinstance(head, nn.Module):
-            raise UnsupportedArchitecture(
-                f"{type(model).__name__} has no output embedding, so it has no logits over a "
-                "vocabulary and no perplexity; use a checkpoint with a language-model head"
-            )
-        self.model = model
-        self.pad_id = pad_id
-        self.most_positions = max(1, LOGITS_BYTES // (4 * _rows(head)))
-        self._head = head
-
-    def nll_nats(self, blocks: Sequence[ScoredBlock]) -> NDArray[np.float64]:
-        """Summed negative log-likelihood of each block's scored tokens, in nats, shape (B,).
-
-        All blocks run as one batch, padded on the right to the longest.
-
-        Raises:
-            MeasurementError: if the model does not return one row of logits per scored position.
-        """
-        device = next(self.model.parameters()).device
-        rows = np.repeat(np.arange(len(blocks)), [len(block.positions) for block in blocks])
-        columns = np.concatenate([block.positions for block in blocks])
-        targets = torch.from_numpy(np.concatenate([block.targets for block in blocks])).to(device)
-        keep = (torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device))
-        with torch.inference_mode():
-            token_nll = self._token_nll(self._batch(blocks, device), keep, targets)
-        summed = np.zeros(len(blocks))
-        np.add.at(summed, rows, token_nll.cpu().double().numpy())  # MPS knows no float64
-        return summed
-
-    def _token_nll(
-        self, inputs: dict[str, Tensor], keep: tuple[Tensor, Tensor], targets: Tensor
-    ) -> Tensor:
-        """Negative log-likelihood of each scored token, shape (N,), in slices of bounded logits."""
-        hidden, logits = self._logits(inputs, keep, self.most_positions)
-        size = len(logits)
-        parts = [_nll(logits, targets[:size])]
-        if size < len(targets):
-            if not torch.equal(self._head(hidden[:, :size])[0], logits):
-                # The model changes its logits behind the head (a soft cap, say): it must do so
-                # for all of them.
-                return _nll(self._logits(inputs, keep, len(targets))[1], targets)
-            for start in range(size, len(targets), size):
-                logits = self._head(hidden[:, start : start + size])[0]
-                parts.append(_nll(logits, targets[start : start + size]))
-        return torch.cat(parts)
-
-    def _logits(
-        self, inputs: dict[str, Tensor], keep: tuple[Tensor, Tensor], most: int
-    ) -> tuple[Tensor, Tensor]:
-        """Head inputs of all scored positions, (1, N, D), and logits of the first, (n <= most, V).
-
-        Raises:
-            MeasurementError: if the model does not return one row of logits per position.
-        """
-        scored: list[Tensor] = []
-
-        def only_scored(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            scored.append(args[0][keep][None])  # (B, T, D) -> (1, N, D)
-            return (scored[0][:, :most], *args[1:])
-
-        handle = self._head.register_forward_pre_hook(only_scored)
-        try:
-            logits = self.model(**inputs, use_cache=False).logits
-        finally:
-            handle.remove()
-        logits = logits.reshape(-1, logits.shape[-1])  # (n, V)
-        wanted = min(most, len(keep[0]))
-        if not scored or len(logits) != wanted:
-            raise MeasurementError(
-                f"{type(self.model).__name__} returned logits for {len(logits)} positions "
-                f"instead of the {wanted} that were asked for"
-            )
-        return scored[0], logits
-
-    def _batch(self, blocks: Sequence[ScoredBlock], device: torch.device) -> dict[str, Tensor]:
-        length = max(len(block.ids) for block in blocks)
-        ids = np.full((len(blocks), length), self.pad_id, dtype=np.int64)  # (B, T)
-        attended = np.zeros((len(blocks), length), dtype=np.int64)  # (B, T)
-        for row, block in enumerate(blocks):
-            ids[row, : len(block.ids)] = block.ids
-            attended[row, : len(block.ids)] = 1
-        return {
-            "input_ids": torch.from_numpy(ids).to(device),
-            "attention_mask": torch.from_numpy(attended).to(device),
-        }
-
-
-def _rows(head: nn.Module) -> int:
-    """Size of the vocabulary that an output embedding chooses from; 1 where it does not say."""
-    weight = getattr(head, "weight", None)
-    return int(weight.shape[0]) if isinstance(weight, Tensor) else 1
-
-
-def _nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """-log softmax(logits)[target], shape (n,)."""
-    return torch.logsumexp(logits, -1) - logits.gather(1, targets[:, None])[:, 0]
-
-
-def micro_batches(lengths: Sequence[int], *, vocab_size: int) -> list[list[int]]:
-    """Rows of a chunk grouped into batches: similar lengths together, bounded logits.
-
-    A function of the chunk alone, so that intact and ablated runs, and all workers, form the same
-    batches: values move in the last digits with the batch they are computed in.
-
-    Args:
-        lengths: tokens of each row.
-        vocab_size: width of a row of logits.
-
-    Returns:
-        Row indices of each batch, together every row once.
-    """
-    most = max(1, LOGITS_BYTES // (max(lengths) * vocab_size * 4))
-    n_batches = -(-len(lengths) // most)
-    size = -(-len(lengths) // n_batches)  # of equal size: a small rest is slow
-    order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
-    return [order[i : i + size] for i in range(0, len(order), size)]

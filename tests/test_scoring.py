@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustness.errors import MeasurementError, UnsupportedArchitecture
-from robustness.scoring import ScoredBlock, Scorer, causal_block, masked_block, micro_batches
+from robustness.forward import Scorer, micro_batches
+from robustness.scoring import ScoredBlock, causal_block, masked_block
 from tests.tiny_models import tiny_model
 
 MASKED = ("albert", "bert", "distilbert", "roberta")
