@@ -69,7 +69,7 @@ class OutlierDimensions:
                 "would show, or one built to have none (profile hardened)"
             )
         elif found > maximum:
-            reason += ": this can mean that the rule is too lax for this model (its setting k)"
+            reason += ": this can mean that the rule is too lax for this model (see its settings)"
         return Verdict(
             outcome="pass" if passed else "fail",
             claim=f"the rule finds {minimum} to {maximum} outlier dimensions",

@@ -1,6 +1,10 @@
-"""Anatomy and outlier dimensions of a checkpoint, found before a run from its weights alone."""
+"""Anatomy and outlier dimensions of a checkpoint, found before a run.
 
-from collections.abc import Mapping
+Weight rules read a few tensors from the files; only rules on activations load the model and read a
+few text blocks with it.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,28 +13,34 @@ from typing import TYPE_CHECKING, Any
 from robustness.measure import library_versions
 from robustness.outliers import Detection
 from robustness.policy import Settings
+from robustness.reading import Reading
+from robustness.rules import RULES, Rule
 from robustness.store import Record, Store
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robustness.anatomy import Anatomy
+    from robustness.anatomy import Anatomy, Stack
     from robustness.checkpoint import Checkpoint
+    from robustness.corpus import Corpus
 
-EXAMINATION = 1
+EXAMINATION = 2
 """Version of what an examination records; part of its identity in the store."""
+
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Examination:
-    """What is known of a checkpoint without running it.
+    """What is known of a checkpoint before it is measured.
 
     Attributes:
         anatomy_record: the anatomy in plain JSON types.
-        detection: what the rule found.
+        detection: what the primary rule found: its dimensions are ablated.
         layers: layers of the stack.
         hidden_size: D.
         distinct_sites: different modules among the layers' output sites (1 when layers share).
+        compared: what the other rules found that were asked for, in their order.
     """
 
     anatomy_record: Mapping[str, Any]
@@ -38,6 +48,12 @@ class Examination:
     layers: int
     hidden_size: int
     distinct_sites: int
+    compared: tuple[Detection, ...] = ()
+
+    @property
+    def detections(self) -> tuple[Detection, ...]:
+        """What every rule found, the primary one's first."""
+        return (self.detection, *self.compared)
 
     @cached_property
     def anatomy(self) -> "Anatomy":
@@ -54,6 +70,7 @@ class Examination:
             "layers": self.layers,
             "hidden_size": self.hidden_size,
             "distinct_sites": self.distinct_sites,
+            "compared": [detection.to_dict() for detection in self.compared],
         }
 
     @classmethod
@@ -65,15 +82,33 @@ class Examination:
             layers=data["layers"],
             hidden_size=data["hidden_size"],
             distinct_sites=data["distinct_sites"],
+            compared=tuple(map(Detection.from_dict, data["compared"])),
         )
 
 
-def examine(checkpoint: "Checkpoint", settings: Settings, *, store_root: Path) -> Examination:
-    """Trace a weightless copy of the model and apply the rule to its output sites' parameters.
+def examine(
+    checkpoint: "Checkpoint",
+    settings: Settings,
+    *,
+    store_root: Path,
+    corpus: "Callable[[], Corpus] | None" = None,
+    threads: int | None = None,
+    progress: Progress = lambda _: None,
+) -> Examination:
+    """Trace a weightless copy of the model and apply the policy's rules.
+
+    Args:
+        checkpoint: resolved.
+        settings: the policy's settings for it.
+        store_root: folder of the store: what was found once is not looked for again.
+        corpus: the text, for rules on activations; read as the settings say where not given.
+        threads: processor threads for the model; ``None`` leaves the library's choice.
+        progress: told about every text block that a rule on activations reads.
 
     Raises:
-        UnsupportedArchitecture, UnsupportedSite: if tracing finds no layers or no output site.
-        RuleError: if the rule cannot say anything about this model.
+        UnsupportedArchitecture, UnsupportedSite: if tracing finds no layers or no output site, or
+            a rule needs another kind of site.
+        RuleError: if a rule cannot say anything about this model.
     """
     store = Store(
         store_root,
@@ -85,28 +120,71 @@ def examine(checkpoint: "Checkpoint", settings: Settings, *, store_root: Path) -
             "versions": library_versions(),
         },
     )
-    key = {"rule": settings.rule, "settings": getattr(settings.rules, settings.rule).model_dump()}
-    (record,) = store.obtain([key], lambda _: _examine(checkpoint, settings))
-    return Examination.from_dict(record)
+    (found,) = store.obtain([{"anatomy": 1}], lambda _: _trace(checkpoint))
+    reading = Reading(
+        checkpoint=checkpoint,
+        settings=settings,
+        corpus=corpus,
+        threads=threads,
+        progress=progress,
+    )
+
+    def key(rule: str) -> dict[str, Any]:
+        known = {"rule": rule, "settings": settings.rules.of(rule)}
+        return {**known, "text": reading.identity} if RULES[rule].needs_model else known
+
+    def detect(key: Mapping[str, Any]) -> Record:
+        from robustness.anatomy import Anatomy
+
+        stack = Anatomy.from_dict(found["anatomy"]).stack
+        detection = _detect(RULES[key["rule"]], key["settings"], stack, checkpoint, reading)
+        checkpoint.require_unchanged()
+        return detection.to_dict()
+
+    records = store.obtain(map(key, settings.rule_names), detect)
+    primary, *compared = map(Detection.from_dict, records)
+    return Examination(
+        anatomy_record=found["anatomy"],
+        detection=primary,
+        layers=found["layers"],
+        hidden_size=found["hidden_size"],
+        distinct_sites=found["distinct_sites"],
+        compared=tuple(compared),
+    )
 
 
-def _examine(checkpoint: "Checkpoint", settings: Settings) -> Record:
-    from robustness import outliers
+def _trace(checkpoint: "Checkpoint") -> Record:
     from robustness.anatomy import distinct_sites, trace_anatomy
-    from robustness.parameters import site_parameters
 
     anatomy = trace_anatomy(checkpoint.skeleton(), _few_tokens(checkpoint.vocab_size))
-    parameters = site_parameters(anatomy.stack, checkpoint.tensor)
-    rule = getattr(outliers, settings.rule)
-    options = getattr(settings.rules, settings.rule).model_dump()
+    record = {
+        "anatomy": anatomy.to_dict(),
+        "layers": len(anatomy.stack.sites),
+        "hidden_size": anatomy.hidden_size,
+        "distinct_sites": distinct_sites(anatomy.stack),
+    }
     checkpoint.require_unchanged()
-    return Examination(
-        anatomy_record=anatomy.to_dict(),
-        detection=rule(parameters.scale, parameters.bias, **options),
-        layers=len(anatomy.stack.sites),
-        hidden_size=anatomy.hidden_size,
-        distinct_sites=distinct_sites(anatomy.stack),
-    ).to_dict()
+    return record
+
+
+def _detect(
+    rule: Rule,
+    options: Mapping[str, Any],
+    stack: "Stack",
+    checkpoint: "Checkpoint",
+    reading: Reading,
+) -> Detection:
+    """Apply one rule to what it reads."""
+    from robustness.parameters import site_parameters
+
+    if rule.reads == "parameters":
+        parameters = site_parameters(stack, checkpoint.tensor)
+        return rule.find(parameters.scale, parameters.bias, **options)
+    if rule.reads == "outputs":
+        return rule.find(reading.outputs(stack), **options)
+    if rule.reads == "inputs":
+        return rule.find(reading.inputs(stack, threshold=options["threshold"]), **options)
+    return rule.find(reading.spikes(stack, **options), threshold=options["threshold"])
 
 
 def _few_tokens(vocab_size: int) -> dict[str, "Tensor"]:

@@ -184,7 +184,12 @@ def _planned(
     _require_device(settings.device)
     progress(f"{label}: resolving the checkpoint")
     checkpoint = resolve(reference, cache=store_root, progress=progress)
-    vetting = Vetting(checkpoint=checkpoint, settings=settings, store_root=store_root)
+    vetting = Vetting(
+        checkpoint=checkpoint,
+        settings=settings,
+        store_root=store_root,
+        progress=lambda line: progress(f"{label}: {line}"),
+    )
     progress(f"{label}: reading corpus {settings.corpus}")
     corpus = vetting.corpus
     progress(f"{label}: looking for outlier dimensions")

@@ -12,43 +12,28 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 
 from robustness.errors import PolicyError
+from robustness.rules.settings import Rule, Rules, StrictTable
 
 Profile = Literal["paper", "hardened"]
-Rule = Literal["busters"]
 LayoutChoice = Literal["auto", "packed", "lines"]
 
 Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+M = TypeVar("M", bound=StrictTable)
 
 
-M = TypeVar("M", bound=_Strict)
-
-
-class Busters(_Strict):
-    """Rule ``busters``. The paper's authors relax k to 2 and the share to 1/3 for single models."""
-
-    k: float = Field(default=3.0, gt=0, allow_inf_nan=False, description="standard deviations")
-    min_layer_share: float = Field(
-        default=0.5,
-        gt=0,
-        le=1,
-        description="share of the layers in which a dimension must stand out",
-    )
-
-
-class Rules(_Strict):
-    """Settings of the rules that find outlier dimensions."""
-
-    busters: Busters = Busters()
-
-
-class _Check(_Strict):
+class _Check(StrictTable):
     enabled: bool = Field(default=True, description="whether the check runs")
 
 
@@ -109,7 +94,7 @@ class MagnitudeAloneIsHarmless(_Check):
     max_ratio: Ratio = Field(default=1.5, description="must stay below this factor")
 
 
-class Checks(_Strict):
+class Checks(StrictTable):
     """Thresholds of the packaged suite's checks, by the test's name without ``test_``."""
 
     weights_are_finite: WeightsAreFinite = WeightsAreFinite()
@@ -121,13 +106,17 @@ class Checks(_Strict):
     magnitude_alone_is_harmless: MagnitudeAloneIsHarmless = MagnitudeAloneIsHarmless()
 
 
-class Settings(_Strict):
+class Settings(StrictTable):
     """Everything that may differ between the checkpoints of one run."""
 
     profile: Profile = Field(
         default="paper", description="assert the paper's findings, or their absence"
     )
-    rule: Rule = Field(default="busters", description="how outlier dimensions are found")
+    rule: Rule | tuple[Rule, ...] = Field(
+        default="busters",
+        description="how outlier dimensions are found; of several, the first decides what is "
+        "ablated",
+    )
     corpus: str = Field(default="builtin", min_length=1, description="the text")
     layout: LayoutChoice = Field(
         default="auto", description="running text packed, or one example a line"
@@ -146,6 +135,22 @@ class Settings(_Strict):
     )
     rules: Rules = Rules()
     checks: Checks = Checks()
+
+    @field_validator("rule", mode="before")
+    @classmethod
+    def _one_rule_or_several(cls, value: object) -> object:
+        names = list(value) if isinstance(value, list | tuple) else [value]
+        known = get_args(Rule)
+        if not names or any(name not in known for name in names):
+            raise ValueError(f"must be one of {', '.join(known)}, or a list of them")
+        if len(set(names)) < len(names):
+            raise ValueError("names a rule twice")
+        return names[0] if len(names) == 1 else tuple(names)
+
+    @property
+    def rule_names(self) -> tuple[Rule, ...]:
+        """All rules; the first is the primary one, whose dimensions are ablated."""
+        return self.rule if isinstance(self.rule, tuple) else (self.rule,)
 
 
 class PolicyFile(Settings):
@@ -330,7 +335,12 @@ def _explain(
 
 def _known_keys(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
     for part in path:
-        annotation = model.model_fields[str(part)].annotation
+        annotation = _fields(model)[str(part)].annotation
         options = [annotation, *get_args(annotation)]
         model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
-    return sorted(model.model_fields)
+    return sorted(_fields(model))
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """A table's fields by the keys they have in a file."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}

@@ -12,8 +12,8 @@ from robustness.corpus import Corpus, load_corpus
 from robustness.detection import Examination, examine
 from robustness.errors import PolicyError, RuleError
 from robustness.measure import Measurement, library_versions
-from robustness.outliers import RULES
 from robustness.policy import Settings
+from robustness.rules import RULES
 from robustness.store import Record, Store
 
 if TYPE_CHECKING:
@@ -60,8 +60,18 @@ class Vetting:
 
     @cached_property
     def examination(self) -> Examination:
-        """Anatomy and outlier dimensions, from the weights alone."""
-        return examine(self.checkpoint, self.settings, store_root=self._store_root)
+        """Anatomy and outlier dimensions, from the weights alone where the rules allow it."""
+        return self._examined(self.settings)
+
+    def _examined(self, settings: Settings) -> Examination:
+        return examine(
+            self.checkpoint,
+            settings,
+            store_root=self._store_root,
+            corpus=lambda: self.corpus,
+            threads=self._threads,
+            progress=self._progress or (lambda _: None),
+        )
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -83,18 +93,21 @@ class Vetting:
         )
 
     def outliers(self, rule: str | None = None) -> OutlierDimensions:
-        """The outlier dimensions by a rule (default: the policy's).
+        """The outlier dimensions by a rule (default: the policy's first), with its settings there.
 
         Raises:
-            RuleError: if there is no such rule.
+            RuleError: if there is no such rule, or it cannot say anything about this model.
+            UnsupportedSite: if it needs another kind of output site.
         """
-        if rule is None or rule == self.settings.rule:
+        if rule is None:
             return OutlierDimensions(self.examination.detection)
         if rule not in RULES:
             raise RuleError(f"unknown rule {rule!r}; known: {', '.join(RULES)}")
+        if rule in self.settings.rule_names:
+            place = self.settings.rule_names.index(rule)
+            return OutlierDimensions(self.examination.detections[place])
         settings = self.settings.model_copy(update={"rule": rule})
-        found = examine(self.checkpoint, settings, store_root=self._store_root)
-        return OutlierDimensions(found.detection)
+        return OutlierDimensions(self._examined(settings).detection)
 
     def ablate(
         self,

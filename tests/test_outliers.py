@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from robustness.errors import RuleError
-from robustness.outliers import Detection, busters, z_scores
+from robustness.outliers import Detection
+from robustness.rules.weights import busters, z_scores
 
 
 def _plain(
@@ -77,6 +78,7 @@ def test_small_values_are_outliers_too() -> None:
     (outlier,) = busters(scale, bias).outliers
     assert outlier.dim == 17
     assert outlier.layers == (0, 1, 2, 3)
+    assert outlier.z_scale is not None
     assert max(outlier.z_scale) < -3
     assert outlier.z_bias is not None
     assert min(outlier.z_bias) > 3
@@ -141,5 +143,6 @@ def test_chance_agrees_with_simulation() -> None:
         for _ in range(150)
     ]
     expected = busters(rng.normal(size=(12, 768)), None, k=2.0, min_layer_share=1 / 3).by_chance
+    assert expected is not None
     assert expected == pytest.approx(1.21, abs=0.01)
     assert np.mean(found) == pytest.approx(expected, abs=4 * math.sqrt(expected / 150))

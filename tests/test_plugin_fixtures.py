@@ -125,7 +125,7 @@ def test_failures_show_the_numbers(
             "E * <FAIL: the median ablation of 1 random dimension multiplies perplexity by less "
             "than 0.5; measured 1.* (* to *) against 0.5>",
             f"E * dimension {HIDDEN_SIZE} is out of range: the hidden size is {HIDDEN_SIZE}",
-            "RuleError: unknown rule 'bustres'; known: busters",
+            "RuleError: unknown rule 'bustres'; known: busters, puccetti, *",
             "UnsupportedSite: *'residual'*",
             f"E * cannot ablate {HIDDEN_SIZE} random dimensions: there are {HIDDEN_SIZE - 1} *",
             "PolicyError: confidence must be at least 0.5 and below 1, not 1.0",

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from robustness.errors import PolicyError
 from robustness.policy import Policy, PolicyFile, Settings, load_policy
+from robustness.rules import RULES
 from tests import plugin_support
 from tests.plugin_support import LABEL, Stubs, in_every_state, read_json, run_pytest, text_of
 
@@ -216,7 +217,16 @@ def test_an_override_of_nothing_is_refused(tmp_path: Path) -> None:
         ("corpus = 1", "corpus: input should be a valid string, not 1"),
         ('corpus = ""', "corpus: string should have at least 1 character"),
         ('profile = "papper"', "profile: input should be 'paper' or 'hardened', not 'papper'"),
-        ('rule = "bustres"', "rule: input should be 'busters', not 'bustres'"),
+        ("rule = []", "rule: must be one of busters, puccetti, llm-int8"),
+        ('rule = ["busters", "bustres"]', "or a list of them, not ['busters', 'bustres']"),
+        ('rule = ["massive", "massive"]', "rule: names a rule twice, not ['massive', 'massive']"),
+        (
+            "[rules.llm-int8]\ntreshold = 2",
+            "unknown key 'rules.llm-int8.treshold'; did you mean 'threshold'?",
+        ),
+        ("[rules.llm_int8]\nthreshold = 2.0", "did you mean 'llm-int8'?"),
+        ('[rules.puccetti]\nvariant = "text"', "input should be 'code' or 'paper', not 'text'"),
+        ('rule = "bustres"', "rule: must be one of busters, puccetti, llm-int8"),
         ('device = "gpu"', "device: "),
         ("block_size = 4", "block_size: input should be greater than or equal to 8, not 4"),
         ("seed = -1", "seed: input should be greater than or equal to 0, not -1"),
@@ -313,9 +323,14 @@ def _tables(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any
 
 
 _CHECK = {"enabled": st.booleans()}
+_RULES = list(RULES)
+_STD = st.floats(0.1, 10)
+_SHARE = st.floats(0, 1, exclude_min=True)
 _SETTINGS = {
     "profile": st.sampled_from(["paper", "hardened"]),
-    "rule": st.just("busters"),
+    "rule": st.one_of(
+        st.sampled_from(_RULES), st.lists(st.sampled_from(_RULES), min_size=1, unique=True)
+    ),
     "corpus": _WORDS,
     "layout": st.sampled_from(["auto", "packed", "lines"]),
     "block_size": st.integers(8, 4096),
@@ -323,7 +338,18 @@ _SETTINGS = {
     "device": st.sampled_from(["cpu", "cuda", "cuda:3", "mps"]),
     "exhaustive": st.booleans(),
     "rules": _tables(
-        busters=_tables(k=st.floats(0.1, 10), min_layer_share=st.floats(0, 1, exclude_min=True))
+        text_blocks=st.integers(1, 99),
+        busters=_tables(k=_STD, min_layer_share=_SHARE),
+        puccetti=_tables(
+            variant=st.sampled_from(["code", "paper"]), n_std=_STD, min_layers=st.integers(1, 99)
+        ),
+        massive=_tables(threshold=_STD, median_factor=_STD),
+        variance=_tables(factor=_STD),
+        kurtosis=_tables(n_std=_STD, min_layer_share=_SHARE),
+        **{
+            "llm-int8": _tables(threshold=_STD, min_position_share=_SHARE),
+            "super-weight": _tables(threshold=_STD, max_rounds=st.integers(1, 9)),
+        },
     ),
     "checks": _tables(
         weights_are_finite=_tables(**_CHECK),
@@ -376,7 +402,9 @@ def test_any_valid_policy_makes_the_round_trip(
     assert found.confidence == table.get("confidence", 0.99)
     settings = found.settings("/no/glob/names/this\n", "nor\nthis")
     for key, value in table.items():
-        if key in _SETTINGS:
+        if key == "rule":
+            assert settings.rule_names == ((value,) if isinstance(value, str) else tuple(value))
+        elif key in _SETTINGS:
             _assert_holds(getattr(settings, key), value)
     assert Settings.model_validate(settings.model_dump()) == settings
     assert Settings.model_validate_json(settings.model_dump_json()) == settings
@@ -386,7 +414,7 @@ def test_any_valid_policy_makes_the_round_trip(
 def _assert_holds(found: Any, given: Any) -> None:
     if isinstance(given, Mapping):
         for key, value in given.items():
-            _assert_holds(getattr(found, key), value)
+            _assert_holds(getattr(found, key.replace("-", "_")), value)
     else:
         assert found == given
 
