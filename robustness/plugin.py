@@ -53,7 +53,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="paper: ablating outlier dimensions must hurt; hardened: it must not (default: paper)",
     )
     group.addoption(
-        "--robustness-rule", metavar="RULE", help="how outlier dimensions are found: busters"
+        "--robustness-rule",
+        action="append",
+        metavar="RULE",
+        help="how outlier dimensions are found: busters (default), puccetti, llm-int8, massive, "
+        "variance, kurtosis or super-weight; repeatable: the first decides what is ablated, the "
+        "report compares them all",
     )
     group.addoption(
         "--robustness-enable",

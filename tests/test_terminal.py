@@ -46,6 +46,8 @@ def summary(*checks: dict[str, Any]) -> list[str]:
         "rule": "busters",
         "expected_by_chance": 1e-5,
         "outliers": [],
+        "rules": [{"rule": "busters", "dims": [], "expected_by_chance": 1e-5}],
+        "agreement": [],
         "checks": list(checks),
     }
     reporter = Lines()

@@ -3,13 +3,14 @@
 import json
 import math
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from robustness import __version__
 from robustness.checks import Check
+from robustness.outliers import Detection
 from robustness.plan import PlannedCheckpoint, RunPlan
 from robustness.verdict import Verdict
 
@@ -141,9 +142,37 @@ def _checkpoint_facts(
         "perplexity_tokens": widest.get("intact_tokens", 0),
         "rule": examination.detection.rule,
         "expected_by_chance": examination.detection.by_chance,
-        "outliers": [outlier.to_dict() for outlier in examination.detection.outliers],
+        "outliers": _outliers(examination.detection),
+        "rules": [_rule_facts(detection) for detection in examination.detections],
+        "agreement": _agreement(examination.detections),
         "checks": checks,
     }
+
+
+def _outliers(detection: Detection) -> list[dict[str, Any]]:
+    return [_plain(outlier.to_dict()) for outlier in detection.outliers]
+
+
+def _rule_facts(detection: Detection) -> dict[str, Any]:
+    """What one rule found; the first of the list decides what is ablated."""
+    return {
+        "rule": detection.name,
+        "description": detection.rule,
+        "dims": list(detection.dims),
+        "expected_by_chance": detection.by_chance,
+        "outliers": _outliers(detection),
+        "details": _plain(detection.details),
+    }
+
+
+def _agreement(detections: Sequence[Detection]) -> list[dict[str, Any]]:
+    """Every dimension that some rule found, with the rules that did: most rules first."""
+    rules = {
+        dim: [detection.name for detection in detections if dim in detection.dims]
+        for dim in sorted({dim for detection in detections for dim in detection.dims})
+    }
+    order = sorted(rules, key=lambda dim: -len(rules[dim]))
+    return [{"dim": dim, "rules": rules[dim]} for dim in order]
 
 
 def _versions() -> dict[str, str]:

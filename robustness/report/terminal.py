@@ -10,6 +10,8 @@ from robustness.plan import PlannedCheckpoint, RunPlan
 COLUMNS = ("check", "dims", "measured", "interval", "needed", "blocks", "verdict")
 WIDTH = 100
 """Of lines of text; a table may need more."""
+DIMENSIONS = 16
+"""Listed at most; the JSON report has them all."""
 MARKUP: Mapping[str, Mapping[str, bool]] = {
     "pass": {"green": True},
     "fail": {"red": True, "bold": True},
@@ -72,7 +74,6 @@ def _wrapped(line: str) -> list[str]:
 
 def _checkpoint_header(planned: PlannedCheckpoint) -> list[str]:
     checkpoint, settings, found = planned.checkpoint, planned.settings, planned.examination
-    dims = found.detection.dims
     return [
         f"{planned.label}: {checkpoint['reference']} at {checkpoint['revision']}",
         f"  {checkpoint['architecture']}, {found.layers} layers x {found.hidden_size}, "
@@ -80,9 +81,15 @@ def _checkpoint_header(planned: PlannedCheckpoint) -> list[str]:
         f"  corpus {planned.corpus}: {planned.text_blocks} text blocks of at most "
         f"{planned.block_size} tokens; {checkpoint['scoring']} scoring, seed {settings.seed}, "
         f"profile {settings.profile}" + (", exhaustive" if settings.exhaustive else ""),
-        f"  {found.detection.rule}: {', '.join(map(str, dims)) or 'none'}",
+        *(f"  {each.rule}: {_listed(each.dims)}" for each in found.detections),
         *(f"  note: {note}" for note in planned.notes),
     ]
+
+
+def _listed(dims: Sequence[int]) -> str:
+    """A few dimensions; the JSON report has them all."""
+    shown = ", ".join(map(str, dims[:DIMENSIONS])) or "none"
+    return f"{shown} and {len(dims) - DIMENSIONS} more" if len(dims) > DIMENSIONS else shown
 
 
 def _amount(n: int) -> str:
@@ -113,6 +120,8 @@ def _write_checkpoint(reporter: Reporter, checkpoint: Mapping[str, Any]) -> None
     for paragraph in _findings(checkpoint):
         for line in _wrapped(paragraph):
             reporter.write_line(line)
+    for line in _comparison(checkpoint):
+        reporter.write_line(line)
     reporter.write_line("")
     n_blocks = checkpoint["corpus_text_blocks"]
     rows = [COLUMNS, *(_row(check, n_blocks) for check in checkpoint["checks"])]
@@ -139,12 +148,40 @@ def _findings(checkpoint: Mapping[str, Any]) -> Iterable[str]:
         )
     yield (
         f"outlier dimensions, {checkpoint['rule']} "
-        f"(by chance: {checkpoint['expected_by_chance']:.2g})"
+        f"(by chance: {_chance(checkpoint['expected_by_chance'])})"
     )
-    for outlier in checkpoint["outliers"]:
+    for outlier in checkpoint["outliers"][:DIMENSIONS]:
         yield f"  {_outlier(outlier, checkpoint['layers'])}"
+    if len(checkpoint["outliers"]) > DIMENSIONS:
+        yield f"  and {len(checkpoint['outliers']) - DIMENSIONS} more"
     if not checkpoint["outliers"]:
         yield "  none"
+
+
+def _chance(expected: float | None) -> str:
+    return "not defined" if expected is None else f"{expected:.2g}"
+
+
+def _comparison(checkpoint: Mapping[str, Any]) -> Iterable[str]:
+    """Which rules found which dimensions, if several were asked for."""
+    names = [rule["rule"] for rule in checkpoint["rules"]]
+    if len(names) < 2:
+        return
+    agreement = checkpoint["agreement"]
+    rows = [["rules agree on", *names]]
+    for entry in agreement[:DIMENSIONS]:
+        marks = ["x" if name in entry["rules"] else "." for name in names]
+        rows.append([f"dimension {entry['dim']}", *marks])
+    rows.append(["dimensions", *(str(len(rule["dims"])) for rule in checkpoint["rules"])])
+    chances = (rule["expected_by_chance"] for rule in checkpoint["rules"])
+    rows.append(["by chance", *("-" if c is None else _chance(c) for c in chances)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [text.ljust(width) for text, width in zip(row, widths, strict=True)]
+        yield "  ".join(cells).rstrip()
+    if len(agreement) > DIMENSIONS:
+        yield f"and {len(agreement) - DIMENSIONS} more dimensions, all in the JSON report"
+    yield f"What is ablated are the dimensions of {names[0]}, the rule named first."
 
 
 def _aligned(text: str, width: int, column: int) -> str:
@@ -156,11 +193,17 @@ def _aligned(text: str, width: int, column: int) -> str:
 
 
 def _outlier(outlier: Mapping[str, Any], n_layers: int) -> str:
-    text = (
+    found = []
+    if outlier["z_scale"] is not None:
+        found.append(f"scale up to {_extreme(outlier['z_scale'])} std")
+    if outlier["z_bias"] is not None:
+        found.append(f"bias {_extreme(outlier['z_bias'])} std")
+    for name, values in outlier["statistics"].items():
+        found.append(f"{name} up to {_figure(max(map(float, values), key=abs))}")
+    return (
         f"dimension {outlier['dim']} in {len(outlier['layers'])} of {n_layers} layers "
-        f"({_ranges(outlier['layers'])}): scale up to {_extreme(outlier['z_scale'])} std"
+        f"({_ranges(outlier['layers'])}): {', '.join(found)}"
     )
-    return text if outlier["z_bias"] is None else f"{text}, bias {_extreme(outlier['z_bias'])} std"
 
 
 def _extreme(z: Sequence[float]) -> str:
