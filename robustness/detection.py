@@ -1,5 +1,6 @@
 """Anatomy and outlier dimensions of a checkpoint, found before a run from its weights alone."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,12 +13,12 @@ from robustness.policy import Settings
 from robustness.store import Record, Store
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from robustness.anatomy import Anatomy
     from robustness.checkpoint import Checkpoint
+    from robustness.stacks import Anatomy
 
-EXAMINATION = 1
+EXAMINATION = 2
 """Version of what an examination records; part of its identity in the store."""
 
 
@@ -28,7 +29,8 @@ class Examination:
     Attributes:
         anatomy_record: the anatomy in plain JSON types.
         detection: what the rule found.
-        layers: layers of the stack.
+        stack: the vetted stack's role: ``only``, ``encoder`` or ``decoder``.
+        layers: layers of that stack.
         hidden_size: D.
         distinct_sites: different modules among the layers' output sites (1 when layers share).
     """
@@ -38,11 +40,12 @@ class Examination:
     layers: int
     hidden_size: int
     distinct_sites: int
+    stack: str = "only"
 
     @cached_property
     def anatomy(self) -> "Anatomy":
         """Where the model can be ablated."""
-        from robustness.anatomy import Anatomy
+        from robustness.stacks import Anatomy
 
         return Anatomy.from_dict(self.anatomy_record)
 
@@ -54,6 +57,7 @@ class Examination:
             "layers": self.layers,
             "hidden_size": self.hidden_size,
             "distinct_sites": self.distinct_sites,
+            "stack": self.stack,
         }
 
     @classmethod
@@ -65,6 +69,7 @@ class Examination:
             layers=data["layers"],
             hidden_size=data["hidden_size"],
             distinct_sites=data["distinct_sites"],
+            stack=data["stack"],
         )
 
 
@@ -85,7 +90,11 @@ def examine(checkpoint: "Checkpoint", settings: Settings, *, store_root: Path) -
             "versions": library_versions(),
         },
     )
-    key = {"rule": settings.rule, "settings": getattr(settings.rules, settings.rule).model_dump()}
+    key = {
+        "stack": settings.stack,
+        "rule": settings.rule,
+        "settings": getattr(settings.rules, settings.rule).model_dump(),
+    }
     (record,) = store.obtain([key], lambda _: _examine(checkpoint, settings))
     return Examination.from_dict(record)
 
@@ -95,7 +104,9 @@ def _examine(checkpoint: "Checkpoint", settings: Settings) -> Record:
     from robustness.anatomy import distinct_sites, trace_anatomy
     from robustness.parameters import site_parameters
 
-    anatomy = trace_anatomy(checkpoint.skeleton(), _few_tokens(checkpoint.vocab_size))
+    skeleton = checkpoint.skeleton()
+    tokens = few_tokens(skeleton, checkpoint.vocab_size)
+    anatomy = trace_anatomy(skeleton, tokens, stack=settings.stack)
     parameters = site_parameters(anatomy.stack, checkpoint.tensor)
     rule = getattr(outliers, settings.rule)
     options = getattr(settings.rules, settings.rule).model_dump()
@@ -103,15 +114,22 @@ def _examine(checkpoint: "Checkpoint", settings: Settings) -> Record:
     return Examination(
         anatomy_record=anatomy.to_dict(),
         detection=rule(parameters.scale, parameters.bias, **options),
+        stack=anatomy.stack.role,
         layers=len(anatomy.stack.sites),
         hidden_size=anatomy.hidden_size,
         distinct_sites=distinct_sites(anatomy.stack),
     ).to_dict()
 
 
-def _few_tokens(vocab_size: int) -> dict[str, "Tensor"]:
-    """Two rows of eight ordinary tokens: ids from the middle, since specials sit at the ends."""
+def few_tokens(model: "nn.Module", vocab_size: int) -> dict[str, "Tensor"]:
+    """Two rows of ordinary tokens, eight for each stack that reads tokens of its own.
+
+    Their ids are from the middle, since specials sit at the ends.
+    """
     import torch
 
-    ids = (vocab_size // 2 + torch.arange(16).reshape(2, 8)) % vocab_size
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    ids = (vocab_size // 2 + torch.arange(32).reshape(4, 8)) % vocab_size
+    inputs = {"input_ids": ids[:2], "attention_mask": torch.ones_like(ids[:2])}
+    if "decoder_input_ids" in inspect.signature(model.forward).parameters:
+        inputs["decoder_input_ids"] = ids[2:, :6]  # other lengths tell the stacks' positions apart
+    return inputs

@@ -56,6 +56,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--robustness-rule", metavar="RULE", help="how outlier dimensions are found: busters"
     )
     group.addoption(
+        "--robustness-stack",
+        choices=("auto", "encoder", "decoder"),
+        help="which stack of layers is vetted (default: auto, the only one, or of an encoder and a "
+        "decoder the decoder)",
+    )
+    group.addoption(
         "--robustness-enable",
         action="append",
         metavar="CHECK",

@@ -18,6 +18,7 @@ from robustness.errors import PolicyError
 
 Profile = Literal["paper", "hardened"]
 Rule = Literal["busters"]
+StackChoice = Literal["auto", "encoder", "decoder"]
 LayoutChoice = Literal["auto", "packed", "lines"]
 
 Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -128,6 +129,10 @@ class Settings(_Strict):
         default="paper", description="assert the paper's findings, or their absence"
     )
     rule: Rule = Field(default="busters", description="how outlier dimensions are found")
+    stack: StackChoice = Field(
+        default="auto",
+        description="which stack of layers is vetted; auto: the only one, or the decoder",
+    )
     corpus: str = Field(default="builtin", min_length=1, description="the text")
     layout: LayoutChoice = Field(
         default="auto", description="running text packed, or one example a line"

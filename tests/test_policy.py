@@ -316,6 +316,7 @@ _CHECK = {"enabled": st.booleans()}
 _SETTINGS = {
     "profile": st.sampled_from(["paper", "hardened"]),
     "rule": st.just("busters"),
+    "stack": st.sampled_from(["auto", "encoder", "decoder"]),
     "corpus": _WORDS,
     "layout": st.sampled_from(["auto", "packed", "lines"]),
     "block_size": st.integers(8, 4096),
