@@ -7,143 +7,25 @@ the values of the parameters, so a skeleton of the model without weights serves 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
 from itertools import takewhile
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from robustness.errors import UnsupportedArchitecture, UnsupportedSite
 from robustness.layers import Reader, Writer
+from robustness.stacks import Anatomy, Role, Site, Stack, StackChoice, distinct_sites
 from robustness.tracing import Call, Trace, outputs_of, record
 
-ANATOMY_SCHEMA = 1
+__all__ = ["Anatomy", "Site", "Stack", "distinct_sites", "trace_anatomy"]
 
 RowLayout: TypeAlias = tuple[int | None, Literal["batch-major", "time-major"] | None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Site:
-    """Where the output features of one layer can be switched off.
-
-    Attributes:
-        module: Qualified name of the module whose output carries the features, on the last axis.
-        layer_module: Qualified name of the layer, within whose call the module is called.
-        execution: Which call of that layer module within one call of the stack, from 0. Where the
-            layers share one module (ALBERT), this is the index of the layer.
-        layer: Index of the layer within its stack.
-        kind: ``norm`` where the module's output is the layer's output, ``writer`` where it is the
-            last thing added to the residual stream.
-        scale: Name of the parameter that scales the features: a vector, or a dense weight.
-        bias: Name of the vector added to the features, None where there is none.
-        feature_axis: Axis of the scale that indexes the features: 0 of a vector or an
-            ``(out, in)`` weight, 1 of an ``(in, out)`` weight.
-        batch_axis: Axis of the module's output that indexes the rows of the batch; None where none
-            was found.
-        flattened: None where that axis is the batch itself; where it is the product of batch and
-            time, which of the two varies slowest.
-    """
-
-    module: str
-    layer_module: str
-    execution: int
-    layer: int
-    kind: Literal["norm", "writer"]
-    scale: str
-    bias: str | None
-    feature_axis: int
-    batch_axis: int | None
-    flattened: Literal["batch-major", "time-major"] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stack:
-    """A run of layers, such as an encoder.
-
-    Attributes:
-        name: Qualified name of the module that calls the layers.
-        hidden_size: Number of output features, D.
-        sites: One output site per layer, in order.
-    """
-
-    name: str
-    hidden_size: int
-    sites: tuple[Site, ...]
-
-    @property
-    def n_layers(self) -> int:
-        """The number of layers, counting a shared layer as often as it is executed."""
-        return len(self.sites)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Anatomy:
-    """All stacks of a model."""
-
-    stacks: tuple[Stack, ...]
-
-    @property
-    def stack(self) -> Stack:
-        """The only stack.
-
-        Raises:
-            UnsupportedArchitecture: There are several.
-        """
-        if len(self.stacks) != 1:
-            raise UnsupportedArchitecture(
-                f"The model has {len(self.stacks)} stacks of layers "
-                f"({', '.join(repr(stack.name) for stack in self.stacks)}); choose one by name."
-            )
-        return self.stacks[0]
-
-    @property
-    def hidden_size(self) -> int:
-        """The number of output features, D, of all stacks.
-
-        Raises:
-            UnsupportedArchitecture: The stacks differ in it.
-        """
-        sizes = {stack.hidden_size for stack in self.stacks}
-        if len(sizes) != 1:
-            raise UnsupportedArchitecture(
-                f"The model's stacks have different hidden sizes ({sorted(sizes)}); choose a stack."
-            )
-        return sizes.pop()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, with the number of their schema."""
-        stacks = [
-            {**asdict(stack), "sites": [asdict(site) for site in stack.sites]}
-            for stack in self.stacks
-        ]
-        return {"schema": ANATOMY_SCHEMA, "stacks": stacks}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Anatomy":
-        """The inverse of `to_dict`.
-
-        Raises:
-            ValueError: The data has another schema.
-        """
-        if data.get("schema") != ANATOMY_SCHEMA:
-            raise ValueError(
-                f"an anatomy of schema {data.get('schema')!r} was read where {ANATOMY_SCHEMA} is "
-                "understood"
-            )
-        stacks = (
-            Stack(**{**stack, "sites": tuple(Site(**site) for site in stack["sites"])})
-            for stack in data["stacks"]
-        )
-        return cls(stacks=tuple(stacks))
-
-
-def distinct_sites(stack: Stack) -> int:
-    """The number of different modules among a stack's sites: 1 where the layers share theirs."""
-    return len({site.module for site in stack.sites})
-
-
-def trace_anatomy(model: nn.Module, inputs: Mapping[str, Tensor]) -> Anatomy:
+def trace_anatomy(
+    model: nn.Module, inputs: Mapping[str, Tensor], *, stack: StackChoice = "auto"
+) -> Anatomy:
     """Find a model's stacks of layers and their output sites by running it.
 
     The model is left as it was, and its parameters' values are not read.
@@ -152,6 +34,7 @@ def trace_anatomy(model: nn.Module, inputs: Mapping[str, Tensor]) -> Anatomy:
         model: Any model of repeated layers, or a skeleton of it.
         inputs: Keyword arguments of its forward pass, with the batch on the first axis of each:
             two rows that differ, of a few tokens each.
+        stack: Which stack is vetted, see `Anatomy`; all of them are found.
 
     Raises:
         UnsupportedArchitecture: The forward pass failed or has no repeated layers.
@@ -167,13 +50,45 @@ def trace_anatomy(model: nn.Module, inputs: Mapping[str, Tensor]) -> Anatomy:
     rows = _row_layouts(model, inputs, modules)
     return Anatomy(
         stacks=tuple(
-            _stack(reader, chain, of, rows) for chain, of in zip(chains, writers, strict=True)
-        )
+            _stack(reader, chain, role, of, rows)
+            for chain, role, of in zip(chains, _roles(reader, chains), writers, strict=True)
+        ),
+        choice=stack,
+    )
+
+
+def _roles(reader: Reader, chains: list[list[Call]]) -> list[Role]:
+    """The part that each run of layers plays beside the others.
+
+    The layers of a decoder, beyond the first, are called with something that was made from the
+    encoder's output and not from their own predecessor's.
+    """
+    if len(chains) == 1:
+        return ["only"]
+    roles: list[Role] = ["unknown"] * len(chains)
+    for i, encoder in enumerate(chains):
+        for j, decoder in enumerate(chains):
+            if i != j and _is_read(reader, encoder, decoder):
+                roles[i], roles[j] = "encoder", "decoder"
+    return roles
+
+
+def _is_read(reader: Reader, encoder: list[Call], decoder: list[Call]) -> bool:
+    """Whether every layer of the second run but the first reads the output of the first run."""
+    from_encoder = reader.made_from(encoder[-1].outputs[0])
+    from_decoder = reader.made_from(decoder[0].outputs[0])
+    return all(
+        any(value in from_encoder and value not in from_decoder for value in layer.inputs)
+        for layer in decoder[1:]
     )
 
 
 def _stack(
-    reader: Reader, layers: list[Call], writers: list[Writer], rows: Mapping[str, RowLayout]
+    reader: Reader,
+    layers: list[Call],
+    role: Role,
+    writers: list[Writer],
+    rows: Mapping[str, RowLayout],
 ) -> Stack:
     caller = _common_caller(layers)
     executions = _executions(layers, caller)
@@ -201,7 +116,7 @@ def _stack(
             flattened=flattened,
         )
         sites.append(site)
-    return Stack(name=caller.name, hidden_size=layers[0].shape[-1], sites=tuple(sites))
+    return Stack(name=caller.name, role=role, hidden_size=layers[0].shape[-1], sites=tuple(sites))
 
 
 def _common_caller(layers: list[Call]) -> Call:

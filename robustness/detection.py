@@ -4,6 +4,7 @@ Weight rules read a few tensors from the files; only rules on activations load t
 few text blocks with it.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from robustness.measure import library_versions
 from robustness.outliers import Detection
-from robustness.policy import Settings
+from robustness.policy import Settings, StackChoice
 from robustness.reading import Reading
 from robustness.rules import RULES, Rule
 from robustness.store import Record, Store
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from robustness.anatomy import Anatomy, Stack
     from robustness.checkpoint import Checkpoint
     from robustness.corpus import Corpus
+    from robustness.stacks import Anatomy, Stack
 
-EXAMINATION = 2
+EXAMINATION = 3
 """Version of what an examination records; part of its identity in the store."""
 
 Progress = Callable[[str], None]
@@ -37,7 +38,8 @@ class Examination:
     Attributes:
         anatomy_record: the anatomy in plain JSON types.
         detection: what the primary rule found: its dimensions are ablated.
-        layers: layers of the stack.
+        stack: the vetted stack's role: ``only``, ``encoder`` or ``decoder``.
+        layers: layers of that stack.
         hidden_size: D.
         distinct_sites: different modules among the layers' output sites (1 when layers share).
         compared: what the other rules found that were asked for, in their order.
@@ -48,6 +50,7 @@ class Examination:
     layers: int
     hidden_size: int
     distinct_sites: int
+    stack: str = "only"
     compared: tuple[Detection, ...] = ()
 
     @property
@@ -58,7 +61,7 @@ class Examination:
     @cached_property
     def anatomy(self) -> "Anatomy":
         """Where the model can be ablated."""
-        from robustness.anatomy import Anatomy
+        from robustness.stacks import Anatomy
 
         return Anatomy.from_dict(self.anatomy_record)
 
@@ -70,6 +73,7 @@ class Examination:
             "layers": self.layers,
             "hidden_size": self.hidden_size,
             "distinct_sites": self.distinct_sites,
+            "stack": self.stack,
             "compared": [detection.to_dict() for detection in self.compared],
         }
 
@@ -82,6 +86,7 @@ class Examination:
             layers=data["layers"],
             hidden_size=data["hidden_size"],
             distinct_sites=data["distinct_sites"],
+            stack=data["stack"],
             compared=tuple(map(Detection.from_dict, data["compared"])),
         )
 
@@ -120,7 +125,9 @@ def examine(
             "versions": library_versions(),
         },
     )
-    (found,) = store.obtain([{"anatomy": 1}], lambda _: _trace(checkpoint))
+    (found,) = store.obtain(
+        [{"anatomy": 1, "stack": settings.stack}], lambda _: _trace(checkpoint, settings.stack)
+    )
     reading = Reading(
         checkpoint=checkpoint,
         settings=settings,
@@ -130,11 +137,11 @@ def examine(
     )
 
     def key(rule: str) -> dict[str, Any]:
-        known = {"rule": rule, "settings": settings.rules.of(rule)}
+        known = {"rule": rule, "settings": settings.rules.of(rule), "stack": settings.stack}
         return {**known, "text": reading.identity} if RULES[rule].needs_model else known
 
     def detect(key: Mapping[str, Any]) -> Record:
-        from robustness.anatomy import Anatomy
+        from robustness.stacks import Anatomy
 
         stack = Anatomy.from_dict(found["anatomy"]).stack
         detection = _detect(RULES[key["rule"]], key["settings"], stack, checkpoint, reading)
@@ -146,6 +153,7 @@ def examine(
     return Examination(
         anatomy_record=found["anatomy"],
         detection=primary,
+        stack=found["stack"],
         layers=found["layers"],
         hidden_size=found["hidden_size"],
         distinct_sites=found["distinct_sites"],
@@ -153,12 +161,15 @@ def examine(
     )
 
 
-def _trace(checkpoint: "Checkpoint") -> Record:
+def _trace(checkpoint: "Checkpoint", stack: StackChoice) -> Record:
     from robustness.anatomy import distinct_sites, trace_anatomy
 
-    anatomy = trace_anatomy(checkpoint.skeleton(), _few_tokens(checkpoint.vocab_size))
+    skeleton = checkpoint.skeleton()
+    tokens = few_tokens(skeleton, checkpoint.vocab_size)
+    anatomy = trace_anatomy(skeleton, tokens, stack=stack)
     record = {
         "anatomy": anatomy.to_dict(),
+        "stack": anatomy.stack.role,
         "layers": len(anatomy.stack.sites),
         "hidden_size": anatomy.hidden_size,
         "distinct_sites": distinct_sites(anatomy.stack),
@@ -187,9 +198,15 @@ def _detect(
     return rule.find(reading.spikes(stack, **options), threshold=options["threshold"])
 
 
-def _few_tokens(vocab_size: int) -> dict[str, "Tensor"]:
-    """Two rows of eight ordinary tokens: ids from the middle, since specials sit at the ends."""
+def few_tokens(model: "nn.Module", vocab_size: int) -> dict[str, "Tensor"]:
+    """Two rows of ordinary tokens, eight for each stack that reads tokens of its own.
+
+    Their ids are from the middle, since specials sit at the ends.
+    """
     import torch
 
-    ids = (vocab_size // 2 + torch.arange(16).reshape(2, 8)) % vocab_size
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    ids = (vocab_size // 2 + torch.arange(32).reshape(4, 8)) % vocab_size
+    inputs = {"input_ids": ids[:2], "attention_mask": torch.ones_like(ids[:2])}
+    if "decoder_input_ids" in inspect.signature(model.forward).parameters:
+        inputs["decoder_input_ids"] = ids[2:, :6]  # other lengths tell the stacks' positions apart
+    return inputs

@@ -91,6 +91,14 @@ class Reader:
                 pending.extend(self._residual_sources(current))
         return seen
 
+    def made_from(self, value: int) -> set[int]:
+        """All values that depend on this one, itself included."""
+        dependents = {value}
+        for operation in self.trace.operations:
+            if not dependents.isdisjoint(operation.inputs):
+                dependents.update(operation.outputs)
+        return dependents
+
     def normalisation(self, value: int) -> Call | None:
         """The call of a normalising module that made a value."""
         return next((call for call in self.trace.made_by(value) if self.normalises(call)), None)

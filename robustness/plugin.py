@@ -61,6 +61,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "report compares them all",
     )
     group.addoption(
+        "--robustness-stack",
+        choices=("auto", "encoder", "decoder"),
+        help="which stack of layers is vetted (default: auto, the only one, or of an encoder and a "
+        "decoder the decoder)",
+    )
+    group.addoption(
         "--robustness-enable",
         action="append",
         metavar="CHECK",

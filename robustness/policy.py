@@ -25,6 +25,7 @@ from robustness.errors import PolicyError
 from robustness.rules.settings import Rule, Rules, StrictTable
 
 Profile = Literal["paper", "hardened"]
+StackChoice = Literal["auto", "encoder", "decoder"]
 LayoutChoice = Literal["auto", "packed", "lines"]
 
 Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -116,6 +117,10 @@ class Settings(StrictTable):
         default="busters",
         description="how outlier dimensions are found; of several, the first decides what is "
         "ablated",
+    )
+    stack: StackChoice = Field(
+        default="auto",
+        description="which stack of layers is vetted; auto: the only one, or the decoder",
     )
     corpus: str = Field(default="builtin", min_length=1, description="the text")
     layout: LayoutChoice = Field(

@@ -10,12 +10,19 @@ from torch import Tensor, nn
 
 from robustness.ablation import Ablation
 from robustness.anatomy import Anatomy, Site, distinct_sites, trace_anatomy
+from robustness.detection import few_tokens
 from robustness.errors import CheckpointError, UnsupportedArchitecture, UnsupportedSite
 from robustness.hooks import ablated
 from robustness.parameters import site_parameters
 from robustness.probing import is_normalisation
 from robustness.tracing import record
-from tests.tiny_models import ARCHITECTURES, tiny_inputs, tiny_model
+from tests.tiny_models import (
+    ARCHITECTURES,
+    SEQUENCE_TO_SEQUENCE,
+    VOCABULARY,
+    tiny_inputs,
+    tiny_model,
+)
 
 LAYERS = 3
 
@@ -151,6 +158,7 @@ def test_stacks_and_sites_are_found(architecture: str) -> None:
     anatomy = trace_anatomy(model, tiny_inputs(architecture))
     assert found(anatomy) == EXPECTED[architecture]
     assert anatomy.hidden_size == 16
+    assert all(stack.hidden_size == 16 for stack in anatomy.stacks)
     parameters = dict(model.named_parameters())
     for stack in anatomy.stacks:
         assert [site.layer for site in stack.sites] == list(range(stack.n_layers))
@@ -250,9 +258,62 @@ def test_anatomies_of_another_schema_are_refused() -> None:
         Anatomy.from_dict({**data, "schema": 99})
 
 
-def test_a_stack_has_to_be_chosen_where_there_are_two() -> None:
-    anatomy = trace_anatomy(tiny_model("bart"), tiny_inputs("bart"))
-    with pytest.raises(UnsupportedArchitecture, match=r"'model\.encoder', 'model\.decoder'"):
+@pytest.mark.parametrize("architecture", sorted(SEQUENCE_TO_SEQUENCE))
+def test_encoder_and_decoder_are_told_apart(architecture: str) -> None:
+    model, inputs = tiny_model(architecture), tiny_inputs(architecture)
+    anatomy = trace_anatomy(model, inputs)
+    assert [stack.role for stack in anatomy.stacks] == ["encoder", "decoder"]
+    assert ["encoder" in stack.name for stack in anatomy.stacks] == [True, False]
+    assert anatomy.stack is anatomy.stacks[1]  # its output leads to the head
+    encoder, decoder = (
+        trace_anatomy(model, inputs, stack=choice) for choice in ("encoder", "decoder")
+    )
+    assert encoder.stack == anatomy.stacks[0]
+    assert decoder.stack == anatomy.stacks[1]
+    assert Anatomy.from_dict(json.loads(json.dumps(encoder.to_dict()))) == encoder
+
+
+@pytest.mark.parametrize("architecture", ["bart", "bert", "t5"])
+def test_a_checkpoint_is_examined_with_inputs_for_every_stack(architecture: str) -> None:
+    model = tiny_model(architecture)
+    anatomy = trace_anatomy(model, few_tokens(model, VOCABULARY))
+    assert found(anatomy) == EXPECTED[architecture]
+
+
+def test_stacks_are_told_apart_by_what_reads_what_not_by_their_order() -> None:
+    class Reversed(nn.Module):
+        """Its second stack is no decoder: it goes on where the first ends."""
+
+        def __init__(self, *, reads: bool) -> None:
+            super().__init__()
+            self.table = nn.Embedding(50, 12)
+            self.first = nn.ModuleList(PostNorm(12) for _ in range(3))
+            self.second = nn.ModuleList((Reading if reads else PreNorm)(12) for _ in range(2))
+            self.reads = reads
+
+        def forward(self, ids: Tensor) -> Tensor:
+            x: Tensor = self.table(ids)
+            y = x
+            for layer in self.first:
+                (x,) = layer(x)
+            if not self.reads:
+                y = x
+            for layer in self.second:
+                (y,) = layer(y, x) if self.reads else layer(y)
+            return y
+
+    roles = [
+        [stack.role for stack in trace_anatomy(Reversed(reads=reads), IDS).stacks]
+        for reads in (True, False)
+    ]
+    assert roles == [["encoder", "decoder"], ["unknown", "unknown"]]
+    with pytest.raises(UnsupportedArchitecture, match=r"2 stacks .* of which 0, not one, is its"):
+        _ = trace_anatomy(Reversed(reads=False), IDS).stack
+
+
+def test_an_only_stack_is_neither_encoder_nor_decoder() -> None:
+    anatomy = trace_anatomy(tiny_model("bert"), tiny_inputs("bert"), stack="encoder")
+    with pytest.raises(UnsupportedArchitecture, match=r"one stack of layers, 'bert.encoder'"):
         _ = anatomy.stack
 
 
@@ -383,6 +444,13 @@ class PreNorm(Layer):
         return (x + self.dense(torch.tanh(self.b(x))),)
 
 
+class Reading(Layer):
+    def forward(self, x: Tensor, other: Tensor) -> tuple[Tensor]:
+        x = x + self.mix(self.a(x))
+        x = x + self.mix.values(other)
+        return (x + self.dense(torch.tanh(self.b(x))),)
+
+
 class Narrow(Layer):
     def forward(self, x: Tensor) -> tuple[Tensor]:
         x = x + self.mix(self.a(x))
@@ -486,12 +554,12 @@ def test_a_site_must_have_the_layers_features_on_its_last_axis() -> None:
         trace_anatomy(Model(Narrow, dense=Half), IDS)
 
 
-def test_stacks_of_different_hidden_sizes_have_none_in_common() -> None:
+def test_the_hidden_size_is_that_of_the_vetted_stack() -> None:
     anatomy = trace_anatomy(tiny_model("bart"), tiny_inputs("bart"))
     encoder, decoder = anatomy.stacks
-    other = Anatomy(stacks=(encoder, replace(decoder, hidden_size=8)))
-    with pytest.raises(UnsupportedArchitecture, match=r"different hidden sizes \(\[8, 16\]\)"):
-        _ = other.hidden_size
+    stacks = (encoder, replace(decoder, hidden_size=8))
+    assert Anatomy(stacks=stacks).hidden_size == 8
+    assert Anatomy(stacks=stacks, choice="encoder").hidden_size == 16
 
 
 @pytest.mark.parametrize(

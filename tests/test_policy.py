@@ -331,6 +331,7 @@ _SETTINGS = {
     "rule": st.one_of(
         st.sampled_from(_RULES), st.lists(st.sampled_from(_RULES), min_size=1, unique=True)
     ),
+    "stack": st.sampled_from(["auto", "encoder", "decoder"]),
     "corpus": _WORDS,
     "layout": st.sampled_from(["auto", "packed", "lines"]),
     "block_size": st.integers(8, 4096),

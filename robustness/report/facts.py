@@ -123,6 +123,7 @@ def _checkpoint_facts(
         "reference": checkpoint["reference"],
         "revision": checkpoint["revision"],
         "architecture": checkpoint["architecture"],
+        "stack": examination.stack,
         "layers": examination.layers,
         "hidden_size": examination.hidden_size,
         "parameters": checkpoint["n_parameters"],

@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from robustness.detection import Examination
 from robustness.plan import PlannedCheckpoint, RunPlan
 
 COLUMNS = ("check", "dims", "measured", "interval", "needed", "blocks", "verdict")
@@ -76,7 +77,7 @@ def _checkpoint_header(planned: PlannedCheckpoint) -> list[str]:
     checkpoint, settings, found = planned.checkpoint, planned.settings, planned.examination
     return [
         f"{planned.label}: {checkpoint['reference']} at {checkpoint['revision']}",
-        f"  {checkpoint['architecture']}, {found.layers} layers x {found.hidden_size}, "
+        f"  {checkpoint['architecture']}, {_stack(found)}, "
         f"{_amount(checkpoint['n_parameters'])} parameters, float32 on {settings.device}",
         f"  corpus {planned.corpus}: {planned.text_blocks} text blocks of at most "
         f"{planned.block_size} tokens; {checkpoint['scoring']} scoring, seed {settings.seed}, "
@@ -84,6 +85,11 @@ def _checkpoint_header(planned: PlannedCheckpoint) -> list[str]:
         *(f"  {each.rule}: {_listed(each.dims)}" for each in found.detections),
         *(f"  note: {note}" for note in planned.notes),
     ]
+
+
+def _stack(found: Examination) -> str:
+    size = f"{found.layers} layers x {found.hidden_size}"
+    return size if found.stack == "only" else f"{size} in the {found.stack}, which is vetted"
 
 
 def _listed(dims: Sequence[int]) -> str:
