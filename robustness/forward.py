@@ -129,7 +129,9 @@ def _nll(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.logsumexp(logits, -1) - logits.gather(1, targets[:, None])[:, 0]
 
 
-def micro_batches(lengths: Sequence[int], *, vocab_size: int) -> list[list[int]]:
+def micro_batches(
+    lengths: Sequence[int], *, vocab_size: int, most_rows: int = 16
+) -> list[list[int]]:
     """Rows of a chunk grouped into batches: similar lengths together, bounded logits.
 
     A function of the chunk alone, so that intact and ablated runs, and all workers, form the same
@@ -138,11 +140,13 @@ def micro_batches(lengths: Sequence[int], *, vocab_size: int) -> list[list[int]]
     Args:
         lengths: tokens of each row.
         vocab_size: width of a row of logits.
+        most_rows: bound on the rows of a batch, and so on hidden states, however many rows a
+            text block is asked about in.
 
     Returns:
         Row indices of each batch, together every row once.
     """
-    most = max(1, LOGITS_BYTES // (max(lengths) * vocab_size * 4))
+    most = min(most_rows, max(1, LOGITS_BYTES // (max(lengths) * vocab_size * 4)))
     n_batches = -(-len(lengths) // most)
     size = -(-len(lengths) // n_batches)  # of equal size: a small rest is slow
     order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))

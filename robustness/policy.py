@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from robustness.errors import PolicyError
+from robustness.scoring.masked import Masking
+from robustness.scoring.options import ScoringOptions
 
 Profile = Literal["paper", "hardened"]
 Rule = Literal["busters"]
@@ -135,6 +137,9 @@ class Settings(_Strict):
     block_size: int = Field(
         default=128, ge=8, description="tokens in a text block, specials included"
     )
+    masking: Masking = Field(
+        default="all", description="how a masked language model's tokens are hidden"
+    )
     seed: int = Field(
         default=0, ge=0, description="of the order of text blocks, the masks and the draws"
     )
@@ -146,6 +151,11 @@ class Settings(_Strict):
     )
     rules: Rules = Rules()
     checks: Checks = Checks()
+
+    @property
+    def scoring_options(self) -> ScoringOptions:
+        """What of it changes the questions a model is asked."""
+        return ScoringOptions(masking=self.masking)
 
 
 class PolicyFile(Settings):

@@ -24,6 +24,11 @@ def _rank(*label: object) -> int:
     return int.from_bytes(sha256(":".join(map(str, label)).encode()).digest(), "big")
 
 
+def uniform_index(size: int, *label: object) -> int:
+    """A number from 0 to ``size - 1``, uniform over labels."""
+    return _rank(*label) % size
+
+
 def block_order(n_blocks: int, *, seed: int, fingerprint: str) -> NDArray[np.int64]:
     """Seeded permutation of the corpus' text blocks, shape ``(n_blocks,)``."""
     ranked = sorted(range(n_blocks), key=lambda index: _rank("order", seed, fingerprint, index))

@@ -78,7 +78,8 @@ def _checkpoint_header(planned: PlannedCheckpoint) -> list[str]:
         f"  {checkpoint['architecture']}, {found.layers} layers x {found.hidden_size}, "
         f"{_amount(checkpoint['n_parameters'])} parameters, float32 on {settings.device}",
         f"  corpus {planned.corpus}: {planned.text_blocks} text blocks of at most "
-        f"{planned.block_size} tokens; {checkpoint['scoring']} scoring, seed {settings.seed}, "
+        f"{planned.block_size} tokens; {checkpoint['scoring']} scoring"
+        f"{settings.scoring_options.deviations()}, seed {settings.seed}, "
         f"profile {settings.profile}" + (", exhaustive" if settings.exhaustive else ""),
         f"  {found.detection.rule}: {', '.join(map(str, dims)) or 'none'}",
         *(f"  note: {note}" for note in planned.notes),
