@@ -323,7 +323,7 @@ class Measurement:
         nll, tokens = np.zeros(len(groups)), np.zeros(len(groups), dtype=np.int64)
         np.add.at(tokens, owner, [len(row.targets) for row in rows])
         scorer = self._scorer
-        lengths = [len(row.ids) for row in rows]
+        lengths = [row.length for row in rows]
         for batch in micro_batches(
             lengths, vocab_size=self.checkpoint.vocab_size, most_rows=CHUNK_BLOCKS
         ):

@@ -228,5 +228,5 @@ def test_words_are_needed_for_word_l2r(text: Path) -> None:
 def test_masking_is_refused_where_nothing_is_masked() -> None:
     ScoringOptions(masking="pll").require_suits("masked", label="bert")
     ScoringOptions().require_suits("causal", label="gpt2")
-    with pytest.raises(PolicyError, match="gpt2 is scored causal: leave it out"):
+    with pytest.raises(PolicyError, match="nothing for gpt2, which is scored causal: leave"):
         ScoringOptions(masking="pll").require_suits("causal", label="gpt2")

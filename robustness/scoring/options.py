@@ -1,7 +1,7 @@
 """How a checkpoint is scored, as far as the policy decides it."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from robustness.errors import PolicyError
 from robustness.scoring.masked import Masking
@@ -38,8 +38,9 @@ class ScoringOptions:
         Raises:
             PolicyError: naming the setting, and where it belongs.
         """
-        if self.masking != "all" and scoring != "masked":
+        maskings = {"masked": get_args(Masking), "permutation": ("all", "pll", "pll-word-l2r")}
+        if self.masking not in maskings.get(scoring, ("all",)):
             raise PolicyError(
-                f"masking = {self.masking!r} is for masked language models, and {label} is scored "
+                f"masking = {self.masking!r} changes nothing for {label}, which is scored "
                 f'{scoring}: leave it out, or set it under [checkpoints."…"] for those it is for'
             )

@@ -1,7 +1,7 @@
 """What is asked about each text block of a corpus: the way of scoring, chosen once."""
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,13 +10,23 @@ from robustness.errors import CorpusError
 from robustness.scoring.causal import causal_block
 from robustness.scoring.masked import masked_rows
 from robustness.scoring.options import ScoringOptions
+from robustness.scoring.permutation import permutation_rows
+from robustness.scoring.seq2seq import infilling_block, sentinels, span_block
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from robustness.architecture import Scoring
     from robustness.blocks import TextBlocks
     from robustness.scoring.block import ScoredBlock
+
+
+class Label(TypedDict):
+    """What every random choice about a text block depends on."""
+
+    seed: int
+    fingerprint: str
+    block: int
 
 
 class Questions:
@@ -66,22 +76,41 @@ class Questions:
         Args:
             block: index of the text block in the corpus.
         """
+        return list(self._rows(block))
+
+    def _rows(self, block: int) -> "Iterable[ScoredBlock]":
         ids, special = self._blocks.ids[block], self._blocks.special[block]
+        label = Label(seed=self._seed, fingerprint=self._fingerprint, block=block)
+        masking = self._options.masking
         if self._scoring == "causal":
             return [causal_block(ids)]
-        return list(
-            masked_rows(
-                ids,
-                special,
-                masking=self._options.masking,
-                mask_id=self._tokenizer.mask_token_id,
-                vocabulary=self._ordinary_tokens,
-                words=self._words(block),
-                seed=self._seed,
-                fingerprint=self._fingerprint,
-                block=block,
+        if self._scoring == "permutation":
+            return permutation_rows(
+                ids, special, masking=masking, words=self._words(block), **label
             )
+        if self._scoring == "seq2seq":
+            if self._sentinels:
+                suffix = ids[np.flatnonzero(~special)[-1] + 1 :]
+                return [span_block(ids, special, sentinels=self._sentinels, suffix=suffix, **label)]
+            return [infilling_block(ids, special, mask_id=self._mask_id, **label)]
+        return masked_rows(
+            ids,
+            special,
+            masking=masking,
+            mask_id=self._mask_id,
+            vocabulary=self._ordinary_tokens,
+            words=self._words(block),
+            **label,
         )
+
+    @property
+    def _mask_id(self) -> int:
+        mask_id: int = self._tokenizer.mask_token_id
+        return mask_id
+
+    @cached_property
+    def _sentinels(self) -> list[int]:
+        return sentinels(self._tokenizer)
 
     @cached_property
     def _ordinary_tokens(self) -> list[int]:
