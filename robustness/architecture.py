@@ -12,7 +12,10 @@ from robustness.errors import CheckpointError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Scoring = Literal["masked", "causal"]
+Scoring = Literal["masked", "causal", "permutation", "seq2seq", "replaced-token"]
+"""What a model was trained for: to predict masked tokens, the next token, tokens in an order that
+it is given (XLNet), the other half of a corrupted text (BART, T5), or which tokens were replaced
+(ELECTRA's discriminator)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +24,7 @@ class Architecture:
 
     Attributes:
         name: Name of the class in ``transformers``.
-        scoring: ``masked`` (predicts masked tokens) or ``causal`` (predicts the next token).
+        scoring: What the model was trained for.
         declared: The class that config.json names, None where it names none.
     """
 
@@ -42,58 +45,57 @@ def candidates(config: Any, *, what: str) -> tuple[Architecture, ...]:
     """
     from transformers.models.auto import modeling_auto as auto
 
-    causal: Mapping[str, str] = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     masked: Mapping[str, str] = auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    seq2seq = {
-        *auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values(),
-        *auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES.values(),
-    }
-    model_type = config.model_type
+    # The first table that holds a class decides: BART stands among the masked models, too.
+    tables: tuple[tuple[Scoring, Mapping[str, str]], ...] = (
+        ("seq2seq", auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
+        ("masked", masked),
+        ("causal", auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+    )
+    pretraining = auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES.get(config.model_type)
     declared_names = getattr(config, "architectures", None) or []
     declared = str(declared_names[0]) if declared_names else None
     if declared is not None and not declared.isidentifier():
         raise CheckpointError(f"{what} names the impossible class {declared!r} in config.json.")
-
-    by_scoring: tuple[tuple[Scoring, Mapping[str, str]], ...] = (
-        ("masked", masked),
-        ("causal", causal),
-    )
-    if declared in seq2seq or (declared is None and getattr(config, "is_encoder_decoder", False)):
-        raise CheckpointError(
-            f"{what} is a {declared or model_type}: sequence-to-sequence checkpoints are not "
-            "supported yet."
-        )
     if declared is None:
-        found = [
-            Architecture(name=names[model_type], scoring=scoring, declared=None)
-            for scoring, names in by_scoring
-            if model_type in names
-        ]
-        if not found:
-            raise CheckpointError(_no_head(what, f"model of type {model_type!r}"))
-        return tuple(found)
-    for scoring, names in by_scoring:
+        return _undeclared(config, tables, pretraining, what)
+    for scoring, names in tables:
         if declared in names.values():
-            _refuse_bidirectional(config, declared, scoring, model_type in masked, what)
+            _refuse_other_inputs(declared, what)
+            _refuse_bidirectional(config, declared, scoring, config.model_type in masked, what)
             return (Architecture(name=declared, scoring=scoring, declared=declared),)
-    # Pre-training classes carry a masked-LM head beside another one (BERT's next sentence).
-    if (
-        declared == auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES.get(model_type)
-        and model_type in masked
-    ):
-        return (Architecture(name=masked[model_type], scoring="masked", declared=declared),)
-    import transformers
+    _require_known(declared, what)
+    _refuse_other_inputs(declared, what)
+    # Pre-training classes tell replaced tokens from others (ELECTRA), or carry a masked-LM head
+    # beside another one (BERT's next sentence).
+    if declared == pretraining:
+        found = [Architecture(name=declared, scoring="replaced-token", declared=declared)]
+        if config.model_type in masked:
+            name = masked[config.model_type]
+            found.append(Architecture(name=name, scoring="masked", declared=declared))
+        return tuple(found)
+    raise no_language_model(what, declared)
 
-    if not hasattr(transformers, declared):
-        raise CheckpointError(
-            f"{what} is a {declared}, which transformers {transformers.__version__} does not "
-            "contain: update transformers, or correct 'architectures' in config.json."
-        )
-    if declared in auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.values():
-        raise CheckpointError(
-            f"{what} is a {declared}: multimodal checkpoints are not supported yet."
-        )
-    raise CheckpointError(_no_head(what, declared))
+
+def _undeclared(
+    config: Any,
+    tables: "tuple[tuple[Scoring, Mapping[str, str]], ...]",
+    pretraining: str | None,
+    what: str,
+) -> tuple[Architecture, ...]:
+    """All classes of a model type, where config.json does not name one."""
+    model_type = config.model_type
+    whole = bool(getattr(config, "is_encoder_decoder", False))
+    found = [
+        Architecture(name=names[model_type], scoring=scoring, declared=None)
+        for scoring, names in tables
+        if model_type in names and whole == (scoring == "seq2seq")
+    ]
+    if pretraining is not None and pretraining not in {name for _, t in tables for name in t}:
+        found.append(Architecture(name=pretraining, scoring="replaced-token", declared=None))
+    if not found:
+        raise no_language_model(what, f"model of type {model_type!r}")
+    return tuple(found)
 
 
 def model_class(name: str) -> Any:
@@ -113,6 +115,20 @@ def is_permutation_model(cls: Any) -> bool:
     return "perm_mask" in inspect.signature(cls.forward).parameters
 
 
+def tells_replaced_tokens(model: Any) -> bool:
+    """Whether a model gives one logit per token instead of one per token and word.
+
+    Args:
+        model: The model, or its skeleton.
+    """
+    import torch
+
+    ids = torch.arange(4)[None]  # (1, T)
+    with torch.no_grad():
+        logits = getattr(model(input_ids=ids), "logits", None)
+    return isinstance(logits, torch.Tensor) and logits.shape == ids.shape
+
+
 def no_head(what: str, architecture: Architecture, missing: list[str]) -> CheckpointError:
     """The error for files in which weights of the language model are missing."""
     shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
@@ -123,10 +139,39 @@ def no_head(what: str, architecture: Architecture, missing: list[str]) -> Checkp
     )
 
 
-def _no_head(what: str, name: str) -> str:
-    return (
+def _require_known(declared: str, what: str) -> None:
+    import transformers
+
+    if not hasattr(transformers, declared):
+        raise CheckpointError(
+            f"{what} is a {declared}, which transformers {transformers.__version__} does not "
+            "contain: update transformers, or correct 'architectures' in config.json."
+        )
+
+
+def _refuse_other_inputs(declared: str, what: str) -> None:
+    """A model that reads more than text, or none, by what its class says of its input."""
+    modalities = getattr(model_class(declared), "input_modalities", "text")
+    read = {modalities} if isinstance(modalities, str) else set(modalities)
+    if not read - {"text"}:
+        return
+    others = " and ".join(sorted(read - {"text"}))
+    if "text" in read:
+        raise CheckpointError(
+            f"{what} is a {declared}, which reads text and {others}: multimodal checkpoints are "
+            "not supported; give its language model alone, saved as a causal or masked model."
+        )
+    raise CheckpointError(
+        f"{what} is a {declared}, which reads {others} and no text: only language models have a "
+        "perplexity; give one of text."
+    )
+
+
+def no_language_model(what: str, name: str) -> CheckpointError:
+    """The error for a class without a language-model head."""
+    return CheckpointError(
         f"{what} is a {name}: it has no language-model head, so it has no perplexity; give the "
-        "masked or causal language model that it was made from."
+        "masked, causal or sequence-to-sequence language model that it was made from."
     )
 
 

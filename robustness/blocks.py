@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
     from robustness.corpus import Corpus
 
@@ -34,6 +34,9 @@ class TextBlocks:
     Attributes:
         ids: Token ids of each text block, each array of shape (T,).
         special: True at special tokens, arrays shaped as in ``ids``.
+        words: Number of the word that each token belongs to, as the tokenizer parts text before it
+            looks for tokens, and -1 at the special tokens around it; arrays shaped as in ``ids``.
+            ``None`` where the tokenizer does not say (slow ones).
         split_examples: Number of examples that were longer than a text block and were split.
         dropped_tokens: Number of the corpus' tokens that are in no text block: the end of a packed
             corpus that fills none, and pieces with fewer than two tokens that are not special.
@@ -43,6 +46,7 @@ class TextBlocks:
 
     ids: tuple[NDArray[np.int64], ...]
     special: tuple[NDArray[np.bool_], ...]
+    words: tuple[NDArray[np.int64], ...] | None
     split_examples: int
     dropped_tokens: int
     unknown_tokens: int
@@ -93,30 +97,38 @@ def text_blocks(
 
     ids: list[NDArray[np.int64]] = []
     special: list[NDArray[np.bool_]] = []
-    tokenised = [np.array(tokens, dtype=np.int64) for tokens in _encode(tokenizer, corpus.texts)]
+    words: list[NDArray[np.int64]] = []
+    tokenised = _tokenised(tokenizer, corpus.texts)
     dropped = 0
-    for piece in (piece for tokens in tokenised for piece in _cut(tokens, capacity)):
+    for piece, of_word in (pair for tokens in tokenised for pair in _cut(*tokens, capacity)):
         inside = np.isin(piece, special_ids)
         too_short = len(piece) - int(inside.sum()) < _MIN_TEXT_TOKENS
         if too_short or (packed and len(piece) < capacity):
             dropped += len(piece)
             continue
         ids.append(np.concatenate([head, piece, tail]))  # (T,)
-        special.append(np.pad(inside, (len(head), len(tail)), constant_values=True))  # (T,)
+        around = (len(head), len(tail))
+        special.append(np.pad(inside, around, constant_values=True))  # (T,)
+        words.append(np.pad(of_word, around, constant_values=-1))  # (T,)
 
+    lengths = [len(tokens) for tokens, _ in tokenised]
     if not ids:
-        raise _no_blocks(corpus, sum(map(len, tokenised)) + n_special, block_size)
+        raise _no_blocks(corpus, sum(lengths) + n_special, block_size)
     return TextBlocks(
         ids=tuple(ids),
         special=tuple(special),
-        split_examples=0 if packed else sum(len(tokens) > capacity for tokens in tokenised),
+        words=tuple(words) if tokenizer.is_fast else None,
+        split_examples=0 if packed else sum(length > capacity for length in lengths),
         dropped_tokens=dropped,
         unknown_tokens=_count_unknown(tokenizer, ids, special),
     )
 
 
-def _cut(tokens: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
-    return (tokens[start : start + size] for start in range(0, len(tokens), size))
+def _cut(
+    tokens: NDArray[np.int64], words: NDArray[np.int64], size: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    pieces = (slice(start, start + size) for start in range(0, len(tokens), size))
+    return ((tokens[piece], words[piece]) for piece in pieces)
 
 
 def _no_blocks(corpus: Corpus, n_tokens: int, block_size: int) -> CorpusError:
@@ -131,11 +143,31 @@ def _no_blocks(corpus: Corpus, n_tokens: int, block_size: int) -> CorpusError:
     )
 
 
+def _tokenised(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Token ids of each text and the word of each token (-1 where it belongs to none)."""
+    encoding = _encoding(tokenizer, texts, special=False)
+    tokenised = []
+    for number, ids in enumerate(encoding["input_ids"]):
+        words = encoding.word_ids(number) if tokenizer.is_fast else [None] * len(ids)
+        of_word = [-1 if word is None else word for word in words]
+        tokenised.append((np.array(ids, dtype=np.int64), np.array(of_word, dtype=np.int64)))
+    return tokenised
+
+
 def _encode(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool = False
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool
 ) -> list[list[int]]:
-    """Token ids of each text, neither truncated nor padded, whatever the tokenizer's file says."""
-    encoding = tokenizer(
+    ids: list[list[int]] = _encoding(tokenizer, texts, special=special)["input_ids"]
+    return ids
+
+
+def _encoding(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool
+) -> BatchEncoding:
+    """The tokens of each text, neither truncated nor padded, whatever the tokenizer's file says."""
+    encoding: BatchEncoding = tokenizer(
         list(texts),
         add_special_tokens=special,
         truncation=False,
@@ -144,8 +176,7 @@ def _encode(
         return_token_type_ids=False,
         verbose=False,  # a text longer than the model's positions is expected here
     )
-    ids: list[list[int]] = encoding["input_ids"]
-    return ids
+    return encoding
 
 
 def _surrounding(tokenizer: PreTrainedTokenizerBase, corpus: Corpus) -> tuple[list[int], list[int]]:
@@ -156,7 +187,8 @@ def _surrounding(tokenizer: PreTrainedTokenizerBase, corpus: Corpus) -> tuple[li
     that know neither letter.
     """
     probes = ["a", "C", corpus.texts[0].strip()[:64]]
-    encoded = zip(_encode(tokenizer, probes), _encode(tokenizer, probes, special=True), strict=True)
+    bare_probes = _encode(tokenizer, probes, special=False)
+    encoded = zip(bare_probes, _encode(tokenizer, probes, special=True), strict=True)
     usable = [(bare, full) for bare, full in encoded if bare]
     if not usable:
         raise CorpusError(

@@ -47,7 +47,7 @@ class Checkpoint:
         stamp: Sizes and times of all these files, as a digest: see :meth:`require_unchanged`.
         note: What the reader of a report should know about how it was resolved.
         architecture: Name of the transformers class.
-        scoring: ``masked`` or ``causal``.
+        scoring: what the model was trained for; see :mod:`robustness.architecture`.
         n_parameters: Number of parameters, tied ones once.
         vocab_size: Number of tokens the head chooses from.
         max_positions: Longest input in tokens, None where the model sets no limit.

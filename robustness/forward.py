@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from robustness.errors import MeasurementError, UnsupportedArchitecture
 from robustness.scoring import ScoredBlock
+from robustness.scoring.batch import head_columns, model_inputs
 
 LOGITS_BYTES = 256 * 1024**2
 """Bound on the float32 logits that exist at a time."""
@@ -51,7 +52,7 @@ class Scorer:
         """
         device = next(self.model.parameters()).device
         rows = np.repeat(np.arange(len(blocks)), [len(block.positions) for block in blocks])
-        columns = np.concatenate([block.positions for block in blocks])
+        columns = np.concatenate([head_columns(block) for block in blocks])
         targets = torch.from_numpy(np.concatenate([block.targets for block in blocks])).to(device)
         keep = (torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device))
         with torch.inference_mode():
@@ -106,16 +107,14 @@ class Scorer:
         return scored[0], logits
 
     def _batch(self, blocks: Sequence[ScoredBlock], device: torch.device) -> dict[str, Tensor]:
-        length = max(len(block.ids) for block in blocks)
-        ids = np.full((len(blocks), length), self.pad_id, dtype=np.int64)  # (B, T)
-        attended = np.zeros((len(blocks), length), dtype=np.int64)  # (B, T)
-        for row, block in enumerate(blocks):
-            ids[row, : len(block.ids)] = block.ids
-            attended[row, : len(block.ids)] = 1
-        return {
-            "input_ids": torch.from_numpy(ids).to(device),
-            "attention_mask": torch.from_numpy(attended).to(device),
-        }
+        inputs = model_inputs(blocks, pad_id=self.pad_id, shift_right=self._shift_right)
+        return {name: torch.from_numpy(value).to(device) for name, value in inputs.items()}
+
+    def _shift_right(self, target: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What the decoder reads while it produces a target, by the model's own rule, (U,)."""
+        shift: Any = self.model.prepare_decoder_input_ids_from_labels
+        shifted: NDArray[np.int64] = shift(torch.from_numpy(target)[None])[0].numpy()
+        return shifted
 
 
 def _rows(head: nn.Module) -> int:
@@ -129,7 +128,9 @@ def _nll(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.logsumexp(logits, -1) - logits.gather(1, targets[:, None])[:, 0]
 
 
-def micro_batches(lengths: Sequence[int], *, vocab_size: int) -> list[list[int]]:
+def micro_batches(
+    lengths: Sequence[int], *, vocab_size: int, most_rows: int = 16
+) -> list[list[int]]:
     """Rows of a chunk grouped into batches: similar lengths together, bounded logits.
 
     A function of the chunk alone, so that intact and ablated runs, and all workers, form the same
@@ -138,11 +139,13 @@ def micro_batches(lengths: Sequence[int], *, vocab_size: int) -> list[list[int]]
     Args:
         lengths: tokens of each row.
         vocab_size: width of a row of logits.
+        most_rows: bound on the rows of a batch, and so on hidden states, however many rows a
+            text block is asked about in.
 
     Returns:
         Row indices of each batch, together every row once.
     """
-    most = max(1, LOGITS_BYTES // (max(lengths) * vocab_size * 4))
+    most = min(most_rows, max(1, LOGITS_BYTES // (max(lengths) * vocab_size * 4)))
     n_batches = -(-len(lengths) // most)
     size = -(-len(lengths) // n_batches)  # of equal size: a small rest is slow
     order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))

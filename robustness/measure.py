@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from robustness.corpus import Corpus
     from robustness.detection import Examination
     from robustness.forward import Scorer
-    from robustness.scoring import ScoredBlock
+    from robustness.scoring.options import ScoringOptions
+    from robustness.scoring.questions import Questions
 
 CHUNK_BLOCKS = 16
 """Text blocks in a chunk, the unit that is stored and after which a decision is looked at."""
@@ -56,7 +57,10 @@ class Condition(Protocol):
     def applied(
         self, model: "nn.Module", anatomy: "Anatomy", rows: Sequence[int], /
     ) -> AbstractContextManager[None]:
-        """The context in which the chunk's text blocks ``rows`` run as one batch."""
+        """The context in which rows of the chunk's text blocks ``rows`` run as one batch.
+
+        A text block that is asked about in several rows is named once for each.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +114,7 @@ class PerBlock:
         from robustness.ablation import Ablation
         from robustness.hooks import ablated, ablated_rows
 
-        if len(rows) == 1:
+        if len(set(rows)) == 1:
             return ablated(model, anatomy.stack, Ablation(dims=self.dims[rows[0]]))
         return ablated_rows(model, anatomy.stack, [self.dims[row] for row in rows])
 
@@ -160,6 +164,7 @@ class Measurement:
         device: ``cpu``, ``cuda[:n]`` or ``mps``.
         threads: processor threads; ``None`` leaves the library's choice.
         store_root: folder of the store.
+        options: how the model is scored, as far as that can be chosen.
     """
 
     def __init__(
@@ -173,6 +178,7 @@ class Measurement:
         device: str,
         threads: int | None,
         store_root: Path,
+        options: "ScoringOptions",
     ) -> None:
         self.checkpoint = checkpoint
         self.corpus = corpus
@@ -181,6 +187,7 @@ class Measurement:
         self.seed = seed
         self.device = device
         self.threads = threads
+        self.options = options
         self.store = Store(store_root, self._context())
 
     def _context(self) -> dict[str, Any]:
@@ -192,6 +199,7 @@ class Measurement:
             "architecture": self.checkpoint.architecture,
             "corpus": self.corpus.fingerprint,
             "scoring": self.checkpoint.scoring,
+            **self.options.key(),
             "block_size": self.block_size,
             "chunk_blocks": CHUNK_BLOCKS,
             "seed": self.seed,
@@ -271,6 +279,7 @@ class Measurement:
 
     def _measure_layout(self, _: Mapping[str, Any]) -> Record:
         blocks = self._blocks
+        self._questions.require_answerable()
         self.checkpoint.require_unchanged()
         return {
             "n_blocks": len(blocks.ids),
@@ -291,39 +300,46 @@ class Measurement:
         pad_id = getattr(self._tokenizer, "pad_token_id", None)
         return Scorer(self.checkpoint.load_model(device=self.device), pad_id=pad_id or 0)
 
-    def _scored_block(self, block: int) -> "ScoredBlock":
-        from robustness.scoring import causal_block, masked_block
+    @cached_property
+    def _questions(self) -> "Questions":
+        from robustness.scoring.questions import Questions
 
-        ids, special = self._blocks.ids[block], self._blocks.special[block]
-        if self.checkpoint.scoring == "causal":
-            return causal_block(ids)
-        return masked_block(
-            ids,
-            special,
-            mask_id=self._tokenizer.mask_token_id,
+        return Questions(
+            scoring=self.checkpoint.scoring,
+            options=self.options,
+            blocks=self._blocks,
+            tokenizer=self._tokenizer,
             seed=self.seed,
             fingerprint=self.corpus.fingerprint,
-            block=block,
         )
 
     def _measure_chunk(self, index: int, condition: Condition) -> Record:
         from robustness.forward import micro_batches
 
         members = self.order[index * CHUNK_BLOCKS : (index + 1) * CHUNK_BLOCKS]
-        blocks = [self._scored_block(int(block)) for block in members]
-        nll = np.empty(len(blocks))
+        groups = [self._questions.rows(int(block)) for block in members]
+        rows = [row for group in groups for row in group]
+        owner = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+        nll, tokens = np.zeros(len(groups)), np.zeros(len(groups), dtype=np.int64)
+        np.add.at(tokens, owner, [len(row.targets) for row in rows])
         scorer = self._scorer
-        lengths = [len(block.ids) for block in blocks]
-        for rows in micro_batches(lengths, vocab_size=self.checkpoint.vocab_size):
-            for batch in self._separated(rows, condition):
-                with condition.applied(scorer.model, self.examination.anatomy, batch):
-                    nll[batch] = scorer.nll_nats([blocks[row] for row in batch])
+        lengths = [row.length for row in rows]
+        for batch in micro_batches(
+            lengths, vocab_size=self.checkpoint.vocab_size, most_rows=CHUNK_BLOCKS
+        ):
+            for part in self._separated(batch, owner, condition):
+                members_of = owner[part].tolist()
+                with condition.applied(scorer.model, self.examination.anatomy, members_of):
+                    np.add.at(nll, members_of, scorer.nll_nats([rows[row] for row in part]))
         self.checkpoint.require_unchanged()
-        return {"nll_nats": nll.tolist(), "tokens": [len(block.targets) for block in blocks]}
+        return {"nll_nats": nll.tolist(), "tokens": tokens.tolist()}
 
-    def _separated(self, rows: list[int], condition: Condition) -> list[list[int]]:
-        """Rows that need different ablations, one by one where the site hides its batch axis."""
+    def _separated(
+        self, rows: list[int], owner: NDArray[np.int64], condition: Condition
+    ) -> list[list[int]]:
+        """Rows that need different ablations, apart where the site hides its batch axis."""
         sites = self.examination.anatomy.stack.sites
         if isinstance(condition, PerBlock) and any(site.batch_axis is None for site in sites):
-            return [[row] for row in rows]
+            blocks = dict.fromkeys(owner[rows].tolist())
+            return [[row for row in rows if owner[row] == block] for block in blocks]
         return [rows]

@@ -184,6 +184,7 @@ def _planned(
     _require_device(settings.device)
     progress(f"{label}: resolving the checkpoint")
     checkpoint = resolve(reference, cache=store_root, progress=progress)
+    settings.scoring_options.require_suits(checkpoint.scoring, label=label)
     vetting = Vetting(
         checkpoint=checkpoint,
         settings=settings,

@@ -48,6 +48,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="tokens in a text block, special tokens included (default: 128)",
     )
     group.addoption(
+        "--robustness-masking",
+        choices=("all", "bert", "pll", "pll-word-l2r"),
+        help="masked language models: mask 15%% of the tokens ('bert': 80/10/10), or each token "
+        "alone (pseudo-log-likelihood; 'pll-word-l2r': with the rest of its word) (default: all)",
+    )
+    group.addoption(
         "--robustness-profile",
         choices=("paper", "hardened"),
         help="paper: ablating outlier dimensions must hurt; hardened: it must not (default: paper)",

@@ -23,6 +23,8 @@ from pydantic.fields import FieldInfo
 
 from robustness.errors import PolicyError
 from robustness.rules.settings import Rule, Rules, StrictTable
+from robustness.scoring.masked import Masking
+from robustness.scoring.options import ScoringOptions
 
 Profile = Literal["paper", "hardened"]
 StackChoice = Literal["auto", "encoder", "decoder"]
@@ -129,6 +131,9 @@ class Settings(StrictTable):
     block_size: int = Field(
         default=128, ge=8, description="tokens in a text block, specials included"
     )
+    masking: Masking = Field(
+        default="all", description="how a masked language model's tokens are hidden"
+    )
     seed: int = Field(
         default=0, ge=0, description="of the order of text blocks, the masks and the draws"
     )
@@ -156,6 +161,11 @@ class Settings(StrictTable):
     def rule_names(self) -> tuple[Rule, ...]:
         """All rules; the first is the primary one, whose dimensions are ablated."""
         return self.rule if isinstance(self.rule, tuple) else (self.rule,)
+
+    @property
+    def scoring_options(self) -> ScoringOptions:
+        """What of it changes the questions a model is asked."""
+        return ScoringOptions(masking=self.masking)
 
 
 class PolicyFile(Settings):

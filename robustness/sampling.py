@@ -8,7 +8,7 @@ worker, batch or order of execution. The labels are part of the public protocol
 
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
-from itertools import count
+from itertools import count, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,20 @@ from numpy.typing import NDArray
 MASKED_SHARE = 0.15
 """Share of a text block's non-special tokens that masked scoring masks (Devlin et al. 2019)."""
 
+MEAN_SPAN = 3
+"""Mean length of the spans that sequence-to-sequence models are asked for (Raffel et al. 2020)."""
+
 TOKENS_PER_DRAW = 64
 """A random draw stays until at least this many tokens have been scored with it."""
 
 
 def _rank(*label: object) -> int:
     return int.from_bytes(sha256(":".join(map(str, label)).encode()).digest(), "big")
+
+
+def uniform_index(size: int, *label: object) -> int:
+    """A number from 0 to ``size - 1``, uniform over labels."""
+    return _rank(*label) % size
 
 
 def block_order(n_blocks: int, *, seed: int, fingerprint: str) -> NDArray[np.int64]:
@@ -49,6 +57,56 @@ def masked_positions(
         candidates, key=lambda position: _rank("mask", seed, fingerprint, block, position)
     )
     return np.array(sorted(ranked[:wanted]), dtype=np.int64)
+
+
+def corrupted_spans(
+    special: NDArray[np.bool_],
+    *,
+    share: float,
+    most_spans: int | None = None,
+    seed: int,
+    fingerprint: str,
+    block: int,
+) -> list[tuple[int, int]]:
+    """Spans of one text block to corrupt, as positions (first, behind the last), ascending.
+
+    As T5's pre-training draws them: of the n tokens that are not special, m = round(share * n) lie
+    in s = round(m / 3) spans; both the m and the n - m others are parted at random into s pieces of
+    at least one token, which alternate, beginning with the others.
+
+    Args:
+        special: shape (T,), true at special tokens, which are in no span.
+        share: of the tokens that lie in spans.
+        most_spans: a bound on s.
+        seed: the run's seed.
+        fingerprint: the corpus' fingerprint.
+        block: index of the text block in the corpus.
+    """
+    candidates = np.flatnonzero(~special).tolist()
+    n = len(candidates)
+    inside = min(max(1, round(share * n)), n - 1)
+    n_spans = max(1, min(round(inside / MEAN_SPAN), n - inside, most_spans or n))
+    label = (seed, fingerprint, block)
+    kept = _parted(n - inside, n_spans, "keep", *label)
+    lengths = _parted(inside, n_spans, "span", *label)
+    chosen, done = [], 0
+    for before, length in zip(kept, lengths, strict=True):
+        chosen += candidates[done + before : done + before + length]
+        done += before + length
+    spans: list[tuple[int, int]] = []
+    for position in chosen:
+        if spans and spans[-1][1] == position:
+            spans[-1] = (spans[-1][0], position + 1)
+        else:
+            spans.append((position, position + 1))
+    return spans
+
+
+def _parted(total: int, parts: int, *label: object) -> list[int]:
+    """``total`` in so many pieces of at least 1, cut behind the units of the smallest hashes."""
+    units = sorted(range(1, total), key=lambda unit: _rank(*label, unit))
+    cuts = sorted(units[: parts - 1])
+    return [end - start for start, end in pairwise([0, *cuts, total])]
 
 
 def random_dims(candidates: Sequence[int], size: int, *, seed: int, draw: int) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 from robustness.architecture import Scoring
 from robustness.errors import CheckpointError
 from robustness.loading import loading_errors, quiet
+from robustness.scoring.seq2seq import sentinels
 
 TOKENIZER_FILES = (
     "tokenizer*.json",
@@ -56,12 +57,13 @@ def verify_tokenizer(tokenizer: Any, *, rows: int, scoring: Scoring, what: str) 
     Args:
         tokenizer: The loaded tokenizer.
         rows: Rows of the model's token embedding.
-        scoring: A masked language model needs a mask token.
+        scoring: A masked language model needs a mask token, a sequence-to-sequence model that or
+            sentinel tokens.
         what: The checkpoint's reference.
 
     Raises:
-        CheckpointError: It knows ids the embedding has no row for, has no vocabulary, or has no
-            mask token.
+        CheckpointError: It knows ids the embedding has no row for, has no vocabulary, or lacks
+            the tokens that the model is scored with.
     """
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     if set(vocabulary) <= set(tokenizer.all_special_tokens):
@@ -80,4 +82,11 @@ def verify_tokenizer(tokenizer: Any, *, rows: int, scoring: Scoring, what: str) 
         raise CheckpointError(
             f"The tokenizer of {what} has no mask token, which a masked language model is scored "
             "with: set mask_token in tokenizer_config.json."
+        )
+    if scoring == "seq2seq" and tokenizer.mask_token_id is None and not sentinels(tokenizer):
+        raise CheckpointError(
+            f"The tokenizer of {what} has neither sentinel tokens (<extra_id_0> …) nor a mask "
+            "token, so it does not show how the model's input was corrupted in training: give the "
+            "pre-trained checkpoint that it was made from, or set mask_token in "
+            "tokenizer_config.json."
         )

@@ -6,6 +6,7 @@ where names cannot tell.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from robustness.architecture import (
     is_permutation_model,
     model_class,
     no_head,
+    no_language_model,
+    tells_replaced_tokens,
 )
 from robustness.errors import CheckpointError
 from robustness.loading import loading_errors, quiet
@@ -88,27 +91,28 @@ def verify(
             tokenizer is missing or does not fit.
     """
     config = load_config(folder, what=what)
-    first_error: CheckpointError | None = None
+    refused: list[tuple[bool, CheckpointError]] = []
     for architecture in candidates(config, what=what):
         try:
             skeleton, note = _verify_head(architecture, config, folder, tensors, what, progress)
         except CheckpointError as error:
-            first_error = first_error or error
+            # Few pre-training classes tell replaced tokens: that one does not is no explanation.
+            refused.append((architecture.scoring == "replaced-token", error))
             continue
         rows = embedding_rows(skeleton)
-        verify_tokenizer(
-            load_tokenizer(folder, what=what), rows=rows, scoring=architecture.scoring, what=what
-        )
+        scoring = architecture.scoring
+        if is_permutation_model(type(skeleton)):
+            scoring = "permutation"
+        verify_tokenizer(load_tokenizer(folder, what=what), rows=rows, scoring=scoring, what=what)
         return Facts(
             architecture=architecture.name,
-            scoring=architecture.scoring,
+            scoring=scoring,
             n_parameters=sum(parameter.numel() for parameter in skeleton.parameters()),
             vocab_size=_head_rows(skeleton) or rows,
             max_positions=usable_positions(skeleton),
             note=note,
         )
-    assert first_error is not None
-    raise first_error
+    raise min(refused, key=itemgetter(0))[1]
 
 
 def load_verified(cls: Any, config: Any, folder: Path, *, what: str) -> Any:
@@ -181,11 +185,11 @@ def _verify_head(
 ) -> tuple[Any, str | None]:
     """A skeleton of that class if the files hold all its weights, and a note on what is unusual."""
     cls = model_class(architecture.name)
-    if is_permutation_model(cls):
-        raise CheckpointError(
-            f"{what} is a {cls.__name__}: permutation models are not supported yet."
-        )
     skeleton = build_skeleton(cls, config, what=what)
+    if architecture.scoring == "replaced-token":
+        with loading_errors(f"The config.json of {what}"), quiet():
+            if not tells_replaced_tokens(skeleton):
+                raise no_language_model(what, architecture.name)
     quantised = getattr(config, "quantization_config", None) is not None
     names = map_names(skeleton, tensors)
     if names is not None and names.mismatched and not quantised:

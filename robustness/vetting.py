@@ -90,6 +90,7 @@ class Vetting:
             device=self.settings.device,
             threads=self._threads,
             store_root=self._store_root,
+            options=self.settings.scoring_options,
         )
 
     def outliers(self, rule: str | None = None) -> OutlierDimensions:

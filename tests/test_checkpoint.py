@@ -26,6 +26,19 @@ from tests.checkpoint_folders import (
 from tests.shared import shared_model
 
 TINY_GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 40}
+TINY_T5 = {
+    "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2,
+    "decoder_start_token_id": 0,
+}  # fmt: skip
+TINY_BART = {
+    "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 24,
+    "decoder_ffn_dim": 24, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+}  # fmt: skip
+TINY_WAV2VEC2 = {
+    "intermediate_size": 24, "conv_dim": [8], "conv_stride": [5], "conv_kernel": [10],
+    "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2, "num_feat_extract_layers": 1,
+}  # fmt: skip
+TINY_WHISPER = {**TINY_BART, "decoder_start_token_id": 0, "bos_token_id": 0, "eos_token_id": 1}
 
 
 @pytest.fixture
@@ -230,6 +243,10 @@ def test_a_folder_that_could_be_a_hub_id_is_noted(
         ("LlamaForCausalLM", {"tie_word_embeddings": False}, "causal"),
         ("BertLMHeadModel", {"is_decoder": True}, "causal"),
         ("BartForCausalLM", {"d_model": 16, "decoder_attention_heads": 2}, "causal"),
+        ("XLNetLMHeadModel", {"d_model": 16, "n_layer": 1, "n_head": 2}, "permutation"),
+        ("T5ForConditionalGeneration", TINY_T5, "seq2seq"),
+        ("BartForConditionalGeneration", TINY_BART, "seq2seq"),
+        ("ElectraForPreTraining", {"embedding_size": 12}, "replaced-token"),
     ],
 )
 def test_language_models_are_recognised_and_read_without_loading(
@@ -256,20 +273,13 @@ def test_language_models_are_recognised_and_read_without_loading(
         ("BertModel", {}, "is a BertModel: it has no language-model head, so it has no perplexity"),
         ("BertForSequenceClassification", {}, "it has no language-model head"),
         ("GPT2ForSequenceClassification", TINY_GPT2, "it has no language-model head"),
-        ("ElectraForPreTraining", {"embedding_size": 12}, "lacks weights that ElectraForMaskedLM"),
         ("BertLMHeadModel", {}, "does not set is_decoder"),
-        ("XLNetLMHeadModel", {"d_model": 16, "n_layer": 1, "n_head": 2}, "permutation models"),
-        (
-            "T5ForConditionalGeneration",
-            {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2},
-            "sequence-to-sequence checkpoints are not supported yet",
-        ),
-        (
-            "BartForConditionalGeneration",
-            {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1},
-            "sequence-to-sequence checkpoints are not supported yet",
-        ),
-        ("ViTForImageClassification", {"intermediate_size": 24}, "it has no language-model head"),
+        ("T5EncoderModel", TINY_T5, "it has no language-model head"),
+        ("BartForSequenceClassification", TINY_BART, "it has no language-model head"),
+        ("BertForTokenClassification", {}, "give the masked, causal or sequence-to-sequence"),
+        ("ViTForImageClassification", {"intermediate_size": 24}, "reads image and no text"),
+        ("Wav2Vec2ForCTC", TINY_WAV2VEC2, "reads audio and no text"),
+        ("WhisperForConditionalGeneration", TINY_WHISPER, "reads text and audio: multimodal"),
     ],
 )
 def test_what_is_no_language_model_is_refused(

@@ -946,7 +946,7 @@ def test_help_lists_every_option(pytester: pytest.Pytester) -> None:
         *(
             f"--robustness-{name}"
             for name in (
-                "model", "corpus", "layout", "block-size", "profile", "rule", "enable",
+                "model", "corpus", "layout", "block-size", "masking", "profile", "rule", "enable",
                 "confidence", "exhaustive", "seed", "device", "policy", "json", "store",
             )
         ),

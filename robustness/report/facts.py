@@ -129,6 +129,7 @@ def _checkpoint_facts(
         "parameters": checkpoint["n_parameters"],
         "vocabulary": checkpoint["vocab_size"],
         "scoring": checkpoint["scoring"],
+        "masking": settings.masking if checkpoint["scoring"] == "masked" else None,
         "dtype": "float32",
         "device": settings.device,
         "profile": settings.profile,

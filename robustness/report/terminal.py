@@ -80,7 +80,8 @@ def _checkpoint_header(planned: PlannedCheckpoint) -> list[str]:
         f"  {checkpoint['architecture']}, {_stack(found)}, "
         f"{_amount(checkpoint['n_parameters'])} parameters, float32 on {settings.device}",
         f"  corpus {planned.corpus}: {planned.text_blocks} text blocks of at most "
-        f"{planned.block_size} tokens; {checkpoint['scoring']} scoring, seed {settings.seed}, "
+        f"{planned.block_size} tokens; {checkpoint['scoring']} scoring"
+        f"{settings.scoring_options.deviations()}, seed {settings.seed}, "
         f"profile {settings.profile}" + (", exhaustive" if settings.exhaustive else ""),
         *(f"  {each.rule}: {_listed(each.dims)}" for each in found.detections),
         *(f"  note: {note}" for note in planned.notes),

@@ -1,0 +1,46 @@
+"""How a checkpoint is scored, as far as the policy decides it."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from robustness.errors import PolicyError
+from robustness.scoring.masked import Masking
+
+if TYPE_CHECKING:
+    from robustness.architecture import Scoring
+
+Bos = Literal["auto", "always", "never"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringOptions:
+    """Settings that change what a model is asked.
+
+    Attributes:
+        masking: which tokens a masked language model has to predict, and how they are hidden.
+    """
+
+    masking: Masking = "all"
+
+    def key(self) -> dict[str, Any]:
+        """What is not as usual: the part of a stored number's identity that stems from here."""
+        usual = {field.name: field.default for field in fields(self)}
+        return {name: value for name, value in asdict(self).items() if value != usual[name]}
+
+    def deviations(self) -> str:
+        """The same in words, to be put behind the name of the scoring; empty as a rule."""
+        named = ", ".join(f"{name} {value}" for name, value in self.key().items())
+        return f" ({named})" if named else ""
+
+    def require_suits(self, scoring: "Scoring", *, label: str) -> None:
+        """Refuse a setting that would change nothing.
+
+        Raises:
+            PolicyError: naming the setting, and where it belongs.
+        """
+        maskings = {"masked": get_args(Masking), "permutation": ("all", "pll", "pll-word-l2r")}
+        if self.masking not in maskings.get(scoring, ("all",)):
+            raise PolicyError(
+                f"masking = {self.masking!r} changes nothing for {label}, which is scored "
+                f'{scoring}: leave it out, or set it under [checkpoints."…"] for those it is for'
+            )

@@ -1,0 +1,122 @@
+"""What is asked about each text block of a corpus: the way of scoring, chosen once."""
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustness.errors import CorpusError
+from robustness.scoring.causal import causal_block
+from robustness.scoring.masked import masked_rows
+from robustness.scoring.options import ScoringOptions
+from robustness.scoring.permutation import permutation_rows
+from robustness.scoring.seq2seq import infilling_block, sentinels, span_block
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from robustness.architecture import Scoring
+    from robustness.blocks import TextBlocks
+    from robustness.scoring.block import ScoredBlock
+
+
+class Label(TypedDict):
+    """What every random choice about a text block depends on."""
+
+    seed: int
+    fingerprint: str
+    block: int
+
+
+class Questions:
+    """The questions of one measurement.
+
+    Args:
+        scoring: how the checkpoint is scored.
+        options: what of it the policy decides.
+        blocks: the corpus' text blocks.
+        tokenizer: the checkpoint's tokenizer.
+        seed: the run's seed.
+        fingerprint: the corpus' fingerprint.
+    """
+
+    def __init__(
+        self,
+        *,
+        scoring: "Scoring",
+        options: ScoringOptions,
+        blocks: "TextBlocks",
+        tokenizer: Any,
+        seed: int,
+        fingerprint: str,
+    ) -> None:
+        self._scoring = scoring
+        self._options = options
+        self._blocks = blocks
+        self._tokenizer = tokenizer
+        self._seed = seed
+        self._fingerprint = fingerprint
+
+    def require_answerable(self) -> None:
+        """Find out before anything is measured that the tokenizer does not tell enough.
+
+        Raises:
+            CorpusError: saying what is missing.
+        """
+        if self._options.masking == "pll-word-l2r" and self._blocks.words is None:
+            raise CorpusError(
+                "masking pll-word-l2r needs to know which tokens form a word, and this tokenizer "
+                "does not tell: use masking pll, or save the tokenizer as a fast one"
+            )
+
+    def rows(self, block: int) -> "Sequence[ScoredBlock]":
+        """What the model is asked about one text block; its NLL is the sum over these rows.
+
+        Args:
+            block: index of the text block in the corpus.
+        """
+        return list(self._rows(block))
+
+    def _rows(self, block: int) -> "Iterable[ScoredBlock]":
+        ids, special = self._blocks.ids[block], self._blocks.special[block]
+        label = Label(seed=self._seed, fingerprint=self._fingerprint, block=block)
+        masking = self._options.masking
+        if self._scoring == "causal":
+            return [causal_block(ids)]
+        if self._scoring == "permutation":
+            return permutation_rows(
+                ids, special, masking=masking, words=self._words(block), **label
+            )
+        if self._scoring == "seq2seq":
+            if self._sentinels:
+                suffix = ids[np.flatnonzero(~special)[-1] + 1 :]
+                return [span_block(ids, special, sentinels=self._sentinels, suffix=suffix, **label)]
+            return [infilling_block(ids, special, mask_id=self._mask_id, **label)]
+        return masked_rows(
+            ids,
+            special,
+            masking=masking,
+            mask_id=self._mask_id,
+            vocabulary=self._ordinary_tokens,
+            words=self._words(block),
+            **label,
+        )
+
+    @property
+    def _mask_id(self) -> int:
+        mask_id: int = self._tokenizer.mask_token_id
+        return mask_id
+
+    @cached_property
+    def _sentinels(self) -> list[int]:
+        return sentinels(self._tokenizer)
+
+    @cached_property
+    def _ordinary_tokens(self) -> list[int]:
+        """Ids of the vocabulary that are not special, ascending."""
+        special = set(self._tokenizer.all_special_ids)
+        return sorted(set(self._tokenizer.get_vocab().values()) - special)
+
+    def _words(self, block: int) -> NDArray[np.int64] | None:
+        return None if self._blocks.words is None else self._blocks.words[block]

@@ -1,0 +1,125 @@
+"""Sequence-to-sequence models: the input corrupted as in pre-training, the decoder teacher-forced.
+
+Which corruption a model was trained with shows in its tokenizer. Sentinel tokens mean T5's span
+corruption (Raffel et al. 2020): each span of the input becomes a sentinel, and the decoder produces
+the spans, each behind its sentinel. A mask token means BART's text infilling (Lewis et al. 2020):
+each span becomes one mask token, and the decoder produces the whole text.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustness.sampling import corrupted_spans
+from robustness.scoring.block import ScoredBlock
+
+SENTINEL_DENSITY = 0.15
+"""Share of the tokens in spans (T5)."""
+
+MASK_DENSITY = 0.3
+"""Share of the tokens in spans (BART)."""
+
+_SENTINEL = re.compile(r"▁?<extra_id_(\d+)>")
+
+
+def sentinels(tokenizer: Any) -> list[int]:
+    """Ids of a tokenizer's sentinel tokens in the order in which they stand for spans."""
+    found = {}
+    for token, number in tokenizer.get_vocab().items():
+        if match := _SENTINEL.fullmatch(token):
+            found[int(match[1])] = number
+    return [found[place] for place in sorted(found)]
+
+
+def span_block(
+    ids: NDArray[np.int64],
+    special: NDArray[np.bool_],
+    *,
+    sentinels: Sequence[int],
+    suffix: NDArray[np.int64],
+    seed: int,
+    fingerprint: str,
+    block: int,
+) -> ScoredBlock:
+    """T5: spans of 15 % of the tokens, 3 long on average, become sentinels.
+
+    Scored are the tokens of the spans; sentinels and what ends the target are not text.
+
+    Args:
+        ids: tokens, shape (T,).
+        special: true at special tokens, shape (T,).
+        sentinels: see :func:`sentinels`.
+        suffix: the special tokens that end a text.
+        seed: the run's seed.
+        fingerprint: the corpus' fingerprint.
+        block: index of the text block in the corpus.
+    """
+    spans = corrupted_spans(
+        special,
+        share=SENTINEL_DENSITY,
+        most_spans=len(sentinels),
+        seed=seed,
+        fingerprint=fingerprint,
+        block=block,
+    )
+    target: list[int] = []
+    positions: list[int] = []
+    for sentinel, (start, end) in zip(sentinels, spans, strict=False):
+        target.append(sentinel)
+        positions += range(len(target), len(target) + end - start)
+        target += ids[start:end].tolist()
+    labels = np.array([*target, *suffix], dtype=np.int64)
+    scored = np.array(positions, dtype=np.int64)
+    return ScoredBlock(
+        ids=_replaced(ids, spans, sentinels),
+        positions=scored,
+        targets=labels[scored],
+        decoder_target=labels,
+    )
+
+
+def infilling_block(
+    ids: NDArray[np.int64],
+    special: NDArray[np.bool_],
+    *,
+    mask_id: int,
+    seed: int,
+    fingerprint: str,
+    block: int,
+) -> ScoredBlock:
+    """BART: spans of 30 % of the tokens, 3 long on average, become one mask token each.
+
+    The decoder produces the whole text block; scored are its tokens that are not special.
+
+    Args:
+        ids: tokens, shape (T,).
+        special: true at special tokens, shape (T,).
+        mask_id: the mask token.
+        seed: the run's seed.
+        fingerprint: the corpus' fingerprint.
+        block: index of the text block in the corpus.
+    """
+    spans = corrupted_spans(
+        special, share=MASK_DENSITY, seed=seed, fingerprint=fingerprint, block=block
+    )
+    scored = np.flatnonzero(~special)
+    return ScoredBlock(
+        ids=_replaced(ids, spans, [mask_id] * len(spans)),
+        positions=scored,
+        targets=ids[scored],
+        decoder_target=ids,
+    )
+
+
+def _replaced(
+    ids: NDArray[np.int64], spans: Sequence[tuple[int, int]], by: Sequence[int]
+) -> NDArray[np.int64]:
+    """The tokens with one in the place of each span."""
+    parts, done = [], 0
+    for token, (start, end) in zip(by, spans, strict=False):
+        parts += [ids[done:start], np.array([token], dtype=np.int64)]
+        done = end
+    return np.concatenate([*parts, ids[done:]])
