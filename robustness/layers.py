@@ -5,6 +5,7 @@ predecessor's output through sums, scalings, casts, views, dropout and normalisa
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -80,6 +81,26 @@ class Reader:
         """
         return _LayerReader(reader=self, layer=layer).writer()
 
+    def attention_norm(self, layer: Call) -> Call | None:
+        """The norm that follows the attention of a layer, or None.
+
+        It is the first normalising call within the layer whose result lies on the residual path
+        behind the attention, before the layer's output and what writes it. In post-norm layers it
+        normalises the sum of attention and residual (BERT's ``attention.output.LayerNorm``); in
+        sandwich-norm layers what the attention adds to the residual stream (Gemma-2, OLMo-2). A
+        norm that only the MLP reads (pre-norm: Llama, GPT-2) is none. Where a layer attends twice,
+        to itself and then to an encoder, it is the one behind the first.
+        """
+        return _LayerReader(reader=self, layer=layer).attention_norm()
+
+    def entering(self, layer: Call) -> int:
+        """The value of the residual stream that a layer is called with.
+
+        Raises:
+            UnsupportedSite: There is no residual connection around the layer.
+        """
+        return _LayerReader(reader=self, layer=layer).residual
+
     def residual_path(self, value: int) -> set[int]:
         """All values from which one comes to this one by the residual path, itself included."""
         seen: set[int] = set()
@@ -98,6 +119,15 @@ class Reader:
             if not dependents.isdisjoint(operation.inputs):
                 dependents.update(operation.outputs)
         return dependents
+
+    @cached_property
+    def relevant(self) -> set[int]:
+        """All values that the model's first result, such as its logits, was made from."""
+        values = set(self.trace.calls[0].outputs[:1])
+        for operation in reversed(self.trace.operations):
+            if not values.isdisjoint(operation.outputs):
+                values.update(operation.inputs)
+        return values
 
     def normalisation(self, value: int) -> Call | None:
         """The call of a normalising module that made a value."""
@@ -137,7 +167,25 @@ class Reader:
         chains: list[list[Call]] = []
         for calls in by_class.values():
             chains.extend(self._chains_of(calls) if len(calls) > 1 else ())
-        return sorted(chains, key=lambda chain: chain[0].index)
+        by_index = {self._key(chain): chain for chain in map(self._with_others, chains)}
+        return sorted(by_index.values(), key=lambda chain: chain[0].index)
+
+    def _with_others(self, chain: list[Call]) -> list[Call]:
+        """A run of layers with those of other classes between them (attention, state space).
+
+        They are known by their container, a list of modules that is itself never called.
+        """
+        containers = {_container(call) for call in chain}
+        if len(containers) > 1 or any(call.name in containers for call in self.trace.calls):
+            return chain
+        calls = [
+            call for call in self.trace.calls if call.outputs and _container(call) in containers
+        ]
+        return max([chain, *self._chains_of(calls)], key=len)
+
+    @staticmethod
+    def _key(chain: list[Call]) -> tuple[int, ...]:
+        return tuple(call.index for call in chain)
 
     def _chains_of(self, calls: list[Call]) -> list[list[Call]]:
         chains: list[list[Call]] = []
@@ -206,6 +254,23 @@ class _LayerReader:
             )
         return Writer(call=call, is_output=False)
 
+    def attention_norm(self) -> Call | None:
+        """See `Reader.attention_norm`."""
+        path = self.reader.residual_path(self.layer.outputs[0])
+        written = {self._through_transparent(self.layer.outputs[0])}
+        with suppress(UnsupportedSite):
+            written.add(self.writer().call.outputs[0])
+        for call in self.layer.descendants():
+            value = next(iter(call.outputs), None)
+            if (
+                value in path
+                and value not in written
+                and self.reader.normalises(call)
+                and self._contracts(value)
+            ):
+                return call
+        return None
+
     def _last_summands(self, value: int) -> list[int]:
         """The terms of the sum that the layer returns, of which no other term is made."""
         terms = list(dict.fromkeys(self._summands(value)))
@@ -219,7 +284,7 @@ class _LayerReader:
     def _summands(self, value: int) -> Iterator[int]:
         """The terms of a sum, sums of sums flattened, except the residual itself."""
         value = self._through_transparent(value)
-        if value == self._residual or self._is_residual_norm(value):
+        if value == self.residual or self._is_residual_norm(value):
             return
         operation = self._operation(value)
         if self._parameterised(value) is None and operation is not None:
@@ -232,7 +297,7 @@ class _LayerReader:
 
     def _through_transparent(self, value: int) -> int:
         """Walk back while an operation passes on one tensor that depends on the layer's input."""
-        while value != self._residual and self._parameterised(value) is None:
+        while value != self.residual and self._parameterised(value) is None:
             operation = self._operation(value)
             if operation is None or operation.name not in _TRANSPARENT | _SUMS:
                 break
@@ -255,7 +320,7 @@ class _LayerReader:
         """Whether a term is the residual after a normalisation, as in BLOOM's post-norm option."""
         norm = self.reader.normalisation(value)
         return norm is not None and any(
-            self._residual in self.reader.residual_path(source) for source in norm.inputs
+            self.residual in self.reader.residual_path(source) for source in norm.inputs
         )
 
     def _operation(self, value: int) -> Operation | None:
@@ -288,7 +353,7 @@ class _LayerReader:
         )
 
     @cached_property
-    def _residual(self) -> int:
+    def residual(self) -> int:
         """The input that comes back in the output by the residual path."""
         path = self.reader.residual_path(self.layer.outputs[0])
         for value, shape in self.layer.inputs.items():
@@ -299,7 +364,7 @@ class _LayerReader:
     @cached_property
     def _dependents(self) -> set[int]:
         """All values within the layer that depend on its input."""
-        values = {self._residual}
+        values = {self.residual}
         for index in self.layer.operations:
             operation = self.reader.trace.operations[index]
             if not values.isdisjoint(operation.inputs):
@@ -310,6 +375,10 @@ class _LayerReader:
         return UnsupportedSite(
             f"The layer {self.layer.name!r} has no output site that can be switched off: {reason}."
         )
+
+
+def _container(call: Call) -> str:
+    return call.name.rpartition(".")[0]
 
 
 def _signature(call: Call) -> tuple[tuple[str, tuple[int, ...]], ...]:

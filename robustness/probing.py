@@ -86,8 +86,7 @@ def parameter_roles(call: Call) -> ParameterRoles:
     shapes = ", ".join(f"{name} {tuple(parameter.shape)}" for name, parameter in own.items())
     raise UnsupportedSite(
         f"{call.name!r} writes the layer's {n_features} output features, but its parameters "
-        f"({shapes or 'none'}) are not one scale or dense weight with at most one bias, so the "
-        "rules and the ablation cannot use it."
+        f"({shapes or 'none'}) are not one scale or dense weight with at most one bias."
     )
 
 

@@ -55,7 +55,9 @@ class StandInParameters(TorchFunctionMode):
         if type(tensor) is not nn.Parameter or not tensor.is_floating_point() or not tensor.ndim:
             return tensor
         if tensor.ndim == 1:
-            return self._random(tuple(tensor.shape), tensor, low=0.5, high=1.5)
+            # An alias of its own for every reader: an operation that returns its operand as it
+            # stands, such as a cast to the same type, must not seem to have made it once for all.
+            return self._random(tuple(tensor.shape), tensor, low=0.5, high=1.5).detach()
         bound = (3 / max(tensor.shape[-1], 1)) ** 0.5
         if tensor.ndim == 2:
             vector = self._random((sum(tensor.shape),), tensor, low=-bound, high=bound)

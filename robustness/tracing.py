@@ -57,6 +57,8 @@ class Call:
         args: Positional arguments, every tensor replaced by its `TensorSpec`.
         kwargs: Keyword arguments, likewise.
         inputs: Values of the floating tensors among the arguments, with their shapes.
+        arguments: Where among its arguments these are, by position or by keyword; without those
+            within lists and other structures.
         outputs: Values of the floating tensors among the results, in order.
         shape: Shape of the first of them.
         operations: The operations executed within the call.
@@ -70,6 +72,7 @@ class Call:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     inputs: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    arguments: dict[int, int | str] = field(default_factory=dict)
     outputs: tuple[int, ...] = ()
     shape: tuple[int, ...] = ()
     operations: range = range(0)
@@ -175,6 +178,7 @@ class _Recorder(StandInParameters):
             args=map_nested(args, Tensor, _spec),
             kwargs=map_nested(kwargs, Tensor, _spec),
             inputs={self._value(t): tuple(t.shape) for t in floating_tensors((args, kwargs))},
+            arguments=self._positions(args, kwargs),
             operations=range(start, start),
         )
         if call.parent is not None:
@@ -196,6 +200,14 @@ class _Recorder(StandInParameters):
         if results:
             call.shape = tuple(results[0].shape)
         self.trace.close_call(call, [self._value(tensor) for tensor in results])
+
+    def _positions(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[int, int | str]:
+        found: dict[int, int | str] = {}
+        named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+        for where, argument in named:
+            if isinstance(argument, Tensor):
+                found[self._value(argument)] = where
+        return found
 
     def _value(self, tensor: Tensor) -> int:
         if tensor not in self._values:

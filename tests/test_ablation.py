@@ -351,15 +351,19 @@ def test_meaningless_indices_are_refused(dims: tuple[int, ...]) -> None:
 
 
 def test_unknown_sites_and_modes_are_refused() -> None:
-    with pytest.raises(UnsupportedSite, match="'middle'; use 'output'"):
+    with pytest.raises(UnsupportedSite, match=r"'middle'; use 'output', .* or 'embedding-norm'"):
         Ablation(dims=(1,), site="middle")
-    with pytest.raises(UnsupportedSite, match="'double'; use 'zero'"):
+    with pytest.raises(UnsupportedSite, match="'double'; use 'zero' or 'mean'"):
         Ablation(dims=(1,), mode="double")
+    with pytest.raises(UnsupportedSite, match="'embedding-norm' lies before the layers"):
+        Ablation(dims=(1,), site="embedding-norm", layers=(0,))
+    with pytest.raises(UnsupportedSite, match="belongs to the site 'residual', not to 'output'"):
+        Ablation(dims=(1,), embeddings=True)
 
 
 def test_indices_are_sorted_plain_integers_and_survive_json() -> None:
     ablation = Ablation(dims=tuple(np.array([5, 2])), layers=(3, 1))
     assert ablation == Ablation(dims=(2, 5), layers=(1, 3))
     assert Ablation.from_dict(json.loads(json.dumps(ablation.to_dict()))) == ablation
-    everywhere = Ablation(dims=(2,))
+    everywhere = Ablation(dims=(2,), site="residual", mode="mean", embeddings=True)
     assert Ablation.from_dict(json.loads(json.dumps(everywhere.to_dict()))) == everywhere

@@ -19,6 +19,7 @@ from robustness.tracing import record
 from tests.tiny_models import (
     ARCHITECTURES,
     SEQUENCE_TO_SEQUENCE,
+    UNSUPPORTED,
     VOCABULARY,
     tiny_inputs,
     tiny_model,
@@ -79,12 +80,14 @@ EXPECTED: dict[str, list[Expected]] = {
     ],
     "electra": [norm("electra.encoder", "electra.encoder.layer.2.output.LayerNorm")],
     "electra-discriminator": [norm("electra.encoder", "electra.encoder.layer.2.output.LayerNorm")],
+    "ernie": [norm("ernie.encoder", "ernie.encoder.layer.2.output.LayerNorm")],
     "falcon": [Expected("transformer", "transformer.h.2.mlp.dense_4h_to_h")],
     "falcon-alibi": [Expected("transformer", "transformer.h.2.mlp.dense_4h_to_h")],
     "falcon-new": [Expected("transformer", "transformer.h.2.mlp.dense_4h_to_h")],
     "gemma": [Expected("model", "model.layers.2.mlp.down_proj")],
     "gemma2": [Expected("model", "model.layers.2.post_feedforward_layernorm")],
     "gemma3": [Expected("model", "model.layers.2.post_feedforward_layernorm")],
+    "glm4": [Expected("model", "model.layers.2.post_mlp_layernorm")],
     "gpt2": [Expected("transformer", "transformer.h.2.mlp.c_proj", bias=True, feature_axis=1)],
     "gpt2-square": [
         Expected("transformer", "transformer.h.2.mlp.c_proj", bias=True, feature_axis=1)
@@ -95,6 +98,12 @@ EXPECTED: dict[str, list[Expected]] = {
     "gptj": [Expected("transformer", "transformer.h.2.mlp.fc_out", bias=True)],
     "granite": [Expected("model", "model.layers.2.mlp.down_proj")],
     "llama": [Expected("model", "model.layers.2.mlp.down_proj")],
+    "jamba": [Expected("model", "model.layers.2.feed_forward.down_proj")],
+    "mamba": [Expected("backbone", "backbone.layers.2.mixer.out_proj")],
+    "marian": [
+        norm("model.encoder", "model.encoder.layers.2.final_layer_norm"),
+        norm("model.decoder", "model.decoder.layers.2.final_layer_norm"),
+    ],
     "mbart": [
         Expected("model.encoder", "model.encoder.layers.2.fc2", bias=True),
         Expected("model.decoder", "model.decoder.layers.2.fc2", bias=True),
@@ -103,6 +112,7 @@ EXPECTED: dict[str, list[Expected]] = {
     "mistral": [Expected("model", "model.layers.2.mlp.down_proj")],
     "modernbert": [Expected("model", "model.layers.2.mlp.Wo")],
     "mpnet": [norm("mpnet.encoder", "mpnet.encoder.layer.2.output.LayerNorm")],
+    "nemotron": [Expected("model", "model.layers.2.mlp.down_proj")],
     "olmo": [Expected("model", "model.layers.2.mlp.down_proj")],
     "olmo2": [Expected("model", "model.layers.2.post_feedforward_layernorm")],
     "opt": [
@@ -121,6 +131,8 @@ EXPECTED: dict[str, list[Expected]] = {
             bias=True,
         )
     ],
+    "roformer": [norm("roformer.encoder", "roformer.encoder.layer.2.output.LayerNorm")],
+    "stablelm-parallel": [Expected("model", "model.layers.2.mlp.down_proj")],
     "t5": [
         Expected("encoder", "encoder.block.2.layer.1.DenseReluDense.wo"),
         Expected("decoder", "decoder.block.2.layer.2.DenseReluDense.wo"),
@@ -278,6 +290,56 @@ def test_a_checkpoint_is_examined_with_inputs_for_every_stack(architecture: str)
     model = tiny_model(architecture)
     anatomy = trace_anatomy(model, few_tokens(model, VOCABULARY))
     assert found(anatomy) == EXPECTED[architecture]
+
+
+# Behind the attention and at the embedding, of the last layer: written down from the source code.
+NORMS: dict[str, tuple[str | None, str | None]] = {
+    "albert": (
+        "albert.encoder.albert_layer_groups.0.albert_layers.0.attention.LayerNorm",
+        None,  # the embedding's norm has other features: it is projected to the layers' width
+    ),
+    "bart": ("model.decoder.layers.2.self_attn_layer_norm", "model.decoder.layernorm_embedding"),
+    "bert": ("bert.encoder.layer.2.attention.output.LayerNorm", "bert.embeddings.LayerNorm"),
+    "bloom": (None, "transformer.word_embeddings_layernorm"),
+    "deberta-v2": (
+        "deberta.encoder.layer.2.attention.output.LayerNorm",
+        "deberta.embeddings.LayerNorm",
+    ),
+    "electra": ("electra.encoder.layer.2.attention.output.LayerNorm", None),
+    "gemma2": ("model.layers.2.post_attention_layernorm", None),
+    "glm4": ("model.layers.2.post_self_attn_layernorm", None),
+    "gpt2": (None, None),
+    "gpt-neox": (None, None),
+    "llama": (None, None),
+    "mbart": (None, "model.decoder.layernorm_embedding"),
+    "modernbert": (None, "model.embeddings.norm"),
+    "olmo2": ("model.layers.2.post_attention_layernorm", None),
+    "opt": (None, None),
+    "opt-post-norm": ("model.decoder.layers.2.self_attn_layer_norm", None),
+    "qwen3": (None, None),  # its norms of queries and keys are not on the residual path
+    "roberta-prelayernorm": (None, "roberta_prelayernorm.embeddings.LayerNorm"),
+    "t5": (None, None),
+    "xlnet": ("transformer.layer.2.rel_attn.layer_norm", None),
+}
+
+
+@pytest.mark.parametrize("architecture", NORMS)
+def test_norms_behind_attention_and_embedding_are_found(architecture: str) -> None:
+    stack = trace_anatomy(tiny_model(architecture), tiny_inputs(architecture)).stack
+    attention, embedding = NORMS[architecture]
+    assert stack.embedding_norm is None or stack.embedding_norm.module == embedding
+    assert (stack.embedding_norm is None) == (embedding is None)
+    assert len(stack.attention_norms) == (0 if attention is None else LAYERS)
+    assert all(place.module == attention for place in stack.attention_norms[-1:])
+    for site, name in (("attention-norm", attention), ("embedding-norm", embedding)):
+        if name is None:
+            with pytest.raises(UnsupportedSite, match=f"no site '{site}'; it has 'output'"):
+                stack.at(site)
+
+
+def test_layers_of_several_classes_in_one_list_are_one_stack() -> None:
+    stack = trace_anatomy(tiny_model("jamba", n_layers=4), tiny_inputs("jamba")).stack
+    assert [place.module for place in stack.layers] == [f"model.layers.{n}" for n in range(4)]
 
 
 def test_stacks_are_told_apart_by_what_reads_what_not_by_their_order() -> None:
@@ -550,8 +612,9 @@ def test_a_site_may_return_other_things_beside_its_features() -> None:
 
 
 def test_a_site_must_have_the_layers_features_on_its_last_axis() -> None:
+    stack = trace_anatomy(Model(Narrow, dense=Half), IDS).stack
     with pytest.raises(UnsupportedSite, match=r"last axis is not the layer's 12 features"):
-        trace_anatomy(Model(Narrow, dense=Half), IDS)
+        _ = stack.sites
 
 
 def test_the_hidden_size_is_that_of_the_vetted_stack() -> None:
@@ -615,8 +678,11 @@ def test_of_parallel_branches_the_one_without_attention_is_the_site() -> None:
     ],
 )
 def test_what_cannot_be_decided_is_not_guessed(layer: type[Layer], message: str) -> None:
+    stack = trace_anatomy(Model(layer), IDS).stack
     with pytest.raises(UnsupportedSite, match=f"'part_2' has no output site .*{message}"):
-        trace_anatomy(Model(layer), IDS)
+        _ = stack.sites
+    assert stack.n_layers == 3
+    assert stack.available() == ("residual",)
 
 
 @pytest.mark.parametrize("model", [Model(NoResidual), Model(PostNorm, n=1), nn.Embedding(50, 3)])
@@ -633,10 +699,21 @@ def test_a_failing_forward_pass_is_one_sentence() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("architecture", ["mixtral", "qwen2-moe"])
-def test_mixtures_of_experts_are_refused(architecture: str) -> None:
-    with pytest.raises(UnsupportedSite, match=r"layers\.0"):
-        trace_anatomy(tiny_model(architecture), tiny_inputs(architecture))
+@pytest.mark.parametrize("architecture", UNSUPPORTED)
+def test_mixtures_of_experts_have_no_output_sites_but_residual_ones(architecture: str) -> None:
+    stack = trace_anatomy(tiny_model(architecture), tiny_inputs(architecture)).stack
+    assert [place.module for place in stack.layers] == [f"model.layers.{n}" for n in range(3)]
+    assert stack.available() == ("residual",)
+    with pytest.raises(UnsupportedSite) as caught:
+        site_parameters(stack, lambda name: pytest.fail(f"{name} was read"))
+    message = str(caught.value)
+    assert "layers.0" in message
+    assert message.endswith(
+        "; the rules for weights and the site 'output' need layers whose output one dense layer or "
+        "norm writes, which those of a mixture of experts have not, while the site 'residual' can "
+        "be ablated in any of them."
+    )
+    assert message.count(". ") == 0  # one sentence
 
 
 # The parameters at the sites.

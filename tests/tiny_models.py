@@ -95,9 +95,11 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "FalconForCausalLM",
         {"ffn_hidden_size": 24, "new_decoder_architecture": True, "num_kv_heads": 1},
     ),
+    "ernie": ("ErnieConfig", "ErnieForMaskedLM", _BERT_LIKE),
     "gemma": ("GemmaConfig", "GemmaForCausalLM", _LLAMA_LIKE),
     "gemma2": ("Gemma2Config", "Gemma2ForCausalLM", _LLAMA_LIKE),
     "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM", _LLAMA_LIKE),
+    "glm4": ("Glm4Config", "Glm4ForCausalLM", {**_LLAMA_LIKE, "num_key_value_heads": 2}),
     "gpt2": ("GPT2Config", "GPT2LMHeadModel", {"n_inner": 24, "n_positions": 40}),
     "gpt2-square": ("GPT2Config", "GPT2LMHeadModel", {"n_inner": 16, "n_positions": 40}),
     "gpt-neo": (
@@ -130,7 +132,21 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
             "residual_multiplier": 0.5,
         },
     ),
+    "jamba": (
+        "JambaConfig",
+        "JambaForCausalLM",
+        {
+            "intermediate_size": 24,
+            "num_key_value_heads": 1,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "num_experts": 1,
+            "use_mamba_kernels": False,
+        },
+    ),
     "llama": ("LlamaConfig", "LlamaForCausalLM", _LLAMA_LIKE),
+    "mamba": ("MambaConfig", "MambaForCausalLM", {}),
+    "marian": ("MarianConfig", "MarianMTModel", _BART_LIKE),
     "mbart": ("MBartConfig", "MBartForConditionalGeneration", _BART_LIKE),
     "megatron-bert": ("MegatronBertConfig", "MegatronBertForMaskedLM", _BERT_LIKE),
     "mistral": ("MistralConfig", "MistralForCausalLM", _LLAMA_LIKE),
@@ -140,6 +156,7 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"intermediate_size": 24, "max_position_embeddings": 40},
     ),
     "mpnet": ("MPNetConfig", "MPNetForMaskedLM", _BERT_LIKE),
+    "nemotron": ("NemotronConfig", "NemotronForCausalLM", _LLAMA_LIKE),
     "olmo": ("OlmoConfig", "OlmoForCausalLM", {**_LLAMA_LIKE, "num_key_value_heads": 2}),
     "olmo2": ("Olmo2Config", "Olmo2ForCausalLM", {**_LLAMA_LIKE, "num_key_value_heads": 2}),
     "opt": ("OPTConfig", "OPTForCausalLM", {**_OPT_LIKE, "word_embed_proj_dim": 16}),
@@ -157,6 +174,17 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "RobertaPreLayerNormConfig",
         "RobertaPreLayerNormForMaskedLM",
         _BERT_LIKE,
+    ),
+    "roformer": ("RoFormerConfig", "RoFormerForMaskedLM", {**_BERT_LIKE, "embedding_size": 12}),
+    "stablelm-parallel": (
+        "StableLmConfig",
+        "StableLmForCausalLM",
+        {
+            "intermediate_size": 24,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 40,
+            "use_parallel_residual": True,
+        },
     ),
     "t5": ("T5Config", "T5ForConditionalGeneration", {"d_kv": 8, "d_ff": 24}),
     "t5-gated": (
@@ -184,7 +212,7 @@ UNSUPPORTED: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
 }
 
-SEQUENCE_TO_SEQUENCE = {"bart", "mbart", "t5", "t5-gated"}
+SEQUENCE_TO_SEQUENCE = {"bart", "marian", "mbart", "t5", "t5-gated"}
 
 
 def tiny_model(
@@ -201,7 +229,7 @@ def tiny_model(
     }
     if architecture in SEQUENCE_TO_SEQUENCE:
         sizes |= {"decoder_start_token_id": 2, "num_decoder_layers": n_layers}
-    if config_class in {"BartConfig", "MBartConfig"}:
+    if config_class in {"BartConfig", "MBartConfig", "MarianConfig"}:
         sizes |= {"encoder_layers": n_layers, "decoder_layers": n_layers}
     if config_class == "XLNetConfig":
         sizes |= {"d_head": hidden_size // 2}
