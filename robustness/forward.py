@@ -16,8 +16,11 @@ from torch import Tensor, nn
 from robustness.errors import MeasurementError, UnsupportedArchitecture
 from robustness.scoring import ScoredBlock
 
-LOGITS_BYTES = 256 * 1024**2
+LOGITS_BYTES = 128 * 1024**2
 """Bound on the float32 logits that exist at a time."""
+
+_SOFTMAX_BYTES = 8 * 1024**2
+"""Logits that are turned into likelihoods at a time: about what a processor's cache holds."""
 
 
 class Scorer:
@@ -40,6 +43,7 @@ class Scorer:
         self.pad_id = pad_id
         self.most_positions = max(1, LOGITS_BYTES // (4 * _rows(head)))
         self._head = head
+        self._head_is_last: bool | None = None  # not known until it matters
 
     def nll_nats(self, blocks: Sequence[ScoredBlock]) -> NDArray[np.float64]:
         """Summed negative log-likelihood of each block's scored tokens, in nats, shape (B,).
@@ -68,7 +72,9 @@ class Scorer:
         size = len(logits)
         parts = [_nll(logits, targets[:size])]
         if size < len(targets):
-            if not torch.equal(self._head(hidden[:, :size])[0], logits):
+            if self._head_is_last is None:
+                self._head_is_last = torch.equal(self._head(hidden[:, :size])[0], logits)
+            if not self._head_is_last:
                 # The model changes its logits behind the head (a soft cap, say): it must do so
                 # for all of them.
                 return _nll(self._logits(inputs, keep, len(targets))[1], targets)
@@ -125,25 +131,10 @@ def _rows(head: nn.Module) -> int:
 
 
 def _nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """-log softmax(logits)[target], shape (n,)."""
-    return torch.logsumexp(logits, -1) - logits.gather(1, targets[:, None])[:, 0]
-
-
-def micro_batches(lengths: Sequence[int], *, vocab_size: int) -> list[list[int]]:
-    """Rows of a chunk grouped into batches: similar lengths together, bounded logits.
-
-    A function of the chunk alone, so that intact and ablated runs, and all workers, form the same
-    batches: values move in the last digits with the batch they are computed in.
-
-    Args:
-        lengths: tokens of each row.
-        vocab_size: width of a row of logits.
-
-    Returns:
-        Row indices of each batch, together every row once.
-    """
-    most = max(1, LOGITS_BYTES // (max(lengths) * vocab_size * 4))
-    n_batches = -(-len(lengths) // most)
-    size = -(-len(lengths) // n_batches)  # of equal size: a small rest is slow
-    order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
-    return [order[i : i + size] for i in range(0, len(order), size)]
+    """-log softmax(logits)[target], shape (n,); a few rows at a time, since exp makes a copy."""
+    rows = max(1, _SOFTMAX_BYTES // (4 * logits.shape[-1]))
+    nll = []
+    for start in range(0, len(logits), rows):
+        part, wanted = logits[start : start + rows], targets[start : start + rows]
+        nll.append(torch.logsumexp(part, -1) - part.gather(1, wanted[:, None])[:, 0])
+    return torch.cat(nll)

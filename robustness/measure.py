@@ -231,10 +231,14 @@ class Measurement:
         Raises:
             MeasurementError: if a value is NaN, or infinite although the model is intact.
         """
+        # The intact model first: its batches are those of every ablation of the chunk.
+        (intact,) = self.store.obtain(
+            [self._chunk_key(index, Intact())], lambda _: self._measure_intact(index)
+        )
         by_key = {self._chunk_key(index, condition)["id"]: condition for condition in conditions}
         records = self.store.obtain(
             [self._chunk_key(index, condition) for condition in conditions],
-            lambda key: self._measure_chunk(index, by_key[key["id"]]),
+            lambda key: self._measure_ablated(index, by_key[key["id"]], intact),
         )
         return [
             self._checked(record, condition)
@@ -306,20 +310,85 @@ class Measurement:
             block=block,
         )
 
-    def _measure_chunk(self, index: int, condition: Condition) -> Record:
-        from robustness.forward import micro_batches
-
+    def _chunk_blocks(self, index: int) -> "list[ScoredBlock]":
         members = self.order[index * CHUNK_BLOCKS : (index + 1) * CHUNK_BLOCKS]
-        blocks = [self._scored_block(int(block)) for block in members]
+        return [self._scored_block(int(block)) for block in members]
+
+    def _measure_intact(self, index: int) -> Record:
+        blocks = self._chunk_blocks(index)
+        nll, most_tokens = self._passes(blocks, [Intact()], self._most_tokens)
+        return self._record(blocks, nll[0], most_tokens)
+
+    def _measure_ablated(self, index: int, condition: Condition, intact: Record) -> Record:
+        """An ablation of a chunk, in the batches that the intact model ran in.
+
+        Where memory does not allow these (any more, or in this process), both run in smaller ones,
+        and what is kept is the stored intact value plus the difference of the two: differences are
+        what verdicts are about, and they stay those of identical batches in every process.
+        """
+        blocks = self._chunk_blocks(index)
+        stored = intact.get("most_tokens")
+        allowed = min(self._most_tokens, stored or self._most_tokens)
+        nll: Sequence[NDArray[np.float64]] = ()
+        if allowed == stored:
+            nll, allowed = self._passes(blocks, [condition], allowed)
+        if allowed != stored:
+            (same, ablated), allowed = self._passes(blocks, [Intact(), condition], allowed)
+            nll = [np.array(intact["nll_nats"]) + (ablated - same)]
+        return self._record(blocks, nll[0], allowed)
+
+    def _record(
+        self, blocks: "Sequence[ScoredBlock]", nll: NDArray[np.float64], most_tokens: int
+    ) -> Record:
+        self.checkpoint.require_unchanged()
+        tokens = [len(block.targets) for block in blocks]
+        return {"nll_nats": nll.tolist(), "tokens": tokens, "most_tokens": most_tokens}
+
+    @cached_property
+    def _most_tokens(self) -> int:
+        """Tokens of a batch at most; becomes smaller where memory runs out."""
+        from robustness.batching import first_guess
+        from robustness.forward import LOGITS_BYTES
+
+        hidden_size = self.examination.hidden_size
+        return first_guess(self.device, hidden_size=hidden_size, reserved=2 * LOGITS_BYTES)
+
+    def _passes(
+        self, blocks: "Sequence[ScoredBlock]", conditions: Sequence[Condition], most_tokens: int
+    ) -> tuple[list[NDArray[np.float64]], int]:
+        """NLLs under each condition, all in batches of the same size, and that size in tokens.
+
+        Raises:
+            MeasurementError: if memory does not even suffice for one text block at a time.
+        """
+        from robustness.batching import is_out_of_memory
+
+        while True:
+            try:
+                return [self._pass(blocks, each, most_tokens) for each in conditions], most_tokens
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if most_tokens <= max(len(block.ids) for block in blocks):
+                    raise MeasurementError(
+                        "memory runs out with a single text block in a batch: choose a smaller "
+                        "block size, fewer workers, or a larger machine"
+                    ) from error
+            most_tokens //= 2
+            self._most_tokens = min(self._most_tokens, most_tokens)  # for the chunks to come
+
+    def _pass(
+        self, blocks: "Sequence[ScoredBlock]", condition: Condition, most_tokens: int
+    ) -> NDArray[np.float64]:
+        from robustness.batching import micro_batches
+
         nll = np.empty(len(blocks))
         scorer = self._scorer
-        lengths = [len(block.ids) for block in blocks]
-        for rows in micro_batches(lengths, vocab_size=self.checkpoint.vocab_size):
+        for rows in micro_batches([len(block.ids) for block in blocks], most_tokens=most_tokens):
             for batch in self._separated(rows, condition):
                 with condition.applied(scorer.model, self.examination.anatomy, batch):
                     nll[batch] = scorer.nll_nats([blocks[row] for row in batch])
-        self.checkpoint.require_unchanged()
-        return {"nll_nats": nll.tolist(), "tokens": [len(block.targets) for block in blocks]}
+        return nll
 
     def _separated(self, rows: list[int], condition: Condition) -> list[list[int]]:
         """Rows that need different ablations, one by one where the site hides its batch axis."""
