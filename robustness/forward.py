@@ -5,7 +5,8 @@ other position, so that a (batch x length x vocabulary) tensor never exists, wha
 does to its logits afterwards (soft caps, scaling, a bias).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from robustness.dtypes import Dtype
 from robustness.errors import MeasurementError, UnsupportedArchitecture
 from robustness.scoring import ScoredBlock
 
@@ -29,9 +31,12 @@ class Scorer:
     Args:
         model: a transformers model with a language-model head.
         pad_id: any token id; padding is masked out.
+        dtype: of matrix products and convolutions, but for the head's: logits are always float32.
+            The weights stay as they are and are rounded as they are used, so that processes go on
+            sharing one copy of them.
     """
 
-    def __init__(self, model: nn.Module, *, pad_id: int = 0) -> None:
+    def __init__(self, model: nn.Module, *, pad_id: int = 0, dtype: Dtype = "float32") -> None:
         getter: Callable[[], object] = getattr(model, "get_output_embeddings", lambda: None)
         head = getter()
         if not isinstance(head, nn.Module):
@@ -41,6 +46,7 @@ class Scorer:
             )
         self.model = model
         self.pad_id = pad_id
+        self.dtype = dtype
         self.most_positions = max(1, LOGITS_BYTES // (4 * _rows(head)))
         self._head = head
         self._head_is_last: bool | None = None  # not known until it matters
@@ -94,12 +100,13 @@ class Scorer:
         scored: list[Tensor] = []
 
         def only_scored(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            scored.append(args[0][keep][None])  # (B, T, D) -> (1, N, D)
+            scored.append(args[0][keep][None].float())  # (B, T, D) -> (1, N, D)
             return (scored[0][:, :most], *args[1:])
 
         handle = self._head.register_forward_pre_hook(only_scored)
         try:
-            logits = self.model(**inputs, use_cache=False).logits
+            with self._precision():
+                logits = self.model(**inputs, use_cache=False).logits
         finally:
             handle.remove()
         logits = logits.reshape(-1, logits.shape[-1])  # (n, V)
@@ -110,6 +117,26 @@ class Scorer:
                 f"instead of the {wanted} that were asked for"
             )
         return scored[0], logits
+
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        """Reduced precision everywhere but in the head, if this is what the scorer measures in."""
+        if self.dtype == "float32":
+            yield
+            return
+        device = next(self.model.parameters()).device.type
+        head = ExitStack()
+
+        def enter(*_: object) -> None:
+            head.enter_context(torch.autocast(device, enabled=False))
+
+        def leave(*_: object) -> None:
+            head.close()
+
+        with ExitStack() as hooks, torch.autocast(device, dtype=getattr(torch, self.dtype)), head:
+            hooks.callback(self._head.register_forward_pre_hook(enter).remove)
+            hooks.callback(self._head.register_forward_hook(leave).remove)
+            yield
 
     def _batch(self, blocks: Sequence[ScoredBlock], device: torch.device) -> dict[str, Tensor]:
         length = max(len(block.ids) for block in blocks)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from robustness.dtypes import Dtype
 from robustness.errors import MeasurementError
 from robustness.sampling import block_order
 from robustness.store import Record, Store, canonical_json, digest
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
     from robustness.checkpoint import Checkpoint
     from robustness.corpus import Corpus
     from robustness.detection import Examination
-    from robustness.forward import Scorer
+    from robustness.execution import Execution
     from robustness.scoring import ScoredBlock
 
 CHUNK_BLOCKS = 16
 """Text blocks in a chunk, the unit that is stored and after which a decision is looked at."""
+
+FULL_PRECISION: Dtype = "float32"
 
 METHOD = 1
 """Version of the protocol (docs/PROTOCOL.md); part of every stored number's identity."""
@@ -158,6 +161,7 @@ class Measurement:
         block_size: tokens of a text block, special tokens included.
         seed: of the order of text blocks and of the masks.
         device: ``cpu``, ``cuda[:n]`` or ``mps``.
+        dtype: the precision that may be used besides float32.
         threads: processor threads; ``None`` leaves the library's choice.
         store_root: folder of the store.
     """
@@ -173,6 +177,7 @@ class Measurement:
         device: str,
         threads: int | None,
         store_root: Path,
+        dtype: Dtype = "float32",
     ) -> None:
         self.checkpoint = checkpoint
         self.corpus = corpus
@@ -181,9 +186,17 @@ class Measurement:
         self.seed = seed
         self.device = device
         self.threads = threads
-        self.store = Store(store_root, self._context())
+        self.dtype = dtype
+        self._stores = {
+            each: Store(store_root, self._context(each)) for each in {FULL_PRECISION, dtype}
+        }
 
-    def _context(self) -> dict[str, Any]:
+    @property
+    def store(self) -> Store:
+        """Where the numbers in float32 are kept, and what does not depend on precision."""
+        return self._stores[FULL_PRECISION]
+
+    def _context(self, dtype: Dtype) -> dict[str, Any]:
         return {
             "method": METHOD,
             "weights": self.checkpoint.weights_hash,
@@ -195,7 +208,7 @@ class Measurement:
             "block_size": self.block_size,
             "chunk_blocks": CHUNK_BLOCKS,
             "seed": self.seed,
-            "dtype": "float32",
+            "dtype": dtype,
             "device": self.device.split(":")[0],
             "versions": library_versions(),
         }
@@ -225,20 +238,28 @@ class Measurement:
         """Chunks in the corpus; the last may be short."""
         return -(-self.layout.n_blocks // CHUNK_BLOCKS)
 
-    def chunk(self, index: int, *conditions: Condition) -> list[ChunkNLL]:
+    def chunk(
+        self, index: int, *conditions: Condition, dtype: Dtype = FULL_PRECISION
+    ) -> list[ChunkNLL]:
         """One chunk of the seeded order under each of the conditions.
+
+        Args:
+            index: of the chunk.
+            conditions: what is done to the model.
+            dtype: precision to measure in: float32, or that of this measurement.
 
         Raises:
             MeasurementError: if a value is NaN, or infinite although the model is intact.
         """
+        store = self._stores[dtype]
         # The intact model first: its batches are those of every ablation of the chunk.
-        (intact,) = self.store.obtain(
-            [self._chunk_key(index, Intact())], lambda _: self._measure_intact(index)
+        (intact,) = store.obtain(
+            [self._chunk_key(index, Intact())], lambda _: self._measure_intact(index, dtype)
         )
         by_key = {self._chunk_key(index, condition)["id"]: condition for condition in conditions}
-        records = self.store.obtain(
+        records = store.obtain(
             [self._chunk_key(index, condition) for condition in conditions],
-            lambda key: self._measure_ablated(index, by_key[key["id"]], intact),
+            lambda key: self._measure_ablated(index, by_key[key["id"]], intact, dtype),
         )
         return [
             self._checked(record, condition)
@@ -285,15 +306,16 @@ class Measurement:
         }
 
     @cached_property
-    def _scorer(self) -> "Scorer":
-        import torch
+    def _execution(self) -> "Execution":
+        from robustness.execution import Execution
 
-        from robustness.forward import Scorer
-
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        pad_id = getattr(self._tokenizer, "pad_token_id", None)
-        return Scorer(self.checkpoint.load_model(device=self.device), pad_id=pad_id or 0)
+        return Execution(
+            load=partial(self.checkpoint.load_model, device=self.device),
+            anatomy=self.examination.anatomy,
+            pad_id=getattr(self._tokenizer, "pad_token_id", None) or 0,
+            device=self.device,
+            threads=self.threads,
+        )
 
     def _scored_block(self, block: int) -> "ScoredBlock":
         from robustness.scoring import causal_block, masked_block
@@ -314,12 +336,15 @@ class Measurement:
         members = self.order[index * CHUNK_BLOCKS : (index + 1) * CHUNK_BLOCKS]
         return [self._scored_block(int(block)) for block in members]
 
-    def _measure_intact(self, index: int) -> Record:
+    def _measure_intact(self, index: int, dtype: Dtype) -> Record:
         blocks = self._chunk_blocks(index)
-        nll, most_tokens = self._passes(blocks, [Intact()], self._most_tokens)
+        execution = self._execution
+        nll, most_tokens = execution.run(blocks, [Intact()], execution.most_tokens, dtype)
         return self._record(blocks, nll[0], most_tokens)
 
-    def _measure_ablated(self, index: int, condition: Condition, intact: Record) -> Record:
+    def _measure_ablated(
+        self, index: int, condition: Condition, intact: Record, dtype: Dtype
+    ) -> Record:
         """An ablation of a chunk, in the batches that the intact model ran in.
 
         Where memory does not allow these (any more, or in this process), both run in smaller ones,
@@ -327,13 +352,14 @@ class Measurement:
         what verdicts are about, and they stay those of identical batches in every process.
         """
         blocks = self._chunk_blocks(index)
-        stored = intact.get("most_tokens")
-        allowed = min(self._most_tokens, stored or self._most_tokens)
+        execution, stored = self._execution, intact.get("most_tokens")
+        allowed = min(execution.most_tokens, stored or execution.most_tokens)
         nll: Sequence[NDArray[np.float64]] = ()
         if allowed == stored:
-            nll, allowed = self._passes(blocks, [condition], allowed)
+            nll, allowed = execution.run(blocks, [condition], allowed, dtype)
         if allowed != stored:
-            (same, ablated), allowed = self._passes(blocks, [Intact(), condition], allowed)
+            both = [Intact(), condition]
+            (same, ablated), allowed = execution.run(blocks, both, allowed, dtype)
             nll = [np.array(intact["nll_nats"]) + (ablated - same)]
         return self._record(blocks, nll[0], allowed)
 
@@ -343,56 +369,3 @@ class Measurement:
         self.checkpoint.require_unchanged()
         tokens = [len(block.targets) for block in blocks]
         return {"nll_nats": nll.tolist(), "tokens": tokens, "most_tokens": most_tokens}
-
-    @cached_property
-    def _most_tokens(self) -> int:
-        """Tokens of a batch at most; becomes smaller where memory runs out."""
-        from robustness.batching import first_guess
-        from robustness.forward import LOGITS_BYTES
-
-        hidden_size = self.examination.hidden_size
-        return first_guess(self.device, hidden_size=hidden_size, reserved=2 * LOGITS_BYTES)
-
-    def _passes(
-        self, blocks: "Sequence[ScoredBlock]", conditions: Sequence[Condition], most_tokens: int
-    ) -> tuple[list[NDArray[np.float64]], int]:
-        """NLLs under each condition, all in batches of the same size, and that size in tokens.
-
-        Raises:
-            MeasurementError: if memory does not even suffice for one text block at a time.
-        """
-        from robustness.batching import is_out_of_memory
-
-        while True:
-            try:
-                return [self._pass(blocks, each, most_tokens) for each in conditions], most_tokens
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if most_tokens <= max(len(block.ids) for block in blocks):
-                    raise MeasurementError(
-                        "memory runs out with a single text block in a batch: choose a smaller "
-                        "block size, fewer workers, or a larger machine"
-                    ) from error
-            most_tokens //= 2
-            self._most_tokens = min(self._most_tokens, most_tokens)  # for the chunks to come
-
-    def _pass(
-        self, blocks: "Sequence[ScoredBlock]", condition: Condition, most_tokens: int
-    ) -> NDArray[np.float64]:
-        from robustness.batching import micro_batches
-
-        nll = np.empty(len(blocks))
-        scorer = self._scorer
-        for rows in micro_batches([len(block.ids) for block in blocks], most_tokens=most_tokens):
-            for batch in self._separated(rows, condition):
-                with condition.applied(scorer.model, self.examination.anatomy, batch):
-                    nll[batch] = scorer.nll_nats([blocks[row] for row in batch])
-        return nll
-
-    def _separated(self, rows: list[int], condition: Condition) -> list[list[int]]:
-        """Rows that need different ablations, one by one where the site hides its batch axis."""
-        sites = self.examination.anatomy.stack.sites
-        if isinstance(condition, PerBlock) and any(site.batch_axis is None for site in sites):
-            return [[row] for row in rows]
-        return [rows]

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from robustness.dtypes import DtypeChoice
 from robustness.errors import PolicyError
 
 Profile = Literal["paper", "hardened"]
@@ -140,6 +141,9 @@ class Settings(_Strict):
     )
     device: str = Field(
         default="cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$", description="cpu, cuda, cuda:N or mps"
+    )
+    dtype: DtypeChoice = Field(
+        default="float32", description="precision of the model's matrix products"
     )
     exhaustive: bool = Field(
         default=False, description="measure the whole corpus, decide at its end"

@@ -321,6 +321,7 @@ _SETTINGS = {
     "block_size": st.integers(8, 4096),
     "seed": st.integers(0, 2**32),
     "device": st.sampled_from(["cpu", "cuda", "cuda:3", "mps"]),
+    "dtype": st.sampled_from(["float32", "bfloat16", "auto"]),
     "exhaustive": st.booleans(),
     "rules": _tables(
         busters=_tables(k=st.floats(0.1, 10), min_layer_share=st.floats(0, 1, exclude_min=True))

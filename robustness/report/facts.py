@@ -127,7 +127,7 @@ def _checkpoint_facts(
         "parameters": checkpoint["n_parameters"],
         "vocabulary": checkpoint["vocab_size"],
         "scoring": checkpoint["scoring"],
-        "dtype": "float32",
+        "dtype": planned.dtype,
         "device": settings.device,
         "profile": settings.profile,
         "seed": settings.seed,

@@ -76,13 +76,18 @@ def _checkpoint_header(planned: PlannedCheckpoint) -> list[str]:
     return [
         f"{planned.label}: {checkpoint['reference']} at {checkpoint['revision']}",
         f"  {checkpoint['architecture']}, {found.layers} layers x {found.hidden_size}, "
-        f"{_amount(checkpoint['n_parameters'])} parameters, float32 on {settings.device}",
+        f"{_amount(checkpoint['n_parameters'])} parameters, "
+        f"{_precision(planned.dtype)} on {settings.device}",
         f"  corpus {planned.corpus}: {planned.text_blocks} text blocks of at most "
         f"{planned.block_size} tokens; {checkpoint['scoring']} scoring, seed {settings.seed}, "
         f"profile {settings.profile}" + (", exhaustive" if settings.exhaustive else ""),
         f"  {found.detection.rule}: {', '.join(map(str, dims)) or 'none'}",
         *(f"  note: {note}" for note in planned.notes),
     ]
+
+
+def _precision(dtype: str) -> str:
+    return "float32" if dtype == "float32" else f"float32 and, where that suffices, {dtype}"
 
 
 def _amount(n: int) -> str:
