@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 
 from robustness.evidence import (
+    Compare,
+    Comparison,
     ControlEvidence,
     IntactEvidence,
     control_evidence,
@@ -18,17 +20,25 @@ from robustness.sampling import random_dims
 from robustness.verdict import (
     Look,
     Outcome,
+    Precision,
     Side,
     Verdict,
     blind_share,
     look_at_draws,
     look_at_factor,
     look_at_ratio,
+    reduced_precision,
+    reduced_precision_of_draws,
 )
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from robustness.ablation import Ablation
     from robustness.vetting import Vetting
+
+_Deltas: TypeAlias = "Mapping[str, NDArray[Any]]"
+_Precisions: TypeAlias = tuple[Precision, ...]
 
 
 class OutlierDimensions:
@@ -120,17 +130,21 @@ class IntactModel(_Model):
             f"the intact model's perplexity, divided by the {vocabulary} tokens of its vocabulary, "
             "stays below 1: it beats a uniform guess"
         )
-        for evidence in intact_evidence(vetting.measurement):
-            look = look_at_ratio(
-                evidence.nll_nats - math.log(vocabulary) * evidence.tokens,
-                evidence.tokens,
-                threshold=1.0,
-                alpha=level,
-                exhausted=evidence.exhausted,
-            )
-            vetting.report_progress(claim, len(evidence.tokens), f"{evidence.perplexity:.4g}")
-            if look.side and (evidence.exhausted or not vetting.settings.exhaustive):
-                break
+        for limit in (float(vocabulary), None):
+            for evidence in intact_evidence(vetting.measurement, threshold=limit):
+                look = look_at_ratio(
+                    evidence.nll_nats - math.log(vocabulary) * evidence.tokens,
+                    evidence.tokens,
+                    threshold=1.0,
+                    alpha=level,
+                    exhausted=evidence.exhausted,
+                    slack_nats=_slack(evidence.comparison)[0],
+                )
+                vetting.report_progress(claim, len(evidence.tokens), f"{evidence.perplexity:.4g}")
+                if look.side and (evidence.exhausted or not vetting.settings.exhaustive):
+                    break
+            if look.side:
+                break  # otherwise reduced precision leaves it open: once more, in float32
         return Verdict(
             outcome="pass" if look.side == "below" else "fail",
             claim=claim,
@@ -141,7 +155,7 @@ class IntactModel(_Model):
             text_blocks=look.text_blocks,
             tokens=look.tokens,
             exact=look.exact,
-            details=_intact_details(evidence),
+            details={**_intact_details(evidence), **_precision_details(evidence.comparison)},
         )
 
 
@@ -183,18 +197,22 @@ class AblatedModel(_Model):
 
     def _decided(self, claim: str, threshold: float, alpha: float, *, passes: Side) -> Verdict:
         vetting = self._vetting
-        for evidence in fixed_evidence(vetting.measurement, self.ablation):
-            intact = evidence.intact
-            look = look_at_ratio(
-                evidence.delta_nll,
-                intact.tokens,
-                threshold=threshold,
-                alpha=alpha,
-                exhausted=intact.exhausted,
-            )
-            vetting.report_progress(claim, len(intact.tokens), f"x{look.ratio:.4g}")
-            if look.side and (intact.exhausted or not vetting.settings.exhaustive):
-                break
+        for limit in (threshold, None):
+            for evidence in fixed_evidence(vetting.measurement, self.ablation, threshold=limit):
+                intact = evidence.intact
+                look = look_at_ratio(
+                    evidence.delta_nll,
+                    intact.tokens,
+                    threshold=threshold,
+                    alpha=alpha,
+                    exhausted=intact.exhausted,
+                    slack_nats=_slack(evidence.comparison)[0],
+                )
+                vetting.report_progress(claim, len(intact.tokens), f"x{look.ratio:.4g}")
+                if look.side and (intact.exhausted or not vetting.settings.exhaustive):
+                    break
+            if look.side:
+                break  # otherwise reduced precision leaves it open: once more, in float32
         return Verdict(
             outcome="pass" if look.side == passes else "fail",
             claim=claim,
@@ -205,7 +223,11 @@ class AblatedModel(_Model):
             text_blocks=look.text_blocks,
             tokens=look.tokens,
             exact=look.exact,
-            details={**_intact_details(intact), **_blindness(look, alpha)},
+            details={
+                **_intact_details(intact),
+                **_blindness(look, alpha),
+                **_precision_details(evidence.comparison),
+            },
         )
 
 
@@ -239,15 +261,27 @@ class RandomlyAblatedModel(_Model):
             f"the median ablation of {_counted(self._size)} multiplies perplexity by less "
             f"than {within:g}"
         )
-        for evidence in self._evidence(None):
-            if not len(evidence.draw_tokens):
-                continue
-            look = look_at_draws(
-                evidence.draw_delta_nll, evidence.draw_tokens, threshold=within, alpha=level
-            )
-            vetting.report_progress(claim, len(evidence.tokens), f"x{look.median:.4g}")
-            if self._finished(evidence, decided=look.side is not None):
-                break
+
+        def compare(reduced: _Deltas, full: _Deltas, tokens: "NDArray[Any]") -> _Precisions:
+            deltas = reduced["delta"], full["delta"]
+            return (reduced_precision_of_draws(*deltas, tokens, threshold=within),)
+
+        for judge in (compare, None):
+            for evidence in self._evidence(None, judge):
+                if not len(evidence.draw_tokens):
+                    continue
+                look = look_at_draws(
+                    evidence.draw_delta_nll,
+                    evidence.draw_tokens,
+                    threshold=within,
+                    alpha=level,
+                    slack=_slack(evidence.comparison)[0] / float(np.mean(evidence.tokens)),
+                )
+                vetting.report_progress(claim, len(evidence.tokens), f"x{look.median:.4g}")
+                if self._finished(evidence, decided=look.side is not None):
+                    break
+            if look.side or not _slack(evidence.comparison)[0]:
+                break  # otherwise reduced precision leaves it open: once more, in float32
         return Verdict(
             outcome=_outcome({"below": True, "above": False}.get(look.side or "")),
             claim=claim,
@@ -264,6 +298,7 @@ class RandomlyAblatedModel(_Model):
                 "mean_ratio": look.mean,
                 "quantiles": dict(look.quantiles),
                 "worst_draws": self._worst(evidence, look.worst),
+                **_precision_details(evidence.comparison),
             },
             reason="" if look.side else "the draws allowed by max_draws do not decide the median",
         )
@@ -275,24 +310,37 @@ class RandomlyAblatedModel(_Model):
             f"ablating {named(joint.dims)} adds at least {factor:g} times as many nats as "
             f"ablating {_counted(self._size)}"
         )
-        for evidence in self._evidence(joint):
-            assert evidence.joint_delta_nll is not None
-            # Text blocks of one draw share its harm: a draw is the unit, and only if complete.
-            complete = evidence.draw < len(evidence.draw_tokens)
-            if not complete.any():
-                continue
-            look = look_at_factor(
-                evidence.joint_delta_nll[complete],
-                evidence.delta_nll[complete],
-                factor=factor,
-                alpha=alpha,
-                draws=evidence.draw[complete],
-                joint_corpus_nats=evidence.joint_corpus_nats,
-            )
-            found = f"{look.joint_mean:.3g} and {look.control_mean:.3g} nats per text block"
-            vetting.report_progress(claim, len(evidence.tokens), found)
-            if self._finished(evidence, decided=look.side is not None):
-                break
+
+        def excess(deltas: _Deltas) -> "NDArray[Any]":
+            return np.asarray(deltas["joint"] - factor * deltas["delta"])
+
+        def compare(reduced: _Deltas, full: _Deltas, tokens: "NDArray[Any]") -> _Precisions:
+            pairs = (excess(reduced), excess(full)), (reduced["joint"], full["joint"])
+            return tuple(reduced_precision(*pair, tokens, threshold=1.0) for pair in pairs)
+
+        for judge in (compare, None):
+            for evidence in self._evidence(joint, judge):
+                assert evidence.joint_delta_nll is not None
+                slack = (*_slack(evidence.comparison), 0.0)[:2]
+                # Text blocks of one draw share its harm: a draw is the unit, and only if complete.
+                complete = evidence.draw < len(evidence.draw_tokens)
+                if not complete.any():
+                    continue
+                look = look_at_factor(
+                    evidence.joint_delta_nll[complete],
+                    evidence.delta_nll[complete],
+                    factor=factor,
+                    alpha=alpha,
+                    draws=evidence.draw[complete],
+                    joint_corpus_nats=None if any(slack) else evidence.joint_corpus_nats,
+                    slack_nats=(slack[0], slack[1]),
+                )
+                found = f"{look.joint_mean:.3g} and {look.control_mean:.3g} nats per text block"
+                vetting.report_progress(claim, len(evidence.tokens), found)
+                if self._finished(evidence, decided=look.side is not None):
+                    break
+            if look.side or not any(slack):
+                break  # otherwise reduced precision leaves it open: once more, in float32
         return Verdict(
             outcome=_outcome({"above": True, "below": False}.get(look.side or "")),
             claim=claim,
@@ -307,6 +355,7 @@ class RandomlyAblatedModel(_Model):
                 **_intact_details(evidence.intact),
                 "joint_nats_per_block": look.joint_mean,
                 "control_nats_per_block": look.control_mean,
+                **_precision_details(evidence.comparison),
             },
             reason=(
                 f"{look.joint_mean:.3g} nats per text block against {look.control_mean:.3g} of the "
@@ -314,9 +363,15 @@ class RandomlyAblatedModel(_Model):
             ),
         )
 
-    def _evidence(self, joint: "Ablation | None") -> Iterable[ControlEvidence]:
+    def _evidence(
+        self, joint: "Ablation | None", compare: Compare | None
+    ) -> Iterable[ControlEvidence]:
         return control_evidence(
-            self._vetting.measurement, candidates=self._candidates, size=self._size, joint=joint
+            self._vetting.measurement,
+            candidates=self._candidates,
+            size=self._size,
+            joint=joint,
+            compare=compare,
         )
 
     def _finished(self, evidence: ControlEvidence, *, decided: bool) -> bool:
@@ -364,3 +419,16 @@ def _intact_details(evidence: IntactEvidence) -> Mapping[str, Any]:
         "intact_text_blocks": len(evidence.tokens),
         "intact_tokens": int(evidence.tokens.sum()),
     }
+
+
+def _slack(comparison: Comparison | None) -> tuple[float, ...]:
+    """How far reduced precision widens the interval of each mean, in nats per text block."""
+    return (0.0,) if comparison is None else comparison.slack_nats
+
+
+def _precision_details(comparison: Comparison | None) -> Mapping[str, Any]:
+    """Which precision was used behind the first text blocks, and what the reduced one costs."""
+    if comparison is None:
+        return {}
+    found = [precision.to_dict() for precision in comparison.precisions]
+    return {"dtype": comparison.dtype, "reduced_precision": found}

@@ -5,7 +5,8 @@ other position, so that a (batch x length x vocabulary) tensor never exists, wha
 does to its logits afterwards (soft caps, scaling, a bias).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from robustness.dtypes import Dtype
 from robustness.errors import MeasurementError, UnsupportedArchitecture
 from robustness.scoring import ScoredBlock
 from robustness.scoring.batch import head_columns, model_inputs
 
-LOGITS_BYTES = 256 * 1024**2
+LOGITS_BYTES = 128 * 1024**2
 """Bound on the float32 logits that exist at a time."""
+
+_SOFTMAX_BYTES = 8 * 1024**2
+"""Logits that are turned into likelihoods at a time: about what a processor's cache holds."""
 
 
 class Scorer:
@@ -27,9 +32,12 @@ class Scorer:
     Args:
         model: a transformers model with a language-model head.
         pad_id: any token id; padding is masked out.
+        dtype: of matrix products and convolutions, but for the head's: logits are always float32.
+            The weights stay as they are and are rounded as they are used, so that processes go on
+            sharing one copy of them.
     """
 
-    def __init__(self, model: nn.Module, *, pad_id: int = 0) -> None:
+    def __init__(self, model: nn.Module, *, pad_id: int = 0, dtype: Dtype = "float32") -> None:
         getter: Callable[[], object] = getattr(model, "get_output_embeddings", lambda: None)
         head = getter()
         if not isinstance(head, nn.Module):
@@ -39,8 +47,10 @@ class Scorer:
             )
         self.model = model
         self.pad_id = pad_id
+        self.dtype = dtype
         self.most_positions = max(1, LOGITS_BYTES // (4 * _rows(head)))
         self._head = head
+        self._head_is_last: bool | None = None  # not known until it matters
 
     def nll_nats(self, blocks: Sequence[ScoredBlock]) -> NDArray[np.float64]:
         """Summed negative log-likelihood of each block's scored tokens, in nats, shape (B,).
@@ -69,7 +79,9 @@ class Scorer:
         size = len(logits)
         parts = [_nll(logits, targets[:size])]
         if size < len(targets):
-            if not torch.equal(self._head(hidden[:, :size])[0], logits):
+            if self._head_is_last is None:
+                self._head_is_last = torch.equal(self._head(hidden[:, :size])[0], logits)
+            if not self._head_is_last:
                 # The model changes its logits behind the head (a soft cap, say): it must do so
                 # for all of them.
                 return _nll(self._logits(inputs, keep, len(targets))[1], targets)
@@ -89,12 +101,13 @@ class Scorer:
         scored: list[Tensor] = []
 
         def only_scored(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            scored.append(args[0][keep][None])  # (B, T, D) -> (1, N, D)
+            scored.append(args[0][keep][None].float())  # (B, T, D) -> (1, N, D)
             return (scored[0][:, :most], *args[1:])
 
         handle = self._head.register_forward_pre_hook(only_scored)
         try:
-            logits = self.model(**inputs, use_cache=False).logits
+            with self._precision():
+                logits = self.model(**inputs, use_cache=False).logits
         finally:
             handle.remove()
         logits = logits.reshape(-1, logits.shape[-1])  # (n, V)
@@ -105,6 +118,26 @@ class Scorer:
                 f"instead of the {wanted} that were asked for"
             )
         return scored[0], logits
+
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        """Reduced precision everywhere but in the head, if this is what the scorer measures in."""
+        if self.dtype == "float32":
+            yield
+            return
+        device = next(self.model.parameters()).device.type
+        head = ExitStack()
+
+        def enter(*_: object) -> None:
+            head.enter_context(torch.autocast(device, enabled=False))
+
+        def leave(*_: object) -> None:
+            head.close()
+
+        with ExitStack() as hooks, torch.autocast(device, dtype=getattr(torch, self.dtype)), head:
+            hooks.callback(self._head.register_forward_pre_hook(enter).remove)
+            hooks.callback(self._head.register_forward_hook(leave).remove)
+            yield
 
     def _batch(self, blocks: Sequence[ScoredBlock], device: torch.device) -> dict[str, Tensor]:
         inputs = model_inputs(blocks, pad_id=self.pad_id, shift_right=self._shift_right)
@@ -124,29 +157,10 @@ def _rows(head: nn.Module) -> int:
 
 
 def _nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """-log softmax(logits)[target], shape (n,)."""
-    return torch.logsumexp(logits, -1) - logits.gather(1, targets[:, None])[:, 0]
-
-
-def micro_batches(
-    lengths: Sequence[int], *, vocab_size: int, most_rows: int = 16
-) -> list[list[int]]:
-    """Rows of a chunk grouped into batches: similar lengths together, bounded logits.
-
-    A function of the chunk alone, so that intact and ablated runs, and all workers, form the same
-    batches: values move in the last digits with the batch they are computed in.
-
-    Args:
-        lengths: tokens of each row.
-        vocab_size: width of a row of logits.
-        most_rows: bound on the rows of a batch, and so on hidden states, however many rows a
-            text block is asked about in.
-
-    Returns:
-        Row indices of each batch, together every row once.
-    """
-    most = min(most_rows, max(1, LOGITS_BYTES // (max(lengths) * vocab_size * 4)))
-    n_batches = -(-len(lengths) // most)
-    size = -(-len(lengths) // n_batches)  # of equal size: a small rest is slow
-    order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
-    return [order[i : i + size] for i in range(0, len(order), size)]
+    """-log softmax(logits)[target], shape (n,); a few rows at a time, since exp makes a copy."""
+    rows = max(1, _SOFTMAX_BYTES // (4 * logits.shape[-1]))
+    nll = []
+    for start in range(0, len(logits), rows):
+        part, wanted = logits[start : start + rows], targets[start : start + rows]
+        nll.append(torch.logsumexp(part, -1) - part.gather(1, wanted[:, None])[:, 0])
+    return torch.cat(nll)

@@ -110,21 +110,6 @@ class FactorLook:
     text_blocks: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Precision:
-    """What measuring in reduced precision costs a check.
-
-    Attributes:
-        slack_nats: possible systematic error of a mean ΔNLL, in nats per text block.
-        distance_nats: distance of mean ΔNLL from the threshold, in nats per text block.
-        needs_float32: the error is no small part (over 10 %) of the distance.
-    """
-
-    slack_nats: float
-    distance_nats: float
-    needs_float32: bool
-
-
 def look_at_ratio(
     delta_nll: ArrayLike,
     tokens: ArrayLike,
@@ -148,15 +133,15 @@ def look_at_ratio(
         alpha: error probability over all looks.
         exhausted: whether these are all text blocks of the corpus.
         minimum: text blocks before the first decision.
-        slack_nats: see :func:`reduced_precision`.
+        slack_nats: see :func:`robustness.precision.reduced_precision`.
 
     Raises:
         MeasurementError: if a ΔNLL is NaN or -inf, or no token was scored.
         ValueError: if an argument is out of its range.
     """
-    delta = _nats(delta_nll)
-    counts = _counts(tokens, of=delta)
-    log_threshold = _log(threshold)
+    delta = nats(delta_nll)
+    counts = counts_of(tokens, of=delta)
+    log_threshold = log_of(threshold)
     check_alpha(alpha)
     mean = math.fsum(delta) / math.fsum(counts)
     exact = bool(np.isinf(mean)) or (exhausted and slack_nats == 0)
@@ -190,6 +175,7 @@ def look_at_draws(
     threshold: float,
     alpha: float,
     minimum: int = 64,
+    slack: float = 0.0,
 ) -> DrawsLook:
     """Compare the median degradation of a random draw with a threshold.
 
@@ -202,30 +188,34 @@ def look_at_draws(
         threshold: on the ratio, positive.
         alpha: error probability in each direction, over all looks.
         minimum: draws before the first decision.
+        slack: possible systematic error of X, where it was measured in reduced precision.
 
     Raises:
         MeasurementError: if a ΔNLL is NaN or -inf, or a draw has no scored token.
         ValueError: if an argument is out of its range.
     """
-    delta = _nats(draw_delta_nll)
-    counts = _counts(draw_tokens, of=delta)
+    delta = nats(draw_delta_nll)
+    counts = counts_of(draw_tokens, of=delta)
     if not counts.all():
         raise MeasurementError("a random draw has no scored token; use longer text blocks")
     log_ratio = delta / counts
-    relative = log_ratio - _log(threshold)
+    relative = log_ratio - log_of(threshold)
     n = len(relative)
     log_e_values = sign_log_e_values(n)
     side: Side | None = None
     interval = _NOTHING_EXCLUDED
     if n >= minimum:
-        side = _SIDES[int(median_side(relative, alpha=alpha))]
-        interval = _agreeing(median_interval(log_ratio, alpha=alpha), side, threshold)
+        above = int(median_side(relative - slack, alpha=alpha)) > 0
+        below = int(median_side(relative + slack, alpha=alpha)) < 0
+        side = _SIDES[int(above) - int(below)]
+        low, high = median_interval(log_ratio, alpha=alpha)
+        interval = _agreeing((low - slack, high + slack), side, threshold)
     ordered = np.sort(log_ratio)
     return DrawsLook(
         side=side,
         e_values=(
-            _exp(log_e_values[(relative >= 0).sum()]),
-            _exp(log_e_values[(relative <= 0).sum()]),
+            _exp(log_e_values[(relative + slack >= 0).sum()]),
+            _exp(log_e_values[(relative - slack <= 0).sum()]),
         ),
         draws=n,
         tokens=int(counts.sum()),
@@ -246,6 +236,7 @@ def look_at_factor(
     minimum: int = 128,
     draws: ArrayLike | None = None,
     joint_corpus_nats: float | None = None,
+    slack_nats: tuple[float, float] = (0.0, 0.0),
 ) -> FactorLook:
     """Ask whether the joint mean ΔNLL is positive and at least ``factor`` times the control's.
 
@@ -265,12 +256,14 @@ def look_at_factor(
         minimum: draws before the first decision.
         draws: number of the draw that each text block belongs to, from 0 on, shape (n,).
         joint_corpus_nats: the joint ΔNLL of the whole corpus, where it is known.
+        slack_nats: of joint - factor * control and of joint, per text block, where they were
+            measured in reduced precision; the joint ΔNLL is then never exactly known.
 
     Raises:
         MeasurementError: if a ΔNLL is NaN or -inf.
         ValueError: if an argument is out of its range.
     """
-    joint, control = _nats(joint_delta_nll), _nats(control_delta_nll)
+    joint, control = nats(joint_delta_nll), nats(control_delta_nll)
     if joint.shape != control.shape:
         raise ValueError("joint and control ΔNLL must be of the same text blocks")
     if not 0 < factor < math.inf:
@@ -290,8 +283,14 @@ def look_at_factor(
         side = None
     else:
         samples = [joint - factor * control, *([joint] if joint_corpus_nats is None else [])]
-        needed = (np.bincount(numbers, weights=sample) for sample in samples)
-        side = _SIDES[min(int(mean_side(summarise(sums), alpha)) for sums in needed)]
+        per_draw = len(joint) / len(np.unique(numbers))  # text blocks
+        needed = (
+            mean_side(
+                summarise(np.bincount(numbers, weights=sample)), alpha, slack=slack * per_draw
+            )
+            for sample, slack in zip(samples, slack_nats, strict=False)
+        )
+        side = _SIDES[min(map(int, needed))]
     return FactorLook(
         side=side,
         joint_mean=joint_mean,
@@ -301,41 +300,13 @@ def look_at_factor(
     )
 
 
-def reduced_precision(
-    reduced_delta_nll: ArrayLike,
-    float32_delta_nll: ArrayLike,
-    tokens: ArrayLike,
-    *,
-    threshold: float,
-) -> Precision:
-    """What reduced precision costs one check, from text blocks measured in both precisions.
-
-    With e = r(reduced) - r(float32) per text block, where the threshold cancels, the interval of a
-    mean has to be widened by abs(mean e) + 3 standard errors of it.
-
-    Args:
-        reduced_delta_nll: nats per text block, shape (n,), n >= 2.
-        float32_delta_nll: of the same text blocks.
-        tokens: scored tokens per text block.
-        threshold: on the ratio.
+def nats(delta_nll: ArrayLike) -> NDArray[np.float64]:
+    """ΔNLLs as an array of shape (n,), n >= 1.
 
     Raises:
-        MeasurementError: if a ΔNLL is NaN or -inf, or no token was scored.
-        ValueError: if there are fewer than two text blocks, or an argument is out of its range.
+        MeasurementError: if one is NaN or -inf.
+        ValueError: if they are not in a row.
     """
-    reduced, full = _nats(reduced_delta_nll), _nats(float32_delta_nll)
-    counts = _counts(tokens, of=full)
-    if reduced.shape != full.shape or len(full) < 2:
-        raise ValueError("two precisions are compared on the same text blocks, at least two")
-    if np.isinf(reduced).any() or np.isinf(full).any():
-        return Precision(slack_nats=math.inf, distance_nats=math.inf, needs_float32=True)
-    error = summarise(reduced - full)
-    slack = abs(float(error.mean)) + 3 * float(error.std) / math.sqrt(len(full))
-    distance = abs(float(np.mean(full - _log(threshold) * counts)))
-    return Precision(slack_nats=slack, distance_nats=distance, needs_float32=slack > 0.1 * distance)
-
-
-def _nats(delta_nll: ArrayLike) -> NDArray[np.float64]:
     values = np.asarray(delta_nll, dtype=np.float64)
     if values.ndim != 1 or not len(values):
         raise ValueError(f"ΔNLLs must be one or more numbers in a row, not of shape {values.shape}")
@@ -347,7 +318,13 @@ def _nats(delta_nll: ArrayLike) -> NDArray[np.float64]:
     return values
 
 
-def _counts(tokens: ArrayLike, *, of: NDArray[np.float64]) -> NDArray[np.float64]:
+def counts_of(tokens: ArrayLike, *, of: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Token counts of as many text blocks.
+
+    Raises:
+        MeasurementError: if no token was scored.
+        ValueError: if they are not counts, or not as many.
+    """
     counts = np.asarray(tokens, dtype=np.float64)
     if counts.shape != of.shape:
         raise ValueError(f"{len(of)} ΔNLLs need as many token counts, not {counts.shape}")
@@ -358,7 +335,12 @@ def _counts(tokens: ArrayLike, *, of: NDArray[np.float64]) -> NDArray[np.float64
     return counts
 
 
-def _log(threshold: float) -> float:
+def log_of(threshold: float) -> float:
+    """Its logarithm.
+
+    Raises:
+        ValueError: if it is not positive and finite.
+    """
     if not 0 < threshold < math.inf:
         raise ValueError(f"a threshold on a ratio must be positive and finite, not {threshold!r}")
     return math.log(threshold)

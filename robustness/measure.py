@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from robustness.dtypes import Dtype
 from robustness.errors import MeasurementError
 from robustness.sampling import block_order
 from robustness.store import Record, Store, canonical_json, digest
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
     from robustness.checkpoint import Checkpoint
     from robustness.corpus import Corpus
     from robustness.detection import Examination
-    from robustness.forward import Scorer
+    from robustness.execution import Execution
+    from robustness.scoring import AskedChunk
     from robustness.scoring.options import ScoringOptions
     from robustness.scoring.questions import Questions
 
 CHUNK_BLOCKS = 16
 """Text blocks in a chunk, the unit that is stored and after which a decision is looked at."""
+
+FULL_PRECISION: Dtype = "float32"
 
 METHOD = 1
 """Version of the protocol (docs/PROTOCOL.md); part of every stored number's identity."""
@@ -162,6 +166,7 @@ class Measurement:
         block_size: tokens of a text block, special tokens included.
         seed: of the order of text blocks and of the masks.
         device: ``cpu``, ``cuda[:n]`` or ``mps``.
+        dtype: the precision that may be used besides float32.
         threads: processor threads; ``None`` leaves the library's choice.
         store_root: folder of the store.
         options: how the model is scored, as far as that can be chosen.
@@ -179,6 +184,7 @@ class Measurement:
         threads: int | None,
         store_root: Path,
         options: "ScoringOptions",
+        dtype: Dtype = "float32",
     ) -> None:
         self.checkpoint = checkpoint
         self.corpus = corpus
@@ -188,9 +194,17 @@ class Measurement:
         self.device = device
         self.threads = threads
         self.options = options
-        self.store = Store(store_root, self._context())
+        self.dtype = dtype
+        self._stores = {
+            each: Store(store_root, self._context(each)) for each in {FULL_PRECISION, dtype}
+        }
 
-    def _context(self) -> dict[str, Any]:
+    @property
+    def store(self) -> Store:
+        """Where the numbers in float32 are kept, and what does not depend on precision."""
+        return self._stores[FULL_PRECISION]
+
+    def _context(self, dtype: Dtype) -> dict[str, Any]:
         return {
             "method": METHOD,
             "weights": self.checkpoint.weights_hash,
@@ -203,7 +217,7 @@ class Measurement:
             "block_size": self.block_size,
             "chunk_blocks": CHUNK_BLOCKS,
             "seed": self.seed,
-            "dtype": "float32",
+            "dtype": dtype,
             "device": self.device.split(":")[0],
             "versions": library_versions(),
         }
@@ -233,16 +247,28 @@ class Measurement:
         """Chunks in the corpus; the last may be short."""
         return -(-self.layout.n_blocks // CHUNK_BLOCKS)
 
-    def chunk(self, index: int, *conditions: Condition) -> list[ChunkNLL]:
+    def chunk(
+        self, index: int, *conditions: Condition, dtype: Dtype = FULL_PRECISION
+    ) -> list[ChunkNLL]:
         """One chunk of the seeded order under each of the conditions.
+
+        Args:
+            index: of the chunk.
+            conditions: what is done to the model.
+            dtype: precision to measure in: float32, or that of this measurement.
 
         Raises:
             MeasurementError: if a value is NaN, or infinite although the model is intact.
         """
+        store = self._stores[dtype]
+        # The intact model first: its batches are those of every ablation of the chunk.
+        (intact,) = store.obtain(
+            [self._chunk_key(index, Intact())], lambda _: self._measure_intact(index, dtype)
+        )
         by_key = {self._chunk_key(index, condition)["id"]: condition for condition in conditions}
-        records = self.store.obtain(
+        records = store.obtain(
             [self._chunk_key(index, condition) for condition in conditions],
-            lambda key: self._measure_chunk(index, by_key[key["id"]]),
+            lambda key: self._measure_ablated(index, by_key[key["id"]], intact, dtype),
         )
         return [
             self._checked(record, condition)
@@ -290,15 +316,16 @@ class Measurement:
         }
 
     @cached_property
-    def _scorer(self) -> "Scorer":
-        import torch
+    def _execution(self) -> "Execution":
+        from robustness.execution import Execution
 
-        from robustness.forward import Scorer
-
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        pad_id = getattr(self._tokenizer, "pad_token_id", None)
-        return Scorer(self.checkpoint.load_model(device=self.device), pad_id=pad_id or 0)
+        return Execution(
+            load=partial(self.checkpoint.load_model, device=self.device),
+            anatomy=self.examination.anatomy,
+            pad_id=getattr(self._tokenizer, "pad_token_id", None) or 0,
+            device=self.device,
+            threads=self.threads,
+        )
 
     @cached_property
     def _questions(self) -> "Questions":
@@ -313,33 +340,43 @@ class Measurement:
             fingerprint=self.corpus.fingerprint,
         )
 
-    def _measure_chunk(self, index: int, condition: Condition) -> Record:
-        from robustness.forward import micro_batches
+    def _asked(self, index: int) -> "AskedChunk":
+        from robustness.scoring import AskedChunk
 
         members = self.order[index * CHUNK_BLOCKS : (index + 1) * CHUNK_BLOCKS]
-        groups = [self._questions.rows(int(block)) for block in members]
-        rows = [row for group in groups for row in group]
-        owner = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-        nll, tokens = np.zeros(len(groups)), np.zeros(len(groups), dtype=np.int64)
-        np.add.at(tokens, owner, [len(row.targets) for row in rows])
-        scorer = self._scorer
-        lengths = [row.length for row in rows]
-        for batch in micro_batches(
-            lengths, vocab_size=self.checkpoint.vocab_size, most_rows=CHUNK_BLOCKS
-        ):
-            for part in self._separated(batch, owner, condition):
-                members_of = owner[part].tolist()
-                with condition.applied(scorer.model, self.examination.anatomy, members_of):
-                    np.add.at(nll, members_of, scorer.nll_nats([rows[row] for row in part]))
-        self.checkpoint.require_unchanged()
-        return {"nll_nats": nll.tolist(), "tokens": tokens.tolist()}
+        return AskedChunk.of([self._questions.rows(int(block)) for block in members])
 
-    def _separated(
-        self, rows: list[int], owner: NDArray[np.int64], condition: Condition
-    ) -> list[list[int]]:
-        """Rows that need different ablations, apart where the site hides its batch axis."""
-        sites = self.examination.anatomy.stack.sites
-        if isinstance(condition, PerBlock) and any(site.batch_axis is None for site in sites):
-            blocks = dict.fromkeys(owner[rows].tolist())
-            return [[row for row in rows if owner[row] == block] for block in blocks]
-        return [rows]
+    def _measure_intact(self, index: int, dtype: Dtype) -> Record:
+        chunk = self._asked(index)
+        execution = self._execution
+        nll, most_tokens = execution.run(chunk, [Intact()], execution.most_tokens, dtype)
+        return self._record(chunk, nll[0], most_tokens)
+
+    def _measure_ablated(
+        self, index: int, condition: Condition, intact: Record, dtype: Dtype
+    ) -> Record:
+        """An ablation of a chunk, in the batches that the intact model ran in.
+
+        Where memory does not allow these (any more, or in this process), both run in smaller ones,
+        and what is kept is the stored intact value plus the difference of the two: differences are
+        what verdicts are about, and they stay those of identical batches in every process.
+        """
+        chunk = self._asked(index)
+        execution, stored = self._execution, intact.get("most_tokens")
+        allowed = min(execution.most_tokens, stored or execution.most_tokens)
+        nll: Sequence[NDArray[np.float64]] = ()
+        if allowed == stored:
+            nll, allowed = execution.run(chunk, [condition], allowed, dtype)
+        if allowed != stored:
+            both = [Intact(), condition]
+            (same, ablated), allowed = execution.run(chunk, both, allowed, dtype)
+            nll = [np.array(intact["nll_nats"]) + (ablated - same)]
+        return self._record(chunk, nll[0], allowed)
+
+    def _record(self, chunk: "AskedChunk", nll: NDArray[np.float64], most_tokens: int) -> Record:
+        self.checkpoint.require_unchanged()
+        return {
+            "nll_nats": nll.tolist(),
+            "tokens": chunk.tokens.tolist(),
+            "most_tokens": most_tokens,
+        }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustness.checks import Check, planned_checks
 from robustness.detection import Examination
+from robustness.dtypes import Dtype
 from robustness.errors import PolicyError
 from robustness.policy import Policy, Settings
 from robustness.verdict import alpha_for
@@ -38,6 +39,7 @@ class PlannedCheckpoint:
         text_blocks: text blocks in the corpus.
         notes: what the user should know about the checkpoint or the corpus.
         checks: in the order of the suite.
+        dtype: the precision that may be used besides float32.
     """
 
     label: str
@@ -49,6 +51,7 @@ class PlannedCheckpoint:
     text_blocks: int
     notes: tuple[str, ...]
     checks: tuple[Check, ...]
+    dtype: Dtype = "float32"
 
     def load(self) -> "Checkpoint":
         """The checkpoint itself; nothing is resolved again."""
@@ -99,6 +102,7 @@ class RunPlan:
                         "text_blocks": planned.text_blocks,
                         "notes": list(planned.notes),
                         "checks": [check.to_dict() for check in planned.checks],
+                        "dtype": planned.dtype,
                     }
                     for planned in self.checkpoints
                 ],
@@ -125,6 +129,7 @@ class RunPlan:
                     text_blocks=planned["text_blocks"],
                     notes=tuple(planned["notes"]),
                     checks=tuple(map(Check.from_dict, planned["checks"])),
+                    dtype=planned["dtype"],
                 )
                 for planned in data["checkpoints"]
             ),
@@ -208,6 +213,7 @@ def _planned(
         text_blocks=layout.n_blocks,
         notes=tuple(notes),
         checks=planned_checks(settings, examination),
+        dtype=vetting.measurement.dtype,
     )
 
 

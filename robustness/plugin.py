@@ -100,6 +100,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--robustness-device", metavar="DEVICE", help="cpu, cuda[:n] or mps (default: cpu)"
     )
     group.addoption(
+        "--robustness-dtype",
+        choices=("float32", "bfloat16", "auto"),
+        help="precision of the model's matrix products; auto: bfloat16 where the hardware computes "
+        "in it. A check too near its threshold for bfloat16 runs in float32 (default: float32)",
+    )
+    group.addoption(
         "--robustness-policy",
         type=Path,
         metavar="FILE",

@@ -21,6 +21,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from robustness.dtypes import DtypeChoice
 from robustness.errors import PolicyError
 from robustness.rules.settings import Rule, Rules, StrictTable
 from robustness.scoring.masked import Masking
@@ -139,6 +140,9 @@ class Settings(StrictTable):
     )
     device: str = Field(
         default="cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$", description="cpu, cuda, cuda:N or mps"
+    )
+    dtype: DtypeChoice = Field(
+        default="float32", description="precision of the model's matrix products"
     )
     exhaustive: bool = Field(
         default=False, description="measure the whole corpus, decide at its end"

@@ -3,6 +3,7 @@
 They are found by `robustness.anatomy.trace_anatomy`.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
@@ -218,7 +219,7 @@ class Anatomy:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, with the number of their schema."""
-        stacks = [asdict(stack) for stack in self.stacks]
+        stacks = json.loads(json.dumps([asdict(stack) for stack in self.stacks]))  # no tuples
         return {"schema": ANATOMY_SCHEMA, "choice": self.choice, "stacks": stacks}
 
     @classmethod

@@ -1,6 +1,7 @@
 """What the user gets: a verdict, with the numbers it rests on.
 
-How it is reached is in :mod:`robustness.looks`, whose functions are offered here too.
+How it is reached is in :mod:`robustness.looks` and :mod:`robustness.precision`, whose functions are
+offered here too.
 """
 
 import math
@@ -15,13 +16,12 @@ from robustness.looks import (
     DrawsLook,
     FactorLook,
     Look,
-    Precision,
     Side,
     look_at_draws,
     look_at_factor,
     look_at_ratio,
-    reduced_precision,
 )
+from robustness.precision import Precision, reduced_precision, reduced_precision_of_draws
 from robustness.sequential import alpha_for, blind_share
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "look_at_factor",
     "look_at_ratio",
     "reduced_precision",
+    "reduced_precision_of_draws",
 ]
 
 SCHEMA = 1

@@ -10,6 +10,7 @@ from robustness.ablation import Ablation
 from robustness.claims import AblatedModel, IntactModel, OutlierDimensions, RandomlyAblatedModel
 from robustness.corpus import Corpus, load_corpus
 from robustness.detection import Examination, examine
+from robustness.dtypes import chosen_dtype
 from robustness.errors import PolicyError, RuleError
 from robustness.measure import Measurement, library_versions
 from robustness.policy import Settings
@@ -88,6 +89,7 @@ class Vetting:
             block_size=self.settings.block_size,
             seed=self.settings.seed,
             device=self.settings.device,
+            dtype=chosen_dtype(self.settings.dtype, self.settings.device),
             threads=self._threads,
             store_root=self._store_root,
             options=self.settings.scoring_options,

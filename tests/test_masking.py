@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustness.ablation import Ablation
+from robustness.batching import CPU_TOKENS
 from robustness.blocks import text_blocks
 from robustness.corpus import load_corpus
 from robustness.errors import CorpusError, PolicyError
+from robustness.forward import Scorer
 from robustness.measure import Fixed, Intact, PerBlock
 from robustness.plan import make_plan
 from robustness.policy import load_policy
@@ -163,22 +165,22 @@ def test_passes_are_bounded_however_many_rows_there_are(
 ) -> None:
     measurement = vetted("pll").measurement
     sizes: list[int] = []
-    score = measurement._scorer.nll_nats
+    score = Scorer.nll_nats
 
-    def recording(rows: Any) -> Any:
+    def recording(scorer: Scorer, rows: Any) -> Any:
         sizes.append(len(rows))
-        return score(rows)
+        return score(scorer, rows)
 
-    monkeypatch.setattr(measurement._scorer, "nll_nats", recording)
+    monkeypatch.setattr(Scorer, "nll_nats", recording)
     measurement.chunk(0, Intact())
-    assert max(sizes) <= 16
+    assert max(sizes) <= CPU_TOKENS // BLOCK_SIZE
     assert sum(sizes) == 16 * (BLOCK_SIZE - 2)
 
 
 def test_maskings_do_not_share_stored_numbers_and_the_usual_one_keeps_its_name(
     vetted: Measured,
 ) -> None:
-    keys = [vetted(masking).measurement._context() for masking in MASKINGS]
+    keys = [vetted(masking).measurement.store.context for masking in MASKINGS]
     assert "masking" not in keys[0]
     assert [key["masking"] for key in keys[1:]] == list(MASKINGS[1:])
 

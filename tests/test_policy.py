@@ -338,6 +338,7 @@ _SETTINGS = {
     "masking": st.sampled_from(["all", "bert", "pll", "pll-word-l2r"]),
     "seed": st.integers(0, 2**32),
     "device": st.sampled_from(["cpu", "cuda", "cuda:3", "mps"]),
+    "dtype": st.sampled_from(["float32", "bfloat16", "auto"]),
     "exhaustive": st.booleans(),
     "rules": _tables(
         text_blocks=st.integers(1, 99),

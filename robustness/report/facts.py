@@ -130,7 +130,7 @@ def _checkpoint_facts(
         "vocabulary": checkpoint["vocab_size"],
         "scoring": checkpoint["scoring"],
         "masking": settings.masking if checkpoint["scoring"] == "masked" else None,
-        "dtype": "float32",
+        "dtype": planned.dtype,
         "device": settings.device,
         "profile": settings.profile,
         "seed": settings.seed,

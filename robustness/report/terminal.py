@@ -78,7 +78,8 @@ def _checkpoint_header(planned: PlannedCheckpoint) -> list[str]:
     return [
         f"{planned.label}: {checkpoint['reference']} at {checkpoint['revision']}",
         f"  {checkpoint['architecture']}, {_stack(found)}, "
-        f"{_amount(checkpoint['n_parameters'])} parameters, float32 on {settings.device}",
+        f"{_amount(checkpoint['n_parameters'])} parameters, "
+        f"{_precision(planned.dtype)} on {settings.device}",
         f"  corpus {planned.corpus}: {planned.text_blocks} text blocks of at most "
         f"{planned.block_size} tokens; {checkpoint['scoring']} scoring"
         f"{settings.scoring_options.deviations()}, seed {settings.seed}, "
@@ -97,6 +98,10 @@ def _listed(dims: Sequence[int]) -> str:
     """A few dimensions; the JSON report has them all."""
     shown = ", ".join(map(str, dims[:DIMENSIONS])) or "none"
     return f"{shown} and {len(dims) - DIMENSIONS} more" if len(dims) > DIMENSIONS else shown
+
+
+def _precision(dtype: str) -> str:
+    return "float32" if dtype == "float32" else f"float32 and, where that suffices, {dtype}"
 
 
 def _amount(n: int) -> str:

@@ -1,0 +1,79 @@
+"""How many text blocks run at a time: a matter of speed and memory, not of what is measured.
+
+Values move in their last digits with the batch they are computed in. So a chunk's micro-batches
+are a function of the lengths in it and of one number, the most tokens in a batch, which is stored
+with the intact model's values and used again for every ablation of the same chunk.
+"""
+
+from collections.abc import Sequence
+
+CPU_TOKENS = 512
+"""Tokens of a batch on a processor: larger ones fall out of its caches (benchmarks/RESULTS.md)."""
+
+ACCELERATOR_TOKENS = 16_384
+"""Tokens of a batch elsewhere: a whole chunk, unless its text blocks are very long."""
+
+_FLOATS_PER_FEATURE = 48
+"""Floats that exist at a time per token and feature: MLPs are 4 to 8 wide, attention has 4 parts,
+norms and the residual stream their own copies; an upper bound for the common architectures."""
+
+
+def micro_batches(lengths: Sequence[int], *, most_tokens: int) -> list[list[int]]:
+    """Rows of a chunk grouped into batches: similar lengths together, bounded tokens.
+
+    Args:
+        lengths: tokens of each row.
+        most_tokens: of a batch, padding included; a longer row is a batch of its own.
+
+    Returns:
+        Row indices of each batch, the shortest first, together every row once.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    batches: list[list[int]] = []
+    for row in order:
+        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > most_tokens:
+            batches.append([])
+        batches[-1].append(row)
+    return [batch[::-1] for batch in reversed(batches)]
+
+
+def first_guess(device: str, *, hidden_size: int, reserved: int) -> int:
+    """The most tokens of a batch: what is fast, or less where free memory does not allow it.
+
+    Running out of memory halves it; see :func:`is_out_of_memory`.
+
+    Args:
+        device: ``cpu``, ``cuda[:n]`` or ``mps``.
+        hidden_size: D.
+        reserved: bytes that are needed whatever the batch is, for logits.
+    """
+    wanted = CPU_TOKENS if device == "cpu" else ACCELERATOR_TOKENS
+    free = _free_memory(device)
+    if free is None:
+        return wanted
+    affordable = (free // 2 - reserved) // (4 * hidden_size * _FLOATS_PER_FEATURE)
+    return max(1, min(wanted, affordable))
+
+
+def _free_memory(device: str) -> int | None:
+    """Free bytes where the model runs, ``None`` where nobody says."""
+    if device == "cpu":
+        import psutil  # type: ignore[import-untyped]
+
+        return int(psutil.virtual_memory().available)
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out: torch has several ways to say it."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    says_so = any(
+        words in text for words in ("out of memory", "not enough memory", "allocate memory")
+    )
+    return isinstance(error, RuntimeError) and says_so

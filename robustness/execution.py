@@ -1,0 +1,125 @@
+"""How text blocks run: the loaded model, its precision, its batches, and what if memory ends."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from robustness.batching import first_guess, is_out_of_memory, micro_batches
+from robustness.dtypes import Dtype
+from robustness.errors import MeasurementError
+from robustness.forward import LOGITS_BYTES, Scorer
+from robustness.measure import Condition, PerBlock
+
+if TYPE_CHECKING:
+    from robustness.anatomy import Anatomy
+    from robustness.scoring import AskedChunk
+
+
+class Execution:
+    """A model, loaded when it first runs.
+
+    Args:
+        load: loads the model to its device.
+        anatomy: where it can be ablated.
+        pad_id: any token id; padding is masked out.
+        device: ``cpu``, ``cuda[:n]`` or ``mps``.
+        threads: processor threads; ``None`` leaves the library's choice.
+    """
+
+    def __init__(
+        self,
+        *,
+        load: Callable[[], nn.Module],
+        anatomy: "Anatomy",
+        pad_id: int,
+        device: str,
+        threads: int | None,
+    ) -> None:
+        self._load = load
+        self._anatomy = anatomy
+        self._pad_id = pad_id
+        self._device = device
+        self._threads = threads
+        self._scorers: dict[Dtype, Scorer] = {}
+
+    @cached_property
+    def most_tokens(self) -> int:
+        """Tokens of a batch at most; becomes smaller where memory runs out."""
+        hidden_size = self._anatomy.hidden_size
+        return first_guess(self._device, hidden_size=hidden_size, reserved=2 * LOGITS_BYTES)
+
+    def run(
+        self,
+        chunk: "AskedChunk",
+        conditions: Sequence[Condition],
+        most_tokens: int,
+        dtype: Dtype,
+    ) -> tuple[list[NDArray[np.float64]], int]:
+        """NLLs under each condition, all in batches of the same size, and that size in tokens.
+
+        Args:
+            chunk: what is asked about its text blocks.
+            conditions: what is done to the model.
+            most_tokens: of a batch, at first.
+            dtype: of the model's matrix products.
+
+        Raises:
+            MeasurementError: if memory does not even suffice for one text block at a time.
+        """
+        while True:
+            try:
+                nll = [self._pass(chunk, each, most_tokens, dtype) for each in conditions]
+                return nll, most_tokens
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if most_tokens <= max(row.length for row in chunk.rows):
+                    raise MeasurementError(
+                        "memory runs out with a single text block in a batch: choose a smaller "
+                        "block size, fewer workers, or a larger machine"
+                    ) from error
+            most_tokens //= 2
+            self.most_tokens = min(self.most_tokens, most_tokens)  # for the chunks to come
+
+    def _pass(
+        self,
+        chunk: "AskedChunk",
+        condition: Condition,
+        most_tokens: int,
+        dtype: Dtype,
+    ) -> NDArray[np.float64]:
+        nll = np.zeros(chunk.n_blocks)
+        scorer = self._scorer(dtype)
+        lengths = [row.length for row in chunk.rows]
+        for rows in micro_batches(lengths, most_tokens=most_tokens):
+            for batch in self._separated(rows, chunk.owner, condition):
+                about = chunk.owner[batch].tolist()
+                with condition.applied(scorer.model, self._anatomy, about):
+                    np.add.at(nll, about, scorer.nll_nats([chunk.rows[row] for row in batch]))
+        return nll
+
+    def _separated(
+        self, rows: list[int], owner: NDArray[np.int64], condition: Condition
+    ) -> list[list[int]]:
+        """Rows that need different ablations, apart where the site hides its batch axis."""
+        sites = self._anatomy.stack.sites
+        if isinstance(condition, PerBlock) and any(site.batch_axis is None for site in sites):
+            blocks = dict.fromkeys(owner[rows].tolist())
+            return [[row for row in rows if owner[row] == block] for block in blocks]
+        return [rows]
+
+    @cached_property
+    def _model(self) -> nn.Module:
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        return self._load()
+
+    def _scorer(self, dtype: Dtype) -> Scorer:
+        if dtype not in self._scorers:
+            self._scorers[dtype] = Scorer(self._model, pad_id=self._pad_id, dtype=dtype)
+        return self._scorers[dtype]
