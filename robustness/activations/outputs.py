@@ -46,7 +46,7 @@ def layer_outputs(
 
     def layer_ends(layer: int, output: Any) -> None:
         hidden = float64(_hidden_state(output, stack.hidden_size))
-        parts[layer].append(_summed_up(hidden, layer))
+        parts[layer].append(summed_up(hidden, layer))
         if layer == stack.n_layers - 1:
             sentences.append(hidden[0 if sentence_first else -1])
 
@@ -74,7 +74,7 @@ def layer_outputs(
     )
 
 
-def _summed_up(hidden: Array, layer: int) -> dict[str, Any]:
+def summed_up(hidden: Array, layer: int) -> dict[str, Any]:
     """One text block behind one layer, (T, D)."""
     if not np.isfinite(hidden).all():
         raise not_finite("hidden state", layer)

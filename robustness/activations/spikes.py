@@ -37,8 +37,7 @@ def spike_rounds(
 ) -> list[Spikes]:
     """Extremes at the output writers: of the intact model, then without the weights that spike.
 
-    A weight is taken as 0 by taking its product with its input from the output: no parameter
-    changes.
+    A weight is taken as 0 by computing what its row writes without it: no parameter changes.
 
     Args:
         model: In evaluation mode; left as it was.
@@ -137,9 +136,13 @@ class _Writers:
             return output
         matrix = module.get_parameter(site.scale.rpartition(".")[2])
         edited = output.clone()
-        for _, row, column in weights:
-            value = matrix[row, column] if site.feature_axis == 0 else matrix[column, row]
-            edited[..., row] -= value * inputs[..., column]
+        for row in {weight.row for weight in weights}:
+            # Computed anew: taking a large product away again would leave its rounding error.
+            remaining = matrix.select(site.feature_axis, row).clone()
+            remaining[[weight.column for weight in weights if weight.row == row]] = 0
+            edited[..., row] = inputs @ remaining
+            if site.bias is not None:
+                edited[..., row] += module.get_parameter(site.bias.rpartition(".")[2])[row]
         return edited
 
 
