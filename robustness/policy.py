@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from robustness.errors import PolicyError
 from robustness.scoring.masked import Masking
-from robustness.scoring.options import ScoringOptions
+from robustness.scoring.options import UNIGRAM, ScoringOptions
 
 Profile = Literal["paper", "hardened"]
 Rule = Literal["busters"]
@@ -140,6 +140,9 @@ class Settings(_Strict):
     masking: Masking = Field(
         default="all", description="how a masked language model's tokens are hidden"
     )
+    generator: str = Field(
+        default=UNIGRAM, min_length=1, description="what replaces a discriminator's tokens"
+    )
     seed: int = Field(
         default=0, ge=0, description="of the order of text blocks, the masks and the draws"
     )
@@ -155,7 +158,7 @@ class Settings(_Strict):
     @property
     def scoring_options(self) -> ScoringOptions:
         """What of it changes the questions a model is asked."""
-        return ScoringOptions(masking=self.masking)
+        return ScoringOptions(masking=self.masking, generator=self.generator)
 
 
 class PolicyFile(Settings):

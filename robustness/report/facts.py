@@ -11,6 +11,8 @@ from typing import Any
 from robustness import __version__
 from robustness.checks import Check
 from robustness.plan import PlannedCheckpoint, RunPlan
+from robustness.scoring.options import ScoringOptions
+from robustness.scoring.quantity import quantity
 from robustness.verdict import Verdict
 
 SCHEMA = 1
@@ -127,7 +129,7 @@ def _checkpoint_facts(
         "parameters": checkpoint["n_parameters"],
         "vocabulary": checkpoint["vocab_size"],
         "scoring": checkpoint["scoring"],
-        "masking": settings.masking if checkpoint["scoring"] == "masked" else None,
+        **_scoring_facts(checkpoint["scoring"], settings.scoring_options),
         "dtype": "float32",
         "device": settings.device,
         "profile": settings.profile,
@@ -137,13 +139,24 @@ def _checkpoint_facts(
         "corpus": planned.corpus,
         "corpus_text_blocks": planned.text_blocks,
         "notes": list(planned.notes),
+        "quantity": quantity(checkpoint["scoring"]).name,
         "perplexity": widest.get("intact_perplexity"),
+        "nats_per_token": widest.get("intact_nats_per_token"),
+        "chance_nats_per_token": widest.get("chance_nats_per_token"),
         "perplexity_text_blocks": widest.get("intact_text_blocks", 0),
         "perplexity_tokens": widest.get("intact_tokens", 0),
         "rule": examination.detection.rule,
         "expected_by_chance": examination.detection.by_chance,
         "outliers": [outlier.to_dict() for outlier in examination.detection.outliers],
         "checks": checks,
+    }
+
+
+def _scoring_facts(scoring: str, options: ScoringOptions) -> dict[str, Any]:
+    """The settings that the scoring depends on; None where it depends on none."""
+    return {
+        "masking": options.masking if scoring in ("masked", "permutation") else None,
+        "generator": options.generator if scoring == "replaced-token" else None,
     }
 
 
