@@ -71,6 +71,16 @@ class Checkpoint:
     max_positions: int | None
     cache: Path
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """What it is, by content."""
+        return {
+            "weights": self.weights_hash,
+            "config": self.config_hash,
+            "tokenizer": self.tokenizer_hash,
+            "architecture": self.architecture,
+        }
+
     def load_config(self) -> Any:
         """The transformers config, without anything in it that could fetch or run code."""
         from robustness.verification import load_config

@@ -125,22 +125,20 @@ class IntactModel(_Model):
         """
         vetting = self._vetting
         level = vetting.alpha(confidence, alpha)
-        vocabulary = vetting.checkpoint.vocab_size
-        claim = (
-            f"the intact model's perplexity, divided by the {vocabulary} tokens of its vocabulary, "
-            "stays below 1: it beats a uniform guess"
-        )
-        for limit in (float(vocabulary), None):
+        chance = vetting.measurement.chance_nats
+        claim = vetting.quantity.better_than_chance(vetting.checkpoint.vocab_size, chance)
+        for limit in (math.exp(chance), None):
             for evidence in intact_evidence(vetting.measurement, threshold=limit):
                 look = look_at_ratio(
-                    evidence.nll_nats - math.log(vocabulary) * evidence.tokens,
+                    evidence.nll_nats - chance * evidence.tokens,
                     evidence.tokens,
                     threshold=1.0,
                     alpha=level,
                     exhausted=evidence.exhausted,
                     slack_nats=_slack(evidence.comparison)[0],
                 )
-                vetting.report_progress(claim, len(evidence.tokens), f"{evidence.perplexity:.4g}")
+                found = vetting.quantity.figure(evidence.mean_nll_nats)
+                vetting.report_progress(claim, len(evidence.tokens), f"{found:.4g}")
                 if look.side and (evidence.exhausted or not vetting.settings.exhaustive):
                     break
             if look.side:
@@ -155,7 +153,10 @@ class IntactModel(_Model):
             text_blocks=look.text_blocks,
             tokens=look.tokens,
             exact=look.exact,
-            details={**_intact_details(evidence), **_precision_details(evidence.comparison)},
+            details={
+                **_intact_details(vetting, evidence),
+                **_precision_details(evidence.comparison),
+            },
         )
 
 
@@ -175,16 +176,16 @@ class AblatedModel(_Model):
         self, *, by: float, confidence: float | None = None, alpha: float | None = None
     ) -> Verdict:
         """Whether the ablation multiplies perplexity by at least ``by``."""
-        claim = f"ablating {named(self.ablation.dims)} multiplies perplexity by at least {by:g}"
+        growth = self._vetting.quantity.grows("at least", by)
+        claim = f"ablating {named(self.ablation.dims)} {growth}"
         return self._decided(claim, by, self._vetting.alpha(confidence, alpha), passes="above")
 
     def is_harmless(
         self, *, within: float, confidence: float | None = None, alpha: float | None = None
     ) -> Verdict:
         """Whether the ablation multiplies perplexity by less than ``within``."""
-        claim = (
-            f"ablating {named(self.ablation.dims)} multiplies perplexity by less than {within:g}"
-        )
+        growth = self._vetting.quantity.grows("less than", within)
+        claim = f"ablating {named(self.ablation.dims)} {growth}"
         return self._decided(claim, within, self._vetting.alpha(confidence, alpha), passes="below")
 
     def matters_more_than_chance(
@@ -224,7 +225,7 @@ class AblatedModel(_Model):
             tokens=look.tokens,
             exact=look.exact,
             details={
-                **_intact_details(intact),
+                **_intact_details(vetting, intact),
                 **_blindness(look, alpha),
                 **_precision_details(evidence.comparison),
             },
@@ -257,10 +258,8 @@ class RandomlyAblatedModel(_Model):
         """Whether the typical (median) draw multiplies perplexity by less than ``within``."""
         vetting = self._vetting
         level = vetting.alpha(confidence, alpha)
-        claim = (
-            f"the median ablation of {_counted(self._size)} multiplies perplexity by less "
-            f"than {within:g}"
-        )
+        growth = vetting.quantity.grows("less than", within)
+        claim = f"the median ablation of {_counted(self._size)} {growth}"
 
         def compare(reduced: _Deltas, full: _Deltas, tokens: "NDArray[Any]") -> _Precisions:
             deltas = reduced["delta"], full["delta"]
@@ -293,7 +292,7 @@ class RandomlyAblatedModel(_Model):
             tokens=int(evidence.tokens.sum()),
             exact=False,
             details={
-                **_intact_details(evidence.intact),
+                **_intact_details(vetting, evidence.intact),
                 "draws": len(evidence.draw_tokens),
                 "mean_ratio": look.mean,
                 "quantiles": dict(look.quantiles),
@@ -352,7 +351,7 @@ class RandomlyAblatedModel(_Model):
             tokens=int(evidence.tokens.sum()),
             exact=False,
             details={
-                **_intact_details(evidence.intact),
+                **_intact_details(vetting, evidence.intact),
                 "joint_nats_per_block": look.joint_mean,
                 "control_nats_per_block": look.control_mean,
                 **_precision_details(evidence.comparison),
@@ -413,9 +412,13 @@ def _blindness(look: Look, alpha: float) -> Mapping[str, float]:
     return {"blind_share": blind_share(look.text_blocks, alpha)}
 
 
-def _intact_details(evidence: IntactEvidence) -> Mapping[str, Any]:
+def _intact_details(vetting: "Vetting", evidence: IntactEvidence) -> Mapping[str, Any]:
+    """What is said of the intact model: a perplexity only where the measured quantity is one."""
+    loss = evidence.mean_nll_nats
     return {
-        "intact_perplexity": evidence.perplexity,
+        "intact_perplexity": float(np.exp(loss)) if vetting.quantity.is_perplexity else None,
+        "intact_nats_per_token": loss,
+        "chance_nats_per_token": vetting.measurement.chance_nats,
         "intact_text_blocks": len(evidence.tokens),
         "intact_tokens": int(evidence.tokens.sum()),
     }

@@ -62,9 +62,9 @@ class IntactEvidence:
     comparison: Comparison | None = None
 
     @property
-    def perplexity(self) -> float:
-        """exp(ΣNLL / Σtokens)."""
-        return float(np.exp(self.nll_nats.sum() / self.tokens.sum()))
+    def mean_nll_nats(self) -> float:
+        """ΣNLL / Σtokens; the logarithm of perplexity."""
+        return float(self.nll_nats.sum() / self.tokens.sum())
 
 
 @dataclass(frozen=True, kw_only=True)

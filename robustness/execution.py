@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from robustness.batching import first_guess, is_out_of_memory, micro_batches
+from robustness.discriminator import Discriminator
 from robustness.dtypes import Dtype
 from robustness.errors import MeasurementError
 from robustness.forward import LOGITS_BYTES, Scorer
@@ -17,6 +18,7 @@ from robustness.measure import Condition, PerBlock
 
 if TYPE_CHECKING:
     from robustness.anatomy import Anatomy
+    from robustness.architecture import Scoring
     from robustness.scoring import AskedChunk
 
 
@@ -25,6 +27,7 @@ class Execution:
 
     Args:
         load: loads the model to its device.
+        scoring: how the checkpoint is scored.
         anatomy: where it can be ablated.
         pad_id: any token id; padding is masked out.
         device: ``cpu``, ``cuda[:n]`` or ``mps``.
@@ -35,17 +38,19 @@ class Execution:
         self,
         *,
         load: Callable[[], nn.Module],
+        scoring: "Scoring",
         anatomy: "Anatomy",
         pad_id: int,
         device: str,
         threads: int | None,
     ) -> None:
         self._load = load
+        self._scoring = scoring
         self._anatomy = anatomy
         self._pad_id = pad_id
         self._device = device
         self._threads = threads
-        self._scorers: dict[Dtype, Scorer] = {}
+        self._scorers: dict[Dtype, Scorer | Discriminator] = {}
 
     @cached_property
     def most_tokens(self) -> int:
@@ -119,7 +124,8 @@ class Execution:
             torch.set_num_threads(self._threads)
         return self._load()
 
-    def _scorer(self, dtype: Dtype) -> Scorer:
+    def _scorer(self, dtype: Dtype) -> Scorer | Discriminator:
         if dtype not in self._scorers:
-            self._scorers[dtype] = Scorer(self._model, pad_id=self._pad_id, dtype=dtype)
+            kind = Discriminator if self._scoring == "replaced-token" else Scorer
+            self._scorers[dtype] = kind(self._model, pad_id=self._pad_id, dtype=dtype)
         return self._scorers[dtype]

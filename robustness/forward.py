@@ -71,6 +71,14 @@ class Scorer:
         np.add.at(summed, rows, token_nll.cpu().double().numpy())  # MPS knows no float64
         return summed
 
+    def logits(self, block: ScoredBlock) -> Tensor:
+        """Logits of one row's scored positions, shape (n, V)."""
+        device = next(self.model.parameters()).device
+        columns = torch.from_numpy(head_columns(block)).to(device)
+        keep = (torch.zeros_like(columns), columns)
+        with torch.inference_mode():
+            return self._logits(self._batch([block], device), keep, len(columns))[1]
+
     def _token_nll(
         self, inputs: dict[str, Tensor], keep: tuple[Tensor, Tensor], targets: Tensor
     ) -> Tensor:

@@ -1,5 +1,6 @@
 """What turns (checkpoint, corpus, ablation) into stored negative log-likelihoods."""
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from robustness.dtypes import Dtype
 from robustness.errors import MeasurementError
 from robustness.sampling import block_order
+from robustness.scoring.replaced import entropy_nats
 from robustness.store import Record, Store, canonical_json, digest
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from robustness.checkpoint import Checkpoint
     from robustness.corpus import Corpus
     from robustness.detection import Examination
+    from robustness.discriminator import Sampler
     from robustness.execution import Execution
     from robustness.scoring import AskedChunk
     from robustness.scoring.options import ScoringOptions
@@ -34,6 +37,9 @@ CHUNK_BLOCKS = 16
 """Text blocks in a chunk, the unit that is stored and after which a decision is looked at."""
 
 FULL_PRECISION: Dtype = "float32"
+
+BASE_RATE_BLOCKS = 128
+"""Text blocks, from the first in the seeded order, whose replaced tokens make the base rate."""
 
 METHOD = 1
 """Version of the protocol (docs/PROTOCOL.md); part of every stored number's identity."""
@@ -170,6 +176,7 @@ class Measurement:
         threads: processor threads; ``None`` leaves the library's choice.
         store_root: folder of the store.
         options: how the model is scored, as far as that can be chosen.
+        generator: a masked language model that replaces a discriminator's tokens.
     """
 
     def __init__(
@@ -185,6 +192,7 @@ class Measurement:
         store_root: Path,
         options: "ScoringOptions",
         dtype: Dtype = "float32",
+        generator: "Checkpoint | None" = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.corpus = corpus
@@ -195,6 +203,7 @@ class Measurement:
         self.threads = threads
         self.options = options
         self.dtype = dtype
+        self.generator = generator
         self._stores = {
             each: Store(store_root, self._context(each)) for each in {FULL_PRECISION, dtype}
         }
@@ -214,6 +223,7 @@ class Measurement:
             "corpus": self.corpus.fingerprint,
             "scoring": self.checkpoint.scoring,
             **self.options.key(),
+            **({} if self.generator is None else {"generator": self.generator.identity}),
             "block_size": self.block_size,
             "chunk_blocks": CHUNK_BLOCKS,
             "seed": self.seed,
@@ -321,6 +331,7 @@ class Measurement:
 
         return Execution(
             load=partial(self.checkpoint.load_model, device=self.device),
+            scoring=self.checkpoint.scoring,
             anatomy=self.examination.anatomy,
             pad_id=getattr(self._tokenizer, "pad_token_id", None) or 0,
             device=self.device,
@@ -338,7 +349,54 @@ class Measurement:
             tokenizer=self._tokenizer,
             seed=self.seed,
             fingerprint=self.corpus.fingerprint,
+            generated=None if self.generator is None else self._generated,
         )
+
+    # ---------------------------------------------------------------- replaced tokens
+
+    @cached_property
+    def chance_nats(self) -> float:
+        """Mean NLL per scored token of a guess that looks at no text.
+
+        Uniform over the vocabulary; for a discriminator, at the base rate of replaced tokens.
+        """
+        if self.checkpoint.scoring != "replaced-token":
+            return math.log(self.checkpoint.vocab_size)
+        (record,) = self.store.obtain([{"base_rate": BASE_RATE_BLOCKS}], self._measure_base_rate)
+        return entropy_nats(record["replaced"] / record["tokens"])
+
+    def _measure_base_rate(self, _: Mapping[str, Any]) -> Record:
+        blocks = self.order[:BASE_RATE_BLOCKS].tolist()
+        targets = [row.targets for block in blocks for row in self._questions.rows(block)]
+        return {"replaced": int(sum(map(np.sum, targets))), "tokens": sum(map(len, targets))}
+
+    def _generated(self, block: int) -> NDArray[np.int64]:
+        """The generator's tokens for one text block, the same in every process."""
+        chunk, place = divmod(int(np.flatnonzero(self.order == block)[0]), CHUNK_BLOCKS)
+        (record,) = self.store.obtain([{"replacements": chunk}], self._generate)
+        return np.array(record["tokens"][place], dtype=np.int64)
+
+    def _generate(self, key: Mapping[str, Any]) -> Record:
+        sample = self._sampler
+        start = key["replacements"] * CHUNK_BLOCKS
+        blocks = self.order[start : start + CHUNK_BLOCKS].tolist()
+        tokens = [sample(self._questions, block).tolist() for block in blocks]
+        return {"tokens": tokens}
+
+    @cached_property
+    def _sampler(self) -> "Sampler":
+        from robustness.discriminator import Sampler
+
+        assert self.generator is not None
+        return Sampler(
+            self.generator,
+            tokenizer=self._tokenizer,
+            device=self.device,
+            seed=self.seed,
+            fingerprint=self.corpus.fingerprint,
+        )
+
+    # ---------------------------------------------------------------- forward passes
 
     def _asked(self, index: int) -> "AskedChunk":
         from robustness.scoring import AskedChunk

@@ -54,6 +54,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "alone (pseudo-log-likelihood; 'pll-word-l2r': with the rest of its word) (default: all)",
     )
     group.addoption(
+        "--robustness-generator",
+        metavar="X",
+        help="discriminators (ELECTRA): a masked language model whose predictions replace tokens, "
+        "named as for --model; 'unigram': tokens of the corpus itself (default: unigram)",
+    )
+    group.addoption(
         "--robustness-profile",
         choices=("paper", "hardened"),
         help="paper: ablating outlier dimensions must hurt; hardened: it must not (default: paper)",

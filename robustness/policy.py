@@ -25,7 +25,7 @@ from robustness.dtypes import DtypeChoice
 from robustness.errors import PolicyError
 from robustness.rules.settings import Rule, Rules, StrictTable
 from robustness.scoring.masked import Masking
-from robustness.scoring.options import ScoringOptions
+from robustness.scoring.options import UNIGRAM, ScoringOptions
 
 Profile = Literal["paper", "hardened"]
 StackChoice = Literal["auto", "encoder", "decoder"]
@@ -135,6 +135,9 @@ class Settings(StrictTable):
     masking: Masking = Field(
         default="all", description="how a masked language model's tokens are hidden"
     )
+    generator: str = Field(
+        default=UNIGRAM, min_length=1, description="what replaces a discriminator's tokens"
+    )
     seed: int = Field(
         default=0, ge=0, description="of the order of text blocks, the masks and the draws"
     )
@@ -169,7 +172,7 @@ class Settings(StrictTable):
     @property
     def scoring_options(self) -> ScoringOptions:
         """What of it changes the questions a model is asked."""
-        return ScoringOptions(masking=self.masking)
+        return ScoringOptions(masking=self.masking, generator=self.generator)
 
 
 class PolicyFile(Settings):

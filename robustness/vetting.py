@@ -15,6 +15,8 @@ from robustness.errors import PolicyError, RuleError
 from robustness.measure import Measurement, library_versions
 from robustness.policy import Settings
 from robustness.rules import RULES
+from robustness.scoring.options import UNIGRAM
+from robustness.scoring.quantity import Quantity, quantity
 from robustness.store import Record, Store
 
 if TYPE_CHECKING:
@@ -79,6 +81,32 @@ class Vetting:
         """The text."""
         return load_corpus(self.settings.corpus, layout=self.settings.layout)
 
+    @property
+    def quantity(self) -> Quantity:
+        """What is measured: perplexity, or a discriminator's loss."""
+        return quantity(self.checkpoint.scoring)
+
+    @cached_property
+    def generator(self) -> "Checkpoint | None":
+        """The masked language model that replaces a discriminator's tokens, if one is named.
+
+        Raises:
+            PolicyError: if it is no masked language model, or has another vocabulary.
+        """
+        reference = self.settings.generator
+        if reference == UNIGRAM:
+            return None
+        from robustness.checkpoint import resolve
+
+        found = resolve(reference, cache=self._store_root)
+        if (found.scoring, found.vocab_size) != ("masked", self.checkpoint.vocab_size):
+            raise PolicyError(
+                f"generator {reference!r} is scored {found.scoring} and has {found.vocab_size} "
+                "tokens: name a masked language model with the "
+                f"{self.checkpoint.vocab_size} tokens of {self.checkpoint.label}"
+            )
+        return found
+
     @cached_property
     def measurement(self) -> Measurement:
         """Measured numbers, per chunk of text blocks."""
@@ -93,6 +121,7 @@ class Vetting:
             threads=self._threads,
             store_root=self._store_root,
             options=self.settings.scoring_options,
+            generator=self.generator,
         )
 
     def outliers(self, rule: str | None = None) -> OutlierDimensions:

@@ -946,8 +946,9 @@ def test_help_lists_every_option(pytester: pytest.Pytester) -> None:
         *(
             f"--robustness-{name}"
             for name in (
-                "model", "corpus", "layout", "block-size", "masking", "profile", "rule", "enable",
-                "confidence", "exhaustive", "seed", "device", "policy", "json", "store",
+                "model", "corpus", "layout", "block-size", "masking", "generator", "profile",
+                "rule", "enable", "confidence", "exhaustive", "seed", "device",
+                "policy", "json", "store",
             )
         ),
     }  # fmt: skip

@@ -335,6 +335,7 @@ _SETTINGS = {
     "corpus": _WORDS,
     "layout": st.sampled_from(["auto", "packed", "lines"]),
     "block_size": st.integers(8, 4096),
+    "generator": _WORDS,
     "masking": st.sampled_from(["all", "bert", "pll", "pll-word-l2r"]),
     "seed": st.integers(0, 2**32),
     "device": st.sampled_from(["cpu", "cuda", "cuda:3", "mps"]),

@@ -36,19 +36,21 @@ def checked(test: str, **verdict: Any) -> dict[str, Any]:
     return facts.check_facts(test, "bert", check, Verdict(**{"outcome": "pass", **verdict}))
 
 
-def summary(*checks: dict[str, Any]) -> list[str]:
+def summary(*checks: dict[str, Any], **more: Any) -> list[str]:
     checkpoint = {
         "label": "bert",
         "corpus": "wikitext",
         "corpus_text_blocks": 156,
         "layers": 2,
         "perplexity": None,
+        "nats_per_token": None,
         "rule": "busters",
         "expected_by_chance": 1e-5,
         "outliers": [],
         "rules": [{"rule": "busters", "dims": [], "expected_by_chance": 1e-5}],
         "agreement": [],
         "checks": list(checks),
+        **more,
     }
     reporter = Lines()
     terminal.write_summary(reporter, {"checkpoints": [checkpoint], "partial": False}, [])
@@ -129,3 +131,17 @@ def test_a_selection_has_a_line_and_a_whole_run_none() -> None:
     assert "PARTIAL" in line
     assert "5 of 6 planned checks" in line
     assert len(line) <= 100
+
+
+def test_a_discriminators_loss_is_shown_beside_chance_and_not_called_perplexity() -> None:
+    found = {
+        "quantity": "replaced-token loss",
+        "perplexity": None,
+        "nats_per_token": 0.25,
+        "chance_nats_per_token": 0.42,
+        "perplexity_text_blocks": 156,
+        "perplexity_tokens": 2800,
+    }
+    text = " ".join(summary(checked("test_x", claim="it is so"), **found))
+    assert "intact replaced-token loss 0.25 nats per token (by chance: 0.42) over 156 of" in text
+    assert "perplexity" not in text

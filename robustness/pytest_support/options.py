@@ -39,7 +39,7 @@ def run_policy(config: pytest.Config) -> Policy:
         name: option(f"robustness_{name}")
         for name in (
             "corpus", "layout", "block_size", "profile", "rule", "stack", "confidence",
-            "exhaustive", "seed", "device", "dtype", "masking",
+            "exhaustive", "seed", "device", "dtype", "masking", "generator",
         )
     }  # fmt: skip
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}

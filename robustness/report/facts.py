@@ -12,6 +12,8 @@ from robustness import __version__
 from robustness.checks import Check
 from robustness.outliers import Detection
 from robustness.plan import PlannedCheckpoint, RunPlan
+from robustness.scoring.options import ScoringOptions
+from robustness.scoring.quantity import quantity
 from robustness.verdict import Verdict
 
 SCHEMA = 1
@@ -129,7 +131,7 @@ def _checkpoint_facts(
         "parameters": checkpoint["n_parameters"],
         "vocabulary": checkpoint["vocab_size"],
         "scoring": checkpoint["scoring"],
-        "masking": settings.masking if checkpoint["scoring"] == "masked" else None,
+        **_scoring_facts(checkpoint["scoring"], settings.scoring_options),
         "dtype": planned.dtype,
         "device": settings.device,
         "profile": settings.profile,
@@ -139,7 +141,10 @@ def _checkpoint_facts(
         "corpus": planned.corpus,
         "corpus_text_blocks": planned.text_blocks,
         "notes": list(planned.notes),
+        "quantity": quantity(checkpoint["scoring"]).name,
         "perplexity": widest.get("intact_perplexity"),
+        "nats_per_token": widest.get("intact_nats_per_token"),
+        "chance_nats_per_token": widest.get("chance_nats_per_token"),
         "perplexity_text_blocks": widest.get("intact_text_blocks", 0),
         "perplexity_tokens": widest.get("intact_tokens", 0),
         "rule": examination.detection.rule,
@@ -148,6 +153,14 @@ def _checkpoint_facts(
         "rules": [_rule_facts(detection) for detection in examination.detections],
         "agreement": _agreement(examination.detections),
         "checks": checks,
+    }
+
+
+def _scoring_facts(scoring: str, options: ScoringOptions) -> dict[str, Any]:
+    """The settings that the scoring depends on; None where it depends on none."""
+    return {
+        "masking": options.masking if scoring in ("masked", "permutation") else None,
+        "generator": options.generator if scoring == "replaced-token" else None,
     }
 
 

@@ -150,11 +150,11 @@ def _write_checkpoint(reporter: Reporter, checkpoint: Mapping[str, Any]) -> None
 
 def _findings(checkpoint: Mapping[str, Any]) -> Iterable[str]:
     """What there is to say before the table."""
-    if checkpoint["perplexity"] is not None:
+    if checkpoint["nats_per_token"] is not None:
         whole = checkpoint["perplexity_text_blocks"] == checkpoint["corpus_text_blocks"]
         about = "" if whole else "about "
         yield (
-            f"intact perplexity {about}{_figure(checkpoint['perplexity'])} over "
+            f"intact {checkpoint['quantity']} {about}{_intact(checkpoint)} over "
             f"{checkpoint['perplexity_text_blocks']} of {checkpoint['corpus_text_blocks']} text "
             f"blocks ({checkpoint['perplexity_tokens']} scored tokens) of {checkpoint['corpus']}"
         )
@@ -168,6 +168,14 @@ def _findings(checkpoint: Mapping[str, Any]) -> Iterable[str]:
         yield f"  and {len(checkpoint['outliers']) - DIMENSIONS} more"
     if not checkpoint["outliers"]:
         yield "  none"
+
+
+def _intact(checkpoint: Mapping[str, Any]) -> str:
+    """The perplexity, or a loss beside what a guess that looks at no text would have."""
+    if checkpoint["perplexity"] is not None:
+        return _figure(checkpoint["perplexity"])
+    loss, chance = checkpoint["nats_per_token"], checkpoint["chance_nats_per_token"]
+    return f"{_figure(loss)} nats per token (by chance: {_figure(chance)})"
 
 
 def _chance(expected: float | None) -> str:

@@ -9,6 +9,9 @@ from robustness.scoring.masked import Masking
 if TYPE_CHECKING:
     from robustness.architecture import Scoring
 
+UNIGRAM = "unigram"
+"""In the place of a generator: tokens drawn from the corpus itself."""
+
 Bos = Literal["auto", "always", "never"]
 
 
@@ -18,9 +21,12 @@ class ScoringOptions:
 
     Attributes:
         masking: which tokens a masked language model has to predict, and how they are hidden.
+        generator: where a discriminator's replaced tokens come from: the masked language model of
+            that name, or the corpus' own distribution of tokens.
     """
 
     masking: Masking = "all"
+    generator: str = UNIGRAM
 
     def key(self) -> dict[str, Any]:
         """What is not as usual: the part of a stored number's identity that stems from here."""
@@ -39,8 +45,12 @@ class ScoringOptions:
             PolicyError: naming the setting, and where it belongs.
         """
         maskings = {"masked": get_args(Masking), "permutation": ("all", "pll", "pll-word-l2r")}
-        if self.masking not in maskings.get(scoring, ("all",)):
+        useless = {
+            "masking": self.masking not in maskings.get(scoring, ("all",)),
+            "generator": self.generator != UNIGRAM and scoring != "replaced-token",
+        }
+        for name in (name for name, changes_nothing in useless.items() if changes_nothing):
             raise PolicyError(
-                f"masking = {self.masking!r} changes nothing for {label}, which is scored "
+                f"{name} = {getattr(self, name)!r} changes nothing for {label}, which is scored "
                 f'{scoring}: leave it out, or set it under [checkpoints."…"] for those it is for'
             )

@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 
 from robustness.errors import CorpusError
 from robustness.scoring.causal import causal_block
-from robustness.scoring.masked import masked_rows
+from robustness.scoring.masked import masked_block, masked_rows
 from robustness.scoring.options import ScoringOptions
 from robustness.scoring.permutation import permutation_rows
+from robustness.scoring.replaced import replaced_block, unigram_replacements
 from robustness.scoring.seq2seq import infilling_block, sentinels, span_block
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from robustness.architecture import Scoring
     from robustness.blocks import TextBlocks
@@ -39,6 +40,8 @@ class Questions:
         tokenizer: the checkpoint's tokenizer.
         seed: the run's seed.
         fingerprint: the corpus' fingerprint.
+        generated: a generator's tokens for the masked positions of a text block; where there is
+            none, a discriminator's tokens are drawn from the corpus.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Questions:
         tokenizer: Any,
         seed: int,
         fingerprint: str,
+        generated: "Callable[[int], NDArray[np.int64]] | None" = None,
     ) -> None:
         self._scoring = scoring
         self._options = options
@@ -57,6 +61,7 @@ class Questions:
         self._tokenizer = tokenizer
         self._seed = seed
         self._fingerprint = fingerprint
+        self._generated = generated
 
     def require_answerable(self) -> None:
         """Find out before anything is measured that the tokenizer does not tell enough.
@@ -80,7 +85,7 @@ class Questions:
 
     def _rows(self, block: int) -> "Iterable[ScoredBlock]":
         ids, special = self._blocks.ids[block], self._blocks.special[block]
-        label = Label(seed=self._seed, fingerprint=self._fingerprint, block=block)
+        label = self._label(block)
         masking = self._options.masking
         if self._scoring == "causal":
             return [causal_block(ids)]
@@ -88,6 +93,8 @@ class Questions:
             return permutation_rows(
                 ids, special, masking=masking, words=self._words(block), **label
             )
+        if self._scoring == "replaced-token":
+            return [replaced_block(ids, special, replacements=self._replacements(block), **label)]
         if self._scoring == "seq2seq":
             if self._sentinels:
                 suffix = ids[np.flatnonzero(~special)[-1] + 1 :]
@@ -102,6 +109,27 @@ class Questions:
             words=self._words(block),
             **label,
         )
+
+    def masked(self, block: int, *, mask_id: int) -> "ScoredBlock":
+        """What a discriminator's generator is asked: to fill in the tokens to be replaced."""
+        ids, special = self._blocks.ids[block], self._blocks.special[block]
+        return masked_block(ids, special, mask_id=mask_id, **self._label(block))
+
+    def _label(self, block: int) -> Label:
+        return Label(seed=self._seed, fingerprint=self._fingerprint, block=block)
+
+    def _replacements(self, block: int) -> NDArray[np.int64]:
+        if self._generated is not None:
+            return self._generated(block)
+        return unigram_replacements(
+            self._blocks.special[block], corpus_tokens=self._corpus_tokens, **self._label(block)
+        )
+
+    @cached_property
+    def _corpus_tokens(self) -> NDArray[np.int64]:
+        """All tokens of all text blocks that are not special, in their order."""
+        pairs = zip(self._blocks.ids, self._blocks.special, strict=True)
+        return np.concatenate([ids[~special] for ids, special in pairs])
 
     @property
     def _mask_id(self) -> int:

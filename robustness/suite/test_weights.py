@@ -9,7 +9,10 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 
 def test_weights_are_finite(vetting: Vetting, gate: Gate) -> None:
-    """All parameters are finite, and perplexity is finite and better than a uniform guess."""
+    """All parameters are finite, and perplexity is finite and better than a uniform guess.
+
+    A discriminator's loss has to be better than a guess at the base rate.
+    """
     if broken := vetting.non_finite_tensors():
         gate.fail(
             claim="all parameters are finite numbers",

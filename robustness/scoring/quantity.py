@@ -1,0 +1,61 @@
+"""What a scoring measures, and how reports speak of it."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from robustness.architecture import Scoring
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """The measured quantity: perplexity, or a loss whose exponential is none.
+
+    Attributes:
+        name: in reports.
+        is_perplexity: whether it is the exponential of the mean NLL, not the mean itself.
+    """
+
+    name: str
+    is_perplexity: bool
+
+    def grows(self, bound: str, ratio: float) -> str:
+        """The words for a degradation.
+
+        Args:
+            bound: ``at least`` or ``less than``.
+            ratio: what exp(mean ΔNLL per token) is compared with.
+        """
+        if self.is_perplexity:
+            return f"multiplies {self.name} by {bound} {ratio:g}"
+        return (
+            f"adds {bound} {math.log(ratio):.3g} nats per token to the {self.name} (its "
+            f"exponential grows by {bound} {ratio:g})"
+        )
+
+    def better_than_chance(self, vocabulary: int, chance_nats: float) -> str:
+        """The words for an intact model that has learnt something."""
+        if self.is_perplexity:
+            return (
+                f"the intact model's {self.name}, divided by the {vocabulary} tokens of its "
+                "vocabulary, stays below 1: it beats a uniform guess"
+            )
+        return (
+            f"the intact model's {self.name} stays below {chance_nats:.4g} nats per token, the "
+            "entropy of the base rate (measured: the exponential of the difference): it beats a "
+            "guess that looks at no text"
+        )
+
+    def figure(self, mean_nll_nats: float) -> float:
+        """Its value for a mean NLL per scored token."""
+        return float(np.exp(mean_nll_nats)) if self.is_perplexity else mean_nll_nats
+
+
+def quantity(scoring: "Scoring | str") -> Quantity:
+    """What a scoring measures."""
+    if scoring == "replaced-token":
+        return Quantity(name="replaced-token loss", is_perplexity=False)
+    return Quantity(name="perplexity", is_perplexity=True)

@@ -1,0 +1,96 @@
+"""Replaced-token detection (Clark et al. 2020, ELECTRA): which tokens are not the original ones.
+
+15 % of a text block's tokens are replaced, and the discriminator is asked about every token. Its
+loss is no likelihood of the text, so its exponential is no perplexity.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustness.sampling import masked_positions, uniform_index
+from robustness.scoring.block import ScoredBlock
+
+
+def replaced_block(
+    ids: NDArray[np.int64],
+    special: NDArray[np.bool_],
+    *,
+    replacements: NDArray[np.int64],
+    seed: int,
+    fingerprint: str,
+    block: int,
+) -> ScoredBlock:
+    """Every token that is not special: was it replaced (1) or is it the original one (0)?
+
+    A replacement that is the original token counts as original.
+
+    Args:
+        ids: tokens, shape (T,).
+        special: true at special tokens, shape (T,).
+        replacements: tokens for the positions that masked scoring would mask, ascending.
+        seed: the run's seed.
+        fingerprint: the corpus' fingerprint.
+        block: index of the text block in the corpus.
+    """
+    corrupted = ids.copy()
+    replaced = masked_positions(special, seed=seed, fingerprint=fingerprint, block=block)
+    corrupted[replaced] = replacements
+    positions = np.flatnonzero(~special)
+    return ScoredBlock(
+        ids=corrupted,
+        positions=positions,
+        targets=(corrupted != ids)[positions].astype(np.int64),
+    )
+
+
+def unigram_replacements(
+    special: NDArray[np.bool_],
+    *,
+    corpus_tokens: NDArray[np.int64],
+    seed: int,
+    fingerprint: str,
+    block: int,
+) -> NDArray[np.int64]:
+    """Tokens drawn from all of the corpus' tokens that are not special, shape (n,)."""
+    positions = masked_positions(special, seed=seed, fingerprint=fingerprint, block=block)
+    drawn = [
+        uniform_index(len(corpus_tokens), "replace", seed, fingerprint, block, position)
+        for position in positions.tolist()
+    ]
+    return corpus_tokens[drawn]
+
+
+def sampled_tokens(
+    logits: NDArray[np.float64],
+    positions: Sequence[int],
+    *,
+    seed: int,
+    fingerprint: str,
+    block: int,
+) -> NDArray[np.int64]:
+    """Tokens drawn from a generator's predictions, shape (n,).
+
+    By inverting the cumulated softmax at numbers that are uniform over [0, 1).
+
+    Args:
+        logits: of the generator at the positions, shape (n, V).
+        positions: shape (n,).
+        seed: the run's seed.
+        fingerprint: the corpus' fingerprint.
+        block: index of the text block in the corpus.
+    """
+    likely = np.exp(logits - logits.max(axis=1, keepdims=True))
+    cumulated = np.cumsum(likely, axis=1)  # (n, V)
+    grain = 2**53
+    tokens = []
+    for row, position in zip(cumulated, positions, strict=True):
+        lot = uniform_index(grain, "sample", seed, fingerprint, block, position) / grain
+        tokens.append(int(np.searchsorted(row, lot * row[-1], side="right")))
+    return np.array(tokens, dtype=np.int64)
+
+
+def entropy_nats(share: float) -> float:
+    """Loss of the best guess that looks at no text: the base rate's entropy."""
+    return -sum(p * float(np.log(p)) for p in (share, 1 - share) if p > 0)
