@@ -19,13 +19,14 @@ TOKENIZER_FILES = (
     "tekken*.json",
     "*.codes",  # fastBPE
 )
+_MAX_FILE_BYTES = 200_000_000  # the largest vocabularies, of 10^6 tokens, take a fifth of it
 
 
 def tokenizer_files(folder: Path) -> tuple[Path, ...]:
     """The files of a folder that decide how text is tokenized, by name.
 
     Raises:
-        CheckpointError: There are none.
+        CheckpointError: There are none, or one has a size that no tokenizer needs.
     """
     files = {path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()}
     if not files:
@@ -33,6 +34,12 @@ def tokenizer_files(folder: Path) -> tuple[Path, ...]:
             f"{folder} has no tokenizer: save it beside the weights with "
             "tokenizer.save_pretrained()."
         )
+    for file in sorted(files):
+        if file.stat().st_size > _MAX_FILE_BYTES:
+            raise CheckpointError(
+                f"{file} has {file.stat().st_size} bytes, which no tokenizer needs: it is damaged "
+                "or no tokenizer."
+            )
     return tuple(sorted(files))
 
 
