@@ -246,7 +246,8 @@ def resolve(
     remembered = cache / "checkpoints" / f"{_facts_key(content)}.json"
     facts = _recall_facts(remembered)
     if facts is None:
-        facts = verify(folder, tensors, what=reference, progress=progress)
+        with loading_errors(reference):  # settings of any type and size meet other people's code
+            facts = verify(folder, tensors, what=reference, progress=progress)
         with suppress(OSError):  # what cannot be remembered is found out again
             remember(remembered, dataclasses.asdict(facts))
     elsewhere = _elsewhere(folder, (*weights, *tokenizer, config_file))
