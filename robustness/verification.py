@@ -28,7 +28,7 @@ from robustness.weights import TensorInfo, read_json
 # fetch kernels from the Hub; a checkpoint has no business deciding either.
 _FOREIGN_SETTINGS = ("transformers_weights", "fusion_config", "kernel_config", "distributed_config")
 # Settings that transformers makes lists of that length from as soon as it reads them.
-_COUNTS = re.compile(r"num_labels|(?:num|n)_(?:\w+_)?(?:layers?|experts?|heads?|blocks?|groups?)")
+_COUNTS = re.compile(r"num_labels|(?:\w+_)?(?:layers?|experts?|heads?|blocks?|groups?)")
 _MAX_COUNT = 10_000
 
 
@@ -58,7 +58,7 @@ def load_config(folder: Path, *, what: str) -> Any:
     for name, count in _counts(settings):
         if count > _MAX_COUNT:
             raise CheckpointError(
-                f"{what} sets {name} to {count:.3g} in config.json: that is no model."
+                f"{what} sets {name} to {count} in config.json: that is no model."
             )
     model_type = settings.get("model_type")
     known: Any = getattr(configuration_auto, "CONFIG_MAPPING_NAMES")  # noqa: B009 (untyped)
