@@ -19,6 +19,7 @@ TOKENIZER_FILES = (
     "tekken*.json",
     "*.codes",  # fastBPE
 )
+SAVE_AGAIN = "save it again with tokenizer.save_pretrained()"
 _MAX_FILE_BYTES = 200_000_000  # the largest vocabularies, of 10^6 tokens, take a fifth of it
 
 
@@ -52,8 +53,7 @@ def load_tokenizer(folder: Path, *, what: str) -> Any:
     from transformers import AutoTokenizer
 
     tokenizer_files(folder)
-    advice = "save it again with tokenizer.save_pretrained()"
-    with loading_errors(f"The tokenizer of {what}", advice=advice), quiet():
+    with loading_errors(f"The tokenizer of {what}", advice=SAVE_AGAIN), quiet():
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
@@ -77,7 +77,9 @@ def verify_tokenizer(tokenizer: Any, *, rows: int, scoring: Scoring, what: str) 
             f"The tokenizer of {what} has no vocabulary: its vocabulary file is missing; save it "
             "again with tokenizer.save_pretrained()."
         )
-    highest = max(vocabulary.values())
+    with loading_errors(f"The tokenizer of {what}", advice=SAVE_AGAIN), quiet():
+        around: list[int] = tokenizer("a", add_special_tokens=True)["input_ids"]
+    highest = max(*vocabulary.values(), *around)
     if highest >= rows:
         raise CheckpointError(
             f"The tokenizer does not fit {what}: it knows ids up to {highest}, the embedding has "

@@ -21,6 +21,7 @@ from datasets import Dataset  # type: ignore[import-untyped]
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
+from tokenizers import processors
 
 from robustness.blocks import text_blocks
 from robustness.checkpoint import Checkpoint, resolve
@@ -32,7 +33,7 @@ from robustness.policy import Settings, load_policy
 from robustness.store import Store
 from robustness.tokenization import load_tokenizer, verify_tokenizer
 from robustness.weights import INDEX_FILE, SINGLE_FILE, read_header, read_tensors
-from tests.checkpoint_folders import VOCABULARY, save_checkpoint, tiny_model
+from tests.checkpoint_folders import VOCABULARY, save_checkpoint, tiny_model, tiny_tokenizer
 from tests.gguf_files import TOKENS, write_llama_gguf
 from tests.mutations import spoilt_bytes, spoilt_json
 
@@ -181,7 +182,11 @@ def tokenizes(folder: Path, corpus: Corpus) -> None:
 
 def tokenizer_file(name: str) -> Arrange:
     def arrange(folder: Path) -> Case:
-        file = save_checkpoint(folder) / name
+        tokenizer = tiny_tokenizer()
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
+        file = save_checkpoint(folder, tokenizer=tokenizer) / name
         (folder.parent / "words.txt").write_text("w1 w2 w3 " * 50)
         corpus = load_corpus(str(folder.parent / "words.txt"))
         content = file.read_bytes()
