@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from robustness.errors import CorpusError
+from robustness.loading import loading_errors
+from robustness.tokenization import SAVE_AGAIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -167,15 +169,16 @@ def _encoding(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool
 ) -> BatchEncoding:
     """The tokens of each text, neither truncated nor padded, whatever the tokenizer's file says."""
-    encoding: BatchEncoding = tokenizer(
-        list(texts),
-        add_special_tokens=special,
-        truncation=False,
-        padding=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,  # a text longer than the model's positions is expected here
-    )
+    with loading_errors("The tokenizer", advice=SAVE_AGAIN):
+        encoding: BatchEncoding = tokenizer(
+            list(texts),
+            add_special_tokens=special,
+            truncation=False,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # a text longer than the model's positions is expected here
+        )
     return encoding
 
 

@@ -3,8 +3,7 @@
 import dataclasses
 import hashlib
 import importlib.metadata
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from robustness.architecture import Scoring, model_class
 from robustness.errors import CheckpointError
-from robustness.files import stamp, write_atomically
+from robustness.files import linked_elsewhere, recall, remember, stamp
 from robustness.float32 import float32_folder
 from robustness.hashing import file_sha256, files_hash
 from robustness.loading import loading_errors, quiet, require_memory
@@ -257,10 +256,12 @@ def resolve(
     remembered = cache / "checkpoints" / f"{_facts_key(content)}.json"
     facts = _recall_facts(remembered)
     if facts is None:
-        facts = verify(folder, tensors, what=reference, progress=progress)
+        with loading_errors(reference):  # settings of any type and size meet other people's code
+            facts = verify(folder, tensors, what=reference, progress=progress)
         with suppress(OSError):  # what cannot be remembered is found out again
-            write_atomically(remembered, json.dumps(dataclasses.asdict(facts)))
-    notes = [note for note in (ref.note, *notes, facts.note) if note is not None]
+            remember(remembered, dataclasses.asdict(facts))
+    elsewhere = _elsewhere(folder, (*weights, *tokenizer, config_file))
+    notes = [note for note in (ref.note, *notes, facts.note, elsewhere) if note is not None]
     return Checkpoint(
         reference=reference,
         label=ref.label,
@@ -298,6 +299,15 @@ def _locate(
     return folder, f"sha256:{digest[:12]}", []
 
 
+def _elsewhere(folder: Path, files: Iterable[Path]) -> str | None:
+    """A note on links out of the folder: what is vetted then is not what the folder holds."""
+    links = linked_elsewhere(folder, files)
+    if not links:
+        return None
+    more = f" and {len(links) - 1} more files" if len(links) > 1 else ""
+    return f"{links[0].name}{more} of the folder are links to elsewhere ({links[0].resolve()})"
+
+
 def _refuse_adapters(folder: Path, reference: str) -> None:
     if (folder / "adapter_config.json").is_file():
         raise CheckpointError(
@@ -314,10 +324,8 @@ def _facts_key(content: str) -> str:
 
 
 def _recall_facts(file: Path) -> Facts | None:
-    try:
-        return Facts(**json.loads(file.read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return None
+    facts = recall(file)
+    return None if facts is None else Facts(**facts)
 
 
 def _read_tensor(info: TensorInfo) -> NDArray[np.floating[Any]]:

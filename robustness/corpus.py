@@ -30,6 +30,7 @@ from robustness.corpus_files import (
     read_text,
 )
 from robustness.errors import CorpusError
+from robustness.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -106,7 +107,7 @@ def load_corpus(reference: str, *, layout: Literal["auto", "packed", "lines"] = 
         raise CorpusError(f"corpus {reference} holds no text; name one that does")
     return Corpus(
         reference=reference,
-        description=f"{source.name} ({count})",
+        description=plain(f"{source.name} ({count})"),
         layout=chosen,
         texts=texts,
         fingerprint=_fingerprint(reference, chosen, texts),

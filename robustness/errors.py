@@ -4,9 +4,17 @@ A message is one sentence that can be shown to a user without a traceback. The p
 each of these into ``pytest.UsageError`` (exit code 4) before a run and into a test error within it.
 """
 
+from robustness.plain import plain
+
 
 class RobustnessError(Exception):
-    """Base of everything this package raises on purpose."""
+    """Base of everything this package raises on purpose.
+
+    Its message is always one printable line, whatever names from a checkpoint it quotes.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(plain(message))
 
 
 class CheckpointError(RobustnessError):

@@ -1,10 +1,12 @@
 """Files that other processes read or write at the same time."""
 
+import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(file: Path, text: str) -> None:
@@ -25,6 +27,30 @@ def write_atomically(file: Path, text: str) -> None:
         raise
 
 
+def remember(file: Path, facts: Mapping[str, Any]) -> None:
+    """Write a few facts (JSON types) with their checksum.
+
+    Raises:
+        OSError: As of :func:`write_atomically`.
+    """
+    write_atomically(file, json.dumps({"facts": facts, "sha256": _checksum(facts)}))
+
+
+def recall(file: Path) -> dict[str, Any] | None:
+    """What :func:`remember` wrote; None where it is missing, or not exactly that."""
+    try:
+        value = json.loads(file.read_bytes())
+        facts: dict[str, Any] = value["facts"]
+        intact = isinstance(facts, dict) and value["sha256"] == _checksum(facts)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return facts if intact else None
+
+
+def _checksum(facts: Mapping[str, Any]) -> str:
+    return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
 def temporary_folder(beside: Path) -> Path:
     """A new folder beside another, readable by whom new folders are readable by."""
     beside.parent.mkdir(parents=True, exist_ok=True)
@@ -37,6 +63,25 @@ def _umask() -> int:
     current = os.umask(0o077)
     os.umask(current)
     return current
+
+
+def linked_elsewhere(folder: Path, files: Iterable[Path]) -> list[Path]:
+    """Those files of a folder that are links to others, which lie outside of it.
+
+    The blobs beside a snapshot in a Hub cache, named by their content, are a part of it.
+
+    Raises:
+        OSError: A file is gone.
+    """
+    real = folder.resolve(strict=True)
+    own = [real]
+    if real.parent.name == "snapshots":
+        own.append(real.parents[1] / "blobs")
+    return [
+        file
+        for file in files
+        if not any(file.resolve(strict=True).is_relative_to(place) for place in own)
+    ]
 
 
 def stamp(files: Iterable[Path]) -> str:

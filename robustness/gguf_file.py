@@ -82,7 +82,7 @@ def _parse(blob: mmap.mmap, file: Path) -> GgufSummary:
         raise CheckpointError(f"{file} does not say which architecture it holds: it is damaged.")
 
     shapes: dict[str, tuple[int, ...]] = {}
-    end = 0
+    places: list[tuple[int, int]] = []
     for _ in range(n_tensors):
         name, position = _string(blob, position)
         (n_dimensions,) = struct.unpack_from("<I", blob, position)
@@ -93,9 +93,10 @@ def _parse(blob: mmap.mmap, file: Path) -> GgufSummary:
         kind, offset = struct.unpack_from("<IQ", blob, position)
         position += 12
         shapes[name] = tuple(reversed(shape))
-        end = max(end, offset + _tensor_bytes(kind, shapes[name], file))
+        places.append((offset, offset + _tensor_bytes(kind, shapes[name], file)))
     if not shapes:
         raise CheckpointError(f"{file} holds no tensors: it is a vocabulary without a model.")
+    end = _end(places, alignment, file)
     data = -(-position // alignment) * alignment
     if data + end > len(blob):
         raise CheckpointError(
@@ -103,6 +104,19 @@ def _parse(blob: mmap.mmap, file: Path) -> GgufSummary:
             f"{len(blob)}; download or copy it again."
         )
     return GgufSummary(architecture=architecture, shapes=shapes)
+
+
+def _end(places: list[tuple[int, int]], alignment: int, file: Path) -> int:
+    """Where the last tensor ends; each begins at a multiple of the alignment, none in another."""
+    end = 0
+    for start, stop in sorted(places):
+        if start < end or start % alignment:
+            raise CheckpointError(
+                f"{file} is damaged: a tensor begins at byte {start} of its data, where none can "
+                "begin; download or copy it again."
+            )
+        end = stop
+    return end
 
 
 def _string(blob: mmap.mmap, position: int) -> tuple[str, int]:

@@ -5,7 +5,6 @@ written atomically: any number of processes may read and write them at once.
 """
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from robustness.errors import CheckpointError
-from robustness.files import write_atomically
+from robustness.files import recall, remember
 
 _SLOW_BYTES = 500_000_000  # from here on hashing takes about a second or more: say so
 # A file changed twice within the clock's granularity keeps its time stamp; as in git's index, a
@@ -59,7 +58,7 @@ def file_sha256(
         raise CheckpointError(f"{file} changed while it was read: wait until it is written.")
     if record is not None and started - before.st_mtime_ns > _RACY_NS:
         with suppress(OSError):  # what cannot be remembered is hashed again
-            write_atomically(record, json.dumps({"stamp": stamp, "sha256": digest}))
+            remember(record, {"stamp": stamp, "sha256": digest})
     return digest
 
 
@@ -71,14 +70,11 @@ def files_hash(files: Iterable[Path], digests: Mapping[Path, str]) -> str:
 
 def _recall(record: Path, stamp: list[object]) -> str | None:
     """The remembered hash; a missing, damaged or outdated record is none."""
-    try:
-        value = json.loads(record.read_bytes())
-    except (OSError, ValueError):
+    facts = recall(record)
+    if facts is None or facts.get("stamp") != stamp:
         return None
-    if not isinstance(value, dict) or value.get("stamp") != stamp:
-        return None
-    digest = value.get("sha256")
-    return digest if isinstance(digest, str) and _is_sha256(digest) else None
+    digest: str = facts["sha256"]
+    return digest
 
 
 def _is_sha256(text: str) -> bool:

@@ -303,7 +303,7 @@ def _table(file: Path) -> dict[str, Any]:
         raise PolicyError(f"{file} is not a file; a policy is a TOML file")
     try:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:  # also numbers and nesting beyond limits
         raise PolicyError(f"{file} is not valid TOML: {error}") from None
     tool = data.get("tool", {})
     nested = tool.get("robustness") if isinstance(tool, dict) else None

@@ -5,17 +5,20 @@ vector[i + j]), so that a model of any size takes megabytes, and yet no two feat
 no normalisation sees a constant. Buffers are real.
 """
 
+import contextlib
 import copy
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from robustness.errors import CheckpointError
-from robustness.loading import loading_errors, quiet
+from robustness.loading import loading_errors, quiet, require_memory
 from robustness.weights import TensorInfo
 
 _MAX_LAYERS = 10_000  # a config that asks for more is hostile: building it would take hours
+_MAX_MODULES = 300_000  # five times as many as the largest mixtures of experts have
 _MAX_AXES = 100_000_000  # sum of one parameter's axes; the largest vocabularies have 10^6 rows
 _MATRIX_STD = 0.02  # the usual initialisation of linear layers and embeddings
 _VECTOR_MEAN = 1.0  # scales of normalisations are vectors, and 1 is their neutral value
@@ -33,7 +36,7 @@ def build_skeleton(cls: Any, config: Any, *, what: str) -> Any:
         The model in eval mode, weights tied as its config says, no parameter requiring gradients.
 
     Raises:
-        CheckpointError: The config cannot be built.
+        CheckpointError: The config cannot be built, or asks for absurd sizes.
     """
     import accelerate  # type: ignore[import-untyped]
 
@@ -45,15 +48,57 @@ def build_skeleton(cls: Any, config: Any, *, what: str) -> Any:
     config = copy.deepcopy(config)
     config._experts_implementation = "eager"  # grouped kernels refuse overlapping weights
     with loading_errors(f"The config.json of {what}"), quiet():
-        with accelerate.init_empty_weights(include_buffers=False):
+        _require_modest_sizes(cls, config, what)
+        with _count_modules(what), accelerate.init_empty_weights(include_buffers=False):
             model = cls(config)
-        largest = max((tuple(p.shape) for p in model.parameters()), key=sum, default=())
-        if sum(largest) > _MAX_AXES:
-            raise CheckpointError(f"{what} asks for a parameter of {largest} in config.json.")
         _fill(model)
         model.tie_weights()
     model.eval()
     return model
+
+
+def _require_modest_sizes(cls: Any, config: Any, what: str) -> None:
+    """Refuse absurd parameters, and buffers (positions, causal masks) beyond free memory.
+
+    Found on a model of no memory at all, since buffers will be real. A class that cannot be built
+    like that is left to the real thing.
+    """
+    import torch
+
+    try:
+        with _count_modules(what), torch.device("meta"):
+            model = cls(config)
+    except CheckpointError:
+        raise
+    except Exception:
+        return
+    tensors = [*model.parameters(), *model.buffers()]
+    largest = max((tuple(tensor.shape) for tensor in tensors), key=sum, default=())
+    if sum(largest) > _MAX_AXES:
+        raise CheckpointError(f"{what} asks for a tensor of {largest} in config.json.")
+    n_bytes = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+    require_memory(n_bytes, what=f"Building {what} as its config.json asks")
+
+
+@contextlib.contextmanager
+def _count_modules(what: str) -> Iterator[None]:
+    """Stops building a model that a config asks for absurdly many parts of."""
+    from torch.nn.modules.module import register_module_module_registration_hook
+
+    numbers = itertools.count(1)
+
+    def count(*_: object) -> None:
+        if next(numbers) > _MAX_MODULES:
+            raise CheckpointError(
+                f"{what} asks for more than {_MAX_MODULES} modules in config.json: that is no "
+                "model."
+            )
+
+    hook = register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _fill(model: Any) -> None:

@@ -154,7 +154,7 @@ class Store:
                 return record
         except OSError:  # not there, or not readable now: no reason to throw it away
             return None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             pass
         with suppress(OSError):
             path.unlink(missing_ok=True)

@@ -20,13 +20,15 @@ TOKENIZER_FILES = (
     "tekken*.json",
     "*.codes",  # fastBPE
 )
+SAVE_AGAIN = "save it again with tokenizer.save_pretrained()"
+_MAX_FILE_BYTES = 200_000_000  # the largest vocabularies, of 10^6 tokens, take a fifth of it
 
 
 def tokenizer_files(folder: Path) -> tuple[Path, ...]:
     """The files of a folder that decide how text is tokenized, by name.
 
     Raises:
-        CheckpointError: There are none.
+        CheckpointError: There are none, or one has a size that no tokenizer needs.
     """
     files = {path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()}
     if not files:
@@ -34,6 +36,12 @@ def tokenizer_files(folder: Path) -> tuple[Path, ...]:
             f"{folder} has no tokenizer: save it beside the weights with "
             "tokenizer.save_pretrained()."
         )
+    for file in sorted(files):
+        if file.stat().st_size > _MAX_FILE_BYTES:
+            raise CheckpointError(
+                f"{file} has {file.stat().st_size} bytes, which no tokenizer needs: it is damaged "
+                "or no tokenizer."
+            )
     return tuple(sorted(files))
 
 
@@ -46,8 +54,7 @@ def load_tokenizer(folder: Path, *, what: str) -> Any:
     from transformers import AutoTokenizer
 
     tokenizer_files(folder)
-    advice = "save it again with tokenizer.save_pretrained()"
-    with loading_errors(f"The tokenizer of {what}", advice=advice), quiet():
+    with loading_errors(f"The tokenizer of {what}", advice=SAVE_AGAIN), quiet():
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
@@ -72,7 +79,9 @@ def verify_tokenizer(tokenizer: Any, *, rows: int, scoring: Scoring, what: str) 
             f"The tokenizer of {what} has no vocabulary: its vocabulary file is missing; save it "
             "again with tokenizer.save_pretrained()."
         )
-    highest = max(vocabulary.values())
+    with loading_errors(f"The tokenizer of {what}", advice=SAVE_AGAIN), quiet():
+        around: list[int] = tokenizer("a", add_special_tokens=True)["input_ids"]
+    highest = max(*vocabulary.values(), *around)
     if highest >= rows:
         raise CheckpointError(
             f"The tokenizer does not fit {what}: it knows ids up to {highest}, the embedding has "

@@ -21,6 +21,7 @@ from robustness.looks import (
     look_at_factor,
     look_at_ratio,
 )
+from robustness.plain import plain
 from robustness.precision import Precision, reduced_precision, reduced_precision_of_draws
 from robustness.sequential import alpha_for, blind_share
 
@@ -98,7 +99,7 @@ class Verdict:
     def __repr__(self) -> str:
         """One line, as an assertion shows it."""
         parts = [f"{self.outcome.upper()}: {self.claim}", self._measured(), self.reason]
-        return f"<{'; '.join(' '.join(part.split()) for part in parts if part)}>"
+        return f"<{'; '.join(plain(' '.join(part.split())) for part in parts if part)}>"
 
     def explain(self) -> str:
         """Two or three lines for people: the claim, the numbers, and the reason if there is one."""
@@ -107,7 +108,7 @@ class Verdict:
             lines.append(f"{self._measured()}{self._basis()}{self._blindness()}")
         if self.reason:
             lines.append(self.reason)
-        return "\n".join(lines)
+        return "\n".join(map(plain, lines))
 
     def _measured(self) -> str:
         if self.ratio is None:

@@ -4,7 +4,8 @@ Done on a skeleton and on the names and shapes in the files' headers; weights ar
 where names cannot tell.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -29,6 +30,9 @@ from robustness.weights import TensorInfo, read_json
 # Settings of config.json that would make transformers read other files than those verified, or
 # fetch kernels from the Hub; a checkpoint has no business deciding either.
 _FOREIGN_SETTINGS = ("transformers_weights", "fusion_config", "kernel_config", "distributed_config")
+# Settings that transformers makes lists of that length from as soon as it reads them.
+_COUNTS = re.compile(r"num_labels|(?:\w+_)?(?:layers?|experts?|heads?|blocks?|groups?)")
+_MAX_COUNT = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,11 @@ def load_config(folder: Path, *, what: str) -> Any:
     from transformers.models.auto import configuration_auto
 
     settings = read_json(folder / "config.json")
+    for name, count in _counts(settings):
+        if count > _MAX_COUNT:
+            raise CheckpointError(
+                f"{what} sets {name} to {count} in config.json: that is no model."
+            )
     model_type = settings.get("model_type")
     known: Any = getattr(configuration_auto, "CONFIG_MAPPING_NAMES")  # noqa: B009 (untyped)
     if model_type is not None and str(model_type) not in known and "auto_map" not in settings:
@@ -69,6 +78,15 @@ def load_config(folder: Path, *, what: str) -> Any:
         config._attn_implementation = None  # transformers' default, never a kernel from the Hub
         config._experts_implementation = None
     return config
+
+
+def _counts(settings: Any) -> Iterator[tuple[str, float]]:
+    """The settings that say how many of something there are, also those of parts of the model."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _counts(value)
+        elif isinstance(value, int | float) and _COUNTS.fullmatch(name):
+            yield name, value
 
 
 def verify(

@@ -113,6 +113,10 @@ def read_header(file: Path) -> list[TensorInfo]:
             shorter or longer than the header promises.
     """
     header, data_bytes = _read_header_json(file)
+    metadata = header.get("__metadata__", {})
+    texts = (*metadata, *metadata.values()) if isinstance(metadata, dict) else (metadata,)
+    if not all(map(_is_text, (*texts, *header))):
+        raise CheckpointError(f"{file} is damaged: its metadata or a name in it is no text.")
     entries = [
         _tensor_entry(file, name, entry) for name, entry in header.items() if name != "__metadata__"
     ]
@@ -170,6 +174,8 @@ def _tensor_entry(file: Path, name: str, entry: Any) -> tuple[TensorInfo, int, i
 
     if not isinstance(entry, dict):
         damaged("has no description")
+    if surplus := entry.keys() - {"dtype", "shape", "data_offsets"}:
+        damaged(f"is described by the unknown {min(surplus)!r}")
     dtype: Any = entry.get("dtype")
     shape: Any = entry.get("shape")
     offsets: Any = entry.get("data_offsets")
@@ -183,6 +189,11 @@ def _tensor_entry(file: Path, name: str, entry: Any) -> tuple[TensorInfo, int, i
     if math.prod(shape) * _BITS[dtype] != (stop - start) * 8:
         damaged(f"of shape {shape} and dtype {dtype} cannot fill {stop - start} bytes")
     return TensorInfo(name=name, file=file, dtype=dtype, shape=tuple(shape)), start, stop
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is a string without half a surrogate, which only an escape can bring in."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _is_sizes(value: Any) -> bool:

@@ -332,7 +332,7 @@ def test_without_a_declared_class_and_without_a_head_it_is_refused(
         ({"model_type": ["x"]}, "is of type"),
         ({"architectures": ["a b\x1b"]}, "impossible class"),
         ({"vocab_size": 10**9}, "asks for"),
-        ({"num_hidden_layers": 10**9}, "1000000000 layers"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers to 1000000000"),
         ({"num_hidden_layers": 3}, r"lacks weights .*bert\.encoder\.layer\.2"),
         ({"vocab_size": 99}, "is 32 x 16 in the files, BertForMaskedLM needs 99 x 16"),
         ({"hidden_size": 10**13}, "config.json"),

@@ -7,6 +7,7 @@ from typing import NoReturn
 import pytest
 
 from robustness.checks import Check
+from robustness.plain import plain
 from robustness.verdict import Verdict
 
 Dims = tuple[int, ...]
@@ -81,4 +82,4 @@ def rerun_hint(item: pytest.Item) -> str:
         if values:
             kept.append(argument)
             values = argument.startswith("-") and "=" not in argument
-    return f"again: pytest {shlex.join([*kept, '-k', item.name])}"
+    return plain(f"again: pytest {shlex.join([*kept, '-k', item.name])}", limit=None)

@@ -17,6 +17,8 @@ from typing import Protocol
 
 import pytest
 
+from robustness.plain import plain
+
 TERMINAL_EVERY_S = 0.25
 LOG_EVERY_S = 30.0
 STEP_AFTER_S = 10.0
@@ -69,6 +71,7 @@ class Line:
 
     def show_now(self, text: str) -> None:
         """Show the text whether or not it is time to."""
+        text = plain(text)
         if not self._terminal:
             self._write(f"\n  {text} ")
             return
@@ -83,7 +86,7 @@ class Line:
             self.show_now(text)
             return
         self._forget_step()
-        self._step = threading.Timer(STEP_AFTER_S, self._write, [f"robustness: {text}\n"])
+        self._step = threading.Timer(STEP_AFTER_S, self._write, [f"robustness: {plain(text)}\n"])
         self._step.daemon = True
         self._step.start()
 

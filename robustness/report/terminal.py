@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from robustness.detection import Examination
+from robustness.plain import plain
 from robustness.plan import PlannedCheckpoint, RunPlan
 
 COLUMNS = ("check", "dims", "measured", "interval", "needed", "blocks", "verdict")
@@ -60,10 +61,10 @@ def partial(left_out: int, planned: int) -> list[str]:
 def _wrapped(line: str) -> list[str]:
     """A line in pieces that fit the width, indented more from the second on.
 
-    What has no spaces, like a path, stays whole.
+    What has no spaces, like a path, stays whole. No name in it can be more than text.
     """
     indent = line[: len(line) - len(line.lstrip())]
-    return textwrap.wrap(
+    lines = textwrap.wrap(
         line.strip(),
         WIDTH,
         initial_indent=indent,
@@ -71,6 +72,7 @@ def _wrapped(line: str) -> list[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
+    return [plain(line, limit=None) for line in lines]
 
 
 def _checkpoint_header(planned: PlannedCheckpoint) -> list[str]:
@@ -125,7 +127,7 @@ def write_summary(reporter: Reporter, facts: Mapping[str, Any], problems: Sequen
             bold=True,
         )
     for problem in problems:
-        reporter.write_line(f"robustness: {problem}", red=True, bold=True)
+        reporter.write_line(plain(f"robustness: {problem}"), red=True, bold=True)
 
 
 def _write_checkpoint(reporter: Reporter, checkpoint: Mapping[str, Any]) -> None:

@@ -1,0 +1,32 @@
+"""Text from outside made fit for a terminal, a log file and the log of a CI job.
+
+Names of folders, files, tensors, columns and keys come from whoever made a checkpoint. Printed as
+they are, they could move the cursor, forge lines of a report, or give GitHub's runner a command:
+it obeys log lines that begin with ``::`` (blanks before it count for nothing) or contain ``##[``.
+"""
+
+_MAX_CHARACTERS = 2000
+"""Of one line: enough for every sentence of ours, and for the paths in it."""
+
+
+def plain(text: str, *, limit: int | None = _MAX_CHARACTERS) -> str:
+    r"""The text as one printable line that no terminal and no CI runner acts upon.
+
+    Control characters, line ends, invisible and reordering characters and broken surrogates become
+    escapes as in Python's source (``\x1b``, ``\n``, ``\u202e``); all other text stays as it is.
+
+    Args:
+        text: any text.
+        limit: length from which the middle is left out, in characters.
+    """
+    if limit is not None and len(text) > limit:
+        text = f"{text[: limit // 2]} … {text[-(limit // 2) :]}"
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else _escape(c) for c in text)
+    text = text.replace("##[", r"##\[")
+    start = len(text) - len(text.lstrip())
+    return f"{text[:start]}\\{text[start:]}" if text.startswith("::", start) else text
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape", errors="surrogatepass").decode("ascii")
