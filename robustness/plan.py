@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustness.baseline import CheckpointProfile
 from robustness.checks import Check, planned_checks
 from robustness.detection import Examination
 from robustness.errors import PolicyError
@@ -38,6 +39,7 @@ class PlannedCheckpoint:
         text_blocks: text blocks in the corpus.
         notes: what the user should know about the checkpoint or the corpus.
         checks: in the order of the suite.
+        baseline: the profile that it is compared with.
     """
 
     label: str
@@ -49,6 +51,7 @@ class PlannedCheckpoint:
     text_blocks: int
     notes: tuple[str, ...]
     checks: tuple[Check, ...]
+    baseline: CheckpointProfile | None = None
 
     def load(self) -> "Checkpoint":
         """The checkpoint itself; nothing is resolved again."""
@@ -67,6 +70,7 @@ class RunPlan:
         comparisons: statistical comparisons in the full plan (m).
         store_root: folder of the store.
         policy_source: file that the policy came from; ``None`` for defaults.
+        baseline_source: file of the profile that the checkpoints are compared with.
     """
 
     checkpoints: tuple[PlannedCheckpoint, ...]
@@ -74,6 +78,7 @@ class RunPlan:
     comparisons: int
     store_root: Path
     policy_source: str | None
+    baseline_source: str | None = None
 
     @property
     def alpha(self) -> float:
@@ -99,6 +104,7 @@ class RunPlan:
                         "text_blocks": planned.text_blocks,
                         "notes": list(planned.notes),
                         "checks": [check.to_dict() for check in planned.checks],
+                        "baseline": planned.baseline and planned.baseline.to_dict(),
                     }
                     for planned in self.checkpoints
                 ],
@@ -106,6 +112,7 @@ class RunPlan:
                 "comparisons": self.comparisons,
                 "store_root": str(self.store_root),
                 "policy_source": self.policy_source,
+                "baseline_source": self.baseline_source,
             }
         )
 
@@ -125,6 +132,8 @@ class RunPlan:
                     text_blocks=planned["text_blocks"],
                     notes=tuple(planned["notes"]),
                     checks=tuple(map(Check.from_dict, planned["checks"])),
+                    baseline=planned["baseline"]
+                    and CheckpointProfile.from_dict(planned["baseline"]),
                 )
                 for planned in data["checkpoints"]
             ),
@@ -132,6 +141,7 @@ class RunPlan:
             comparisons=data["comparisons"],
             store_root=Path(data["store_root"]),
             policy_source=data["policy_source"],
+            baseline_source=data["baseline_source"],
         )
 
 

@@ -21,6 +21,7 @@ Rule = Literal["busters"]
 LayoutChoice = Literal["auto", "packed", "lines"]
 
 Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Tolerance = Annotated[float, Field(gt=1, allow_inf_nan=False)]
 
 
 class _Strict(BaseModel):
@@ -109,6 +110,20 @@ class MagnitudeAloneIsHarmless(_Check):
     max_ratio: Ratio = Field(default=1.5, description="must stay below this factor")
 
 
+class MatchesBaseline(_Check):
+    """How far a checkpoint may be from a saved profile (``--robustness-baseline``)."""
+
+    dims: Literal["same", "subset", "superset", "any"] = Field(
+        default="same", description="outlier dimensions: same, none new, none gone, or any"
+    )
+    max_perplexity_ratio: Tolerance = Field(
+        default=1.05, description="perplexity may be up to this many times the profile's"
+    )
+    max_degradation_ratio: Tolerance = Field(
+        default=1.5, description="a degradation may differ by this factor, up or down"
+    )
+
+
 class Checks(_Strict):
     """Thresholds of the packaged suite's checks, by the test's name without ``test_``."""
 
@@ -119,6 +134,7 @@ class Checks(_Strict):
     random_ablation_is_harmless: RandomAblationIsHarmless = RandomAblationIsHarmless()
     outliers_matter_more_than_chance: OutliersMatterMoreThanChance = OutliersMatterMoreThanChance()
     magnitude_alone_is_harmless: MagnitudeAloneIsHarmless = MagnitudeAloneIsHarmless()
+    matches_baseline: MatchesBaseline = MatchesBaseline()
 
 
 class Settings(_Strict):

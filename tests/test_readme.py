@@ -66,10 +66,19 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.fixture(scope="module")
+def baseline(workplace: Path) -> Path:
+    """The profile that the README compares with."""
+    command = next(text for text in PYTEST_COMMANDS if "--robustness-save-baseline=" in text)
+    result = _run(shlex.split(command), workplace)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return workplace / "baseline.json"
+
+
 def _run(arguments: list[str], place: Path) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
-        "PYTHONPATH": str(place / "packages"),
+        "PYTHONPATH": os.pathsep.join([str(place / "packages"), str(ROOT)]),
         "HF_HUB_CACHE": str(place / "hub"),
         "HF_HUB_OFFLINE": "1",
         "XDG_CACHE_HOME": str(place / "cache"),
@@ -89,7 +98,9 @@ def _run(arguments: list[str], place: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("command", PYTEST_COMMANDS)
-def test_the_commands_run(command: str, workplace: Path) -> None:
+def test_the_commands_run(command: str, workplace: Path, request: pytest.FixtureRequest) -> None:
+    if "--robustness-baseline=" in command:
+        request.getfixturevalue("baseline")
     result = _run(shlex.split(command), workplace)
     assert result.returncode in (0, 1), result.stdout + result.stderr
     assert "Traceback" not in result.stdout + result.stderr

@@ -14,6 +14,9 @@ Dims = tuple[int, ...]
 _KEPT = ("--model", "--robustness-")
 """Options that a command to run one test again needs."""
 
+_WRITING = ("--robustness-json", "--robustness-save-baseline")
+"""Options that it does not need."""
+
 VERDICT = pytest.StashKey[Verdict]()
 """The verdict of a suite's test item."""
 
@@ -77,7 +80,7 @@ def rerun_hint(item: pytest.Item) -> str:
     values = False  # whether the option before was kept and its value comes now
     for argument in map(str, item.config.invocation_params.args):
         if argument.startswith("-"):
-            values = argument.startswith(_KEPT) and not argument.startswith("--robustness-json")
+            values = argument.startswith(_KEPT) and not argument.startswith(_WRITING)
         if values:
             kept.append(argument)
             values = argument.startswith("-") and "=" not in argument

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from robustness import __version__
+from robustness.baseline import CheckpointProfile
 from robustness.checks import Check
 from robustness.plan import PlannedCheckpoint, RunPlan
 from robustness.verdict import Verdict
@@ -90,6 +91,7 @@ def run_facts(
         "comparisons": plan.comparisons,
         "alpha": plan.alpha,
         "policy": plan.policy_source,
+        "baseline": plan.baseline_source,
         "partial": partial,
         "problems": failures,
         "exit_status": exit_status,
@@ -142,7 +144,22 @@ def _checkpoint_facts(
         "rule": examination.detection.rule,
         "expected_by_chance": examination.detection.by_chance,
         "outliers": [outlier.to_dict() for outlier in examination.detection.outliers],
+        "baseline": _baseline_facts(planned.baseline),
         "checks": checks,
+    }
+
+
+def _baseline_facts(profile: CheckpointProfile | None) -> dict[str, Any] | None:
+    """What a checkpoint was compared with."""
+    if profile is None:
+        return None
+    return {
+        "label": profile.label,
+        "reference": profile.reference,
+        "revision": profile.revision,
+        "text_blocks": profile.held,
+        "perplexity": profile.perplexity,
+        "dims": list(profile.dims),
     }
 
 

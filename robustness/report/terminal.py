@@ -81,7 +81,18 @@ def _checkpoint_header(planned: PlannedCheckpoint) -> list[str]:
         f"{planned.block_size} tokens; {checkpoint['scoring']} scoring, seed {settings.seed}, "
         f"profile {settings.profile}" + (", exhaustive" if settings.exhaustive else ""),
         f"  {found.detection.rule}: {', '.join(map(str, dims)) or 'none'}",
+        *_baseline_header(planned),
         *(f"  note: {note}" for note in planned.notes),
+    ]
+
+
+def _baseline_header(planned: PlannedCheckpoint) -> list[str]:
+    profile = planned.baseline
+    if profile is None:
+        return []
+    return [
+        f"  baseline: {profile.reference} at {profile.revision}, {profile.held} of "
+        f"{profile.text_blocks} text blocks"
     ]
 
 
