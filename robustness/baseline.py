@@ -35,6 +35,8 @@ SCHEMA: Literal[1] = 1
 KIND: Literal["robustness profile"] = "robustness profile"
 MOST_BYTES = 256 * 1024**2
 """A profile of 100,000 text blocks and 20 ablations has about 40 MB."""
+MOST_NATS = 1e12
+"""Of a text block: sums of what is read cannot overflow."""
 
 
 def _printable(text: str) -> str:
@@ -47,17 +49,17 @@ def _nats(value: Any) -> Any:
     return math.inf if value == "inf" else value  # JSON has no such number
 
 
-def _no_nan(value: float) -> float:
-    if not value > -math.inf:
-        raise ValueError("must be a number of nats")
+def _sane(value: float) -> float:
+    if not (abs(value) <= MOST_NATS or value == math.inf):
+        raise ValueError("must be a number of nats, or inf")
     return value
 
 
 Text = Annotated[str, Field(max_length=4096), AfterValidator(_printable)]
 Index = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
-Nats = Annotated[float, Field(allow_inf_nan=False)]
-AblatedNats = Annotated[float, BeforeValidator(_nats), AfterValidator(_no_nan)]
+Nats = Annotated[float, Field(ge=-MOST_NATS, le=MOST_NATS, allow_inf_nan=False)]
+AblatedNats = Annotated[float, BeforeValidator(_nats), AfterValidator(_sane)]
 T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid", strict=True)
 

@@ -53,6 +53,9 @@ class _Check(_Strict):
     enabled: bool = Field(default=True, description="whether the check runs")
 
 
+C = TypeVar("C", bound=_Check)
+
+
 class WeightsAreFinite(_Check):
     """All parameters are finite, and the intact model beats a uniform guess."""
 
@@ -265,6 +268,15 @@ def load_policy(
         overrides=whole.checkpoints,
         options=given,
     )
+
+
+def load_check(check: type[C], values: Mapping[str, Any]) -> C:
+    """The settings of one check, given on the command line.
+
+    Raises:
+        PolicyError: naming the setting and what would be right.
+    """
+    return _validated(check, values, "command line")
 
 
 def _matches(glob: str, reference: str, label: str) -> bool:

@@ -31,6 +31,7 @@ def _commands() -> list[str]:
     return [line.removeprefix("$ ").partition("  #")[0].strip() for line in lines if line]
 
 
+OUR_COMMANDS = [command for command in _commands() if command.startswith("robustness ")]
 PYTEST_COMMANDS = [command for command in _commands() if command.startswith("pytest ")]
 
 
@@ -67,12 +68,12 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def baseline(workplace: Path) -> Path:
-    """The profile that the README compares with."""
-    command = next(text for text in PYTEST_COMMANDS if "--robustness-save-baseline=" in text)
-    result = _run(shlex.split(command), workplace)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return workplace / "baseline.json"
+def baselines(workplace: Path) -> None:
+    """The profiles that the README compares, by the README's commands."""
+    for command in PYTEST_COMMANDS:
+        if "--robustness-save-baseline=" in command:
+            result = _run(shlex.split(command), workplace)
+            assert result.returncode == 0, result.stdout + result.stderr
 
 
 def _run(arguments: list[str], place: Path) -> subprocess.CompletedProcess[str]:
@@ -99,8 +100,8 @@ def _run(arguments: list[str], place: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("command", PYTEST_COMMANDS)
 def test_the_commands_run(command: str, workplace: Path, request: pytest.FixtureRequest) -> None:
-    if "--robustness-baseline=" in command:
-        request.getfixturevalue("baseline")
+    if "baseline" in command:
+        request.getfixturevalue("baselines")
     result = _run(shlex.split(command), workplace)
     assert result.returncode in (0, 1), result.stdout + result.stderr
     assert "Traceback" not in result.stdout + result.stderr
@@ -109,6 +110,14 @@ def test_the_commands_run(command: str, workplace: Path, request: pytest.Fixture
     else:
         assert "outliers are present" in result.stdout
         assert re.search(r"weights are finite .* (pass|fail)", result.stdout)
+
+
+@pytest.mark.parametrize("command", OUR_COMMANDS)
+@pytest.mark.usefixtures("baselines")
+def test_the_console_program_runs(command: str, workplace: Path) -> None:
+    result = _run(shlex.split(command), workplace)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "another-one" in result.stdout
 
 
 def test_the_example_tests_pass(workplace: Path) -> None:
