@@ -5,7 +5,8 @@ Made once, before any test runs; plain data, so that every worker process holds 
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from robustness.baseline import CheckpointProfile
 from robustness.checks import Check, planned_checks
 from robustness.detection import Examination
 from robustness.errors import PolicyError
+from robustness.expected import with_expectations
 from robustness.policy import Policy, Settings
 from robustness.verdict import alpha_for
 from robustness.vetting import Vetting
@@ -88,6 +90,16 @@ class RunPlan:
     def named(self, label: str) -> PlannedCheckpoint:
         """The checkpoint with this label."""
         return next(planned for planned in self.checkpoints if planned.label == label)
+
+    def expecting(self, today: date) -> "RunPlan":
+        """The plan with the failures that its checkpoints' policy expects."""
+        checkpoints = tuple(
+            replace(
+                planned, checks=with_expectations(planned.checks, planned.settings, today=today)
+            )
+            for planned in self.checkpoints
+        )
+        return replace(self, checkpoints=checkpoints)
 
     def to_json(self) -> str:
         """One text that holds the plan."""

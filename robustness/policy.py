@@ -7,12 +7,22 @@ one precedence: command line, then policy file, then defaults.
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import date
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 
 from robustness.errors import PolicyError
 
@@ -49,8 +59,36 @@ class Rules(_Strict):
     busters: Busters = Busters()
 
 
+def _day(value: Any) -> Any:
+    """TOML's date, or its ISO text, in which plans travel."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return date.fromisoformat(value)
+    return value
+
+
+Day = Annotated[date, BeforeValidator(_day), PlainSerializer(date.isoformat)]
+
+
 class _Check(_Strict):
     enabled: bool = Field(default=True, description="whether the check runs")
+    expected: Literal["fail"] | None = Field(
+        default=None, description="'fail': the check may fail, for a reason, until a date"
+    )
+    reason: str | None = Field(
+        default=None, min_length=1, max_length=500, description="why it is expected to fail"
+    )
+    expires: Day | None = Field(default=None, description="last day on which it may, a date")
+
+    @model_validator(mode="after")
+    def _expectation_is_whole(self) -> Self:
+        parts = (self.expected, self.reason, self.expires)
+        if any(part is None for part in parts) and any(part is not None for part in parts):
+            raise ValueError(
+                'expected = "fail" needs a reason and a date on which it expires '
+                "(expires = 2030-01-31), and they need it"
+            )
+        return self
 
 
 C = TypeVar("C", bound=_Check)

@@ -60,7 +60,7 @@ class Controller:
                 store_root=store_root(self.config),
                 progress=self.progress.step,
             )
-            self.plan = baselines.compared(self.config, self.plan)
+            self.plan = baselines.compared(self.config, self.plan).expecting(self.started.date())
         except RobustnessError as error:
             raise pytest.UsageError(f"robustness: {error}") from None
         finally:

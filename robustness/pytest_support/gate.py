@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NoReturn
 
 import pytest
@@ -38,6 +39,13 @@ class Gate:
         record(self._item, verdict)
         if verdict.outcome == "not applicable":
             pytest.skip(f"not applicable: {verdict.reason}")
+        expected = self._check.expected_failure
+        if verdict.outcome == "fail" and expected is not None:
+            if not expected.expired:
+                self._item.user_properties.append(("expected", "fail"))
+                pytest.xfail(str(expected))
+            reasons = [part for part in (verdict.reason, str(expected)) if part]
+            verdict = replace(verdict, reason="; ".join(reasons))
         if not verdict:
             pytest.fail(f"{verdict.explain()}\n{rerun_hint(self._item)}", pytrace=False)
 
