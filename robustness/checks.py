@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from robustness.detection import Examination
+from robustness.expected import ExpectedFailure
 from robustness.policy import Settings
 
 NO_OUTLIERS = "no outlier dimensions were found"
@@ -20,6 +21,7 @@ class Check:
         suffix: its part of the test id, after the checkpoint's label.
         statistical: whether its verdict is a statistical comparison (counted in m).
         not_applicable: why it cannot be asked, or ``None``.
+        expected_failure: why and until when it may fail, or ``None``.
     """
 
     test: str
@@ -27,6 +29,12 @@ class Check:
     suffix: str = ""
     statistical: bool = True
     not_applicable: str | None = None
+    expected_failure: ExpectedFailure | None = None
+
+    @property
+    def may_fail(self) -> bool:
+        """Whether a failure is expected, and the mark has not expired."""
+        return self.expected_failure is not None and not self.expected_failure.expired
 
     def test_id(self, label: str) -> str:
         """The part in brackets of its test's name: ``bert-dim308``."""
@@ -44,12 +52,20 @@ class Check:
             "suffix": self.suffix,
             "statistical": self.statistical,
             "not_applicable": self.not_applicable,
+            "expected_failure": self.expected_failure and self.expected_failure.to_dict(),
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Check":
         """The inverse of :meth:`to_dict`."""
-        return cls(**{**data, "dims": tuple(data["dims"])})
+        expected = data["expected_failure"]
+        return cls(
+            **{
+                **data,
+                "dims": tuple(data["dims"]),
+                "expected_failure": expected and ExpectedFailure.from_dict(expected),
+            }
+        )
 
 
 def planned_checks(settings: Settings, examination: Examination) -> tuple[Check, ...]:

@@ -43,3 +43,7 @@ class RuleError(RobustnessError):
 
 class MeasurementError(RobustnessError):
     """A measurement gave something that is not a number, or could not be carried out."""
+
+
+class BaselineError(RobustnessError):
+    """A profile cannot be read, or its numbers cannot be compared with those of this run."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -285,6 +286,17 @@ class Measurement:
             for record, condition in zip(records, conditions, strict=True)
         ]
 
+    def stored(self, index: int, condition: Condition) -> ChunkNLL | None:
+        """One chunk if it has been measured; nothing is measured or loaded."""
+        record = self.store.read(self._chunk_key(index, condition))
+        return None if record is None else self._checked(record, condition)
+
+    @cached_property
+    def text_blocks_sha256(self) -> str:
+        """Identifies the text blocks: two checkpoints with the same can be compared paired."""
+        (record,) = self.store.obtain([{"text_blocks": 1}], self._hash_text_blocks)
+        return str(record["sha256"])
+
     def _chunk_key(self, index: int, condition: Condition) -> dict[str, Any]:
         found = condition.key()
         key = found if found is None else {**found, "sites": self._sites}
@@ -324,6 +336,14 @@ class Measurement:
             "dropped_tokens": blocks.dropped_tokens,
             "unknown_tokens": blocks.unknown_tokens,
         }
+
+    def _hash_text_blocks(self, _: Mapping[str, Any]) -> Record:
+        found = sha256()
+        for ids, special in zip(self._blocks.ids, self._blocks.special, strict=True):
+            found.update(len(ids).to_bytes(8, "little"))
+            found.update(ids.astype("<i8").tobytes() + special.astype("<i1").tobytes())
+        self.checkpoint.require_unchanged()
+        return {"sha256": found.hexdigest()}
 
     @cached_property
     def _execution(self) -> "Execution":

@@ -5,14 +5,17 @@ Made once, before any test runs; plain data, so that every worker process holds 
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustness.baseline import CheckpointProfile
 from robustness.checks import Check, planned_checks
 from robustness.detection import Examination
 from robustness.dtypes import Dtype
 from robustness.errors import PolicyError
+from robustness.expected import with_expectations
 from robustness.policy import Policy, Settings
 from robustness.verdict import alpha_for
 from robustness.vetting import Vetting
@@ -40,6 +43,7 @@ class PlannedCheckpoint:
         notes: what the user should know about the checkpoint or the corpus.
         checks: in the order of the suite.
         dtype: the precision that may be used besides float32.
+        baseline: the profile that it is compared with.
     """
 
     label: str
@@ -52,6 +56,7 @@ class PlannedCheckpoint:
     notes: tuple[str, ...]
     checks: tuple[Check, ...]
     dtype: Dtype = "float32"
+    baseline: CheckpointProfile | None = None
 
     def load(self) -> "Checkpoint":
         """The checkpoint itself; nothing is resolved again."""
@@ -70,6 +75,7 @@ class RunPlan:
         comparisons: statistical comparisons in the full plan (m).
         store_root: folder of the store.
         policy_source: file that the policy came from; ``None`` for defaults.
+        baseline_source: file of the profile that the checkpoints are compared with.
     """
 
     checkpoints: tuple[PlannedCheckpoint, ...]
@@ -77,6 +83,7 @@ class RunPlan:
     comparisons: int
     store_root: Path
     policy_source: str | None
+    baseline_source: str | None = None
 
     @property
     def alpha(self) -> float:
@@ -86,6 +93,16 @@ class RunPlan:
     def named(self, label: str) -> PlannedCheckpoint:
         """The checkpoint with this label."""
         return next(planned for planned in self.checkpoints if planned.label == label)
+
+    def expecting(self, today: date) -> "RunPlan":
+        """The plan with the failures that its checkpoints' policy expects."""
+        checkpoints = tuple(
+            replace(
+                planned, checks=with_expectations(planned.checks, planned.settings, today=today)
+            )
+            for planned in self.checkpoints
+        )
+        return replace(self, checkpoints=checkpoints)
 
     def to_json(self) -> str:
         """One text that holds the plan."""
@@ -103,6 +120,7 @@ class RunPlan:
                         "notes": list(planned.notes),
                         "checks": [check.to_dict() for check in planned.checks],
                         "dtype": planned.dtype,
+                        "baseline": planned.baseline and planned.baseline.to_dict(),
                     }
                     for planned in self.checkpoints
                 ],
@@ -110,6 +128,7 @@ class RunPlan:
                 "comparisons": self.comparisons,
                 "store_root": str(self.store_root),
                 "policy_source": self.policy_source,
+                "baseline_source": self.baseline_source,
             }
         )
 
@@ -130,6 +149,8 @@ class RunPlan:
                     notes=tuple(planned["notes"]),
                     checks=tuple(map(Check.from_dict, planned["checks"])),
                     dtype=planned["dtype"],
+                    baseline=planned["baseline"]
+                    and CheckpointProfile.from_dict(planned["baseline"]),
                 )
                 for planned in data["checkpoints"]
             ),
@@ -137,6 +158,7 @@ class RunPlan:
             comparisons=data["comparisons"],
             store_root=Path(data["store_root"]),
             policy_source=data["policy_source"],
+            baseline_source=data["baseline_source"],
         )
 
 

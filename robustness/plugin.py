@@ -125,6 +125,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="write every measured fact and verdict to this file",
     )
     group.addoption(
+        "--robustness-baseline",
+        type=Path,
+        metavar="FILE",
+        help="compare every checkpoint with its profile in this file, and fail where it differs",
+    )
+    group.addoption(
+        "--robustness-save-baseline",
+        type=Path,
+        metavar="FILE",
+        help="write the profile of a run in which everything passed; best with "
+        "--robustness-exhaustive",
+    )
+    group.addoption(
         "--robustness-store",
         type=Path,
         metavar="DIR",

@@ -7,14 +7,18 @@ one precedence: command line, then policy file, then defaults.
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import date
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     Field,
+    PlainSerializer,
     ValidationError,
     field_validator,
     model_validator,
@@ -32,13 +36,45 @@ StackChoice = Literal["auto", "encoder", "decoder"]
 LayoutChoice = Literal["auto", "packed", "lines"]
 
 Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Tolerance = Annotated[float, Field(gt=1, allow_inf_nan=False)]
 
 
 M = TypeVar("M", bound=StrictTable)
 
 
+def _day(value: Any) -> Any:
+    """TOML's date, or its ISO text, in which plans travel."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return date.fromisoformat(value)
+    return value
+
+
+Day = Annotated[date, BeforeValidator(_day), PlainSerializer(date.isoformat)]
+
+
 class _Check(StrictTable):
     enabled: bool = Field(default=True, description="whether the check runs")
+    expected: Literal["fail"] | None = Field(
+        default=None, description="'fail': the check may fail, for a reason, until a date"
+    )
+    reason: str | None = Field(
+        default=None, min_length=1, max_length=500, description="why it is expected to fail"
+    )
+    expires: Day | None = Field(default=None, description="last day on which it may, a date")
+
+    @model_validator(mode="after")
+    def _expectation_is_whole(self) -> Self:
+        parts = (self.expected, self.reason, self.expires)
+        if any(part is None for part in parts) and any(part is not None for part in parts):
+            raise ValueError(
+                'expected = "fail" needs a reason and a date on which it expires '
+                "(expires = 2030-01-31), and they need it"
+            )
+        return self
+
+
+C = TypeVar("C", bound=_Check)
 
 
 class WeightsAreFinite(_Check):
@@ -98,6 +134,20 @@ class MagnitudeAloneIsHarmless(_Check):
     max_ratio: Ratio = Field(default=1.5, description="must stay below this factor")
 
 
+class MatchesBaseline(_Check):
+    """How far a checkpoint may be from a saved profile (``--robustness-baseline``)."""
+
+    dims: Literal["same", "subset", "superset", "any"] = Field(
+        default="same", description="outlier dimensions: same, none new, none gone, or any"
+    )
+    max_perplexity_ratio: Tolerance = Field(
+        default=1.05, description="perplexity may be up to this many times the profile's"
+    )
+    max_degradation_ratio: Tolerance = Field(
+        default=1.5, description="a degradation may differ by this factor, up or down"
+    )
+
+
 class Checks(StrictTable):
     """Thresholds of the packaged suite's checks, by the test's name without ``test_``."""
 
@@ -108,6 +158,7 @@ class Checks(StrictTable):
     random_ablation_is_harmless: RandomAblationIsHarmless = RandomAblationIsHarmless()
     outliers_matter_more_than_chance: OutliersMatterMoreThanChance = OutliersMatterMoreThanChance()
     magnitude_alone_is_harmless: MagnitudeAloneIsHarmless = MagnitudeAloneIsHarmless()
+    matches_baseline: MatchesBaseline = MatchesBaseline()
 
 
 class Settings(StrictTable):
@@ -276,6 +327,15 @@ def load_policy(
         overrides=whole.checkpoints,
         options=given,
     )
+
+
+def load_check(check: type[C], values: Mapping[str, Any]) -> C:
+    """The settings of one check, given on the command line.
+
+    Raises:
+        PolicyError: naming the setting and what would be right.
+    """
+    return _validated(check, values, "command line")
 
 
 def _matches(glob: str, reference: str, label: str) -> bool:

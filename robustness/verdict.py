@@ -127,6 +127,8 @@ class Verdict:
             return f", estimated from {extent}"
         if self.ratio == math.inf:
             return f", whatever follows, from {extent}"
+        if "baseline_text_blocks" in self.details:
+            return f", exactly, on all {extent} that the baseline holds"
         return f", exactly, on the whole corpus of {extent}"
 
     def _blindness(self) -> str:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, SupportsIndex
 
 from robustness.ablation import Ablation
+from robustness.against_baseline import AgainstBaseline
+from robustness.baseline import CheckpointProfile
 from robustness.claims import AblatedModel, IntactModel, OutlierDimensions, RandomlyAblatedModel
 from robustness.corpus import Corpus, load_corpus
 from robustness.detection import Examination, examine
 from robustness.dtypes import chosen_dtype
-from robustness.errors import PolicyError, RuleError
+from robustness.errors import BaselineError, PolicyError, RuleError
 from robustness.measure import Measurement, library_versions
 from robustness.policy import Settings
 from robustness.rules import RULES
@@ -39,6 +41,7 @@ class Vetting:
         examination: what is known of it already; found when needed otherwise.
         threads: processor threads for the model; ``None`` leaves the library's choice.
         progress: called with one line after every chunk.
+        baseline: the profile that it is compared with.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Vetting:
         examination: Examination | None = None,
         threads: int | None = None,
         progress: Progress | None = None,
+        baseline: CheckpointProfile | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.settings = settings
@@ -58,6 +62,7 @@ class Vetting:
         self._store_root = store_root
         self._threads = threads
         self._progress = progress
+        self._baseline = baseline
         if examination is not None:
             self.__dict__["examination"] = examination
 
@@ -181,6 +186,19 @@ class Vetting:
     def intact(self) -> IntactModel:
         """The model as it is."""
         return IntactModel(self)
+
+    @property
+    def baseline(self) -> AgainstBaseline:
+        """The checkpoint beside its baseline.
+
+        Raises:
+            BaselineError: if the run has none.
+        """
+        if self._baseline is None:
+            raise BaselineError(
+                f"{self.checkpoint.label} has no baseline: run with --robustness-baseline=FILE"
+            )
+        return AgainstBaseline(self, self._baseline)
 
     def non_finite_tensors(self) -> tuple[str, ...]:
         """Names of the checkpoint's tensors that hold NaN or infinity."""

@@ -31,6 +31,7 @@ def _commands() -> list[str]:
     return [line.removeprefix("$ ").partition("  #")[0].strip() for line in lines if line]
 
 
+OUR_COMMANDS = [command for command in _commands() if command.startswith("robustness ")]
 PYTEST_COMMANDS = [command for command in _commands() if command.startswith("pytest ")]
 
 
@@ -66,10 +67,19 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.fixture(scope="module")
+def baselines(workplace: Path) -> None:
+    """The profiles that the README compares, by the README's commands."""
+    for command in PYTEST_COMMANDS:
+        if "--robustness-save-baseline=" in command:
+            result = _run(shlex.split(command), workplace)
+            assert result.returncode == 0, result.stdout + result.stderr
+
+
 def _run(arguments: list[str], place: Path) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
-        "PYTHONPATH": str(place / "packages"),
+        "PYTHONPATH": os.pathsep.join([str(place / "packages"), str(ROOT)]),
         "HF_HUB_CACHE": str(place / "hub"),
         "HF_HUB_OFFLINE": "1",
         "XDG_CACHE_HOME": str(place / "cache"),
@@ -89,7 +99,9 @@ def _run(arguments: list[str], place: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("command", PYTEST_COMMANDS)
-def test_the_commands_run(command: str, workplace: Path) -> None:
+def test_the_commands_run(command: str, workplace: Path, request: pytest.FixtureRequest) -> None:
+    if "baseline" in command:
+        request.getfixturevalue("baselines")
     result = _run(shlex.split(command), workplace)
     assert result.returncode in (0, 1), result.stdout + result.stderr
     assert "Traceback" not in result.stdout + result.stderr
@@ -98,6 +110,14 @@ def test_the_commands_run(command: str, workplace: Path) -> None:
     else:
         assert "outliers are present" in result.stdout
         assert re.search(r"weights are finite .* (pass|fail)", result.stdout)
+
+
+@pytest.mark.parametrize("command", OUR_COMMANDS)
+@pytest.mark.usefixtures("baselines")
+def test_the_console_program_runs(command: str, workplace: Path) -> None:
+    result = _run(shlex.split(command), workplace)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "another-one" in result.stdout
 
 
 def test_the_example_tests_pass(workplace: Path) -> None:
@@ -113,7 +133,7 @@ def test_the_example_tests_pass(workplace: Path) -> None:
 
 def test_the_policy_reference_is_complete_and_shows_the_defaults() -> None:
     (block,) = _blocks("toml")
-    defaults = PolicyFile().model_dump()
+    defaults = PolicyFile().model_dump(exclude_none=True)
     assert defaults.pop("checkpoints") == {}
     assert tomllib.loads(block) == defaults
 

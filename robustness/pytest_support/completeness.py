@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from robustness.expected import unexpected_passes
 from robustness.plan import RunPlan
 from robustness.pytest_support.collection import FILES, is_suite_id
-from robustness.report.facts import ACCEPTED
+from robustness.report.facts import is_accepted
 
 _SELECTING = ("keyword", "markexpr", "lf", "deselect", "stepwise", "ignore", "ignore_glob")
 """pytest's options that leave tests out, by the name they are stored under."""
@@ -31,6 +32,7 @@ class Completeness:
         """
         self.records: dict[str, Mapping[str, Any]] = {}
         self._narrowed = narrowed
+        self._plan = plan
         self._names = {
             planned.label: {check.test_name(planned.label) for check in planned.checks}
             for planned in plan.checkpoints
@@ -72,14 +74,23 @@ class Completeness:
                 f"{unknown[0]} is not in the plan (one of {len(unknown)} such tests): a conftest "
                 "or another plugin parametrises or renames the packaged suite, which it must not",
             ]
-        return found + self._decided_twice() + self._without_checks()
+        found += self._decided_twice() + self._without_checks()
+        return found + self._unexpected_passes()
 
     def hidden_failures(self) -> list[str]:
         """Verdicts that do not pass, in a run that pytest takes for a success (an xfail mark)."""
         return [
             f"{nodeid} came to {record['verdict']!r} but was not reported as a failure"
             for nodeid, record in self.records.items()
-            if record["verdict"] not in ACCEPTED
+            if not is_accepted(record)
+        ]
+
+    def _unexpected_passes(self) -> list[str]:
+        verdicts = {str(r["name"]): str(r["verdict"]) for r in self.records.values()}
+        return [
+            problem
+            for planned in self._plan.checkpoints
+            for problem in unexpected_passes(planned.label, planned.checks, verdicts)
         ]
 
     def _is_ours(self, nodeid: str) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from robustness.errors import RobustnessError
 from robustness.files import write_atomically
 from robustness.plan import RunPlan, make_plan
+from robustness.pytest_support import baselines
 from robustness.pytest_support.completeness import Completeness, is_narrowed
 from robustness.pytest_support.options import require_writable, run_policy, store_root
 from robustness.pytest_support.progress import Line, Watcher
@@ -33,6 +34,7 @@ class Controller:
         self.suite = suite
         self.started = datetime.now(UTC)
         self.problems: list[str] = []
+        self.notes: list[str] = []
         self.exit_status = 0
         self.told: list[str] = []
         self.plan: RunPlan | None = None
@@ -58,6 +60,7 @@ class Controller:
                 store_root=store_root(self.config),
                 progress=self.progress.step,
             )
+            self.plan = baselines.compared(self.config, self.plan).expecting(self.started.date())
         except RobustnessError as error:
             raise pytest.UsageError(f"robustness: {error}") from None
         finally:
@@ -133,6 +136,7 @@ class Controller:
         if session.exitstatus == pytest.ExitCode.OK:
             self.problems += self.completeness.hidden_failures()
         self._settle(session)
+        self._save_baseline(session)
         file: Path | None = self.config.getoption("robustness_json")
         if file is not None:
             try:
@@ -140,6 +144,23 @@ class Controller:
             except OSError as error:
                 self.problems.append(f"--robustness-json={file} could not be written: {error}")
                 self._settle(session)
+
+    def _save_baseline(self, session: pytest.Session) -> None:
+        assert self.plan is not None
+        assert self.completeness is not None
+        passed = session.exitstatus == pytest.ExitCode.OK
+        if self.config.getoption("robustness_save_baseline") is None:
+            return
+        if not passed:
+            self.notes.append(
+                "no baseline was saved, since the run did not pass: a check that is known to fail "
+                "can be marked expected = 'fail' in the policy"
+            )
+            return
+        partial = bool(self.completeness.left_out)
+        problems, self.notes = baselines.save(self.config, self.plan, partial=partial)
+        self.problems += problems
+        self._settle(session)
 
     def _settle(self, session: pytest.Session) -> None:
         """With a problem, a run is no success."""
@@ -151,6 +172,8 @@ class Controller:
         """One table per checkpoint."""
         if self.plan is not None and not self.config.option.collectonly:
             terminal.write_summary(terminalreporter, self._facts(), self.problems)
+            for note in self.notes:
+                terminalreporter.write_line(f"robustness: {note}")
 
     def pytest_unconfigure(self) -> None:
         """Stop what a session that did not come to its end has left running."""

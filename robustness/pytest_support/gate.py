@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NoReturn
 
 import pytest
@@ -14,6 +15,9 @@ Dims = tuple[int, ...]
 
 _KEPT = ("--model", "--robustness-")
 """Options that a command to run one test again needs."""
+
+_WRITING = ("--robustness-json", "--robustness-save-baseline")
+"""Options that it does not need."""
 
 VERDICT = pytest.StashKey[Verdict]()
 """The verdict of a suite's test item."""
@@ -36,6 +40,13 @@ class Gate:
         record(self._item, verdict)
         if verdict.outcome == "not applicable":
             pytest.skip(f"not applicable: {verdict.reason}")
+        expected = self._check.expected_failure
+        if verdict.outcome == "fail" and expected is not None:
+            if not expected.expired:
+                self._item.user_properties.append(("expected", "fail"))
+                pytest.xfail(str(expected))
+            reasons = [part for part in (verdict.reason, str(expected)) if part]
+            verdict = replace(verdict, reason="; ".join(reasons))
         if not verdict:
             pytest.fail(f"{verdict.explain()}\n{rerun_hint(self._item)}", pytrace=False)
 
@@ -78,7 +89,7 @@ def rerun_hint(item: pytest.Item) -> str:
     values = False  # whether the option before was kept and its value comes now
     for argument in map(str, item.config.invocation_params.args):
         if argument.startswith("-"):
-            values = argument.startswith(_KEPT) and not argument.startswith("--robustness-json")
+            values = argument.startswith(_KEPT) and not argument.startswith(_WRITING)
         if values:
             kept.append(argument)
             values = argument.startswith("-") and "=" not in argument

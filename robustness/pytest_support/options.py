@@ -9,7 +9,7 @@ import pytest
 from robustness.policy import Policy, load_policy
 
 
-def require_writable(file: Path) -> None:
+def require_writable(file: Path, option: str = "--robustness-json") -> None:
     """Find out before the run that its report could not be written after it.
 
     Raises:
@@ -23,7 +23,7 @@ def require_writable(file: Path) -> None:
             return
     except OSError as error:
         raise pytest.UsageError(
-            f"robustness: --robustness-json={file} cannot be written ({error}); name a file in a "
+            f"robustness: {option}={file} cannot be written ({error}); name a file in a "
             "folder that can"
         ) from None
 

@@ -37,6 +37,7 @@ class RunState:
                 examination=planned.examination,
                 threads=self.threads,
                 progress=self.progress.show,
+                baseline=planned.baseline,
             )
         return self._vettings[label]
 

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from robustness import __version__
+from robustness.baseline import CheckpointProfile
 from robustness.checks import Check
 from robustness.outliers import Detection
 from robustness.plan import PlannedCheckpoint, RunPlan
@@ -41,10 +42,19 @@ def check_facts(nodeid: str, label: str, check: Check, verdict: Verdict) -> dict
         "tokens": verdict.tokens,
         "exact": verdict.exact,
         "verdict": verdict.outcome,
+        "expected_failure": check.expected_failure and check.expected_failure.to_dict(),
         "claim": verdict.claim,
         "reason": verdict.reason,
         "details": _plain(verdict.details),
     }
+
+
+def is_accepted(record: Mapping[str, Any]) -> bool:
+    """Whether a decided check lets a run pass: also one that fails as the policy expects."""
+    expected = record.get("expected_failure")
+    if record["verdict"] == "fail" and expected is not None:
+        return not expected["expired"]
+    return record["verdict"] in ACCEPTED
 
 
 def _plain(value: Any) -> Any:
@@ -93,6 +103,7 @@ def run_facts(
         "comparisons": plan.comparisons,
         "alpha": plan.alpha,
         "policy": plan.policy_source,
+        "baseline": plan.baseline_source,
         "partial": partial,
         "problems": failures,
         "exit_status": exit_status,
@@ -152,7 +163,22 @@ def _checkpoint_facts(
         "outliers": _outliers(examination.detection),
         "rules": [_rule_facts(detection) for detection in examination.detections],
         "agreement": _agreement(examination.detections),
+        "baseline": _baseline_facts(planned.baseline),
         "checks": checks,
+    }
+
+
+def _baseline_facts(profile: CheckpointProfile | None) -> dict[str, Any] | None:
+    """What a checkpoint was compared with."""
+    if profile is None:
+        return None
+    return {
+        "label": profile.label,
+        "reference": profile.reference,
+        "revision": profile.revision,
+        "text_blocks": profile.held,
+        "perplexity": profile.perplexity,
+        "dims": list(profile.dims),
     }
 
 

@@ -12,12 +12,15 @@ from robustness.plan import PlannedCheckpoint, RunPlan
 COLUMNS = ("check", "dims", "measured", "interval", "needed", "blocks", "verdict")
 WIDTH = 100
 """Of lines of text; a table may need more."""
+EXPECTED = "fail (expected)"
 DIMENSIONS = 16
 """Listed at most; the JSON report has them all."""
 MARKUP: Mapping[str, Mapping[str, bool]] = {
     "pass": {"green": True},
     "fail": {"red": True, "bold": True},
+    "fail (mark expired)": {"red": True, "bold": True},
     "error": {"red": True, "bold": True},
+    EXPECTED: {"yellow": True},
     "inconclusive": {"yellow": True, "bold": True},
     "not applicable": {"cyan": True},
 }
@@ -87,6 +90,7 @@ def _checkpoint_header(planned: PlannedCheckpoint) -> list[str]:
         f"{settings.scoring_options.deviations()}, seed {settings.seed}, "
         f"profile {settings.profile}" + (", exhaustive" if settings.exhaustive else ""),
         *(f"  {each.rule}: {_listed(each.dims)}" for each in found.detections),
+        *_baseline_header(planned),
         *(f"  note: {note}" for note in planned.notes),
     ]
 
@@ -104,6 +108,16 @@ def _listed(dims: Sequence[int]) -> str:
 
 def _precision(dtype: str) -> str:
     return "float32" if dtype == "float32" else f"float32 and, where that suffices, {dtype}"
+
+
+def _baseline_header(planned: PlannedCheckpoint) -> list[str]:
+    profile = planned.baseline
+    if profile is None:
+        return []
+    return [
+        f"  baseline: {profile.reference} at {profile.revision}, {profile.held} of "
+        f"{profile.text_blocks} text blocks"
+    ]
 
 
 def _amount(n: int) -> str:
@@ -257,8 +271,28 @@ def _row(check: Mapping[str, Any], n_blocks: int) -> tuple[str, ...]:
         f"{check['text_blocks']}{'*' if check['text_blocks'] > n_blocks else ''}"
         if check["text_blocks"]
         else "",
-        check["verdict"],
+        _verdict(check),
     )
+
+
+def _verdict(check: Mapping[str, Any]) -> str:
+    expected = check.get("expected_failure")
+    if check["verdict"] != "fail" or expected is None:
+        return str(check["verdict"])
+    return "fail (mark expired)" if expected["expired"] else EXPECTED
+
+
+def _expectations(checks: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """Failures that the policy expects, once per kind of check."""
+    marks = {
+        check["check"]: check["expected_failure"]
+        for check in checks
+        if check.get("expected_failure") is not None
+    }
+    for test, mark in marks.items():
+        name = test.removeprefix("test_").replace("_", " ")
+        state = "was expected" if mark["expired"] else "is expected"
+        yield f"{name} {state} to fail until {mark['expires']}: {mark['reason']}"
 
 
 def _dims(dims: Sequence[int]) -> str:
@@ -299,6 +333,7 @@ def _notes(checks: Sequence[Mapping[str, Any]], n_blocks: int) -> Iterable[str]:
                 f"{_figure(details['mean_ratio'])}, highest {_figure(worst['ratio'])} "
                 f"({_named(worst['dims'])}; a single draw is noisy)"
             )
+    yield from _expectations(checks)
     shares = [share for check in checks if (share := check["details"].get("blind_share"))]
     if shares:
         yield (

@@ -1,0 +1,108 @@
+"""Two files of profiles beside each other, without a model: what ``robustness diff`` shows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from robustness.baseline import CheckpointProfile, Profile
+from robustness.comparison import compare_profiles, difference
+from robustness.errors import BaselineError
+from robustness.policy import MatchesBaseline
+from robustness.verdict import Verdict
+
+SCHEMA = 1
+"""Of the JSON that ``robustness diff --json`` writes; part of the public interface."""
+
+Outcome = Literal["same", "regressed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointDiff:
+    """One checkpoint in two profiles.
+
+    Attributes:
+        then: the older profile.
+        now: the newer one.
+        verdicts: by what they are about: ``outliers``, ``perplexity``, ``dim308``.
+        left_out: ablations of the older profile that the newer one does not hold.
+    """
+
+    then: CheckpointProfile
+    now: CheckpointProfile
+    verdicts: Mapping[str, Verdict]
+    left_out: tuple[str, ...]
+
+    @property
+    def outcome(self) -> Outcome:
+        """``regressed`` if anything lies outside its tolerance."""
+        return "same" if all(self.verdicts.values()) else "regressed"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "then": _named(self.then),
+            "now": _named(self.now),
+            "outcome": self.outcome,
+            "verdicts": {name: verdict.to_dict() for name, verdict in self.verdicts.items()},
+            "not_compared": list(self.left_out),
+        }
+
+
+def diff(
+    then: Profile,
+    now: Profile,
+    *,
+    limits: MatchesBaseline,
+    alpha: float,
+    sources: tuple[str, str],
+) -> tuple[CheckpointDiff, ...]:
+    """Every checkpoint of two profiles.
+
+    Args:
+        then: the older one, the baseline.
+        now: the newer one.
+        limits: tolerances.
+        alpha: error probability of an interval.
+        sources: the profiles' files, for messages.
+
+    Raises:
+        BaselineError: if they hold other checkpoints, or were measured under other conditions.
+    """
+    only = len(then.checkpoints) == len(now.checkpoints) == 1
+    for entry in now.checkpoints:
+        then.entry(entry.label, only=only, source=sources[0])
+    found = []
+    for before in then.checkpoints:
+        after = now.entry(before.label, only=only, source=sources[1])
+        if other := difference(before, after.conditions, after.corpus):
+            raise BaselineError(
+                f"{before.label} of {sources[0]} and {after.label} of {sources[1]} cannot be "
+                f"compared: the first was measured with {other}"
+            )
+        if before.tokens[: after.held] != after.tokens[: before.held]:
+            raise BaselineError(
+                f"{before.label} of {sources[0]} and {after.label} of {sources[1]} cannot be "
+                "compared: their text blocks have other numbers of scored tokens"
+            )
+        verdicts = compare_profiles(
+            before,
+            after,
+            allowed=limits.dims,
+            max_perplexity_ratio=limits.max_perplexity_ratio,
+            max_degradation_ratio=limits.max_degradation_ratio,
+            alpha=alpha,
+        )
+        left_out = tuple(a.name for a in before.ablations if a.name not in verdicts)
+        found.append(CheckpointDiff(then=before, now=after, verdicts=verdicts, left_out=left_out))
+    return tuple(found)
+
+
+def _named(profile: CheckpointProfile) -> dict[str, Any]:
+    return {
+        "label": profile.label,
+        "reference": profile.reference,
+        "revision": profile.revision,
+        "text_blocks": profile.held,
+        "perplexity": profile.perplexity,
+        "dims": list(profile.dims),
+    }
