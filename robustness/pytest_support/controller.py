@@ -1,6 +1,7 @@
 """In the process the user started: plans, collects verdicts, reports, and fails closed."""
 
 import json
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ class Controller:
         self.config = config
         self.suite = suite
         self.started = datetime.now(UTC)
+        self._began = time.monotonic()
         self.problems: list[str] = []
         self.exit_status = 0
         self.told: list[str] = []
@@ -171,4 +173,5 @@ class Controller:
             problems=self.problems,
             exit_status=self.exit_status,
             started=self.started,
+            duration_s=time.monotonic() - self._began,
         )
