@@ -557,7 +557,7 @@ def test_the_whole_corpus_can_be_asked_for(lenient: pytest.Pytester, stubs: Stub
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["load", "loadscope", "loadfile", "worksteal", "each"])
+@pytest.mark.parametrize("how", ["load", "loadscope", "loadfile", "loadgroup", "worksteal", "each"])
 def test_any_way_to_distribute_tests_will_do(
     how: str, strict: pytest.Pytester, stubs: Stubs
 ) -> None:

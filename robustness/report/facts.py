@@ -8,6 +8,8 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
+
 from robustness import __version__
 from robustness.checks import Check
 from robustness.plan import PlannedCheckpoint, RunPlan
@@ -24,14 +26,14 @@ PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pytest"
 
 def check_facts(nodeid: str, label: str, check: Check, verdict: Verdict) -> dict[str, Any]:
     """One decided check; ``label`` and ``name`` say which one of the plan."""
-    return {
+    found = {
         "id": nodeid,
         "label": label,
         "name": check.test_name(label),
         "check": check.test,
         "dims": list(check.dims),
-        "ratio": _number(verdict.ratio),
-        "interval": None if verdict.interval is None else [_number(x) for x in verdict.interval],
+        "ratio": verdict.ratio,
+        "interval": verdict.interval,
         "threshold": verdict.threshold,
         "passes": verdict.passes,
         "text_blocks": verdict.text_blocks,
@@ -40,12 +42,16 @@ def check_facts(nodeid: str, label: str, check: Check, verdict: Verdict) -> dict
         "verdict": verdict.outcome,
         "claim": verdict.claim,
         "reason": verdict.reason,
-        "details": _plain(verdict.details),
+        "details": verdict.details,
     }
+    plain: dict[str, Any] = _plain(found)
+    return plain
 
 
 def _plain(value: Any) -> Any:
-    """JSON types, infinities as text."""
+    """JSON types, whatever numpy has made of them; infinities as text."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -53,8 +59,8 @@ def _plain(value: Any) -> Any:
     return _number(value) if isinstance(value, float) else value
 
 
-def _number(value: float | None) -> float | str | None:
-    if value is None or math.isfinite(value):
+def _number(value: float) -> float | str:
+    if math.isfinite(value):
         return value
     return str(value)  # "inf", "-inf" or "nan": JSON has no such numbers
 
