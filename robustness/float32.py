@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from robustness.errors import CheckpointError
 from robustness.files import temporary_folder
 from robustness.loading import loading_errors
 from robustness.weights import SINGLE_FILE, TensorInfo, float32_bytes
@@ -29,8 +30,8 @@ def float32_folder(
 ) -> Path:
     """A folder with the same weights in float32: the folder itself, or a converted one.
 
-    The folder itself is also returned where the cache's disk has no room for the copy, or where
-    the precision is one (8 bits and less) that means nothing without its scales.
+    The folder itself is also returned where the cache cannot take the copy, or where the
+    precision is one (8 bits and less) that means nothing without its scales.
 
     Args:
         folder: The checkpoint's folder.
@@ -49,23 +50,36 @@ def float32_folder(
         return converted
     try:
         converted.parent.mkdir(parents=True, exist_ok=True)
+        if float32_bytes(tensors) > shutil.disk_usage(converted.parent).free:
+            return folder
+        with FileLock(f"{converted}.lock"):
+            if not converted.is_dir():
+                if progress is not None:
+                    progress(f"converting {folder.name} to float32, once")
+                _convert_into(converted, folder, tensors)
     except OSError:
         return folder  # nowhere to keep it: transformers converts while it loads
-    if float32_bytes(tensors) > shutil.disk_usage(converted.parent).free:
-        return folder
-    with FileLock(f"{converted}.lock"):
-        if converted.is_dir():
-            return converted
-        if progress is not None:
-            progress(f"converting {folder.name} to float32, once")
-        temporary = temporary_folder(converted)
-        try:
-            with loading_errors(f"{folder} (converting its weights to float32)"):
-                _write(temporary / SINGLE_FILE, tensors)
-            temporary.replace(converted)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     return converted
+
+
+def _convert_into(converted: Path, folder: Path, tensors: Mapping[str, TensorInfo]) -> None:
+    """Make the converted folder: all of it or nothing.
+
+    Raises:
+        OSError: It cannot be written.
+        CheckpointError: The weights cannot be read.
+    """
+    temporary = temporary_folder(converted)
+    try:
+        with loading_errors(f"{folder} (converting its weights to float32)"):
+            _write(temporary / SINGLE_FILE, tensors)
+        temporary.replace(converted)
+    except CheckpointError as error:
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write(file: Path, tensors: Mapping[str, TensorInfo]) -> None:

@@ -51,30 +51,34 @@ def convert_gguf(
     require_memory(2 * summary.float32_bytes, what=f"Converting {file.name}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        require_disk(summary.float32_bytes, folder.parent, what=f"Converting {file.name}")
+        with FileLock(f"{folder}.lock"):
+            if not folder.is_dir():
+                if progress is not None:
+                    progress(f"converting {file.name} to float32 safetensors, once")
+                _convert_into(folder, file)
     except OSError as error:
         raise CheckpointError(
             f"{file.name} cannot be converted: {folder.parent} cannot be written "
             f"({error.strerror or error}); name another folder with --robustness-store."
         ) from error
-    require_disk(summary.float32_bytes, folder.parent, what=f"Converting {file.name}")
-    with FileLock(f"{folder}.lock"):
-        if folder.is_dir():
-            return folder, digest
-        if progress is not None:
-            progress(f"converting {file.name} to float32 safetensors, once")
-        temporary = temporary_folder(folder)
-        try:
-            # The progress bar of that reader knows no switch, but writes to sys.stderr.
-            with (
-                loading_errors(f"The GGUF file {file}", advice=_ADVICE),
-                quiet(),
-                contextlib.redirect_stderr(io.StringIO()),
-            ):
-                _convert(file, temporary)
-            temporary.replace(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     return folder, digest
+
+
+def _convert_into(folder: Path, file: Path) -> None:
+    """Make the folder: all of it or nothing."""
+    temporary = temporary_folder(folder)
+    try:
+        # The progress bar of that reader knows no switch, but writes to sys.stderr.
+        with (
+            loading_errors(f"The GGUF file {file}", advice=_ADVICE),
+            quiet(),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            _convert(file, temporary)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _convert(file: Path, folder: Path) -> None:

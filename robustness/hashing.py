@@ -1,6 +1,6 @@
 """Content hashes of files, remembered so that gigabytes are read once and not once per run.
 
-A record is a small JSON file per hashed path, keyed by (path, size, modification time, inode) and
+A record is a small JSON file per hashed path, keyed by (path, size, times, inode) and
 written atomically: any number of processes may read and write them at once.
 """
 
@@ -40,7 +40,10 @@ def file_sha256(
         if real.parent.name == "blobs" and _is_sha256(real.name):
             return real.name
         before = real.stat()
-        stamp = [str(real), before.st_size, before.st_mtime_ns, before.st_ino]
+        # The time of the last change of status gives away who sets back that of the content.
+        stamp = [
+            str(real), before.st_size, before.st_mtime_ns, before.st_ctime_ns, before.st_ino,
+        ]  # fmt: skip
         record = None
         if memory is not None:
             record = memory / f"{hashlib.sha256(os.fsencode(real)).hexdigest()[:32]}.json"

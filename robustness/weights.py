@@ -114,7 +114,7 @@ def read_header(file: Path) -> list[TensorInfo]:
     """
     header, data_bytes = _read_header_json(file)
     metadata = header.get("__metadata__", {})
-    texts = (*metadata, *metadata.values()) if isinstance(metadata, dict) else (metadata,)
+    texts = (*metadata, *metadata.values()) if isinstance(metadata, dict) else (None,)
     if not all(map(_is_text, (*texts, *header))):
         raise CheckpointError(f"{file} is damaged: its metadata or a name in it is no text.")
     entries = [

@@ -57,6 +57,7 @@ class PassingRuns:
         return iter((self.alone, self.with_workers, self.again, self.without_xdist))
 
 
+@pytest.mark.smoke
 @pytest.fixture(scope="module")
 def passing(stubs: Stubs, tmp_path_factory: pytest.TempPathFactory) -> PassingRuns:
     folder = tmp_path_factory.mktemp("passing")
@@ -97,6 +98,7 @@ def test_the_run_leaves_nothing_behind_but_its_reports(passing: PassingRuns) -> 
         assert left == {"report.json", "junit.xml"}
 
 
+@pytest.mark.smoke
 def test_the_table_names_every_check_with_its_numbers(passing: PassingRuns) -> None:
     for run in passing:
         ratio = checks(run.facts)[JOINT]["ratio"]
@@ -134,6 +136,7 @@ def test_workers_are_told_by_name_which_test_they_run(passing: PassingRuns) -> N
     passing.with_workers.result.stdout.fnmatch_lines([f"[[]gw?[]] * PASSED {_literal(JOINT)}*"])
 
 
+@pytest.mark.smoke
 def test_a_second_run_from_the_store_is_identical(passing: PassingRuns) -> None:
     assert lasting(passing.again.facts) == lasting(passing.alone.facts)
     assert lasting(passing.without_xdist.facts) == lasting(passing.alone.facts)
@@ -171,6 +174,7 @@ def test_the_json_says_what_was_vetted(passing: PassingRuns, stubs: Stubs) -> No
     assert 1 < checkpoint["perplexity"] < 64
 
 
+@pytest.mark.smoke
 @in_every_state
 def test_one_failing_verdict_fails_the_run(
     state: tuple[str, ...], stubs: Stubs, tmp_path: Path, passing: PassingRuns
@@ -250,6 +254,7 @@ def test_one_of_two_checkpoints_can_be_run_again(
 # --- selecting, stopping, quiet ------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 @slowly_with_workers
 def test_collect_only_lists_the_checks_and_measures_nothing(
     state: tuple[str, ...], strict: pytest.Pytester, stubs: Stubs
@@ -263,6 +268,7 @@ def test_collect_only_lists_the_checks_and_measures_nothing(
     assert not (strict.path / "report.json").exists()
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("selection", "passed", "failed"),
     [
@@ -306,6 +312,7 @@ def test_nothing_selected_is_no_pass(lenient: pytest.Pytester, stubs: Stubs) -> 
     assert not facts["passed"]
 
 
+@pytest.mark.smoke
 @with_and_without_workers
 def test_last_failed_runs_only_what_failed(
     state: tuple[str, ...], strict: pytest.Pytester, stubs: Stubs
@@ -358,6 +365,7 @@ def test_pytest_can_be_told_how_to_report(
     assert (strict.path / ".pytest_cache").exists() == ("no:cacheprovider" not in options)
 
 
+@pytest.mark.smoke
 @slowly_with_workers
 def test_it_works_without_autoloaded_plugins(
     state: tuple[str, ...],
@@ -549,7 +557,7 @@ def test_the_whole_corpus_can_be_asked_for(lenient: pytest.Pytester, stubs: Stub
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["load", "loadscope", "loadfile", "worksteal", "each"])
+@pytest.mark.parametrize("how", ["load", "loadscope", "loadfile", "loadgroup", "worksteal", "each"])
 def test_any_way_to_distribute_tests_will_do(
     how: str, strict: pytest.Pytester, stubs: Stubs
 ) -> None:
@@ -625,6 +633,7 @@ HIDING = {
 }
 
 
+@pytest.mark.smoke
 @slowly_with_workers
 @pytest.mark.parametrize("hook", HIDING.values(), ids=HIDING.keys())
 def test_a_check_without_a_verdict_fails_the_run(
@@ -649,6 +658,7 @@ def test_a_conftest_that_skips_everything_fails_the_run(
         """
         import pytest
 
+@pytest.mark.smoke
         def pytest_collection_modifyitems(items):
             for item in items:
                 item.add_marker(pytest.mark.skip)
@@ -779,6 +789,7 @@ def test_a_report_that_cannot_be_written_in_the_end_fails_the_run(
         """
         from pathlib import Path
 
+@pytest.mark.smoke
         def pytest_sessionfinish():
             Path("reports").rmdir()
             Path("reports").write_text("in the way")
@@ -824,6 +835,7 @@ def _literal(text: str) -> str:
     return text.replace("[", "[[]")
 
 
+@pytest.mark.smoke
 # --- manners -------------------------------------------------------------------------------------
 
 
@@ -850,6 +862,7 @@ def test_a_name_that_is_taken_is_left_to_its_owner(lenient: pytest.Pytester, stu
     ours.stdout.fnmatch_lines(["the model is T"])
 
 
+@pytest.mark.smoke
 @in_every_state
 def test_without_a_model_it_is_invisible(state: tuple[str, ...], pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
@@ -1006,6 +1019,7 @@ def test_a_checkpoint_folder_with_the_name_of_a_test_folder_is_not_imported_from
     assert _nothing_was_executed(pytester)
 
 
+@pytest.mark.smoke
 @with_and_without_workers
 def test_a_space_instead_of_the_equals_sign_is_refused(
     state: tuple[str, ...], hostile: Path, pytester: pytest.Pytester, stubs: Stubs

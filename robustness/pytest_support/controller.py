@@ -1,6 +1,7 @@
 """In the process the user started: plans, collects verdicts, reports, and fails closed."""
 
 import json
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ class Controller:
         self.config = config
         self.suite = suite
         self.started = datetime.now(UTC)
+        self._began = time.monotonic()
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.exit_status = 0
@@ -194,4 +196,5 @@ class Controller:
             problems=self.problems,
             exit_status=self.exit_status,
             started=self.started,
+            duration_s=time.monotonic() - self._began,
         )

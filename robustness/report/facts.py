@@ -4,9 +4,11 @@ import json
 import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+import numpy as np
 
 from robustness import __version__
 from robustness.baseline import CheckpointProfile
@@ -28,14 +30,14 @@ PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pytest"
 
 def check_facts(nodeid: str, label: str, check: Check, verdict: Verdict) -> dict[str, Any]:
     """One decided check; ``label`` and ``name`` say which one of the plan."""
-    return {
+    found = {
         "id": nodeid,
         "label": label,
         "name": check.test_name(label),
         "check": check.test,
         "dims": list(check.dims),
-        "ratio": _number(verdict.ratio),
-        "interval": None if verdict.interval is None else [_number(x) for x in verdict.interval],
+        "ratio": verdict.ratio,
+        "interval": verdict.interval,
         "threshold": verdict.threshold,
         "passes": verdict.passes,
         "text_blocks": verdict.text_blocks,
@@ -45,8 +47,10 @@ def check_facts(nodeid: str, label: str, check: Check, verdict: Verdict) -> dict
         "expected_failure": check.expected_failure and check.expected_failure.to_dict(),
         "claim": verdict.claim,
         "reason": verdict.reason,
-        "details": _plain(verdict.details),
+        "details": verdict.details,
     }
+    plain: dict[str, Any] = _plain(found)
+    return plain
 
 
 def is_accepted(record: Mapping[str, Any]) -> bool:
@@ -58,7 +62,9 @@ def is_accepted(record: Mapping[str, Any]) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """JSON types, infinities as text."""
+    """JSON types, whatever numpy has made of them; infinities as text."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -66,8 +72,8 @@ def _plain(value: Any) -> Any:
     return _number(value) if isinstance(value, float) else value
 
 
-def _number(value: float | None) -> float | str | None:
-    if value is None or math.isfinite(value):
+def _number(value: float) -> float | str:
+    if math.isfinite(value):
         return value
     return str(value)  # "inf", "-inf" or "nan": JSON has no such numbers
 
@@ -80,6 +86,7 @@ def run_facts(
     problems: Iterable[str],
     exit_status: int,
     started: datetime,
+    duration_s: float,
 ) -> dict[str, Any]:
     """Everything a run has found out.
 
@@ -89,7 +96,8 @@ def run_facts(
         partial: whether planned checks were left out.
         problems: why the run is no verdict although no test failed.
         exit_status: of the session; tests that have nothing to do with vetting count, too.
-        started: when the run started.
+        started: when the run started, by the clock on the wall.
+        duration_s: how long it took, by a clock that nobody sets back.
     """
     checkpoints = [_checkpoint_facts(planned, records) for planned in plan.checkpoints]
     failures = list(problems)
@@ -98,7 +106,7 @@ def run_facts(
         "robustness": __version__,
         "versions": _versions(),
         "started": started.isoformat(timespec="seconds"),
-        "duration_s": round((datetime.now(UTC) - started).total_seconds(), 3),
+        "duration_s": round(duration_s, 3),
         "confidence": plan.confidence,
         "comparisons": plan.comparisons,
         "alpha": plan.alpha,
