@@ -161,16 +161,14 @@ class AblatedModel(_Model):
         self, *, by: float, confidence: float | None = None, alpha: float | None = None
     ) -> Verdict:
         """Whether the ablation multiplies perplexity by at least ``by``."""
-        claim = f"ablating {named(self.ablation.dims)} multiplies perplexity by at least {by:g}"
+        claim = f"ablating {self._named} multiplies perplexity by at least {by:g}"
         return self._decided(claim, by, self._vetting.alpha(confidence, alpha), passes="above")
 
     def is_harmless(
         self, *, within: float, confidence: float | None = None, alpha: float | None = None
     ) -> Verdict:
         """Whether the ablation multiplies perplexity by less than ``within``."""
-        claim = (
-            f"ablating {named(self.ablation.dims)} multiplies perplexity by less than {within:g}"
-        )
+        claim = f"ablating {self._named} multiplies perplexity by less than {within:g}"
         return self._decided(claim, within, self._vetting.alpha(confidence, alpha), passes="below")
 
     def matters_more_than_chance(
@@ -178,8 +176,12 @@ class AblatedModel(_Model):
     ) -> Verdict:
         """Whether its ΔNLL is at least ``factor`` times that of as many random dimensions."""
         vetting = self._vetting
-        control = vetting.ablate_random(len(self.ablation.dims))
+        control = RandomlyAblatedModel(vetting, len(self.ablation.dims), self.ablation)
         return control.decide_factor(self.ablation, factor, vetting.alpha(confidence, alpha))
+
+    @property
+    def _named(self) -> str:
+        return f"{named(self.ablation.dims)}{self.ablation.where}"
 
     def _decided(self, claim: str, threshold: float, alpha: float, *, passes: Side) -> Verdict:
         vetting = self._vetting
@@ -214,7 +216,7 @@ class RandomlyAblatedModel(_Model):
 
     questions = ".is_harmless(within=…)"
 
-    def __init__(self, vetting: "Vetting", size: int) -> None:
+    def __init__(self, vetting: "Vetting", size: int, like: "Ablation") -> None:
         outliers = set(vetting.outliers().dims)
         dims = range(vetting.examination.hidden_size)
         self._candidates = [dim for dim in dims if dim not in outliers]
@@ -225,6 +227,7 @@ class RandomlyAblatedModel(_Model):
             )
         self._vetting = vetting
         self._size = size
+        self._like = like  # where and how, its dimensions aside
 
     def __repr__(self) -> str:
         return f"<{self._vetting.checkpoint.label} without {_counted(self._size)}>"
@@ -236,8 +239,8 @@ class RandomlyAblatedModel(_Model):
         vetting = self._vetting
         level = vetting.alpha(confidence, alpha)
         claim = (
-            f"the median ablation of {_counted(self._size)} multiplies perplexity by less "
-            f"than {within:g}"
+            f"the median ablation of {_counted(self._size)}{self._like.where} multiplies "
+            f"perplexity by less than {within:g}"
         )
         for evidence in self._evidence(None):
             if not len(evidence.draw_tokens):
@@ -272,8 +275,8 @@ class RandomlyAblatedModel(_Model):
         """Whether the joint ΔNLL is positive and at least ``factor`` times the mean control's."""
         vetting = self._vetting
         claim = (
-            f"ablating {named(joint.dims)} adds at least {factor:g} times as many nats as "
-            f"ablating {_counted(self._size)}"
+            f"ablating {named(joint.dims)}{joint.where} adds at least {factor:g} times as many "
+            f"nats as ablating {_counted(self._size)}"
         )
         for evidence in self._evidence(joint):
             assert evidence.joint_delta_nll is not None
@@ -316,7 +319,11 @@ class RandomlyAblatedModel(_Model):
 
     def _evidence(self, joint: "Ablation | None") -> Iterable[ControlEvidence]:
         return control_evidence(
-            self._vetting.measurement, candidates=self._candidates, size=self._size, joint=joint
+            self._vetting.measurement,
+            candidates=self._candidates,
+            size=self._size,
+            like=self._like,
+            joint=joint,
         )
 
     def _finished(self, evidence: ControlEvidence, *, decided: bool) -> bool:

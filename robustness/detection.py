@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustness.ablation import Ablation
+from robustness.errors import UnsupportedSite
 from robustness.measure import library_versions
 from robustness.outliers import Detection
 from robustness.policy import Settings
@@ -30,6 +32,7 @@ class Examination:
         anatomy_record: the anatomy in plain JSON types.
         detection: what the rule found.
         stack: the vetted stack's role: ``only``, ``encoder`` or ``decoder``.
+        sites: where its features can be ablated.
         layers: layers of that stack.
         hidden_size: D.
         distinct_sites: different modules among the layers' output sites (1 when layers share).
@@ -41,6 +44,7 @@ class Examination:
     hidden_size: int
     distinct_sites: int
     stack: str = "only"
+    sites: tuple[str, ...] = ("output", "residual")
 
     @cached_property
     def anatomy(self) -> "Anatomy":
@@ -48,6 +52,21 @@ class Examination:
         from robustness.stacks import Anatomy
 
         return Anatomy.from_dict(self.anatomy_record)
+
+    def require(self, ablation: Ablation) -> None:
+        """Refuse an ablation that the model has no place for.
+
+        Raises:
+            UnsupportedSite: it has no such site, or no such layer.
+        """
+        if ablation.site not in self.sites:
+            self.anatomy.stack.at(ablation.site)  # says why
+        beyond = [layer for layer in ablation.layers or () if layer >= self.layers]
+        if beyond:
+            raise UnsupportedSite(
+                f"There is no layer {beyond[0]}: the model's layers are numbered from 0 to "
+                f"{self.layers - 1}."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -58,6 +77,7 @@ class Examination:
             "hidden_size": self.hidden_size,
             "distinct_sites": self.distinct_sites,
             "stack": self.stack,
+            "sites": list(self.sites),
         }
 
     @classmethod
@@ -70,6 +90,7 @@ class Examination:
             hidden_size=data["hidden_size"],
             distinct_sites=data["distinct_sites"],
             stack=data["stack"],
+            sites=tuple(data["sites"]),
         )
 
 
@@ -115,6 +136,7 @@ def _examine(checkpoint: "Checkpoint", settings: Settings) -> Record:
         anatomy_record=anatomy.to_dict(),
         detection=rule(parameters.scale, parameters.bias, **options),
         stack=anatomy.stack.role,
+        sites=anatomy.stack.available(),
         layers=len(anatomy.stack.sites),
         hidden_size=anatomy.hidden_size,
         distinct_sites=distinct_sites(anatomy.stack),

@@ -117,6 +117,7 @@ def control_evidence(
     *,
     candidates: Sequence[int],
     size: int,
+    like: "Ablation",
     joint: "Ablation | None" = None,
 ) -> Iterator[ControlEvidence]:
     """Random ablations, one item per chunk, pass after pass with new draws, without end.
@@ -125,6 +126,7 @@ def control_evidence(
         measurement: of the checkpoint.
         candidates: the dimensions to draw from.
         size: dimensions per draw.
+        like: where and how they are ablated, its own dimensions aside.
         joint: a fixed ablation to measure on the same text blocks.
     """
     clock = DrawClock()
@@ -135,7 +137,7 @@ def control_evidence(
         (intact,) = measurement.chunk(index, Intact())
         draws = clock.assign(intact.tokens.tolist())
         dims = [random_dims(candidates, size, seed=measurement.seed, draw=draw) for draw in draws]
-        control, *joints = measurement.chunk(index, PerBlock(dims=tuple(dims)), *fixed)
+        control, *joints = measurement.chunk(index, PerBlock(dims=tuple(dims), like=like), *fixed)
         seen["nll"].add(intact.nll_nats)
         seen["tokens"].add(intact.tokens)
         seen["delta"].add(control.nll_nats - intact.nll_nats)

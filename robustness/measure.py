@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from robustness.ablation import MEAN_BLOCKS, Ablation
 from robustness.errors import MeasurementError
 from robustness.sampling import block_order
 from robustness.store import Record, Store, canonical_json, digest
@@ -18,14 +19,14 @@ from robustness.store import Record, Store, canonical_json, digest
 if TYPE_CHECKING:
     from torch import nn
 
-    from robustness.ablation import Ablation
-    from robustness.anatomy import Anatomy
     from robustness.blocks import TextBlocks
     from robustness.checkpoint import Checkpoint
     from robustness.corpus import Corpus
     from robustness.detection import Examination
     from robustness.forward import Scorer
+    from robustness.hooks import Means
     from robustness.scoring import ScoredBlock
+    from robustness.stacks import Anatomy
 
 CHUNK_BLOCKS = 16
 """Text blocks in a chunk, the unit that is stored and after which a decision is looked at."""
@@ -54,9 +55,21 @@ class Condition(Protocol):
         """JSON that identifies it in the store."""
 
     def applied(
-        self, model: "nn.Module", anatomy: "Anatomy", rows: Sequence[int], /
+        self,
+        model: "nn.Module",
+        anatomy: "Anatomy",
+        rows: Sequence[int],
+        /,
+        means: "Means | None" = None,
     ) -> AbstractContextManager[None]:
-        """The context in which the chunk's text blocks ``rows`` run as one batch."""
+        """The context in which the chunk's text blocks ``rows`` run as one batch.
+
+        ``means`` are those of the intact model, where they are needed.
+        """
+
+    @property
+    def needs_means(self) -> Ablation | None:
+        """The ablation at whose places the intact model's means are needed, or ``None``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,51 +81,89 @@ class Intact:
         return None
 
     def applied(
-        self, _model: "nn.Module", _anatomy: "Anatomy", _rows: Sequence[int], /
+        self,
+        _model: "nn.Module",
+        _anatomy: "Anatomy",
+        _rows: Sequence[int],
+        /,
+        means: "Means | None" = None,  # noqa: ARG002
     ) -> AbstractContextManager[None]:
         """See :class:`Condition`."""
         return nullcontext()
+
+    @property
+    def needs_means(self) -> None:
+        """See :class:`Condition`."""
+        return
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fixed:
     """One ablation for all text blocks."""
 
-    ablation: "Ablation"
+    ablation: Ablation
 
     def key(self) -> Any:
         """See :class:`Condition`."""
-        return self.ablation.to_dict()
+        return self.ablation.key()
 
     def applied(
-        self, model: "nn.Module", anatomy: "Anatomy", _rows: Sequence[int], /
+        self,
+        model: "nn.Module",
+        anatomy: "Anatomy",
+        _rows: Sequence[int],
+        /,
+        means: "Means | None" = None,
     ) -> AbstractContextManager[None]:
         """See :class:`Condition`."""
         from robustness.hooks import ablated
 
-        return ablated(model, anatomy.stack, self.ablation)
+        return ablated(model, anatomy.stack, self.ablation, means)
+
+    @property
+    def needs_means(self) -> Ablation | None:
+        """See :class:`Condition`."""
+        return self.ablation if self.ablation.mode == "mean" else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PerBlock:
-    """Other dimensions for each text block of the chunk (the random control)."""
+    """Other dimensions for each text block of the chunk (the random control).
+
+    Attributes:
+        dims: of each text block.
+        like: where and how they are ablated, its own dimensions aside.
+    """
 
     dims: tuple[tuple[int, ...], ...]
+    like: Ablation
 
     def key(self) -> Any:
         """See :class:`Condition`."""
-        return {"per_block": [list(dims) for dims in self.dims]}
+        place = {name: value for name, value in self.like.key().items() if name != "dims"}
+        return {**place, "per_block": [list(dims) for dims in self.dims]}
 
     def applied(
-        self, model: "nn.Module", anatomy: "Anatomy", rows: Sequence[int], /
+        self,
+        model: "nn.Module",
+        anatomy: "Anatomy",
+        rows: Sequence[int],
+        /,
+        means: "Means | None" = None,
     ) -> AbstractContextManager[None]:
         """See :class:`Condition`."""
-        from robustness.ablation import Ablation
         from robustness.hooks import ablated, ablated_rows
 
         if len(rows) == 1:
-            return ablated(model, anatomy.stack, Ablation(dims=self.dims[rows[0]]))
-        return ablated_rows(model, anatomy.stack, [self.dims[row] for row in rows])
+            alone = replace(self.like, dims=self.dims[rows[0]])
+            return ablated(model, anatomy.stack, alone, means)
+        dims = [self.dims[row] for row in rows]
+        return ablated_rows(model, anatomy.stack, dims, like=self.like, means=means)
+
+    @property
+    def needs_means(self) -> Ablation | None:
+        """See :class:`Condition`."""
+        return self.like if self.like.mode == "mean" else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +283,9 @@ class Measurement:
             MeasurementError: if a value is NaN, or infinite although the model is intact.
         """
         by_key = {self._chunk_key(index, condition)["id"]: condition for condition in conditions}
+        for condition in conditions:  # before a chunk is locked: nobody waits holding a lock
+            if self.store.read(self._chunk_key(index, condition)) is None:
+                self._means(condition.needs_means)
         records = self.store.obtain(
             [self._chunk_key(index, condition) for condition in conditions],
             lambda key: self._measure_chunk(index, by_key[key["id"]]),
@@ -313,17 +367,50 @@ class Measurement:
         blocks = [self._scored_block(int(block)) for block in members]
         nll = np.empty(len(blocks))
         scorer = self._scorer
+        means = self._means(condition.needs_means)
         lengths = [len(block.ids) for block in blocks]
         for rows in micro_batches(lengths, vocab_size=self.checkpoint.vocab_size):
             for batch in self._separated(rows, condition):
-                with condition.applied(scorer.model, self.examination.anatomy, batch):
+                with condition.applied(scorer.model, self.examination.anatomy, batch, means):
                     nll[batch] = scorer.nll_nats([blocks[row] for row in batch])
         self.checkpoint.require_unchanged()
         return {"nll_nats": nll.tolist(), "tokens": [len(block.targets) for block in blocks]}
 
     def _separated(self, rows: list[int], condition: Condition) -> list[list[int]]:
         """Rows that need different ablations, one by one where the site hides its batch axis."""
-        sites = self.examination.anatomy.stack.sites
-        if isinstance(condition, PerBlock) and any(site.batch_axis is None for site in sites):
-            return [[row] for row in rows]
+        if isinstance(condition, PerBlock):
+            sites = self.examination.anatomy.stack.at(condition.like.site)
+            if any(site.batch_axis is None for site in sites):
+                return [[row] for row in rows]
         return [rows]
+
+    # ---------------------------------------------------------------- means
+
+    def _means(self, ablation: Ablation | None) -> "Means | None":
+        """The intact model's mean features where an ablation puts them, from the store if known."""
+        if ablation is None:
+            return None
+        import torch
+
+        place = {"site": ablation.site, "embeddings": ablation.embeddings}
+        key = {"means": 1, "blocks": MEAN_BLOCKS, "sites": self._sites, **place}
+        whole = replace(ablation, layers=None)
+        (record,) = self.store.obtain([key], lambda _: self._measure_means(whole))
+        return {int(layer): torch.tensor(mean) for layer, mean in record["means"].items()}
+
+    def _measure_means(self, ablation: Ablation) -> Record:
+        """Over all positions of text blocks that run one by one, so that there is no padding."""
+        from robustness.hooks import summed
+
+        scorer, stack = self._scorer, self.examination.anatomy.stack
+        with summed(scorer.model, stack, ablation) as sums:
+            for block in self.order[:MEAN_BLOCKS]:
+                scorer.nll_nats([self._scored_block(int(block))])
+        self.checkpoint.require_unchanged()
+        means = {str(layer): (one.total / one.count).tolist() for layer, one in sums.items()}
+        if not all(np.isfinite(mean).all() for mean in means.values()):
+            raise MeasurementError(
+                "the intact model's mean features are not finite numbers, so no feature can be "
+                "replaced by its mean: use the mode 'zero'"
+            )
+        return {"means": means}

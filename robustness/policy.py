@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from robustness.ablation import Ablation, Mode, SiteName
 from robustness.errors import PolicyError
 
 Profile = Literal["paper", "hardened"]
@@ -21,6 +22,7 @@ Rule = Literal["busters"]
 StackChoice = Literal["auto", "encoder", "decoder"]
 LayoutChoice = Literal["auto", "packed", "lines"]
 
+Layer = Annotated[int, Field(ge=0)]
 Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -133,6 +135,13 @@ class Settings(_Strict):
         default="auto",
         description="which stack of layers is vetted; auto: the only one, or the decoder",
     )
+    site: SiteName = Field(default="output", description="where dimensions are ablated")
+    mode: Mode = Field(
+        default="zero", description="ablated features become 0, or the intact model's mean"
+    )
+    layers: Literal["all"] | Annotated[list[Layer], Field(min_length=1)] = Field(
+        default="all", description="in which layers dimensions are ablated, from 0 on"
+    )
     corpus: str = Field(default="builtin", min_length=1, description="the text")
     layout: LayoutChoice = Field(
         default="auto", description="running text packed, or one example a line"
@@ -151,6 +160,21 @@ class Settings(_Strict):
     )
     rules: Rules = Rules()
     checks: Checks = Checks()
+
+    @model_validator(mode="after")
+    def _site_has_layers(self) -> "Settings":
+        if self.layers != "all" and len(set(self.layers)) < len(self.layers):
+            raise ValueError(f"layers must differ from each other, not {self.layers}")
+        if self.layers != "all" and self.site == "embedding-norm":
+            raise ValueError(
+                "site 'embedding-norm' lies before the layers, so layers must be 'all'"
+            )
+        return self
+
+    def ablation(self, dims: tuple[int, ...]) -> Ablation:
+        """Dimensions ablated where and how the policy says."""
+        layers = None if self.layers == "all" else tuple(self.layers)
+        return Ablation(dims=dims, site=self.site, mode=self.mode, layers=layers)
 
 
 class PolicyFile(Settings):

@@ -203,6 +203,17 @@ CASES = {
     "rule that can flag nothing": Case(
         arrange=policy("[rules.busters]\nk = 9.0\n"), says=("cannot flag anything at k = 9",)
     ),
+    # the site
+    "encoder of one stack": Case(
+        arrange=option("--robustness-stack=encoder"),
+        says=("one stack of layers, 'bert.encoder'", "use 'auto'"),
+    ),
+    "site in layers that it has not": Case(
+        arrange=policy("layers = [0, 2]\n"), says=("no layer 2", "from 0 to 1")
+    ),
+    "site before the layers": Case(
+        arrange=policy('site = "embedding-norm"\nlayers = [0]\n'), says=("lies before the layers",)
+    ),
     # everything else
     "confidence out of range": Case(
         arrange=option("--robustness-confidence=1.5"),

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from robustness.detection import Examination
 from robustness.plan import PlannedCheckpoint, RunPlan
+from robustness.policy import Settings
 
 COLUMNS = ("check", "dims", "measured", "interval", "needed", "blocks", "verdict")
 WIDTH = 100
@@ -81,6 +82,7 @@ def _checkpoint_header(planned: PlannedCheckpoint) -> list[str]:
         f"  corpus {planned.corpus}: {planned.text_blocks} text blocks of at most "
         f"{planned.block_size} tokens; {checkpoint['scoring']} scoring, seed {settings.seed}, "
         f"profile {settings.profile}" + (", exhaustive" if settings.exhaustive else ""),
+        *_place(settings),
         f"  {found.detection.rule}: {', '.join(map(str, dims)) or 'none'}",
         *(f"  note: {note}" for note in planned.notes),
     ]
@@ -89,6 +91,12 @@ def _checkpoint_header(planned: PlannedCheckpoint) -> list[str]:
 def _stack(found: Examination) -> str:
     size = f"{found.layers} layers x {found.hidden_size}"
     return size if found.stack == "only" else f"{size} in the {found.stack}, which is vetted"
+
+
+def _place(settings: Settings) -> Iterable[str]:
+    """Where and how dimensions are ablated, where it is not as by default."""
+    if where := settings.ablation((0,)).where:
+        yield f"  ablations{where}"
 
 
 def _amount(n: int) -> str:
