@@ -384,6 +384,54 @@ class Measurement:
                 return [[row] for row in rows]
         return [rows]
 
+    # ---------------------------------------------------------------- layer by layer
+
+    def layer_chunk(self, index: int, ablation: Ablation) -> list[ChunkNLL]:
+        """One chunk of the seeded order with an ablation in each layer alone, by layer.
+
+        Raises:
+            MeasurementError: if a value is NaN.
+        """
+        each = self._each_layer(ablation)
+        alike = {name: value for name, value in ablation.key().items() if name != "layers"}
+        key = {"chunk": index, "id": canonical_json({**alike, "each_layer": self._sites})}
+        if self.store.read(key) is None:
+            self._means(each[0].needs_means)
+        (record,) = self.store.obtain([key], lambda _: self._measure_layers(index, each))
+        return [
+            self._checked({"nll_nats": nll, "tokens": record["tokens"]}, condition)
+            for nll, condition in zip(record["nll_nats"], each, strict=True)
+        ]
+
+    def _each_layer(self, ablation: Ablation) -> list[Fixed]:
+        layers = range(self.examination.layers)
+        return [Fixed(ablation=replace(ablation, layers=(layer,))) for layer in layers]
+
+    def _measure_layers(self, index: int, each: Sequence[Fixed]) -> Record:
+        """Each layer's run starts from what the intact model handed it, where that is possible."""
+        from robustness.forward import micro_batches
+        from robustness.resume import kept, resumed
+
+        members = self.order[index * CHUNK_BLOCKS : (index + 1) * CHUNK_BLOCKS]
+        blocks = [self._scored_block(int(block)) for block in members]
+        scorer, anatomy = self._scorer, self.examination.anatomy
+        means = self._means(each[0].needs_means)
+        nll = np.empty((len(each), len(blocks)))
+        lengths = [len(block.ids) for block in blocks]
+        for rows in micro_batches(lengths, vocab_size=self.checkpoint.vocab_size):
+            batch = [blocks[row] for row in rows]
+            with kept(scorer.model, anatomy.stack) as known:
+                scorer.nll_nats(batch)
+            whole = known.passes != 1 or not anatomy.stack.resumable
+            for layer, condition in enumerate(each):
+                start = (
+                    nullcontext() if whole else resumed(scorer.model, anatomy.stack, known, layer)
+                )
+                with start, condition.applied(scorer.model, anatomy, rows, means):
+                    nll[layer, rows] = scorer.nll_nats(batch)
+        self.checkpoint.require_unchanged()
+        return {"nll_nats": nll.tolist(), "tokens": [len(block.targets) for block in blocks]}
+
     # ---------------------------------------------------------------- means
 
     def _means(self, ablation: Ablation | None) -> "Means | None":

@@ -112,6 +112,22 @@ class MagnitudeAloneIsHarmless(_Check):
     max_ratio: Ratio = Field(default=1.5, description="must stay below this factor")
 
 
+class EmbeddingNormAloneIsHarmless(_Check):
+    """Ablating the outlier dimensions at the norm behind the embedding, and nowhere else."""
+
+    enabled: bool = Field(default=False, description="whether the check runs")
+    max_ratio: Ratio = Field(default=1.5, description="must stay below this factor")
+
+
+class LayerProfile(_Check):
+    """Ablating the outlier dimensions in one layer at a time."""
+
+    enabled: bool = Field(default=False, description="whether the check runs")
+    max_ratio: Literal["record"] | Ratio = Field(
+        default="record", description="each layer must stay below this factor; or is only recorded"
+    )
+
+
 class Checks(_Strict):
     """Thresholds of the packaged suite's checks, by the test's name without ``test_``."""
 
@@ -122,6 +138,8 @@ class Checks(_Strict):
     random_ablation_is_harmless: RandomAblationIsHarmless = RandomAblationIsHarmless()
     outliers_matter_more_than_chance: OutliersMatterMoreThanChance = OutliersMatterMoreThanChance()
     magnitude_alone_is_harmless: MagnitudeAloneIsHarmless = MagnitudeAloneIsHarmless()
+    embedding_norm_alone_is_harmless: EmbeddingNormAloneIsHarmless = EmbeddingNormAloneIsHarmless()
+    layer_profile: LayerProfile = LayerProfile()
 
 
 class Settings(_Strict):

@@ -1,6 +1,7 @@
 """Vetting: one checkpoint, one corpus, one policy. The object that users hold."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cached_property
 from operator import index
 from pathlib import Path
@@ -11,6 +12,7 @@ from robustness.claims import AblatedModel, IntactModel, OutlierDimensions, Rand
 from robustness.corpus import Corpus, load_corpus
 from robustness.detection import Examination, examine
 from robustness.errors import PolicyError, RuleError
+from robustness.layer_profile import LayerProfile
 from robustness.measure import Measurement, library_versions
 from robustness.outliers import RULES
 from robustness.policy import Settings
@@ -141,6 +143,20 @@ class Vetting:
                 f"{self.examination.hidden_size}"
             )
         return AblatedModel(self, ablation)
+
+    def layer_profile(
+        self, dims: Iterable[int], *, site: str | None = None, mode: str | None = None
+    ) -> LayerProfile:
+        """The model without these dimensions in one layer at a time, to be asked for verdicts.
+
+        Args:
+            dims: indices in the hidden vector.
+            site: as in :meth:`ablate`; one that the layers have.
+            mode: likewise.
+        """
+        layers = range(self.examination.layers)
+        ablation = self._ablation(tuple(dims), site=site, mode=mode, layers=layers)
+        return LayerProfile(self, replace(ablation, layers=None))
 
     def ablate_random(
         self,

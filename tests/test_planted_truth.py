@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from robustness.ablation import Ablation
 from robustness.errors import CheckpointError, UnsupportedSite
 from robustness.plan import RunPlan, make_plan
 from robustness.policy import load_policy
+from robustness.stacks import Anatomy
 from robustness.vetting import Vetting
 from tests.planted import PLANTED, VOCABULARY, WIDTH, final_feature, head, save_planted
 
@@ -139,6 +141,55 @@ def test_the_policys_site_and_layers_hold_where_nothing_else_is_said(vetting: Ve
         chosen.ablate(PLANTED, site="attention-norm")
     with pytest.raises(UnsupportedSite, match=r"no layer 3: .* from 0 to 2"):
         chosen.ablate(PLANTED, layers=[3])
+
+
+def test_the_layer_profile_is_that_of_whole_runs(vetting: Vetting) -> None:
+    exhaustive = _exhaustive(vetting)
+    verdict = exhaustive.layer_profile([PLANTED]).recorded()
+    assert verdict
+    assert verdict.exact
+    for layer, found in enumerate(verdict.details["layer_profile"]):
+        whole = exhaustive.ablate(PLANTED, layers=[layer]).degrades(by=1.05)
+        assert found == {"layer": layer, "ratio": whole.ratio, "interval": None}  # to the bit
+    ratios = [found["ratio"] for found in verdict.details["layer_profile"]]
+    largest = int(np.argmax(ratios))
+    assert verdict.ratio == max(ratios)
+    assert verdict.reason.startswith(
+        f"layer profile: largest x{max(ratios):.4g} in layer {largest}"
+    )
+    assert verdict.reason in verdict.explain()
+
+
+def test_every_layer_has_to_stay_below(vetting: Vetting) -> None:
+    profile = _exhaustive(vetting).layer_profile([PLANTED])
+    largest = profile.recorded().ratio
+    assert largest is not None
+    assert profile.stays_below(largest * 1.0001)
+    assert not profile.stays_below(largest * 0.9999)
+    early = vetting.layer_profile([PLANTED]).stays_below(0.5)
+    assert early.outcome == "fail"
+    assert early.text_blocks == 32
+    assert vetting.layer_profile([0]).stays_below(1.01)
+    assert vetting.layer_profile([PLANTED]).recorded().text_blocks == 64
+
+
+def test_where_no_layer_can_be_skipped_all_of_them_run(vetting: Vetting) -> None:
+    """The same numbers, from whole forward passes."""
+    anatomy = vetting.examination.anatomy
+    stack = replace(anatomy.stack, resumable=False)
+    record = Anatomy(stacks=(stack,)).to_dict()
+    slow = Vetting(
+        checkpoint=vetting.checkpoint,
+        settings=vetting.settings,
+        store_root=vetting._store_root,
+        examination=replace(vetting.examination, anatomy_record=record),
+    )
+    for site, mode in (("output", "zero"), ("residual", "mean")):
+        profiles = [
+            one.layer_profile([PLANTED, 3], site=site, mode=mode).recorded()
+            for one in (slow, vetting)
+        ]
+        assert profiles[0] == profiles[1]
 
 
 def test_early_verdicts_are_those_of_the_whole_corpus(vetting: Vetting) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from robustness.detection import Examination
+from robustness.layer_profile import described
 from robustness.plan import PlannedCheckpoint, RunPlan
 from robustness.policy import Settings
 
@@ -248,6 +249,8 @@ def _notes(checks: Sequence[Mapping[str, Any]], n_blocks: int) -> Iterable[str]:
                 f"{_figure(details['mean_ratio'])}, highest {_figure(worst['ratio'])} "
                 f"({_named(worst['dims'])}; a single draw is noisy)"
             )
+        if profile := details.get("layer_profile"):
+            yield described([float(layer["ratio"]) for layer in profile])
     shares = [share for check in checks if (share := check["details"].get("blind_share"))]
     if shares:
         yield (
