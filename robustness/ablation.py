@@ -79,6 +79,19 @@ class Ablation:
         layers = None if data["layers"] is None else tuple(data["layers"])
         return cls(**{**data, "dims": tuple(data["dims"]), "layers": layers})
 
+    @property
+    def where(self) -> str:
+        """What differs from ablating with zero at the output sites of all layers, in words."""
+        layers = "" if self.layers is None else f"layers {', '.join(map(str, self.layers))}"
+        parts = (
+            f"site {self.site}" if self.site != "output" else "",
+            "embedding output included" if self.embeddings else "",
+            f"mode {self.mode}" if self.mode != "zero" else "",
+            layers if self.layers is None or len(self.layers) > 1 else layers.replace("s", "", 1),
+        )
+        text = ", ".join(filter(None, parts))
+        return f" ({text})" if text else ""
+
     def key(self) -> dict[str, Any]:
         """What identifies it in the store, beside the context of the measurement."""
         basis = {"mean_blocks": MEAN_BLOCKS} if self.mode == "mean" else {}

@@ -86,6 +86,8 @@ def planned_checks(settings: Settings, examination: Examination) -> tuple[Check,
         Check(test="test_random_ablation_is_harmless", dims=dims, suffix=random),
         _factor(settings, dims, joint),
         _magnitude(examination),
+        _embedding_norm(examination, joint),
+        _layer_profile(settings, dims, joint),
     ]
     if not dims:
         names = ["test_ablation_degrades", *(check.test for check in plan[2:])]
@@ -113,6 +115,23 @@ def _magnitude(examination: Examination) -> Check:
     dims = tuple(sorted(examination.detection.magnitude[:n_outliers]))
     suffix = f"dims{'+'.join(map(str, dims))}" if len(dims) <= 4 else f"{len(dims)}dims"
     return Check(test=test, dims=dims, suffix=suffix)
+
+
+def _embedding_norm(examination: Examination, suffix: str) -> Check:
+    test = "test_embedding_norm_alone_is_harmless"
+    if "embedding-norm" not in examination.sites:
+        why = "the model has no norm of that width between its embedding and its first layer"
+        return Check(test=test, suffix="no-norm", statistical=False, not_applicable=why)
+    return Check(test=test, dims=examination.detection.dims, suffix=suffix)
+
+
+def _layer_profile(settings: Settings, dims: tuple[int, ...], suffix: str) -> Check:
+    test = "test_layer_profile"
+    if settings.site == "embedding-norm":
+        why = "the site embedding-norm lies before the layers"
+        return Check(test=test, suffix="no-layers", statistical=False, not_applicable=why)
+    compared = settings.checks.layer_profile.max_ratio != "record"
+    return Check(test=test, dims=dims, suffix=suffix, statistical=compared)
 
 
 def _enabled(settings: Settings, test: str) -> bool:

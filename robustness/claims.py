@@ -177,7 +177,7 @@ class AblatedModel(_Model):
     ) -> Verdict:
         """Whether the ablation multiplies perplexity by at least ``by``."""
         growth = self._vetting.quantity.grows("at least", by)
-        claim = f"ablating {named(self.ablation.dims)} {growth}"
+        claim = f"ablating {self._named} {growth}"
         return self._decided(claim, by, self._vetting.alpha(confidence, alpha), passes="above")
 
     def is_harmless(
@@ -185,7 +185,7 @@ class AblatedModel(_Model):
     ) -> Verdict:
         """Whether the ablation multiplies perplexity by less than ``within``."""
         growth = self._vetting.quantity.grows("less than", within)
-        claim = f"ablating {named(self.ablation.dims)} {growth}"
+        claim = f"ablating {self._named} {growth}"
         return self._decided(claim, within, self._vetting.alpha(confidence, alpha), passes="below")
 
     def matters_more_than_chance(
@@ -193,8 +193,12 @@ class AblatedModel(_Model):
     ) -> Verdict:
         """Whether its ΔNLL is at least ``factor`` times that of as many random dimensions."""
         vetting = self._vetting
-        control = vetting.ablate_random(len(self.ablation.dims))
+        control = RandomlyAblatedModel(vetting, len(self.ablation.dims), self.ablation)
         return control.decide_factor(self.ablation, factor, vetting.alpha(confidence, alpha))
+
+    @property
+    def _named(self) -> str:
+        return f"{named(self.ablation.dims)}{self.ablation.where}"
 
     def _decided(self, claim: str, threshold: float, alpha: float, *, passes: Side) -> Verdict:
         vetting = self._vetting
@@ -237,7 +241,7 @@ class RandomlyAblatedModel(_Model):
 
     questions = ".is_harmless(within=…)"
 
-    def __init__(self, vetting: "Vetting", size: int) -> None:
+    def __init__(self, vetting: "Vetting", size: int, like: "Ablation") -> None:
         outliers = set(vetting.outliers().dims)
         dims = range(vetting.examination.hidden_size)
         self._candidates = [dim for dim in dims if dim not in outliers]
@@ -248,6 +252,7 @@ class RandomlyAblatedModel(_Model):
             )
         self._vetting = vetting
         self._size = size
+        self._like = like  # where and how, its dimensions aside
 
     def __repr__(self) -> str:
         return f"<{self._vetting.checkpoint.label} without {_counted(self._size)}>"
@@ -259,7 +264,7 @@ class RandomlyAblatedModel(_Model):
         vetting = self._vetting
         level = vetting.alpha(confidence, alpha)
         growth = vetting.quantity.grows("less than", within)
-        claim = f"the median ablation of {_counted(self._size)} {growth}"
+        claim = f"the median ablation of {_counted(self._size)}{self._like.where} {growth}"
 
         def compare(reduced: _Deltas, full: _Deltas, tokens: "NDArray[Any]") -> _Precisions:
             deltas = reduced["delta"], full["delta"]
@@ -306,8 +311,8 @@ class RandomlyAblatedModel(_Model):
         """Whether the joint ΔNLL is positive and at least ``factor`` times the mean control's."""
         vetting = self._vetting
         claim = (
-            f"ablating {named(joint.dims)} adds at least {factor:g} times as many nats as "
-            f"ablating {_counted(self._size)}"
+            f"ablating {named(joint.dims)}{joint.where} adds at least {factor:g} times as many "
+            f"nats as ablating {_counted(self._size)}"
         )
 
         def excess(deltas: _Deltas) -> "NDArray[Any]":
@@ -369,6 +374,7 @@ class RandomlyAblatedModel(_Model):
             self._vetting.measurement,
             candidates=self._candidates,
             size=self._size,
+            like=self._like,
             joint=joint,
             compare=compare,
         )

@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustness.ablation import Ablation
+from robustness.errors import UnsupportedSite
 from robustness.measure import library_versions
 from robustness.outliers import Detection
 from robustness.policy import Settings, StackChoice
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from robustness.corpus import Corpus
     from robustness.stacks import Anatomy, Stack
 
-EXAMINATION = 3
+EXAMINATION = 4
 """Version of what an examination records; part of its identity in the store."""
 
 Progress = Callable[[str], None]
@@ -39,6 +41,7 @@ class Examination:
         anatomy_record: the anatomy in plain JSON types.
         detection: what the primary rule found: its dimensions are ablated.
         stack: the vetted stack's role: ``only``, ``encoder`` or ``decoder``.
+        sites: where its features can be ablated.
         layers: layers of that stack.
         hidden_size: D.
         distinct_sites: different modules among the layers' output sites (1 when layers share).
@@ -51,6 +54,7 @@ class Examination:
     hidden_size: int
     distinct_sites: int
     stack: str = "only"
+    sites: tuple[str, ...] = ("output", "residual")
     compared: tuple[Detection, ...] = ()
 
     @property
@@ -65,6 +69,21 @@ class Examination:
 
         return Anatomy.from_dict(self.anatomy_record)
 
+    def require(self, ablation: Ablation) -> None:
+        """Refuse an ablation that the model has no place for.
+
+        Raises:
+            UnsupportedSite: it has no such site, or no such layer.
+        """
+        if ablation.site not in self.sites:
+            self.anatomy.stack.at(ablation.site)  # says why
+        beyond = [layer for layer in ablation.layers or () if layer >= self.layers]
+        if beyond:
+            raise UnsupportedSite(
+                f"There is no layer {beyond[0]}: the model's layers are numbered from 0 to "
+                f"{self.layers - 1}."
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return {
@@ -75,6 +94,7 @@ class Examination:
             "distinct_sites": self.distinct_sites,
             "stack": self.stack,
             "compared": [detection.to_dict() for detection in self.compared],
+            "sites": list(self.sites),
         }
 
     @classmethod
@@ -88,6 +108,7 @@ class Examination:
             distinct_sites=data["distinct_sites"],
             stack=data["stack"],
             compared=tuple(map(Detection.from_dict, data["compared"])),
+            sites=tuple(data["sites"]),
         )
 
 
@@ -157,6 +178,7 @@ def examine(
         layers=found["layers"],
         hidden_size=found["hidden_size"],
         distinct_sites=found["distinct_sites"],
+        sites=tuple(found["sites"]),
         compared=tuple(compared),
     )
 
@@ -173,6 +195,7 @@ def _trace(checkpoint: "Checkpoint", stack: StackChoice) -> Record:
         "layers": len(anatomy.stack.sites),
         "hidden_size": anatomy.hidden_size,
         "distinct_sites": distinct_sites(anatomy.stack),
+        "sites": list(anatomy.stack.available()),
     }
     checkpoint.require_unchanged()
     return record

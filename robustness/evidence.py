@@ -212,6 +212,7 @@ def control_evidence(
     *,
     candidates: Sequence[int],
     size: int,
+    like: "Ablation",
     joint: "Ablation | None" = None,
     compare: Compare | None = None,
 ) -> Iterator[ControlEvidence]:
@@ -221,6 +222,7 @@ def control_evidence(
         measurement: of the checkpoint.
         candidates: the dimensions to draw from.
         size: dimensions per draw.
+        like: where and how they are ablated, its own dimensions aside.
         joint: a fixed ablation to measure on the same text blocks.
         compare: judges reduced precision by ``delta`` and, where there is one, ``joint``; without,
             all is float32.
@@ -240,7 +242,7 @@ def control_evidence(
         (intact,) = measurement.chunk(index, Intact(), dtype=dtype)
         draws = clock.assign(intact.tokens.tolist())
         dims = [random_dims(candidates, size, seed=measurement.seed, draw=draw) for draw in draws]
-        conditions: list[Condition] = [PerBlock(dims=tuple(dims)), *fixed]
+        conditions: list[Condition] = [PerBlock(dims=tuple(dims), like=like), *fixed]
         first = [*first, conditions][:COMPARED_CHUNKS]
         control, *joints = measurement.chunk(index, *conditions, dtype=dtype)
         seen["nll"].add(intact.nll_nats)

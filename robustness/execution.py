@@ -1,6 +1,7 @@
 """How text blocks run: the loaded model, its precision, its batches, and what if memory ends."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -12,14 +13,18 @@ from torch import nn
 from robustness.batching import first_guess, is_out_of_memory, micro_batches
 from robustness.discriminator import Discriminator
 from robustness.dtypes import Dtype
+from robustness.edits import Sum
 from robustness.errors import MeasurementError
 from robustness.forward import LOGITS_BYTES, Scorer
+from robustness.hooks import Means, summed
 from robustness.measure import Condition, PerBlock
+from robustness.resume import kept, resumed
 
 if TYPE_CHECKING:
+    from robustness.ablation import Ablation
     from robustness.anatomy import Anatomy
     from robustness.architecture import Scoring
-    from robustness.scoring import AskedChunk
+    from robustness.scoring import AskedChunk, ScoredBlock
 
 
 class Execution:
@@ -64,6 +69,7 @@ class Execution:
         conditions: Sequence[Condition],
         most_tokens: int,
         dtype: Dtype,
+        means: Means | None = None,
     ) -> tuple[list[NDArray[np.float64]], int]:
         """NLLs under each condition, all in batches of the same size, and that size in tokens.
 
@@ -72,13 +78,14 @@ class Execution:
             conditions: what is done to the model.
             most_tokens: of a batch, at first.
             dtype: of the model's matrix products.
+            means: mean features of the intact model, for conditions that need them.
 
         Raises:
             MeasurementError: if memory does not even suffice for one text block at a time.
         """
         while True:
             try:
-                nll = [self._pass(chunk, each, most_tokens, dtype) for each in conditions]
+                nll = [self._pass(chunk, each, most_tokens, dtype, means) for each in conditions]
                 return nll, most_tokens
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -97,6 +104,7 @@ class Execution:
         condition: Condition,
         most_tokens: int,
         dtype: Dtype,
+        means: Means | None,
     ) -> NDArray[np.float64]:
         nll = np.zeros(chunk.n_blocks)
         scorer = self._scorer(dtype)
@@ -104,7 +112,7 @@ class Execution:
         for rows in micro_batches(lengths, most_tokens=most_tokens):
             for batch in self._separated(rows, chunk.owner, condition):
                 about = chunk.owner[batch].tolist()
-                with condition.applied(scorer.model, self._anatomy, about):
+                with condition.applied(scorer.model, self._anatomy, about, means):
                     np.add.at(nll, about, scorer.nll_nats([chunk.rows[row] for row in batch]))
         return nll
 
@@ -112,11 +120,47 @@ class Execution:
         self, rows: list[int], owner: NDArray[np.int64], condition: Condition
     ) -> list[list[int]]:
         """Rows that need different ablations, apart where the site hides its batch axis."""
-        sites = self._anatomy.stack.sites
-        if isinstance(condition, PerBlock) and any(site.batch_axis is None for site in sites):
-            blocks = dict.fromkeys(owner[rows].tolist())
-            return [[row for row in rows if owner[row] == block] for block in blocks]
+        if isinstance(condition, PerBlock):
+            sites = self._anatomy.stack.at(condition.like.site)
+            if any(site.batch_axis is None for site in sites):
+                blocks = dict.fromkeys(owner[rows].tolist())
+                return [[row for row in rows if owner[row] == block] for block in blocks]
         return [rows]
+
+    def layer_by_layer(
+        self, chunk: "AskedChunk", each: Sequence[Condition], means: Means | None
+    ) -> NDArray[np.float64]:
+        """NLLs under one condition for each layer alone, in float32, shape (layers, n_blocks).
+
+        Each run starts from what the intact model handed the layer, where that is possible.
+        """
+        scorer, stack = self._scorer("float32"), self._anatomy.stack
+        nll = np.zeros((len(each), chunk.n_blocks))
+        lengths = [row.length for row in chunk.rows]
+        for batch in micro_batches(lengths, most_tokens=self.most_tokens):
+            rows = [chunk.rows[row] for row in batch]
+            about = chunk.owner[batch].tolist()
+            with kept(scorer.model, stack) as known:
+                scorer.nll_nats(rows)
+            whole = known.passes != 1 or not stack.resumable
+            for layer, condition in enumerate(each):
+                start = nullcontext() if whole else resumed(scorer.model, stack, known, layer)
+                with start, condition.applied(scorer.model, self._anatomy, about, means):
+                    np.add.at(nll[layer], about, scorer.nll_nats(rows))
+        return nll
+
+    def feature_sums(
+        self, rows: "Sequence[ScoredBlock]", ablation: "Ablation"
+    ) -> Mapping[int, Sum]:
+        """The intact model's summed features at an ablation's places, by layer.
+
+        The rows run one by one, so that there is no padding.
+        """
+        scorer = self._scorer("float32")
+        with summed(scorer.model, self._anatomy.stack, ablation) as sums:
+            for row in rows:
+                scorer.nll_nats([row])
+        return sums
 
     @cached_property
     def _model(self) -> nn.Module:

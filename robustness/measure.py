@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from robustness.ablation import MEAN_BLOCKS, Ablation
 from robustness.dtypes import Dtype
 from robustness.errors import MeasurementError
 from robustness.sampling import block_order
@@ -22,17 +23,17 @@ from robustness.store import Record, Store, canonical_json, digest
 if TYPE_CHECKING:
     from torch import nn
 
-    from robustness.ablation import Ablation
-    from robustness.anatomy import Anatomy
     from robustness.blocks import TextBlocks
     from robustness.checkpoint import Checkpoint
     from robustness.corpus import Corpus
     from robustness.detection import Examination
     from robustness.discriminator import Sampler
     from robustness.execution import Execution
+    from robustness.hooks import Means
     from robustness.scoring import AskedChunk
     from robustness.scoring.options import ScoringOptions
     from robustness.scoring.questions import Questions
+    from robustness.stacks import Anatomy
 
 CHUNK_BLOCKS = 16
 """Text blocks in a chunk, the unit that is stored and after which a decision is looked at."""
@@ -66,12 +67,22 @@ class Condition(Protocol):
         """JSON that identifies it in the store."""
 
     def applied(
-        self, model: "nn.Module", anatomy: "Anatomy", rows: Sequence[int], /
+        self,
+        model: "nn.Module",
+        anatomy: "Anatomy",
+        rows: Sequence[int],
+        /,
+        means: "Means | None" = None,
     ) -> AbstractContextManager[None]:
         """The context in which rows of the chunk's text blocks ``rows`` run as one batch.
 
-        A text block that is asked about in several rows is named once for each.
+        A text block that is asked about in several rows is named once for each. ``means`` are
+        those of the intact model, where they are needed.
         """
+
+    @property
+    def needs_means(self) -> Ablation | None:
+        """The ablation at whose places the intact model's means are needed, or ``None``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,51 +94,89 @@ class Intact:
         return None
 
     def applied(
-        self, _model: "nn.Module", _anatomy: "Anatomy", _rows: Sequence[int], /
+        self,
+        _model: "nn.Module",
+        _anatomy: "Anatomy",
+        _rows: Sequence[int],
+        /,
+        means: "Means | None" = None,  # noqa: ARG002
     ) -> AbstractContextManager[None]:
         """See :class:`Condition`."""
         return nullcontext()
+
+    @property
+    def needs_means(self) -> None:
+        """See :class:`Condition`."""
+        return
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fixed:
     """One ablation for all text blocks."""
 
-    ablation: "Ablation"
+    ablation: Ablation
 
     def key(self) -> Any:
         """See :class:`Condition`."""
-        return self.ablation.to_dict()
+        return self.ablation.key()
 
     def applied(
-        self, model: "nn.Module", anatomy: "Anatomy", _rows: Sequence[int], /
+        self,
+        model: "nn.Module",
+        anatomy: "Anatomy",
+        _rows: Sequence[int],
+        /,
+        means: "Means | None" = None,
     ) -> AbstractContextManager[None]:
         """See :class:`Condition`."""
         from robustness.hooks import ablated
 
-        return ablated(model, anatomy.stack, self.ablation)
+        return ablated(model, anatomy.stack, self.ablation, means)
+
+    @property
+    def needs_means(self) -> Ablation | None:
+        """See :class:`Condition`."""
+        return self.ablation if self.ablation.mode == "mean" else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PerBlock:
-    """Other dimensions for each text block of the chunk (the random control)."""
+    """Other dimensions for each text block of the chunk (the random control).
+
+    Attributes:
+        dims: of each text block.
+        like: where and how they are ablated, its own dimensions aside.
+    """
 
     dims: tuple[tuple[int, ...], ...]
+    like: Ablation
 
     def key(self) -> Any:
         """See :class:`Condition`."""
-        return {"per_block": [list(dims) for dims in self.dims]}
+        place = {name: value for name, value in self.like.key().items() if name != "dims"}
+        return {**place, "per_block": [list(dims) for dims in self.dims]}
 
     def applied(
-        self, model: "nn.Module", anatomy: "Anatomy", rows: Sequence[int], /
+        self,
+        model: "nn.Module",
+        anatomy: "Anatomy",
+        rows: Sequence[int],
+        /,
+        means: "Means | None" = None,
     ) -> AbstractContextManager[None]:
         """See :class:`Condition`."""
-        from robustness.ablation import Ablation
         from robustness.hooks import ablated, ablated_rows
 
         if len(set(rows)) == 1:
-            return ablated(model, anatomy.stack, Ablation(dims=self.dims[rows[0]]))
-        return ablated_rows(model, anatomy.stack, [self.dims[row] for row in rows])
+            alone = replace(self.like, dims=self.dims[rows[0]])
+            return ablated(model, anatomy.stack, alone, means)
+        dims = [self.dims[row] for row in rows]
+        return ablated_rows(model, anatomy.stack, dims, like=self.like, means=means)
+
+    @property
+    def needs_means(self) -> Ablation | None:
+        """See :class:`Condition`."""
+        return self.like if self.like.mode == "mean" else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,6 +326,9 @@ class Measurement:
             [self._chunk_key(index, Intact())], lambda _: self._measure_intact(index, dtype)
         )
         by_key = {self._chunk_key(index, condition)["id"]: condition for condition in conditions}
+        for condition in conditions:  # before a chunk is locked: nobody waits holding a lock
+            if store.read(self._chunk_key(index, condition)) is None:
+                self._means(condition.needs_means)
         records = store.obtain(
             [self._chunk_key(index, condition) for condition in conditions],
             lambda key: self._measure_ablated(index, by_key[key["id"]], intact, dtype),
@@ -442,12 +494,13 @@ class Measurement:
         chunk = self._asked(index)
         execution, stored = self._execution, intact.get("most_tokens")
         allowed = min(execution.most_tokens, stored or execution.most_tokens)
+        means = self._means(condition.needs_means)
         nll: Sequence[NDArray[np.float64]] = ()
         if allowed == stored:
-            nll, allowed = execution.run(chunk, [condition], allowed, dtype)
+            nll, allowed = execution.run(chunk, [condition], allowed, dtype, means)
         if allowed != stored:
             both = [Intact(), condition]
-            (same, ablated), allowed = execution.run(chunk, both, allowed, dtype)
+            (same, ablated), allowed = execution.run(chunk, both, allowed, dtype, means)
             nll = [np.array(intact["nll_nats"]) + (ablated - same)]
         return self._record(chunk, nll[0], allowed)
 
@@ -458,3 +511,61 @@ class Measurement:
             "tokens": chunk.tokens.tolist(),
             "most_tokens": most_tokens,
         }
+
+    # ---------------------------------------------------------------- layer by layer
+
+    def layer_chunk(self, index: int, ablation: Ablation) -> list[ChunkNLL]:
+        """One chunk of the seeded order with an ablation in each layer alone, by layer.
+
+        Raises:
+            MeasurementError: if a value is NaN.
+        """
+        each = self._each_layer(ablation)
+        alike = {name: value for name, value in ablation.key().items() if name != "layers"}
+        key = {"chunk": index, "id": canonical_json({**alike, "each_layer": self._sites})}
+        if self.store.read(key) is None:
+            self._means(each[0].needs_means)
+        (record,) = self.store.obtain([key], lambda _: self._measure_layers(index, each))
+        return [
+            self._checked({"nll_nats": nll, "tokens": record["tokens"]}, condition)
+            for nll, condition in zip(record["nll_nats"], each, strict=True)
+        ]
+
+    def _each_layer(self, ablation: Ablation) -> list[Fixed]:
+        layers = range(self.examination.layers)
+        return [Fixed(ablation=replace(ablation, layers=(layer,))) for layer in layers]
+
+    def _measure_layers(self, index: int, each: Sequence[Fixed]) -> Record:
+        """Each layer's run starts from what the intact model handed it, where that is possible."""
+        chunk, execution = self._asked(index), self._execution
+        means = self._means(each[0].needs_means)
+        nll = execution.layer_by_layer(chunk, each, means)
+        self.checkpoint.require_unchanged()
+        return {"nll_nats": nll.tolist(), "tokens": chunk.tokens.tolist()}
+
+    # ---------------------------------------------------------------- means
+
+    def _means(self, ablation: Ablation | None) -> "Means | None":
+        """The intact model's mean features where an ablation puts them, from the store if known."""
+        if ablation is None:
+            return None
+        import torch
+
+        place = {"site": ablation.site, "embeddings": ablation.embeddings}
+        key = {"means": 1, "blocks": MEAN_BLOCKS, "sites": self._sites, **place}
+        whole = replace(ablation, layers=None)
+        (record,) = self.store.obtain([key], lambda _: self._measure_means(whole))
+        return {int(layer): torch.tensor(mean) for layer, mean in record["means"].items()}
+
+    def _measure_means(self, ablation: Ablation) -> Record:
+        """Over all positions of text blocks that run one by one, so that there is no padding."""
+        questions = [self._questions.rows(int(block)) for block in self.order[:MEAN_BLOCKS]]
+        sums = self._execution.feature_sums([row for rows in questions for row in rows], ablation)
+        self.checkpoint.require_unchanged()
+        means = {str(layer): (one.total / one.count).tolist() for layer, one in sums.items()}
+        if not all(np.isfinite(mean).all() for mean in means.values()):
+            raise MeasurementError(
+                "the intact model's mean features are not finite numbers, so no feature can be "
+                "replaced by its mean: use the mode 'zero'"
+            )
+        return {"means": means}

@@ -222,6 +222,7 @@ def _planned(
     corpus = vetting.corpus
     progress(f"{label}: looking for outlier dimensions")
     examination = vetting.examination
+    vetting.require_site()
     progress(f"{label}: cutting the corpus into text blocks")
     layout = vetting.measurement.layout
     notes = _notes(vetting)

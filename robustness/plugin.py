@@ -79,6 +79,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "decoder the decoder)",
     )
     group.addoption(
+        "--robustness-site",
+        choices=("output", "residual", "attention-norm", "embedding-norm"),
+        help="where dimensions are ablated: what a layer writes, its whole output, or a norm "
+        "(default: output)",
+    )
+    group.addoption(
+        "--robustness-mode",
+        choices=("zero", "mean"),
+        help="ablated features become 0, or the intact model's mean (default: zero)",
+    )
+    group.addoption(
         "--robustness-enable",
         action="append",
         metavar="CHECK",

@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from robustness.ablation import Ablation, Mode, SiteName
 from robustness.dtypes import DtypeChoice
 from robustness.errors import PolicyError
 from robustness.rules.settings import Rule, Rules, StrictTable
@@ -35,6 +36,7 @@ Profile = Literal["paper", "hardened"]
 StackChoice = Literal["auto", "encoder", "decoder"]
 LayoutChoice = Literal["auto", "packed", "lines"]
 
+Layer = Annotated[int, Field(ge=0)]
 Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Tolerance = Annotated[float, Field(gt=1, allow_inf_nan=False)]
 
@@ -148,6 +150,22 @@ class MatchesBaseline(_Check):
     )
 
 
+class EmbeddingNormAloneIsHarmless(_Check):
+    """Ablating the outlier dimensions at the norm behind the embedding, and nowhere else."""
+
+    enabled: bool = Field(default=False, description="whether the check runs")
+    max_ratio: Ratio = Field(default=1.5, description="must stay below this factor")
+
+
+class LayerProfile(_Check):
+    """Ablating the outlier dimensions in one layer at a time."""
+
+    enabled: bool = Field(default=False, description="whether the check runs")
+    max_ratio: Literal["record"] | Ratio = Field(
+        default="record", description="each layer must stay below this factor; or is only recorded"
+    )
+
+
 class Checks(StrictTable):
     """Thresholds of the packaged suite's checks, by the test's name without ``test_``."""
 
@@ -159,6 +177,8 @@ class Checks(StrictTable):
     outliers_matter_more_than_chance: OutliersMatterMoreThanChance = OutliersMatterMoreThanChance()
     magnitude_alone_is_harmless: MagnitudeAloneIsHarmless = MagnitudeAloneIsHarmless()
     matches_baseline: MatchesBaseline = MatchesBaseline()
+    embedding_norm_alone_is_harmless: EmbeddingNormAloneIsHarmless = EmbeddingNormAloneIsHarmless()
+    layer_profile: LayerProfile = LayerProfile()
 
 
 class Settings(StrictTable):
@@ -175,6 +195,13 @@ class Settings(StrictTable):
     stack: StackChoice = Field(
         default="auto",
         description="which stack of layers is vetted; auto: the only one, or the decoder",
+    )
+    site: SiteName = Field(default="output", description="where dimensions are ablated")
+    mode: Mode = Field(
+        default="zero", description="ablated features become 0, or the intact model's mean"
+    )
+    layers: Literal["all"] | Annotated[list[Layer], Field(min_length=1)] = Field(
+        default="all", description="in which layers dimensions are ablated, from 0 on"
     )
     corpus: str = Field(default="builtin", min_length=1, description="the text")
     layout: LayoutChoice = Field(
@@ -224,6 +251,21 @@ class Settings(StrictTable):
     def scoring_options(self) -> ScoringOptions:
         """What of it changes the questions a model is asked."""
         return ScoringOptions(masking=self.masking, generator=self.generator)
+
+    @model_validator(mode="after")
+    def _site_has_layers(self) -> "Settings":
+        if self.layers != "all" and len(set(self.layers)) < len(self.layers):
+            raise ValueError(f"layers must differ from each other, not {self.layers}")
+        if self.layers != "all" and self.site == "embedding-norm":
+            raise ValueError(
+                "site 'embedding-norm' lies before the layers, so layers must be 'all'"
+            )
+        return self
+
+    def ablation(self, dims: tuple[int, ...]) -> Ablation:
+        """Dimensions ablated where and how the policy says."""
+        layers = None if self.layers == "all" else tuple(self.layers)
+        return Ablation(dims=dims, site=self.site, mode=self.mode, layers=layers)
 
 
 class PolicyFile(Settings):

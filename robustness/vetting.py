@@ -1,6 +1,7 @@
 """Vetting: one checkpoint, one corpus, one policy. The object that users hold."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cached_property
 from operator import index
 from pathlib import Path
@@ -14,6 +15,7 @@ from robustness.corpus import Corpus, load_corpus
 from robustness.detection import Examination, examine
 from robustness.dtypes import chosen_dtype
 from robustness.errors import BaselineError, PolicyError, RuleError
+from robustness.layer_profile import LayerProfile
 from robustness.measure import Measurement, library_versions
 from robustness.policy import Settings
 from robustness.rules import RULES
@@ -146,31 +148,44 @@ class Vetting:
         settings = self.settings.model_copy(update={"rule": rule})
         return OutlierDimensions(self._examined(settings).detection)
 
+    def require_site(self) -> None:
+        """Find out before anything is measured that the policy's site or layers do not exist.
+
+        Raises:
+            UnsupportedSite: the model has no such site, or no such layer.
+        """
+        self._ablation((0,), site=None, mode=None, layers=None)
+
     def ablate(
         self,
         dims: SupportsIndex | Iterable[int],
         *,
-        site: str = "output",
-        mode: str = "zero",
+        site: str | None = None,
+        mode: str | None = None,
         layers: Iterable[int] | None = None,
+        embeddings: bool = False,
     ) -> AblatedModel:
         """The model without these dimensions, to be asked for verdicts.
 
         Args:
             dims: indices in the hidden vector.
-            site: where they are switched off.
-            mode: ``zero``: the feature becomes 0 everywhere.
-            layers: in which layers (0-based); all by default.
+            site: where they are switched off: ``output``, ``residual``, ``attention-norm`` or
+                ``embedding-norm``; by default the policy's.
+            mode: ``zero``: the feature becomes 0 everywhere; ``mean``: it becomes the intact
+                model's mean; by default the policy's.
+            layers: in which layers (0-based); by default the policy's.
+            embeddings: at the site ``residual``, also in what enters the first layer.
 
         Raises:
-            UnsupportedSite: if the model has no such site, mode or (when measured) layer.
+            UnsupportedSite: if the model has no such site, mode or layer.
             ValueError: if a dimension is out of range, or an index given twice.
         """
-        ablation = Ablation(
-            dims=tuple(dims) if isinstance(dims, Iterable) else (index(dims),),
+        ablation = self._ablation(
+            tuple(dims) if isinstance(dims, Iterable) else (index(dims),),
             site=site,
             mode=mode,
-            layers=None if layers is None else tuple(layers),
+            layers=layers,
+            embeddings=embeddings,
         )
         if max(ablation.dims) >= self.examination.hidden_size:
             raise ValueError(
@@ -179,9 +194,62 @@ class Vetting:
             )
         return AblatedModel(self, ablation)
 
-    def ablate_random(self, size: int) -> RandomlyAblatedModel:
-        """The model without ``size`` random non-outlier dimensions, drawn anew all the time."""
-        return RandomlyAblatedModel(self, size)
+    def layer_profile(
+        self, dims: Iterable[int], *, site: str | None = None, mode: str | None = None
+    ) -> LayerProfile:
+        """The model without these dimensions in one layer at a time, to be asked for verdicts.
+
+        Args:
+            dims: indices in the hidden vector.
+            site: as in :meth:`ablate`; one that the layers have.
+            mode: likewise.
+        """
+        layers = range(self.examination.layers)
+        ablation = self._ablation(tuple(dims), site=site, mode=mode, layers=layers)
+        return LayerProfile(self, replace(ablation, layers=None))
+
+    def ablate_random(
+        self,
+        size: int,
+        *,
+        site: str | None = None,
+        mode: str | None = None,
+        layers: Iterable[int] | None = None,
+    ) -> RandomlyAblatedModel:
+        """The model without ``size`` random non-outlier dimensions, drawn anew all the time.
+
+        Args:
+            size: how many.
+            site: as in :meth:`ablate`.
+            mode: likewise.
+            layers: likewise.
+        """
+        like = self._ablation((0,), site=site, mode=mode, layers=layers)
+        return RandomlyAblatedModel(self, size, like)
+
+    def _ablation(
+        self,
+        dims: tuple[int, ...],
+        *,
+        site: str | None,
+        mode: str | None,
+        layers: Iterable[int] | None,
+        embeddings: bool = False,
+    ) -> Ablation:
+        """An ablation that this model knows, the policy's where nothing else is said."""
+        usual = self.settings.ablation(dims)
+        chosen = usual.site if site is None else site
+        if layers is None and chosen != "embedding-norm":
+            layers = usual.layers
+        ablation = Ablation(
+            dims=dims,
+            site=chosen,
+            mode=usual.mode if mode is None else mode,
+            layers=None if layers is None else tuple(layers),
+            embeddings=embeddings,
+        )
+        self.examination.require(ablation)
+        return ablation
 
     def intact(self) -> IntactModel:
         """The model as it is."""

@@ -107,7 +107,7 @@ def _run_out(monkeypatch: pytest.MonkeyPatch, *, beyond_rows: int, error: Except
 CONDITIONS: tuple[Any, ...] = (
     Intact(),
     Fixed(ablation=Ablation(dims=(PLANTED,))),
-    PerBlock(dims=tuple((row,) for row in range(16))),
+    PerBlock(like=Ablation(dims=(0,)), dims=tuple((row,) for row in range(16))),
 )
 
 

@@ -153,7 +153,7 @@ def test_every_masking_scores_what_a_plain_loop_scores(
 def test_a_random_control_ablates_each_text_block_alone_in_all_its_rows(vetted: Measured) -> None:
     measurement = vetted("pll").measurement
     dims = tuple((block % 5,) for block in range(16))
-    (mixed,) = measurement.chunk(0, PerBlock(dims=dims))
+    (mixed,) = measurement.chunk(0, PerBlock(like=Ablation(dims=(0,)), dims=dims))
     for dim in range(5):
         (alone,) = measurement.chunk(0, Fixed(ablation=Ablation(dims=(dim,))))
         rows = [block for block in range(16) if dims[block] == (dim,)]

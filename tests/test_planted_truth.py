@@ -1,14 +1,18 @@
 """Known truth: the suite measures what was planted, and decides as it must."""
 
+import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from robustness.errors import CheckpointError
+from robustness.ablation import Ablation
+from robustness.errors import CheckpointError, UnsupportedSite
 from robustness.plan import RunPlan, make_plan
 from robustness.policy import load_policy
+from robustness.stacks import Anatomy
 from robustness.vetting import Vetting
 from tests.planted import PLANTED, VOCABULARY, WIDTH, final_feature, head, save_planted
 
@@ -87,6 +91,105 @@ def test_an_ablation_of_one_layer_leaves_the_others(vetting: Vetting) -> None:
     assert part.ratio is not None
     assert whole.ratio is not None
     assert 0.9 < part.ratio < whole.ratio
+
+
+def test_a_feature_is_replaced_by_its_mean(vetting: Vetting) -> None:
+    """What is planted is the same at every position, so that its mean is as good as itself."""
+    exhaustive = _exhaustive(vetting)
+    for site in ("output", "residual"):
+        mean = exhaustive.ablate(PLANTED, site=site, mode="mean").is_harmless(within=1.001)
+        assert mean.ratio == pytest.approx(1, rel=1e-5)
+        assert mean.claim.startswith(f"ablating dimension {PLANTED} (")
+        zero = exhaustive.ablate(PLANTED, site=site).degrades(by=1.5)
+        assert zero.ratio == pytest.approx(VOCABULARY / _known_perplexity(vetting), rel=1e-5)
+    assert vetting.ablate_random(1, mode="mean").is_harmless(within=1.1).ratio == 1
+
+
+def test_means_are_measured_once_and_stored(vetting: Vetting) -> None:
+    vetting.ablate(PLANTED, mode="mean").is_harmless(within=1.1)
+    (only,) = [
+        path
+        for path in vetting._store_root.rglob("*.json")
+        if '"means":1' in path.read_text() and '"site":"output"' in path.read_text()
+    ]
+    before = only.stat().st_mtime_ns
+    means = json.loads(only.read_text())["record"]["means"]
+    assert [*means] == ["0", "1", "2"]
+    for layer in means.values():
+        assert len(layer) == WIDTH
+        assert layer[PLANTED] > 0
+    fresh = Vetting(
+        checkpoint=vetting.checkpoint, settings=vetting.settings, store_root=vetting._store_root
+    )
+    fresh.ablate(PLANTED, layers=[2], mode="mean").is_harmless(within=1.1)
+    assert only.stat().st_mtime_ns == before
+
+
+def test_the_policys_site_and_layers_hold_where_nothing_else_is_said(vetting: Vetting) -> None:
+    update = {"site": "residual", "mode": "mean", "layers": [1, 2]}
+    chosen = Vetting(
+        checkpoint=vetting.checkpoint,
+        settings=vetting.settings.model_copy(update=update),
+        store_root=vetting._store_root,
+    )
+    assert chosen.ablate(PLANTED).ablation == Ablation(
+        dims=(PLANTED,), site="residual", mode="mean", layers=(1, 2)
+    )
+    other = chosen.ablate(PLANTED, site="output", mode="zero", layers=[0])
+    assert other.ablation == Ablation(dims=(PLANTED,), layers=(0,))
+    with pytest.raises(UnsupportedSite, match=r"'model' has no norm .* has 'output' and 'resid"):
+        chosen.ablate(PLANTED, site="attention-norm")
+    with pytest.raises(UnsupportedSite, match=r"no layer 3: .* from 0 to 2"):
+        chosen.ablate(PLANTED, layers=[3])
+
+
+def test_the_layer_profile_is_that_of_whole_runs(vetting: Vetting) -> None:
+    exhaustive = _exhaustive(vetting)
+    verdict = exhaustive.layer_profile([PLANTED]).recorded()
+    assert verdict
+    assert verdict.exact
+    for layer, found in enumerate(verdict.details["layer_profile"]):
+        whole = exhaustive.ablate(PLANTED, layers=[layer]).degrades(by=1.05)
+        assert found == {"layer": layer, "ratio": whole.ratio, "interval": None}  # to the bit
+    ratios = [found["ratio"] for found in verdict.details["layer_profile"]]
+    largest = int(np.argmax(ratios))
+    assert verdict.ratio == max(ratios)
+    assert verdict.reason.startswith(
+        f"layer profile: largest x{max(ratios):.4g} in layer {largest}"
+    )
+    assert verdict.reason in verdict.explain()
+
+
+def test_every_layer_has_to_stay_below(vetting: Vetting) -> None:
+    profile = _exhaustive(vetting).layer_profile([PLANTED])
+    largest = profile.recorded().ratio
+    assert largest is not None
+    assert profile.stays_below(largest * 1.0001)
+    assert not profile.stays_below(largest * 0.9999)
+    early = vetting.layer_profile([PLANTED]).stays_below(0.5)
+    assert early.outcome == "fail"
+    assert early.text_blocks == 32
+    assert vetting.layer_profile([0]).stays_below(1.01)
+    assert vetting.layer_profile([PLANTED]).recorded().text_blocks == 64
+
+
+def test_where_no_layer_can_be_skipped_all_of_them_run(vetting: Vetting) -> None:
+    """The same numbers, from whole forward passes."""
+    anatomy = vetting.examination.anatomy
+    stack = replace(anatomy.stack, resumable=False)
+    record = Anatomy(stacks=(stack,)).to_dict()
+    slow = Vetting(
+        checkpoint=vetting.checkpoint,
+        settings=vetting.settings,
+        store_root=vetting._store_root,
+        examination=replace(vetting.examination, anatomy_record=record),
+    )
+    for site, mode in (("output", "zero"), ("residual", "mean")):
+        profiles = [
+            one.layer_profile([PLANTED, 3], site=site, mode=mode).recorded()
+            for one in (slow, vetting)
+        ]
+        assert profiles[0] == profiles[1]
 
 
 def test_early_verdicts_are_those_of_the_whole_corpus(vetting: Vetting) -> None:

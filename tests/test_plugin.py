@@ -448,6 +448,51 @@ def test_an_opt_in_check_can_be_asked_for(lenient: pytest.Pytester, stubs: Stubs
     )
 
 
+@pytest.mark.parametrize("compared", [False, True])
+def test_layers_can_be_looked_at_one_by_one(
+    compared: bool, lenient: pytest.Pytester, stubs: Stubs
+) -> None:
+    if compared:
+        (lenient.path / "robustness.toml").write_text("[checks.layer_profile]\nmax_ratio = 1.0\n")
+    result = lenient.runpytest_subprocess(
+        *stubs.options, "--robustness-enable=embedding_norm_alone_is_harmless",
+        "--robustness-enable=layer_profile", "--robustness-json=report.json",
+        "-k", "embedding or profile",
+    )  # fmt: skip
+    result.assert_outcomes(passed=2 - compared, failed=compared, deselected=6)
+    facts = read_json(lenient.path / "report.json")
+    assert facts["comparisons"] == 6 + compared  # what is only recorded is no comparison
+    found = {check["check"]: check for check in checks(facts).values()}
+    embedding = found["test_embedding_norm_alone_is_harmless"]
+    assert (embedding["verdict"], embedding["threshold"]) == ("pass", 1.5)
+    assert "(site embedding-norm)" in embedding["claim"]
+    profile = found["test_layer_profile"]
+    assert profile["verdict"] == ("fail" if compared else "pass")
+    ratios = [layer["ratio"] for layer in profile["details"]["layer_profile"]]
+    assert len(ratios) == 2
+    assert ratios[1] == profile["ratio"] > 2 > ratios[0]  # the head reads the last layer
+    line = f"layer profile: largest x{ratios[1]:.4g} in layer 1, x{ratios[0]:.4g} in layer 0"
+    assert profile["reason"] == line
+    result.stdout.fnmatch_lines([line])
+
+
+def test_a_run_can_ablate_at_another_site(lenient: pytest.Pytester, stubs: Stubs) -> None:
+    result = lenient.runpytest_subprocess(
+        *stubs.options, "--robustness-site=residual", "--robustness-mode=mean",
+        "--robustness-json=report.json", "-k", "joint or random",
+    )  # fmt: skip
+    # In the stub the dimension is the same everywhere: its mean is as good as itself.
+    result.assert_outcomes(passed=1, failed=1, deselected=4)
+    result.stdout.fnmatch_lines(["  ablations (site residual, mode mean)"])
+    facts = read_json(lenient.path / "report.json")
+    (checkpoint,) = facts["checkpoints"]
+    assert (checkpoint["site"], checkpoint["mode"]) == ("residual", "mean")
+    assert (checkpoint["stack"], checkpoint["ablated_layers"]) == ("only", "all")
+    for check in checks(facts).values():
+        assert "(site residual, mode mean)" in check["claim"]
+        assert check["ratio"] == pytest.approx(1, abs=0.05)
+
+
 def test_a_check_can_be_switched_off(lenient: pytest.Pytester, stubs: Stubs) -> None:
     (lenient.path / "robustness.toml").write_text(
         "[checks.joint_ablation_degrades]\nenabled = false\n"

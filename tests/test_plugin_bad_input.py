@@ -98,6 +98,25 @@ def encoder_only(folder: Path) -> None:
     save_checkpoint(folder, tiny_model("BertModel"))
 
 
+def mixture_of_experts(folder: Path) -> None:
+    shutil.rmtree(folder)
+    model = tiny_model(
+        "MixtralForCausalLM",
+        vocab_size=VOCABULARY,
+        intermediate_size=24,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        num_local_experts=4,
+    )
+    save_checkpoint(folder, model, tiny_tokenizer(VOCABULARY))
+
+
+def vision_model(folder: Path) -> None:
+    shutil.rmtree(folder)
+    model = tiny_model("ViTForImageClassification", intermediate_size=24, image_size=32)
+    save_checkpoint(folder, model)
+
+
 def truncated(folder: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
@@ -142,6 +161,13 @@ CASES = {
     ),
     "encoder only": Case(
         arrange=checkpoint(encoder_only), says=("BertModel", "no language-model head")
+    ),
+    "mixture of experts": Case(
+        arrange=checkpoint(mixture_of_experts),
+        says=("'model.layers.0.mlp.experts'", "the site 'residual' can be ablated"),
+    ),
+    "vision model": Case(
+        arrange=checkpoint(vision_model), says=("ViTForImageClassification", "language-model head")
     ),
     "head missing": Case(
         arrange=checkpoint(without_head), says=("spoilt lacks weights", "cls.predictions")
@@ -202,6 +228,17 @@ CASES = {
     ),
     "rule that can flag nothing": Case(
         arrange=policy("[rules.busters]\nk = 9.0\n"), says=("cannot flag anything at k = 9",)
+    ),
+    # the site
+    "encoder of one stack": Case(
+        arrange=option("--robustness-stack=encoder"),
+        says=("one stack of layers, 'bert.encoder'", "use 'auto'"),
+    ),
+    "site in layers that it has not": Case(
+        arrange=policy("layers = [0, 2]\n"), says=("no layer 2", "from 0 to 1")
+    ),
+    "site before the layers": Case(
+        arrange=policy('site = "embedding-norm"\nlayers = [0]\n'), says=("lies before the layers",)
     ),
     # everything else
     "confidence out of range": Case(

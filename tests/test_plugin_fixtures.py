@@ -78,7 +78,7 @@ FAILING = f"""
         vetting.outliers(rule="bustres")
 
     def test_site(vetting):
-        vetting.ablate(0, site="residual")
+        vetting.ablate(0, site="middle")
 
     def test_too_many(vetting):
         vetting.ablate_random({HIDDEN_SIZE})
@@ -126,7 +126,7 @@ def test_failures_show_the_numbers(
             "than 0.5; measured 1.* (* to *) against 0.5>",
             f"E * dimension {HIDDEN_SIZE} is out of range: the hidden size is {HIDDEN_SIZE}",
             "RuleError: unknown rule 'bustres'; known: busters, puccetti, *",
-            "UnsupportedSite: *'residual'*",
+            "UnsupportedSite: *'middle'*",
             f"E * cannot ablate {HIDDEN_SIZE} random dimensions: there are {HIDDEN_SIZE - 1} *",
             "PolicyError: confidence must be at least 0.5 and below 1, not 1.0",
         ]

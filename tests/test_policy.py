@@ -332,6 +332,9 @@ _SETTINGS = {
         st.sampled_from(_RULES), st.lists(st.sampled_from(_RULES), min_size=1, unique=True)
     ),
     "stack": st.sampled_from(["auto", "encoder", "decoder"]),
+    "site": st.sampled_from(["output", "residual", "attention-norm"]),
+    "mode": st.sampled_from(["zero", "mean"]),
+    "layers": st.just("all") | st.lists(st.integers(0, 99), min_size=1, unique=True),
     "corpus": _WORDS,
     "layout": st.sampled_from(["auto", "packed", "lines"]),
     "block_size": st.integers(8, 4096),
@@ -365,6 +368,8 @@ _SETTINGS = {
         ),
         outliers_matter_more_than_chance=_tables(**_CHECK, factor=_RATIO),
         magnitude_alone_is_harmless=_tables(**_CHECK, max_ratio=_RATIO),
+        embedding_norm_alone_is_harmless=_tables(**_CHECK, max_ratio=_RATIO),
+        layer_profile=_tables(**_CHECK, max_ratio=st.just("record") | _RATIO),
     ),
 }
 _OVERRIDES = st.dictionaries(_WORDS, _tables(**_SETTINGS), max_size=2)

@@ -207,7 +207,7 @@ def _compare_control(case: Case, store: Path, n_chunks: int) -> None:
         (intact,) = vetting.measurement.chunk(chunk, Intact())
         draws = clock.assign(intact.tokens.tolist())
         dims = tuple(random_dims(candidates, size, seed=0, draw=draw) for draw in draws)
-        (control,) = vetting.measurement.chunk(chunk, PerBlock(dims=dims))
+        (control,) = vetting.measurement.chunk(chunk, PerBlock(like=Ablation(dims=(0,)), dims=dims))
         start = chunk * CHUNK_BLOCKS
         expected = [plain.nll(range(start + n, start + n + 1), d)[0] for n, d in enumerate(dims)]
         assert control.nll_nats.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-4)

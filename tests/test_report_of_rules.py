@@ -47,7 +47,13 @@ def report(*detections: Detection) -> tuple[dict[str, Any], list[str]]:
     check = made.checkpoints[0].checks[0]
     record = {**checked(check.test, claim="c"), "name": check.test_name("bert")}
     whole = facts.run_facts(
-        made, {"id": record}, partial=False, problems=(), exit_status=0, started=datetime.now(UTC)
+        made,
+        {"id": record},
+        partial=False,
+        problems=(),
+        exit_status=0,
+        started=datetime.now(UTC),
+        duration_s=1.0,
     )
     facts.to_json(whole)  # must not raise: JSON has no infinities
     reporter = Lines()

@@ -10,7 +10,13 @@ from robustness.pytest_support.state import STATE
 
 SUITE = "robustness.suite"
 FOLDER = Path(__file__).parent.parent / "suite"
-FILES = ("test_weights.py", "test_outliers.py", "test_controls.py", "test_baseline.py")
+FILES = (
+    "test_weights.py",
+    "test_outliers.py",
+    "test_controls.py",
+    "test_layers.py",
+    "test_baseline.py",
+)
 ID_PREFIX = "robustness/"
 """What the ids of the packaged suite's tests begin with, whatever folder pytest runs in."""
 

@@ -38,8 +38,8 @@ def run_policy(config: pytest.Config) -> Policy:
     given = {
         name: option(f"robustness_{name}")
         for name in (
-            "corpus", "layout", "block_size", "profile", "rule", "stack", "confidence",
-            "exhaustive", "seed", "device", "dtype", "masking", "generator",
+            "corpus", "layout", "block_size", "profile", "rule", "stack", "site", "mode",
+            "confidence", "exhaustive", "seed", "device", "dtype", "masking", "generator",
         )
     }  # fmt: skip
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from robustness.detection import Examination
+from robustness.layer_profile import described
 from robustness.plain import plain
 from robustness.plan import PlannedCheckpoint, RunPlan
+from robustness.policy import Settings
 
 COLUMNS = ("check", "dims", "measured", "interval", "needed", "blocks", "verdict")
 WIDTH = 100
@@ -89,6 +91,7 @@ def _checkpoint_header(planned: PlannedCheckpoint) -> list[str]:
         f"{planned.block_size} tokens; {checkpoint['scoring']} scoring"
         f"{settings.scoring_options.deviations()}, seed {settings.seed}, "
         f"profile {settings.profile}" + (", exhaustive" if settings.exhaustive else ""),
+        *_place(settings),
         *(f"  {each.rule}: {_listed(each.dims)}" for each in found.detections),
         *_baseline_header(planned),
         *(f"  note: {note}" for note in planned.notes),
@@ -118,6 +121,12 @@ def _baseline_header(planned: PlannedCheckpoint) -> list[str]:
         f"  baseline: {profile.reference} at {profile.revision}, {profile.held} of "
         f"{profile.text_blocks} text blocks"
     ]
+
+
+def _place(settings: Settings) -> Iterable[str]:
+    """Where and how dimensions are ablated, where it is not as by default."""
+    if where := settings.ablation((0,)).where:
+        yield f"  ablations{where}"
 
 
 def _amount(n: int) -> str:
@@ -333,6 +342,8 @@ def _notes(checks: Sequence[Mapping[str, Any]], n_blocks: int) -> Iterable[str]:
                 f"{_figure(details['mean_ratio'])}, highest {_figure(worst['ratio'])} "
                 f"({_named(worst['dims'])}; a single draw is noisy)"
             )
+        if profile := details.get("layer_profile"):
+            yield described([float(layer["ratio"]) for layer in profile])
     yield from _expectations(checks)
     shares = [share for check in checks if (share := check["details"].get("blind_share"))]
     if shares:
