@@ -219,6 +219,11 @@ def _notes(vetting: Vetting) -> list[str]:
             f"{unknown:.0%} of the corpus' tokens are unknown to the tokenizer: name a corpus of "
             "the kind that the model was trained on"
         )
+    begins_with = measurement.layout.begins_with
+    if vetting.settings.bos != "auto" or begins_with is None:
+        first = f"begin with {begins_with}" if begins_with else "begin without a special token"
+        why = "as the tokenizer has it" if vetting.settings.bos == "auto" else "as asked for (bos)"
+        notes.append(f"text blocks {first}, {why}; outliers can depend on that")
     if measurement.block_size < wanted:
         notes.append(
             f"text blocks have {measurement.block_size} tokens, not {wanted}: the model has no "

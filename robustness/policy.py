@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from robustness.errors import PolicyError
 from robustness.scoring.masked import Masking
-from robustness.scoring.options import UNIGRAM, ScoringOptions
+from robustness.scoring.options import UNIGRAM, Bos, ScoringOptions
 
 Profile = Literal["paper", "hardened"]
 Rule = Literal["busters"]
@@ -140,6 +140,12 @@ class Settings(_Strict):
     masking: Masking = Field(
         default="all", description="how a masked language model's tokens are hidden"
     )
+    bos: Bos = Field(
+        default="auto", description="whether the token that begins a sequence stands first"
+    )
+    context: int = Field(
+        default=0, ge=0, description="tokens of preceding text that are read and not scored"
+    )
     generator: str = Field(
         default=UNIGRAM, min_length=1, description="what replaces a discriminator's tokens"
     )
@@ -158,7 +164,9 @@ class Settings(_Strict):
     @property
     def scoring_options(self) -> ScoringOptions:
         """What of it changes the questions a model is asked."""
-        return ScoringOptions(masking=self.masking, generator=self.generator)
+        return ScoringOptions(
+            masking=self.masking, generator=self.generator, bos=self.bos, context=self.context
+        )
 
 
 class PolicyFile(Settings):

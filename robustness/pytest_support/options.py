@@ -39,7 +39,7 @@ def run_policy(config: pytest.Config) -> Policy:
         name: option(f"robustness_{name}")
         for name in (
             "corpus", "layout", "block_size", "profile", "rule", "confidence", "exhaustive",
-            "seed", "device", "masking", "generator",
+            "seed", "device", "masking", "generator", "bos", "context",
         )
     }  # fmt: skip
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}

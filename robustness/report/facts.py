@@ -18,6 +18,9 @@ from robustness.verdict import Verdict
 SCHEMA = 1
 """Of the JSON report; part of the public interface."""
 
+PER_TEXT = ("word_perplexity", "byte_perplexity", "bits_per_byte", "words", "utf8_bytes")
+"""Figures that do not depend on the tokenizer, of the text blocks that were measured."""
+
 ACCEPTED = ("pass", "not applicable")
 """Verdicts that do not fail a run."""
 
@@ -143,6 +146,7 @@ def _checkpoint_facts(
         "perplexity": widest.get("intact_perplexity"),
         "nats_per_token": widest.get("intact_nats_per_token"),
         "chance_nats_per_token": widest.get("chance_nats_per_token"),
+        **{name: (widest.get("intact_text") or {}).get(name) for name in PER_TEXT},
         "perplexity_text_blocks": widest.get("intact_text_blocks", 0),
         "perplexity_tokens": widest.get("intact_tokens", 0),
         "rule": examination.detection.rule,
@@ -156,6 +160,8 @@ def _scoring_facts(scoring: str, options: ScoringOptions) -> dict[str, Any]:
     """The settings that the scoring depends on; None where it depends on none."""
     return {
         "masking": options.masking if scoring in ("masked", "permutation") else None,
+        "bos": options.bos,
+        "context": options.context if scoring == "causal" else None,
         "generator": options.generator if scoring == "replaced-token" else None,
     }
 
