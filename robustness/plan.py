@@ -38,6 +38,7 @@ class PlannedCheckpoint:
         text_blocks: text blocks in the corpus.
         notes: what the user should know about the checkpoint or the corpus.
         checks: in the order of the suite.
+        generator: the masked language model that replaces a discriminator's tokens, resolved.
     """
 
     label: str
@@ -49,12 +50,19 @@ class PlannedCheckpoint:
     text_blocks: int
     notes: tuple[str, ...]
     checks: tuple[Check, ...]
+    generator: Mapping[str, Any] | None = None
 
     def load(self) -> "Checkpoint":
         """The checkpoint itself; nothing is resolved again."""
         from robustness.checkpoint import Checkpoint
 
         return Checkpoint.from_dict(self.checkpoint)
+
+    def load_generator(self) -> "Checkpoint | None":
+        """The generator itself, if one is named; nothing is resolved again."""
+        from robustness.checkpoint import Checkpoint
+
+        return None if self.generator is None else Checkpoint.from_dict(self.generator)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +107,7 @@ class RunPlan:
                         "text_blocks": planned.text_blocks,
                         "notes": list(planned.notes),
                         "checks": [check.to_dict() for check in planned.checks],
+                        "generator": None if planned.generator is None else dict(planned.generator),
                     }
                     for planned in self.checkpoints
                 ],
@@ -125,6 +134,7 @@ class RunPlan:
                     text_blocks=planned["text_blocks"],
                     notes=tuple(planned["notes"]),
                     checks=tuple(map(Check.from_dict, planned["checks"])),
+                    generator=planned["generator"],
                 )
                 for planned in data["checkpoints"]
             ),
@@ -203,6 +213,7 @@ def _planned(
         text_blocks=layout.n_blocks,
         notes=tuple(notes),
         checks=planned_checks(settings, examination),
+        generator=None if vetting.generator is None else vetting.generator.to_dict(),
     )
 
 

@@ -36,6 +36,7 @@ class Vetting:
         store_root: folder of the store.
         confidence: of a verdict that does not name its own.
         examination: what is known of it already; found when needed otherwise.
+        generator: the settings' generator, if it is resolved already.
         threads: processor threads for the model; ``None`` leaves the library's choice.
         progress: called with one line after every chunk.
     """
@@ -48,6 +49,7 @@ class Vetting:
         store_root: Path,
         confidence: float = 0.99,
         examination: Examination | None = None,
+        generator: "Checkpoint | None" = None,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -59,6 +61,8 @@ class Vetting:
         self._progress = progress
         if examination is not None:
             self.__dict__["examination"] = examination
+        if generator is not None:
+            self.__dict__["generator"] = generator
 
     @cached_property
     def examination(self) -> Examination:

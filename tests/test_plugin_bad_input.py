@@ -203,6 +203,14 @@ CASES = {
     "rule that can flag nothing": Case(
         arrange=policy("[rules.busters]\nk = 9.0\n"), says=("cannot flag anything at k = 9",)
     ),
+    "context of a masked model": Case(
+        arrange=option("--robustness-context=8"),
+        says=("context = 8 changes nothing for checkpoint-9000, which is scored masked",),
+    ),
+    "BOS of a tokenizer that has none": Case(
+        arrange=option("--robustness-bos=always"),
+        says=("has no token that begins a sequence", "use bos auto"),
+    ),
     # everything else
     "confidence out of range": Case(
         arrange=option("--robustness-confidence=1.5"),

@@ -11,7 +11,6 @@ from typing import Any
 from robustness import __version__
 from robustness.checks import Check
 from robustness.plan import PlannedCheckpoint, RunPlan
-from robustness.scoring.options import ScoringOptions
 from robustness.scoring.quantity import quantity
 from robustness.verdict import Verdict
 
@@ -132,7 +131,7 @@ def _checkpoint_facts(
         "parameters": checkpoint["n_parameters"],
         "vocabulary": checkpoint["vocab_size"],
         "scoring": checkpoint["scoring"],
-        **_scoring_facts(checkpoint["scoring"], settings.scoring_options),
+        **_scoring_facts(planned),
         "dtype": "float32",
         "device": settings.device,
         "profile": settings.profile,
@@ -156,13 +155,15 @@ def _checkpoint_facts(
     }
 
 
-def _scoring_facts(scoring: str, options: ScoringOptions) -> dict[str, Any]:
-    """The settings that the scoring depends on; None where it depends on none."""
+def _scoring_facts(planned: PlannedCheckpoint) -> dict[str, Any]:
+    """The settings that the scoring depends on; None where it does not."""
+    scoring, options = planned.checkpoint["scoring"], planned.settings.scoring_options
     return {
         "masking": options.masking if scoring in ("masked", "permutation") else None,
         "bos": options.bos,
         "context": options.context if scoring == "causal" else None,
         "generator": options.generator if scoring == "replaced-token" else None,
+        "generator_revision": None if planned.generator is None else planned.generator["revision"],
     }
 
 
