@@ -18,7 +18,7 @@ from robustness.measure import Intact
 from robustness.plan import PlannedCheckpoint, make_plan
 from robustness.policy import load_policy
 from robustness.scoring.options import Bos, ScoringOptions
-from robustness.text_size import normalised_perplexity
+from robustness.text_size import Span, normalised_perplexity, text_sizes
 from robustness.vetting import Vetting
 from tests.checkpoint_folders import save_checkpoint, tiny_model
 from tests.test_masking import word_piece_tokenizer
@@ -250,3 +250,19 @@ def test_a_text_without_words_has_no_word_perplexity() -> None:
     found = normalised_perplexity(2.0, tokens=3, words=0, utf8_bytes=6)
     assert found["word_perplexity"] is None
     assert found["byte_perplexity"] == pytest.approx(math.e)
+
+
+def test_without_offsets_only_whole_texts_have_a_size() -> None:
+    whole = Span(text=0, first=0, end=3, tokens=2)
+    sizes = text_sizes(["é b"], [3], [None], [whole])
+    assert sizes is not None
+    assert (sizes.words.tolist(), sizes.utf8_bytes.tolist()) == ([2], [4])
+    assert text_sizes(["é b"], [3], [None], [Span(text=0, first=0, end=2, tokens=2)]) is None
+
+
+def test_nothing_is_reported_per_word_where_sizes_are_unknown(causal: Path, corpus: Corpus) -> None:
+    vetting = _vetting(causal, corpus, block_size=16)
+    vetting.measurement.__dict__["sizes"] = None
+    details = vetting.intact().beats_uniform_guess().details
+    assert details["intact_text"] is None
+    assert details["intact_perplexity"] > 1
