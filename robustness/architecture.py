@@ -61,7 +61,7 @@ def candidates(config: Any, *, what: str) -> tuple[Architecture, ...]:
         return _undeclared(config, tables, pretraining, what)
     for scoring, names in tables:
         if declared in names.values():
-            _refuse_other_inputs(declared, what)
+            _refuse_other_inputs(declared, what, text_suffices=scoring == "causal")
             _refuse_bidirectional(config, declared, scoring, config.model_type in masked, what)
             return (Architecture(name=declared, scoring=scoring, declared=declared),)
     _require_known(declared, what)
@@ -91,7 +91,8 @@ def _undeclared(
         for scoring, names in tables
         if model_type in names and whole == (scoring == "seq2seq")
     ]
-    if pretraining is not None and pretraining not in {name for _, t in tables for name in t}:
+    if pretraining is not None and not any(pretraining in names.values() for _, names in tables):
+        _refuse_other_inputs(pretraining, what)
         found.append(Architecture(name=pretraining, scoring="replaced-token", declared=None))
     if not found:
         raise no_language_model(what, f"model of type {model_type!r}")
@@ -149,11 +150,15 @@ def _require_known(declared: str, what: str) -> None:
         )
 
 
-def _refuse_other_inputs(declared: str, what: str) -> None:
-    """A model that reads more than text, or none, by what its class says of its input."""
+def _refuse_other_inputs(declared: str, what: str, *, text_suffices: bool = False) -> None:
+    """A model that reads more than text, or none, by what its class says of its input.
+
+    Some that can also read images stand among the causal models: without any, they are language
+    models.
+    """
     modalities = getattr(model_class(declared), "input_modalities", "text")
     read = {modalities} if isinstance(modalities, str) else set(modalities)
-    if not read - {"text"}:
+    if not read - {"text"} or (text_suffices and "text" in read):
         return
     others = " and ".join(sorted(read - {"text"}))
     if "text" in read:

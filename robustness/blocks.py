@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from robustness.errors import CorpusError
-from robustness.loading import loading_errors
-from robustness.tokenization import SAVE_AGAIN
+from robustness.surroundings import encoded, surrounding
+from robustness.text_size import Span, TextSizes, text_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
-    from transformers import BatchEncoding, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from robustness.corpus import Corpus
+    from robustness.scoring.options import Bos
 
 __all__ = ["TextBlocks", "text_blocks"]
 
@@ -39,6 +40,10 @@ class TextBlocks:
         words: Number of the word that each token belongs to, as the tokenizer parts text before it
             looks for tokens, and -1 at the special tokens around it; arrays shaped as in ``ids``.
             ``None`` where the tokenizer does not say (slow ones).
+        given: Number of tokens at the beginning of each text block that a causal model is not
+            asked for: the first, or special tokens and context.
+        begins_with: The special token that every text block begins with; ``None`` without one.
+        sizes: How much text there is in each; ``None`` where the tokenizer does not say.
         split_examples: Number of examples that were longer than a text block and were split.
         dropped_tokens: Number of the corpus' tokens that are in no text block: the end of a packed
             corpus that fills none, and pieces with fewer than two tokens that are not special.
@@ -49,6 +54,9 @@ class TextBlocks:
     ids: tuple[NDArray[np.int64], ...]
     special: tuple[NDArray[np.bool_], ...]
     words: tuple[NDArray[np.int64], ...] | None
+    given: tuple[int, ...]
+    begins_with: str | None
+    sizes: TextSizes | None
     split_examples: int
     dropped_tokens: int
     unknown_tokens: int
@@ -64,8 +72,22 @@ class TextBlocks:
         return sum(len(ids) for ids in self.ids)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Tokens:
+    """A tokenised text: ids, the word of each token, and the character that it begins at."""
+
+    ids: NDArray[np.int64]
+    words: NDArray[np.int64]
+    starts: NDArray[np.int64] | None
+
+
 def text_blocks(
-    corpus: Corpus, tokenizer: PreTrainedTokenizerBase, *, block_size: int = 128
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    block_size: int = 128,
+    bos: Bos = "auto",
+    context: int = 0,
 ) -> TextBlocks:
     """Tokenises a corpus and cuts it into text blocks.
 
@@ -81,56 +103,75 @@ def text_blocks(
         tokenizer: The checkpoint's tokenizer, fast or slow.
         block_size: Tokens in a text block, special tokens included; the most there are when the
             corpus consists of lines.
+        bos: Whether the token that begins a sequence stands first; see :func:`surrounding`.
+        context: Tokens before each piece but a text's first that are repeated from the piece
+            before, and not scored; pieces are shorter by as many.
 
     Raises:
         CorpusError: The block size leaves no room for text, or the corpus fills no text block.
     """
-    prefix, suffix = _surrounding(tokenizer, corpus)
+    prefix, suffix = surrounding(tokenizer, corpus, bos=bos)
     n_special = len(prefix) + len(suffix)
     capacity = block_size - n_special
-    if capacity < _MIN_TEXT_TOKENS:
+    if capacity - context < _MIN_TEXT_TOKENS:
+        beside = f"{n_special} special tokens" + (f" and {context} of context" if context else "")
         raise CorpusError(
-            f"a text block of {block_size} tokens leaves no room for text beside {n_special} "
-            f"special tokens; set the block size to at least {n_special + _MIN_TEXT_TOKENS}"
+            f"a text block of {block_size} tokens leaves no room for text beside {beside}; "
+            f"set the block size to at least {n_special + context + _MIN_TEXT_TOKENS}"
         )
     special_ids = np.array(sorted(_special_ids(tokenizer)), dtype=np.int64)
     head, tail = np.array(prefix, dtype=np.int64), np.array(suffix, dtype=np.int64)
+    around = (len(head), len(tail))
     packed = corpus.layout == "packed"
 
     ids: list[NDArray[np.int64]] = []
     special: list[NDArray[np.bool_]] = []
     words: list[NDArray[np.int64]] = []
+    given: list[int] = []
+    spans: list[Span] = []
     tokenised = _tokenised(tokenizer, corpus.texts)
     dropped = 0
-    for piece, of_word in (pair for tokens in tokenised for pair in _cut(*tokens, capacity)):
-        inside = np.isin(piece, special_ids)
-        too_short = len(piece) - int(inside.sum()) < _MIN_TEXT_TOKENS
-        if too_short or (packed and len(piece) < capacity):
-            dropped += len(piece)
-            continue
-        ids.append(np.concatenate([head, piece, tail]))  # (T,)
-        around = (len(head), len(tail))
-        special.append(np.pad(inside, around, constant_values=True))  # (T,)
-        words.append(np.pad(of_word, around, constant_values=-1))  # (T,)
+    for number, tokens in enumerate(tokenised):
+        for seen, start, end in _cuts(len(tokens.ids), capacity, context):
+            inside = np.isin(tokens.ids[start:end], special_ids)
+            n_text = end - start - int(inside.sum())
+            full = capacity - (start - seen)
+            if n_text < _MIN_TEXT_TOKENS or (packed and end - start < full):
+                dropped += end - start
+                continue
+            shown = tokens.ids[seen:end]
+            ids.append(np.concatenate([head, shown, tail]))  # (T,)
+            flags = np.isin(shown, special_ids)
+            special.append(np.pad(flags, around, constant_values=True))  # (T,)
+            words.append(np.pad(tokens.words[seen:end], around, constant_values=-1))  # (T,)
+            given.append(len(head) + start - seen if start > seen else 1)
+            spans.append(Span(text=number, first=start, end=end, tokens=n_text))
 
-    lengths = [len(tokens) for tokens, _ in tokenised]
+    lengths = [len(tokens.ids) for tokens in tokenised]
     if not ids:
         raise _no_blocks(corpus, sum(lengths) + n_special, block_size)
+    starts = [tokens.starts for tokens in tokenised]
     return TextBlocks(
         ids=tuple(ids),
         special=tuple(special),
         words=tuple(words) if tokenizer.is_fast else None,
+        given=tuple(given),
+        begins_with=str(tokenizer.convert_ids_to_tokens(prefix)[0]) if prefix else None,
+        sizes=text_sizes(corpus.texts, lengths, starts, spans),
         split_examples=0 if packed else sum(length > capacity for length in lengths),
         dropped_tokens=dropped,
         unknown_tokens=_count_unknown(tokenizer, ids, special),
     )
 
 
-def _cut(
-    tokens: NDArray[np.int64], words: NDArray[np.int64], size: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    pieces = (slice(start, start + size) for start in range(0, len(tokens), size))
-    return ((tokens[piece], words[piece]) for piece in pieces)
+def _cuts(n_tokens: int, capacity: int, context: int) -> Iterator[tuple[int, int, int]]:
+    """Where the context of each piece begins, where it begins itself, and where it ends."""
+    start = 0
+    while start < n_tokens:
+        seen = max(0, start - context)
+        end = min(n_tokens, seen + capacity)
+        yield seen, start, end
+        start = end
 
 
 def _no_blocks(corpus: Corpus, n_tokens: int, block_size: int) -> CorpusError:
@@ -145,69 +186,18 @@ def _no_blocks(corpus: Corpus, n_tokens: int, block_size: int) -> CorpusError:
     )
 
 
-def _tokenised(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
-) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Token ids of each text and the word of each token (-1 where it belongs to none)."""
-    encoding = _encoding(tokenizer, texts, special=False)
+def _tokenised(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[_Tokens]:
+    encoding = encoded(tokenizer, texts, special=False)
     tokenised = []
     for number, ids in enumerate(encoding["input_ids"]):
-        words = encoding.word_ids(number) if tokenizer.is_fast else [None] * len(ids)
-        of_word = [-1 if word is None else word for word in words]
-        tokenised.append((np.array(ids, dtype=np.int64), np.array(of_word, dtype=np.int64)))
+        words, starts = np.full(len(ids), -1), None
+        if tokenizer.is_fast:
+            of_word = (-1 if word is None else word for word in encoding.word_ids(number))
+            words = np.fromiter(of_word, dtype=np.int64, count=len(ids))
+            offsets = (encoding.encodings or [])[number].offsets
+            starts = np.fromiter((start for start, _ in offsets), dtype=np.int64, count=len(ids))
+        tokenised.append(_Tokens(ids=np.array(ids, dtype=np.int64), words=words, starts=starts))
     return tokenised
-
-
-def _encode(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool
-) -> list[list[int]]:
-    ids: list[list[int]] = _encoding(tokenizer, texts, special=special)["input_ids"]
-    return ids
-
-
-def _encoding(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool
-) -> BatchEncoding:
-    """The tokens of each text, neither truncated nor padded, whatever the tokenizer's file says."""
-    with loading_errors("The tokenizer", advice=SAVE_AGAIN):
-        encoding: BatchEncoding = tokenizer(
-            list(texts),
-            add_special_tokens=special,
-            truncation=False,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,  # a text longer than the model's positions is expected here
-        )
-    return encoding
-
-
-def _surrounding(tokenizer: PreTrainedTokenizerBase, corpus: Corpus) -> tuple[list[int], list[int]]:
-    """The special tokens before and after a single text.
-
-    The best probe is one without special ids, among them the unknown token's, which could be taken
-    for what surrounds it. The corpus' own first characters are the last resort, for vocabularies
-    that know neither letter.
-    """
-    probes = ["a", "C", corpus.texts[0].strip()[:64]]
-    bare_probes = _encode(tokenizer, probes, special=False)
-    encoded = zip(bare_probes, _encode(tokenizer, probes, special=True), strict=True)
-    usable = [(bare, full) for bare, full in encoded if bare]
-    if not usable:
-        raise CorpusError(
-            f"the tokenizer makes no tokens of corpus {corpus.reference}; "
-            "name a corpus that suits it"
-        )
-    special_ids = set(tokenizer.all_special_ids)
-    bare, full = min(usable, key=lambda pair: not special_ids.isdisjoint(pair[0]))
-    for start in range(len(full) - len(bare) + 1):
-        end = start + len(bare)
-        if full[start:end] == bare:
-            return full[:start], full[end:]
-    raise CorpusError(
-        "the tokenizer changes the tokens of a text when it adds special ones, so text blocks "
-        "cannot be cut from its output; use a tokenizer that adds them around the text"
-    )
 
 
 def _count_unknown(

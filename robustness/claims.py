@@ -17,6 +17,7 @@ from robustness.evidence import (
 )
 from robustness.outliers import Detection, Outlier
 from robustness.sampling import random_dims
+from robustness.text_size import normalised_perplexity
 from robustness.verdict import (
     Look,
     Outcome,
@@ -425,6 +426,7 @@ def _intact_details(vetting: "Vetting", evidence: IntactEvidence) -> Mapping[str
         "intact_perplexity": float(np.exp(loss)) if vetting.quantity.is_perplexity else None,
         "intact_nats_per_token": loss,
         "chance_nats_per_token": vetting.measurement.chance_nats,
+        "intact_text": _per_text(vetting, evidence),
         "intact_text_blocks": len(evidence.tokens),
         "intact_tokens": int(evidence.tokens.sum()),
     }
@@ -441,3 +443,17 @@ def _precision_details(comparison: Comparison | None) -> Mapping[str, Any]:
         return {}
     found = [precision.to_dict() for precision in comparison.precisions]
     return {"dtype": comparison.dtype, "reduced_precision": found}
+
+
+def _per_text(vetting: "Vetting", evidence: IntactEvidence) -> Mapping[str, Any] | None:
+    """Perplexity per word and byte of the text blocks seen, where it is one and both are known."""
+    sizes = vetting.measurement.sizes if vetting.quantity.is_perplexity else None
+    if sizes is None:
+        return None
+    seen = slice(0, len(evidence.tokens))
+    return normalised_perplexity(
+        evidence.mean_nll_nats,
+        tokens=int(sizes.tokens[seen].sum()),
+        words=int(sizes.words[seen].sum()),
+        utf8_bytes=int(sizes.utf8_bytes[seen].sum()),
+    )

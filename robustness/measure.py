@@ -19,6 +19,7 @@ from robustness.errors import MeasurementError
 from robustness.sampling import block_order
 from robustness.scoring.replaced import entropy_nats
 from robustness.store import Record, Store, canonical_json, digest
+from robustness.text_size import TextSizes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -189,6 +190,7 @@ class Layout:
         split_examples: examples longer than a text block, split there.
         dropped_tokens: tokens at the end that filled no text block.
         unknown_tokens: tokens for text that the tokenizer does not know.
+        begins_with: the special token that text blocks begin with, if any.
     """
 
     n_blocks: int
@@ -196,6 +198,7 @@ class Layout:
     split_examples: int
     dropped_tokens: int
     unknown_tokens: int
+    begins_with: str | None
 
 
 def library_versions() -> dict[str, str]:
@@ -292,8 +295,17 @@ class Measurement:
     @cached_property
     def layout(self) -> Layout:
         """Sizes of the corpus in text blocks (from the store where known)."""
-        (record,) = self.store.obtain([{"layout": 2}], self._measure_layout)
+        (record,) = self.store.obtain([{"layout": 3}], self._measure_layout)
         return Layout(**record)
+
+    @cached_property
+    def sizes(self) -> TextSizes | None:
+        """Text per text block in the order of measurement; ``None`` where unknown."""
+        (record,) = self.store.obtain([{"text_sizes": 1}], self._measure_sizes)
+        if record["words"] is None:
+            return None
+        found = {name: np.array(values)[self.order] for name, values in record.items()}
+        return TextSizes(**found)
 
     @cached_property
     def order(self) -> NDArray[np.int64]:
@@ -375,7 +387,13 @@ class Measurement:
     def _blocks(self) -> "TextBlocks":
         from robustness.blocks import text_blocks
 
-        return text_blocks(self.corpus, self._tokenizer, block_size=self.block_size)
+        return text_blocks(
+            self.corpus,
+            self._tokenizer,
+            block_size=self.block_size,
+            bos=self.options.bos,
+            context=self.options.context,
+        )
 
     def _measure_layout(self, _: Mapping[str, Any]) -> Record:
         blocks = self._blocks
@@ -387,6 +405,15 @@ class Measurement:
             "split_examples": blocks.split_examples,
             "dropped_tokens": blocks.dropped_tokens,
             "unknown_tokens": blocks.unknown_tokens,
+            "begins_with": blocks.begins_with,
+        }
+
+    def _measure_sizes(self, _: Mapping[str, Any]) -> Record:
+        sizes = self._blocks.sizes
+        self.checkpoint.require_unchanged()
+        return {
+            name: None if sizes is None else getattr(sizes, name).tolist()
+            for name in ("tokens", "words", "utf8_bytes")
         }
 
     def _hash_text_blocks(self, _: Mapping[str, Any]) -> Record:

@@ -44,6 +44,7 @@ class PlannedCheckpoint:
         checks: in the order of the suite.
         dtype: the precision that may be used besides float32.
         baseline: the profile that it is compared with.
+        generator: the masked language model that replaces a discriminator's tokens, resolved.
     """
 
     label: str
@@ -57,12 +58,19 @@ class PlannedCheckpoint:
     checks: tuple[Check, ...]
     dtype: Dtype = "float32"
     baseline: CheckpointProfile | None = None
+    generator: Mapping[str, Any] | None = None
 
     def load(self) -> "Checkpoint":
         """The checkpoint itself; nothing is resolved again."""
         from robustness.checkpoint import Checkpoint
 
         return Checkpoint.from_dict(self.checkpoint)
+
+    def load_generator(self) -> "Checkpoint | None":
+        """The generator itself, if one is named; nothing is resolved again."""
+        from robustness.checkpoint import Checkpoint
+
+        return None if self.generator is None else Checkpoint.from_dict(self.generator)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +129,7 @@ class RunPlan:
                         "checks": [check.to_dict() for check in planned.checks],
                         "dtype": planned.dtype,
                         "baseline": planned.baseline and planned.baseline.to_dict(),
+                        "generator": None if planned.generator is None else dict(planned.generator),
                     }
                     for planned in self.checkpoints
                 ],
@@ -151,6 +160,7 @@ class RunPlan:
                     dtype=planned["dtype"],
                     baseline=planned["baseline"]
                     and CheckpointProfile.from_dict(planned["baseline"]),
+                    generator=planned["generator"],
                 )
                 for planned in data["checkpoints"]
             ),
@@ -237,6 +247,7 @@ def _planned(
         notes=tuple(notes),
         checks=planned_checks(settings, examination),
         dtype=vetting.measurement.dtype,
+        generator=None if vetting.generator is None else vetting.generator.to_dict(),
     )
 
 
@@ -253,6 +264,11 @@ def _notes(vetting: Vetting) -> list[str]:
             f"{unknown:.0%} of the corpus' tokens are unknown to the tokenizer: name a corpus of "
             "the kind that the model was trained on"
         )
+    begins_with = measurement.layout.begins_with
+    if vetting.settings.bos != "auto" or begins_with is None:
+        first = f"begin with {begins_with}" if begins_with else "begin without a special token"
+        why = "as the tokenizer has it" if vetting.settings.bos == "auto" else "as asked for (bos)"
+        notes.append(f"text blocks {first}, {why}; outliers can depend on that")
     if measurement.block_size < wanted:
         notes.append(
             f"text blocks have {measurement.block_size} tokens, not {wanted}: the model has no "

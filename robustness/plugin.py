@@ -54,6 +54,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "alone (pseudo-log-likelihood; 'pll-word-l2r': with the rest of its word) (default: all)",
     )
     group.addoption(
+        "--robustness-bos",
+        choices=("auto", "always", "never"),
+        help="whether the token that begins a sequence stands first in every text block, on which "
+        "outliers can depend (default: auto, as the tokenizer has it)",
+    )
+    group.addoption(
+        "--robustness-context",
+        type=int,
+        metavar="N",
+        help="causal models: tokens of the preceding text that a text block begins with, read and "
+        "not scored, as in strided perplexity (default: 0)",
+    )
+    group.addoption(
         "--robustness-generator",
         metavar="X",
         help="discriminators (ELECTRA): a masked language model whose predictions replace tokens, "

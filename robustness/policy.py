@@ -30,7 +30,7 @@ from robustness.dtypes import DtypeChoice
 from robustness.errors import PolicyError
 from robustness.rules.settings import Rule, Rules, StrictTable
 from robustness.scoring.masked import Masking
-from robustness.scoring.options import UNIGRAM, ScoringOptions
+from robustness.scoring.options import UNIGRAM, Bos, ScoringOptions
 
 Profile = Literal["paper", "hardened"]
 StackChoice = Literal["auto", "encoder", "decoder"]
@@ -213,6 +213,12 @@ class Settings(StrictTable):
     masking: Masking = Field(
         default="all", description="how a masked language model's tokens are hidden"
     )
+    bos: Bos = Field(
+        default="auto", description="whether the token that begins a sequence stands first"
+    )
+    context: int = Field(
+        default=0, ge=0, description="tokens of preceding text that are read and not scored"
+    )
     generator: str = Field(
         default=UNIGRAM, min_length=1, description="what replaces a discriminator's tokens"
     )
@@ -250,7 +256,9 @@ class Settings(StrictTable):
     @property
     def scoring_options(self) -> ScoringOptions:
         """What of it changes the questions a model is asked."""
-        return ScoringOptions(masking=self.masking, generator=self.generator)
+        return ScoringOptions(
+            masking=self.masking, generator=self.generator, bos=self.bos, context=self.context
+        )
 
     @model_validator(mode="after")
     def _site_has_layers(self) -> "Settings":

@@ -56,6 +56,7 @@ class Reading:
             "corpus": self._corpus.fingerprint,
             "scoring": self._checkpoint.scoring,
             "block_size": self._block_size,
+            "bos": self._settings.bos,
             "text_blocks": self._settings.rules.text_blocks,
             "seed": self._settings.seed,
             "dtype": "float32",
@@ -114,7 +115,9 @@ class Reading:
         from robustness.blocks import text_blocks
 
         tokenizer = self._checkpoint.load_tokenizer()
-        blocks = text_blocks(self._corpus, tokenizer, block_size=self._block_size)
+        blocks = text_blocks(
+            self._corpus, tokenizer, block_size=self._block_size, bos=self._settings.bos
+        )
         order = block_order(
             blocks.n_blocks, seed=self._settings.seed, fingerprint=self._corpus.fingerprint
         )

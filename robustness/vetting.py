@@ -41,6 +41,7 @@ class Vetting:
         store_root: folder of the store.
         confidence: of a verdict that does not name its own.
         examination: what is known of it already; found when needed otherwise.
+        generator: the settings' generator, if it is resolved already.
         threads: processor threads for the model; ``None`` leaves the library's choice.
         progress: called with one line after every chunk.
         baseline: the profile that it is compared with.
@@ -54,6 +55,7 @@ class Vetting:
         store_root: Path,
         confidence: float = 0.99,
         examination: Examination | None = None,
+        generator: "Checkpoint | None" = None,
         threads: int | None = None,
         progress: Progress | None = None,
         baseline: CheckpointProfile | None = None,
@@ -67,6 +69,8 @@ class Vetting:
         self._baseline = baseline
         if examination is not None:
             self.__dict__["examination"] = examination
+        if generator is not None:
+            self.__dict__["generator"] = generator
 
     @cached_property
     def examination(self) -> Examination:

@@ -14,6 +14,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from robustness.architecture import candidates
 from robustness.checkpoint import Checkpoint, resolve
 from robustness.errors import CheckpointError
 from tests.checkpoint_folders import (
@@ -313,6 +314,22 @@ def test_without_a_declared_class_the_head_decides(
     path = save_checkpoint(tmp_path / "model", tiny_model(class_name, **settings))
     edit_config(path, architectures=None)
     assert resolve(str(path), cache=cache).architecture == expected
+
+
+def test_without_a_declared_class_what_reads_no_text_is_refused(
+    tmp_path: Path, cache: Path
+) -> None:
+    path = save_checkpoint(tmp_path / "m", tiny_model("Wav2Vec2ForCTC", **TINY_WAV2VEC2))
+    with pytest.raises(CheckpointError, match="is a Wav2Vec2ForPreTraining, which reads audio"):
+        resolve(str(edit_config(path, architectures=None)), cache=cache)
+
+
+def test_a_causal_model_that_could_also_read_images_is_vetted_on_text() -> None:
+    from transformers import Gemma3Config
+
+    config = Gemma3Config(architectures=["Gemma3ForConditionalGeneration"])
+    (found,) = candidates(config, what="gemma")
+    assert (found.name, found.scoring) == ("Gemma3ForConditionalGeneration", "causal")
 
 
 def test_without_a_declared_class_and_without_a_head_it_is_refused(

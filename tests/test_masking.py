@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +27,7 @@ from robustness.scoring.options import ScoringOptions
 from robustness.scoring.questions import Questions
 from robustness.vetting import Vetting
 from tests.checkpoint_folders import save_checkpoint, tiny_model
+from tests.shared import shared_model
 
 MASKINGS = ("all", "bert", "pll", "pll-word-l2r")
 BLOCK_SIZE = 14
@@ -232,3 +234,53 @@ def test_masking_is_refused_where_nothing_is_masked() -> None:
     ScoringOptions().require_suits("causal", label="gpt2")
     with pytest.raises(PolicyError, match="nothing for gpt2, which is scored causal: leave"):
         ScoringOptions(masking="pll").require_suits("causal", label="gpt2")
+
+
+REAL = {
+    "rxnfp-bert-mlm": "CCO.CC(=O)O>>CCOC(C)=O",
+    "rxnmapper-albert-mlm": "CCO.CC(=O)O>>CCOC(C)=O",
+    "sapiens-roberta-vl": "DIQMTQSPSSLSASVG",
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_pseudo_log_likelihoods_of_real_checkpoints_are_as_published(
+    name: str, tmp_path: Path
+) -> None:
+    """PLL(W) = Σ log P(w_t | W without t), specials not scored (Salazar et al. 2020).
+
+    Kauf & Ivanova (2023) hide the later tokens of the same word as well.
+    """
+    text, folder = REAL[name], shared_model(name)
+    (tmp_path / "text.csv").write_text(f'text\n"{text}"\n')
+    corpus = load_corpus(f"{tmp_path / 'text.csv'}:text")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
+    encoding = tokenizer(text)
+    ids, words = encoding["input_ids"], encoding.word_ids()
+    inside = [place for place, word in enumerate(words) if word is not None]
+    blocks = text_blocks(corpus, tokenizer)
+
+    for masking in ("pll", "pll-word-l2r"):
+        expected = 0.0
+        for target in inside:
+            later = [p for p in inside if p > target and words[p] == words[target]]
+            shown = torch.tensor([ids])
+            shown[0, [target, *(later if masking == "pll-word-l2r" else [])]] = (
+                tokenizer.mask_token_id
+            )
+            with torch.no_grad():
+                logits = model(input_ids=shown).logits[0, target].double()
+            expected += float(torch.log_softmax(logits, -1)[ids[target]])
+        rows = Questions(
+            scoring="masked",
+            options=ScoringOptions(masking=masking),
+            blocks=blocks,
+            tokenizer=tokenizer,
+            seed=0,
+            fingerprint=corpus.fingerprint,
+        ).rows(0)
+        scorer = Scorer(model, pad_id=tokenizer.pad_token_id)
+        found = -sum(float(scorer.nll_nats([row])[0]) for row in rows)
+        assert len(rows) == len(inside)
+        assert found == pytest.approx(expected, rel=1e-5)

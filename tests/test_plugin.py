@@ -1,5 +1,6 @@
 """``pytest --model=X`` as a user or a CI job meets it, with workers, without, and without xdist."""
 
+import math
 import shlex
 import textwrap
 from dataclasses import dataclass
@@ -172,6 +173,13 @@ def test_the_json_says_what_was_vetted(passing: PassingRuns, stubs: Stubs) -> No
     assert [outlier["dim"] for outlier in checkpoint["outliers"]] == [DIM]
     assert checkpoint["scoring"] == "masked"
     assert 1 < checkpoint["perplexity"] < 64
+    assert checkpoint["quantity"] == "perplexity"
+    assert checkpoint["nats_per_token"] == pytest.approx(math.log(checkpoint["perplexity"]))
+    assert checkpoint["chance_nats_per_token"] == pytest.approx(math.log(checkpoint["vocabulary"]))
+    assert (checkpoint["masking"], checkpoint["bos"]) == ("all", "auto")
+    assert checkpoint["generator"] is checkpoint["context"] is None
+    nats = checkpoint["bits_per_byte"] * checkpoint["utf8_bytes"] * math.log(2)
+    assert math.exp(nats / checkpoint["words"]) == pytest.approx(checkpoint["word_perplexity"])
 
 
 @pytest.mark.smoke
@@ -1004,9 +1012,9 @@ def test_help_lists_every_option(pytester: pytest.Pytester) -> None:
         *(
             f"--robustness-{name}"
             for name in (
-                "model", "corpus", "layout", "block-size", "masking", "generator", "profile",
-                "rule", "enable", "confidence", "exhaustive", "seed", "device",
-                "policy", "json", "store",
+                "model", "corpus", "layout", "block-size", "masking", "generator", "bos",
+                "context", "profile", "rule", "enable", "confidence", "exhaustive", "seed",
+                "device", "policy", "json", "store",
             )
         ),
     }  # fmt: skip

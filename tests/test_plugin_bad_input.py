@@ -240,6 +240,14 @@ CASES = {
     "site before the layers": Case(
         arrange=policy('site = "embedding-norm"\nlayers = [0]\n'), says=("lies before the layers",)
     ),
+    "context of a masked model": Case(
+        arrange=option("--robustness-context=8"),
+        says=("context = 8 changes nothing for checkpoint-9000, which is scored masked",),
+    ),
+    "BOS of a tokenizer that has none": Case(
+        arrange=option("--robustness-bos=always"),
+        says=("has no token that begins a sequence", "use bos auto"),
+    ),
     # everything else
     "confidence out of range": Case(
         arrange=option("--robustness-confidence=1.5"),

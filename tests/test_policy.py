@@ -197,7 +197,10 @@ def test_an_override_of_nothing_is_refused(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ("sed = 1", "unknown key 'sed'; did you mean 'seed'?"),
-        ("zzzz = 1", "unknown key 'zzzz'; known here: block_size, checkpoints, checks, confidence"),
+        (
+            "zzzz = 1",
+            "unknown key 'zzzz'; known here: block_size, bos, checkpoints, checks, confidence",
+        ),
         (
             "[checks.ablation_degrades]\nmin_ration = 2.0",
             "'checks.ablation_degrades.min_ration'; did you mean 'min_ratio'?",
@@ -338,6 +341,8 @@ _SETTINGS = {
     "corpus": _WORDS,
     "layout": st.sampled_from(["auto", "packed", "lines"]),
     "block_size": st.integers(8, 4096),
+    "bos": st.sampled_from(["auto", "always", "never"]),
+    "context": st.integers(0, 4096),
     "generator": _WORDS,
     "masking": st.sampled_from(["all", "bert", "pll", "pll-word-l2r"]),
     "seed": st.integers(0, 2**32),

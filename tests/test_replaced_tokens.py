@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from robustness.discriminator import Discriminator
 from robustness.errors import PolicyError
 from robustness.measure import CHUNK_BLOCKS, Intact
-from robustness.plan import make_plan
+from robustness.plan import RunPlan, make_plan
 from robustness.policy import load_policy
 from robustness.scoring.quantity import quantity
 from robustness.scoring.replaced import entropy_nats, sampled_tokens
@@ -129,6 +129,19 @@ def test_a_generator_of_another_vocabulary_or_kind_is_refused(place: Path) -> No
         _vetting(place, str(place / "other"))
     with pytest.raises(PolicyError, match="is scored replaced-token and has 19 tokens"):
         _vetting(place, str(place / "discriminator"))
+
+
+def test_a_generator_is_resolved_once_for_all_processes(place: Path) -> None:
+    policy = load_policy(
+        None,
+        options={"corpus": str(place / "text.txt"), "generator": str(place / "generator")},
+    )
+    plan = make_plan([str(place / "discriminator")], policy, store_root=place / "store")
+    (planned,) = RunPlan.from_json(plan.to_json()).checkpoints
+    assert planned.generator == plan.checkpoints[0].generator
+    generator = planned.load_generator()
+    assert generator is not None
+    assert generator.architecture == "ElectraForMaskedLM"
 
 
 def test_generators_do_not_share_stored_numbers(place: Path) -> None:

@@ -11,12 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from robustness.ablation import Ablation
 from robustness.forward import Scorer
+from robustness.measure import Fixed, PerBlock
+from robustness.plan import make_plan
+from robustness.policy import load_policy
 from robustness.sampling import corrupted_spans
 from robustness.scoring import ScoredBlock
 from robustness.scoring.masked import Masking
 from robustness.scoring.permutation import permutation_rows
 from robustness.scoring.seq2seq import infilling_block, sentinels, span_block
+from robustness.vetting import Vetting
+from tests.checkpoint_folders import save_checkpoint
+from tests.test_masking import word_piece_tokenizer
 from tests.tiny_models import tiny_model
 
 MASK, EOS, BOS = 63, 2, 0
@@ -215,3 +222,37 @@ def test_word_l2r_hides_the_rest_of_the_word_from_a_permutation_model() -> None:
     expected = [_plain_permutation(model, ids.tolist(), p, hidden[p]) for p in hidden]
     rows = _rows(ids, special, "pll-word-l2r", words)
     assert Scorer(model).nll_nats(rows) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def permutation_vetting(tmp_path_factory: pytest.TempPathFactory) -> Vetting:
+    folder = tmp_path_factory.mktemp("xlnet")
+    save_checkpoint(folder / "xlnet", tiny_model("xlnet"), word_piece_tokenizer())
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefg"), 3)) for _ in range(100)]
+    (folder / "text.txt").write_text(" ".join(words))
+    policy = load_policy(None, options={"corpus": str(folder / "text.txt"), "block_size": 14})
+    store = folder / "store"
+    (planned,) = make_plan([str(folder / "xlnet")], policy, store_root=store).checkpoints
+    return Vetting(checkpoint=planned.load(), settings=planned.settings, store_root=store)
+
+
+def test_an_ablation_reaches_the_stream_that_predicts(permutation_vetting: Vetting) -> None:
+    """XLNet runs its output norms twice: once for the text, once for what is asked."""
+    vetting, dim = permutation_vetting, 5
+    measurement = vetting.measurement
+    (fixed,) = measurement.chunk(0, Fixed(ablation=Ablation(dims=(dim,))))
+    (rows,) = measurement.chunk(0, PerBlock(like=Ablation(dims=(dim,)), dims=((dim,),) * 16))
+    assert rows.nll_nats == pytest.approx(fixed.nll_nats, rel=1e-5)
+
+    model: Any = vetting.checkpoint.load_model()
+    with torch.no_grad():
+        for layer in model.transformer.layer:
+            layer.ff.layer_norm.weight[dim] = 0
+            layer.ff.layer_norm.bias[dim] = 0
+    for place, block in enumerate(measurement.order[:16].tolist()):
+        expected = sum(
+            _plain_permutation(model, row.ids.tolist(), int(row.positions[0]), [row.positions[0]])
+            for row in measurement._questions.rows(block)
+        )
+        assert fixed.nll_nats[place] == pytest.approx(expected, rel=1e-5)

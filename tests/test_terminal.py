@@ -44,6 +44,7 @@ def summary(*checks: dict[str, Any], **more: Any) -> list[str]:
         "layers": 2,
         "perplexity": None,
         "nats_per_token": None,
+        "bits_per_byte": None,
         "rule": "busters",
         "expected_by_chance": 1e-5,
         "outliers": [],

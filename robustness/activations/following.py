@@ -1,5 +1,6 @@
 """Following a forward pass through its layers by hooks, one text block at a time."""
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,11 +25,18 @@ LayerEnds = Callable[[int, Any], None]
 
 
 def run(model: nn.Module, ids: NDArray[np.int64]) -> None:
-    """One forward pass over one text block, as a batch of one."""
+    """One forward pass over one text block, as a batch of one.
+
+    Where there is a decoder, it reads the same text that the encoder reads.
+    """
     device = next(model.parameters()).device
     tokens = torch.from_numpy(ids)[None].to(device)  # (1, T)
+    inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    if "decoder_input_ids" in inspect.signature(model.forward).parameters:
+        shift_right: Any = model.prepare_decoder_input_ids_from_labels
+        inputs["decoder_input_ids"] = shift_right(tokens)
     with torch.inference_mode():
-        model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False)
+        model(**inputs, use_cache=False)
 
 
 class Place:

@@ -35,6 +35,7 @@ class RunState:
                 store_root=self.plan.store_root,
                 confidence=self.plan.confidence,
                 examination=planned.examination,
+                generator=planned.load_generator(),
                 threads=self.threads,
                 progress=self.progress.show,
                 baseline=planned.baseline,

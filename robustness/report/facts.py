@@ -15,12 +15,14 @@ from robustness.baseline import CheckpointProfile
 from robustness.checks import Check
 from robustness.outliers import Detection
 from robustness.plan import PlannedCheckpoint, RunPlan
-from robustness.scoring.options import ScoringOptions
 from robustness.scoring.quantity import quantity
 from robustness.verdict import Verdict
 
 SCHEMA = 1
 """Of the JSON report; part of the public interface."""
+
+PER_TEXT = ("word_perplexity", "byte_perplexity", "bits_per_byte", "words", "utf8_bytes")
+"""Figures that do not depend on the tokenizer, of the text blocks that were measured."""
 
 ACCEPTED = ("pass", "not applicable")
 """Verdicts that do not fail a run."""
@@ -153,8 +155,8 @@ def _checkpoint_facts(
         "parameters": checkpoint["n_parameters"],
         "vocabulary": checkpoint["vocab_size"],
         "scoring": checkpoint["scoring"],
-        **_scoring_facts(checkpoint["scoring"], settings.scoring_options),
         "dtype": planned.dtype,
+        **_scoring_facts(planned),
         "device": settings.device,
         "profile": settings.profile,
         "seed": settings.seed,
@@ -167,6 +169,7 @@ def _checkpoint_facts(
         "perplexity": widest.get("intact_perplexity"),
         "nats_per_token": widest.get("intact_nats_per_token"),
         "chance_nats_per_token": widest.get("chance_nats_per_token"),
+        **{name: (widest.get("intact_text") or {}).get(name) for name in PER_TEXT},
         "perplexity_text_blocks": widest.get("intact_text_blocks", 0),
         "perplexity_tokens": widest.get("intact_tokens", 0),
         "rule": examination.detection.rule,
@@ -193,11 +196,15 @@ def _baseline_facts(profile: CheckpointProfile | None) -> dict[str, Any] | None:
     }
 
 
-def _scoring_facts(scoring: str, options: ScoringOptions) -> dict[str, Any]:
-    """The settings that the scoring depends on; None where it depends on none."""
+def _scoring_facts(planned: PlannedCheckpoint) -> dict[str, Any]:
+    """The settings that the scoring depends on; None where it does not."""
+    scoring, options = planned.checkpoint["scoring"], planned.settings.scoring_options
     return {
         "masking": options.masking if scoring in ("masked", "permutation") else None,
+        "bos": options.bos,
+        "context": options.context if scoring == "causal" else None,
         "generator": options.generator if scoring == "replaced-token" else None,
+        "generator_revision": None if planned.generator is None else planned.generator["revision"],
     }
 
 

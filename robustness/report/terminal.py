@@ -183,6 +183,13 @@ def _findings(checkpoint: Mapping[str, Any]) -> Iterable[str]:
             f"{checkpoint['perplexity_text_blocks']} of {checkpoint['corpus_text_blocks']} text "
             f"blocks ({checkpoint['perplexity_tokens']} scored tokens) of {checkpoint['corpus']}"
         )
+    if checkpoint["bits_per_byte"] is not None:
+        words = checkpoint["word_perplexity"]
+        per_word = "" if words is None else f"{_figure(words)} per word, "
+        yield (
+            f"  that is {per_word}{_figure(checkpoint['byte_perplexity'])} per byte, "
+            f"{_figure(checkpoint['bits_per_byte'])} bits per byte"
+        )
     yield (
         f"outlier dimensions, {checkpoint['rule']} "
         f"(by chance: {_chance(checkpoint['expected_by_chance'])})"

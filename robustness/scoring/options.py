@@ -23,10 +23,15 @@ class ScoringOptions:
         masking: which tokens a masked language model has to predict, and how they are hidden.
         generator: where a discriminator's replaced tokens come from: the masked language model of
             that name, or the corpus' own distribution of tokens.
+        bos: whether the token that begins a sequence stands first in every text block: as the
+            tokenizer has it (``auto``), ``always`` or ``never``.
+        context: tokens of preceding text that a causal model reads and is not asked for.
     """
 
     masking: Masking = "all"
     generator: str = UNIGRAM
+    bos: Bos = "auto"
+    context: int = 0
 
     def key(self) -> dict[str, Any]:
         """What is not as usual: the part of a stored number's identity that stems from here."""
@@ -47,6 +52,7 @@ class ScoringOptions:
         maskings = {"masked": get_args(Masking), "permutation": ("all", "pll", "pll-word-l2r")}
         useless = {
             "masking": self.masking not in maskings.get(scoring, ("all",)),
+            "context": self.context > 0 and scoring != "causal",
             "generator": self.generator != UNIGRAM and scoring != "replaced-token",
         }
         for name in (name for name, changes_nothing in useless.items() if changes_nothing):

@@ -88,7 +88,7 @@ class Questions:
         label = self._label(block)
         masking = self._options.masking
         if self._scoring == "causal":
-            return [causal_block(ids)]
+            return [causal_block(ids, given=self._blocks.given[block])]
         if self._scoring == "permutation":
             return permutation_rows(
                 ids, special, masking=masking, words=self._words(block), **label
