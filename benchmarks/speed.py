@@ -244,8 +244,9 @@ def growth(report: Report, shared: Path) -> None:
             text.write_text("".join(lines[: _records(lines, share)]))
             part = Subject(name="", model=small.model, text=text, dims=())
             rows.append(_grown(part, folder, f"corpus-{share}", "corpus, text blocks"))
-        for k in (3.0, 2.0, 1.5):
-            policy = ("[checks.outliers_are_present]", "max = 999", "[rules.busters]", f"k = {k}")
+        for k, share in ((3.0, 0.5), (2.0, 0.25), (1.5, 0.25)):
+            rule = ("[rules.busters]", f"k = {k}", f"min_layer_share = {share}")
+            policy = (*rule, "[checks.outliers_are_present]", "max = 999")
             part = Subject(name="", model=small.model, text=small.text, dims=(), policy=policy)
             rows.append(_grown(part, folder, f"checks-{k}", "checks"))
     report.add(*rows, "")

@@ -68,8 +68,20 @@ class Examination:
         )
 
 
-def examine(checkpoint: "Checkpoint", settings: Settings, *, store_root: Path) -> Examination:
+def examine(
+    checkpoint: "Checkpoint",
+    settings: Settings,
+    *,
+    store_root: Path,
+    newer_than: float | None = None,
+) -> Examination:
     """Trace a weightless copy of the model and apply the rule to its output sites' parameters.
+
+    Args:
+        checkpoint: whose weights are read.
+        settings: the policy's rule.
+        store_root: folder of the store.
+        newer_than: seconds since the epoch; what the store has from before is not used.
 
     Raises:
         UnsupportedArchitecture, UnsupportedSite: if tracing finds no layers or no output site.
@@ -84,6 +96,7 @@ def examine(checkpoint: "Checkpoint", settings: Settings, *, store_root: Path) -
             "architecture": checkpoint.architecture,
             "versions": library_versions(),
         },
+        newer_than=newer_than,
     )
     key = {"rule": settings.rule, "settings": getattr(settings.rules, settings.rule).model_dump()}
     (record,) = store.obtain([key], lambda _: _examine(checkpoint, settings))

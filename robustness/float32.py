@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from robustness.eviction import mark_used
 from robustness.files import temporary_folder
 from robustness.loading import loading_errors
 from robustness.weights import SINGLE_FILE, TensorInfo, float32_bytes
@@ -46,6 +47,7 @@ def float32_folder(
         return folder
     converted = cache / "float32" / weights_hash[:32]
     if converted.is_dir():
+        mark_used(converted)
         return converted
     try:
         converted.parent.mkdir(parents=True, exist_ok=True)

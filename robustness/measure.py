@@ -162,6 +162,7 @@ class Measurement:
         seed: of the order of text blocks and of the masks.
         device: ``cpu``, ``cuda[:n]`` or ``mps``.
         dtype: the precision that may be used besides float32.
+        newer_than: seconds since the epoch; what the store has from before is not used.
         threads: processor threads; ``None`` leaves the library's choice.
         store_root: folder of the store.
     """
@@ -178,6 +179,7 @@ class Measurement:
         threads: int | None,
         store_root: Path,
         dtype: Dtype = "float32",
+        newer_than: float | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.corpus = corpus
@@ -188,7 +190,8 @@ class Measurement:
         self.threads = threads
         self.dtype = dtype
         self._stores = {
-            each: Store(store_root, self._context(each)) for each in {FULL_PRECISION, dtype}
+            each: Store(store_root, self._context(each), newer_than=newer_than)
+            for each in {FULL_PRECISION, dtype}
         }
 
     @property

@@ -70,6 +70,7 @@ class RunPlan:
         comparisons: statistical comparisons in the full plan (m).
         store_root: folder of the store.
         policy_source: file that the policy came from; ``None`` for defaults.
+        newer_than: seconds since the epoch; what the store has from before is not used.
     """
 
     checkpoints: tuple[PlannedCheckpoint, ...]
@@ -77,6 +78,7 @@ class RunPlan:
     comparisons: int
     store_root: Path
     policy_source: str | None
+    newer_than: float | None = None
 
     @property
     def alpha(self) -> float:
@@ -110,6 +112,7 @@ class RunPlan:
                 "comparisons": self.comparisons,
                 "store_root": str(self.store_root),
                 "policy_source": self.policy_source,
+                "newer_than": self.newer_than,
             }
         )
 
@@ -137,6 +140,7 @@ class RunPlan:
             comparisons=data["comparisons"],
             store_root=Path(data["store_root"]),
             policy_source=data["policy_source"],
+            newer_than=data["newer_than"],
         )
 
 
@@ -145,6 +149,7 @@ def make_plan(
     policy: Policy,
     *,
     store_root: Path,
+    newer_than: float | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> RunPlan:
     """Resolve and examine every checkpoint, read its corpus, and plan its checks.
@@ -153,6 +158,7 @@ def make_plan(
         references: checkpoints as the user named them.
         policy: thresholds and settings.
         store_root: folder of the store.
+        newer_than: seconds since the epoch; what the store has from before is not used.
         progress: called with a line before every step that may take a while.
 
     Raises:
@@ -163,7 +169,7 @@ def make_plan(
     labels = unique_labels(references)
     policy.require_overrides_match(references, labels)
     checkpoints = tuple(
-        _planned(reference, label, policy, store_root, progress)
+        _planned(reference, label, policy, store_root, newer_than, progress)
         for reference, label in zip(references, labels, strict=True)
     )
     comparisons = sum(check.statistical for planned in checkpoints for check in planned.checks)
@@ -173,6 +179,7 @@ def make_plan(
         comparisons=max(1, comparisons),
         store_root=store_root,
         policy_source=policy.source,
+        newer_than=newer_than,
     )
 
 
@@ -181,6 +188,7 @@ def _planned(
     label: str,
     policy: Policy,
     store_root: Path,
+    newer_than: float | None,
     progress: Callable[[str], None],
 ) -> PlannedCheckpoint:
     from robustness.checkpoint import resolve
@@ -189,7 +197,9 @@ def _planned(
     _require_device(settings.device)
     progress(f"{label}: resolving the checkpoint")
     checkpoint = resolve(reference, cache=store_root, progress=progress)
-    vetting = Vetting(checkpoint=checkpoint, settings=settings, store_root=store_root)
+    vetting = Vetting(
+        checkpoint=checkpoint, settings=settings, store_root=store_root, newer_than=newer_than
+    )
     progress(f"{label}: reading corpus {settings.corpus}")
     corpus = vetting.corpus
     progress(f"{label}: looking for outlier dimensions")

@@ -36,6 +36,7 @@ class Vetting:
         confidence: of a verdict that does not name its own.
         examination: what is known of it already; found when needed otherwise.
         threads: processor threads for the model; ``None`` leaves the library's choice.
+        newer_than: seconds since the epoch; what the store has from before is not used.
         progress: called with one line after every chunk.
     """
 
@@ -48,6 +49,7 @@ class Vetting:
         confidence: float = 0.99,
         examination: Examination | None = None,
         threads: int | None = None,
+        newer_than: float | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.checkpoint = checkpoint
@@ -55,6 +57,7 @@ class Vetting:
         self.confidence = confidence
         self._store_root = store_root
         self._threads = threads
+        self._newer_than = newer_than
         self._progress = progress
         if examination is not None:
             self.__dict__["examination"] = examination
@@ -62,7 +65,12 @@ class Vetting:
     @cached_property
     def examination(self) -> Examination:
         """Anatomy and outlier dimensions, from the weights alone."""
-        return examine(self.checkpoint, self.settings, store_root=self._store_root)
+        return examine(
+            self.checkpoint,
+            self.settings,
+            store_root=self._store_root,
+            newer_than=self._newer_than,
+        )
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -81,6 +89,7 @@ class Vetting:
             device=self.settings.device,
             dtype=chosen_dtype(self.settings.dtype, self.settings.device),
             threads=self._threads,
+            newer_than=self._newer_than,
             store_root=self._store_root,
         )
 
@@ -141,7 +150,8 @@ class Vetting:
 
     def non_finite_tensors(self) -> tuple[str, ...]:
         """Names of the checkpoint's tensors that hold NaN or infinity."""
-        store = Store(self._store_root, {"weights": self.checkpoint.weights_hash})
+        context = {"weights": self.checkpoint.weights_hash}
+        store = Store(self._store_root, context, newer_than=self._newer_than)
         (record,) = store.obtain(
             [{"non_finite_tensors": 1, "versions": library_versions()}],
             lambda _: self._look_for_non_finite_tensors(),

@@ -36,6 +36,7 @@ class RunState:
                 confidence=self.plan.confidence,
                 examination=planned.examination,
                 threads=self.threads,
+                newer_than=self.plan.newer_than,
                 progress=self.progress.show,
             )
         return self._vettings[label]
