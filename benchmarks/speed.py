@@ -244,8 +244,8 @@ def growth(report: Report, shared: Path) -> None:
             text.write_text("".join(lines[: _records(lines, share)]))
             part = Subject(name="", model=small.model, text=text, dims=())
             rows.append(_grown(part, folder, f"corpus-{share}", "corpus, text blocks"))
-        for k, share in ((3.0, 0.5), (2.0, 0.25), (1.5, 0.25)):
-            rule = ("[rules.busters]", f"k = {k}", f"min_layer_share = {share}")
+        for k, part_of in ((3.0, 0.5), (2.0, 0.25), (1.5, 0.25)):
+            rule = ("[rules.busters]", f"k = {k}", f"min_layer_share = {part_of}")
             policy = (*rule, "[checks.outliers_are_present]", "max = 999")
             part = Subject(name="", model=small.model, text=small.text, dims=(), policy=policy)
             rows.append(_grown(part, folder, f"checks-{k}", "checks"))
