@@ -1,5 +1,6 @@
 """What the terminal shows."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -127,3 +128,29 @@ def test_a_selection_has_a_line_and_a_whole_run_none() -> None:
     assert "PARTIAL" in line
     assert "5 of 6 planned checks" in line
     assert len(line) <= 100
+
+
+@pytest.mark.parametrize(
+    ("dtype", "end"), [("bfloat16", "used: bfloat16"), ("float32", ": float32")]
+)
+def test_the_discrepancy_of_reduced_precision_is_shown(dtype: str, end: str) -> None:
+    costs = [
+        {"slack_nats": 0.123, "distance_nats": 9.0},
+        {"slack_nats": 0.04, "distance_nats": 9.0},
+    ]
+    details = {"dtype": dtype, "reduced_precision": costs}
+    lines = summary(checked("test_x", claim="c", text_blocks=48, details=details))
+    note = " ".join(map(str.strip, lines[lines.index(next(x for x in lines if "x, 7:" in x)) :]))
+    assert "by up to 0.12 nats per text block" in note
+    assert note.endswith(end)
+    assert "reduced precision" not in "\n".join(summary(checked("test_x", claim="c")))
+
+
+def test_the_header_says_which_precision_may_be_used() -> None:
+    (planned,) = plan("bert").checkpoints
+    assert " float32 on cpu" in " ".join(terminal.header(plan("bert")))
+    reduced = dataclasses.replace(
+        plan("bert"), checkpoints=(dataclasses.replace(planned, dtype="bfloat16"),)
+    )
+    text = " ".join(" ".join(terminal.header(reduced)).split())
+    assert "float32 and, where that suffices, bfloat16 on cpu" in text
