@@ -117,6 +117,7 @@ def examine(
     settings: Settings,
     *,
     store_root: Path,
+    newer_than: float | None = None,
     corpus: "Callable[[], Corpus] | None" = None,
     threads: int | None = None,
     progress: Progress = lambda _: None,
@@ -127,6 +128,7 @@ def examine(
         checkpoint: resolved.
         settings: the policy's settings for it.
         store_root: folder of the store: what was found once is not looked for again.
+        newer_than: seconds since the epoch; what the store has from before is not used.
         corpus: the text, for rules on activations; read as the settings say where not given.
         threads: processor threads for the model; ``None`` leaves the library's choice.
         progress: told about every text block that a rule on activations reads.
@@ -145,6 +147,7 @@ def examine(
             "architecture": checkpoint.architecture,
             "versions": library_versions(),
         },
+        newer_than=newer_than,
     )
     (found,) = store.obtain(
         [{"anatomy": 1, "stack": settings.stack}], lambda _: _trace(checkpoint, settings.stack)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from robustness.errors import CheckpointError
+from robustness.eviction import mark_used
 from robustness.files import temporary_folder
 from robustness.loading import loading_errors
 from robustness.weights import SINGLE_FILE, TensorInfo, float32_bytes
@@ -47,6 +48,7 @@ def float32_folder(
         return folder
     converted = cache / "float32" / weights_hash[:32]
     if converted.is_dir():
+        mark_used(converted)
         return converted
     try:
         converted.parent.mkdir(parents=True, exist_ok=True)

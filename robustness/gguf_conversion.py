@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from robustness.errors import CheckpointError
+from robustness.eviction import mark_used
 from robustness.files import temporary_folder
 from robustness.gguf_file import read_gguf_header
 from robustness.hashing import file_sha256
@@ -46,6 +47,7 @@ def convert_gguf(
     digest = file_sha256(file, memory=cache / "hashes", progress=progress)
     folder = cache / "gguf" / hashlib.sha256(f"{digest} {_versions()}".encode()).hexdigest()[:32]
     if folder.is_dir():
+        mark_used(folder)
         return folder, digest
     # Twice: transformers holds all tensors and the model it fills with them.
     require_memory(2 * summary.float32_bytes, what=f"Converting {file.name}")

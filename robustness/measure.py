@@ -226,6 +226,7 @@ class Measurement:
         seed: of the order of text blocks and of the masks.
         device: ``cpu``, ``cuda[:n]`` or ``mps``.
         dtype: the precision that may be used besides float32.
+        newer_than: seconds since the epoch; what the store has from before is not used.
         threads: processor threads; ``None`` leaves the library's choice.
         store_root: folder of the store.
         options: how the model is scored, as far as that can be chosen.
@@ -246,6 +247,7 @@ class Measurement:
         options: "ScoringOptions",
         dtype: Dtype = "float32",
         generator: "Checkpoint | None" = None,
+        newer_than: float | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.corpus = corpus
@@ -258,7 +260,8 @@ class Measurement:
         self.dtype = dtype
         self.generator = generator
         self._stores = {
-            each: Store(store_root, self._context(each)) for each in {FULL_PRECISION, dtype}
+            each: Store(store_root, self._context(each), newer_than=newer_than)
+            for each in {FULL_PRECISION, dtype}
         }
 
     @property

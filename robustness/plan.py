@@ -84,6 +84,7 @@ class RunPlan:
         store_root: folder of the store.
         policy_source: file that the policy came from; ``None`` for defaults.
         baseline_source: file of the profile that the checkpoints are compared with.
+        newer_than: seconds since the epoch; what the store has from before is not used.
     """
 
     checkpoints: tuple[PlannedCheckpoint, ...]
@@ -92,6 +93,7 @@ class RunPlan:
     store_root: Path
     policy_source: str | None
     baseline_source: str | None = None
+    newer_than: float | None = None
 
     @property
     def alpha(self) -> float:
@@ -138,6 +140,7 @@ class RunPlan:
                 "store_root": str(self.store_root),
                 "policy_source": self.policy_source,
                 "baseline_source": self.baseline_source,
+                "newer_than": self.newer_than,
             }
         )
 
@@ -169,6 +172,7 @@ class RunPlan:
             store_root=Path(data["store_root"]),
             policy_source=data["policy_source"],
             baseline_source=data["baseline_source"],
+            newer_than=data["newer_than"],
         )
 
 
@@ -177,6 +181,7 @@ def make_plan(
     policy: Policy,
     *,
     store_root: Path,
+    newer_than: float | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> RunPlan:
     """Resolve and examine every checkpoint, read its corpus, and plan its checks.
@@ -185,6 +190,7 @@ def make_plan(
         references: checkpoints as the user named them.
         policy: thresholds and settings.
         store_root: folder of the store.
+        newer_than: seconds since the epoch; what the store has from before is not used.
         progress: called with a line before every step that may take a while.
 
     Raises:
@@ -195,7 +201,7 @@ def make_plan(
     labels = unique_labels(references)
     policy.require_overrides_match(references, labels)
     checkpoints = tuple(
-        _planned(reference, label, policy, store_root, progress)
+        _planned(reference, label, policy, store_root, newer_than, progress)
         for reference, label in zip(references, labels, strict=True)
     )
     comparisons = sum(check.statistical for planned in checkpoints for check in planned.checks)
@@ -205,6 +211,7 @@ def make_plan(
         comparisons=max(1, comparisons),
         store_root=store_root,
         policy_source=policy.source,
+        newer_than=newer_than,
     )
 
 
@@ -213,6 +220,7 @@ def _planned(
     label: str,
     policy: Policy,
     store_root: Path,
+    newer_than: float | None,
     progress: Callable[[str], None],
 ) -> PlannedCheckpoint:
     from robustness.checkpoint import resolve
@@ -226,6 +234,7 @@ def _planned(
         checkpoint=checkpoint,
         settings=settings,
         store_root=store_root,
+        newer_than=newer_than,
         progress=lambda line: progress(f"{label}: {line}"),
     )
     progress(f"{label}: reading corpus {settings.corpus}")

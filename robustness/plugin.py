@@ -167,6 +167,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="folder for measured numbers and converted weights (default: the user's cache)",
     )
+    group.addoption(
+        "--robustness-fresh",
+        action="store_true",
+        help="measure everything anew, whatever the store holds",
+    )
+    group.addoption(
+        "--robustness-store-limit",
+        type=float,
+        default=20.0,
+        metavar="GB",
+        help="size of the store beyond which a run removes what has not been used for the longest "
+        "time, at least an hour (default: 20)",
+    )
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -22,6 +22,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from robustness.eviction import mark_used
 from robustness.files import write_atomically
 
 SCHEMA = 1
@@ -46,12 +47,17 @@ class Store:
     Args:
         root: the store's folder; created when the first record is written.
         context: what all records have in common (JSON types).
+        newer_than: seconds since the epoch; what was written before counts as missing.
     """
 
-    def __init__(self, root: Path, context: Mapping[str, Any]) -> None:
+    def __init__(
+        self, root: Path, context: Mapping[str, Any], *, newer_than: float | None = None
+    ) -> None:
         self.context = dict(context)
         self.folder = root / f"v{SCHEMA}" / digest(self.context)[:32]
         self.unwritable: str | None = None
+        self._newer_than = newer_than
+        self._marked = False
         self._memory: dict[str, Record] = {}
 
     def read(self, key: Mapping[str, Any]) -> Record | None:
@@ -86,6 +92,9 @@ class Store:
         What another process is measuring right now is left to it: this one goes on with its other
         keys first and waits only when nothing else is left.
         """
+        if not self._marked:
+            mark_used(self.folder)
+            self._marked = True
         wanted = list(keys)
         found: dict[int, Record] = {}
         pending = list(range(len(wanted)))
@@ -147,6 +156,8 @@ class Store:
 
     def _read_file(self, path: Path, key: Record) -> Record | None:
         try:
+            if self._newer_than is not None and path.stat().st_mtime < self._newer_than:
+                return None
             data = json.loads(path.read_text(encoding="utf-8"))
             body = {"key": data["key"], "record": data["record"]}
             if data["sha256"] == digest(body) and data["key"] == key:

@@ -43,6 +43,7 @@ class Vetting:
         examination: what is known of it already; found when needed otherwise.
         generator: the settings' generator, if it is resolved already.
         threads: processor threads for the model; ``None`` leaves the library's choice.
+        newer_than: seconds since the epoch; what the store has from before is not used.
         progress: called with one line after every chunk.
         baseline: the profile that it is compared with.
     """
@@ -57,6 +58,7 @@ class Vetting:
         examination: Examination | None = None,
         generator: "Checkpoint | None" = None,
         threads: int | None = None,
+        newer_than: float | None = None,
         progress: Progress | None = None,
         baseline: CheckpointProfile | None = None,
     ) -> None:
@@ -65,6 +67,7 @@ class Vetting:
         self.confidence = confidence
         self._store_root = store_root
         self._threads = threads
+        self._newer_than = newer_than
         self._progress = progress
         self._baseline = baseline
         if examination is not None:
@@ -82,6 +85,7 @@ class Vetting:
             self.checkpoint,
             settings,
             store_root=self._store_root,
+            newer_than=self._newer_than,
             corpus=lambda: self.corpus,
             threads=self._threads,
             progress=self._progress or (lambda _: None),
@@ -130,6 +134,7 @@ class Vetting:
             device=self.settings.device,
             dtype=chosen_dtype(self.settings.dtype, self.settings.device),
             threads=self._threads,
+            newer_than=self._newer_than,
             store_root=self._store_root,
             options=self.settings.scoring_options,
             generator=self.generator,
@@ -274,7 +279,8 @@ class Vetting:
 
     def non_finite_tensors(self) -> tuple[str, ...]:
         """Names of the checkpoint's tensors that hold NaN or infinity."""
-        store = Store(self._store_root, {"weights": self.checkpoint.weights_hash})
+        context = {"weights": self.checkpoint.weights_hash}
+        store = Store(self._store_root, context, newer_than=self._newer_than)
         (record,) = store.obtain(
             [{"non_finite_tensors": 1, "versions": library_versions()}],
             lambda _: self._look_for_non_finite_tensors(),

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -152,3 +153,16 @@ def test_a_process_goes_on_with_other_work_while_a_number_is_being_measured(
     assert lock.__enter__()
     assert store.obtain([{"chunk": 1}, {"chunk": 2}], measure) == [{"x": 1}, {"x": 2}]
     assert measured == [2]
+
+
+def test_what_is_older_than_asked_for_counts_as_missing(tmp_path: Path) -> None:
+    old = Store(tmp_path, CONTEXT)
+    old.write({"chunk": 0}, {"value": 1})
+    (file,) = tmp_path.glob("v1/*/??/*.json")
+    os.utime(file, (1000, 1000))
+    assert Store(tmp_path, CONTEXT, newer_than=1000).read({"chunk": 0}) == {"value": 1}
+    fresh = Store(tmp_path, CONTEXT, newer_than=1001)
+    assert fresh.read({"chunk": 0}) is None
+    assert fresh.obtain([{"chunk": 0}], lambda _: {"value": 2}) == [{"value": 2}]
+    another = Store(tmp_path, CONTEXT, newer_than=1001)  # another worker of the same run
+    assert another.read({"chunk": 0}) == {"value": 2}

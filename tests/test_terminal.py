@@ -1,5 +1,6 @@
 """What the terminal shows."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -146,3 +147,29 @@ def test_a_discriminators_loss_is_shown_beside_chance_and_not_called_perplexity(
     text = " ".join(summary(checked("test_x", claim="it is so"), **found))
     assert "intact replaced-token loss 0.25 nats per token (by chance: 0.42) over 156 of" in text
     assert "perplexity" not in text
+
+
+@pytest.mark.parametrize(
+    ("dtype", "end"), [("bfloat16", "used: bfloat16"), ("float32", ": float32")]
+)
+def test_the_discrepancy_of_reduced_precision_is_shown(dtype: str, end: str) -> None:
+    costs = [
+        {"slack_nats": 0.123, "distance_nats": 9.0},
+        {"slack_nats": 0.04, "distance_nats": 9.0},
+    ]
+    details = {"dtype": dtype, "reduced_precision": costs}
+    lines = summary(checked("test_x", claim="c", text_blocks=48, details=details))
+    note = " ".join(map(str.strip, lines[lines.index(next(x for x in lines if "x, 7:" in x)) :]))
+    assert "by up to 0.12 nats per text block" in note
+    assert note.endswith(end)
+    assert "reduced precision" not in "\n".join(summary(checked("test_x", claim="c")))
+
+
+def test_the_header_says_which_precision_may_be_used() -> None:
+    (planned,) = plan("bert").checkpoints
+    assert " float32 on cpu" in " ".join(terminal.header(plan("bert")))
+    reduced = dataclasses.replace(
+        plan("bert"), checkpoints=(dataclasses.replace(planned, dtype="bfloat16"),)
+    )
+    text = " ".join(" ".join(terminal.header(reduced)).split())
+    assert "float32 and, where that suffices, bfloat16 on cpu" in text

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from robustness.errors import RobustnessError
+from robustness.eviction import evict
 from robustness.files import write_atomically
 from robustness.plan import RunPlan, make_plan
 from robustness.pytest_support import baselines
 from robustness.pytest_support.completeness import Completeness, is_narrowed
-from robustness.pytest_support.options import require_writable, run_policy, store_root
+from robustness.pytest_support.options import require_writable, run_policy, store_limit, store_root
 from robustness.pytest_support.progress import Line, Watcher
 from robustness.pytest_support.recorder import REPORTED
 from robustness.pytest_support.state import STATE, RunState
@@ -56,10 +57,12 @@ class Controller:
             require_writable(file)
         try:
             policy = run_policy(self.config)
+            root = store_root(self.config)
             self.plan = make_plan(
                 self.config.getoption("robustness_models"),
                 policy,
-                store_root=store_root(self.config),
+                store_root=root,
+                newer_than=time.time() if self.config.getoption("robustness_fresh") else None,
                 progress=self.progress.step,
             )
             self.plan = baselines.compared(self.config, self.plan).expecting(self.started.date())
@@ -67,6 +70,8 @@ class Controller:
             raise pytest.UsageError(f"robustness: {error}") from None
         finally:
             self.progress.clear()
+        # Behind the plan, which has marked what this run uses.
+        evict(root, limit_bytes=store_limit(self.config), now=time.time())
         self.completeness = Completeness(self.plan, narrowed=is_narrowed(self.config))
         self.config.stash[STATE] = RunState(plan=self.plan, threads=None, progress=self.progress)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from robustness.eviction import GIGABYTE
 from robustness.policy import Policy, load_policy
 
 
@@ -59,3 +60,8 @@ def store_root(config: pytest.Config) -> Path:
     from platformdirs import user_cache_path
 
     return user_cache_path("pytest-robustness")
+
+
+def store_limit(config: pytest.Config) -> int:
+    """Bound on the store's size, in bytes."""
+    return int(config.getoption("robustness_store_limit") * GIGABYTE)

@@ -31,6 +31,7 @@ def register(config: pytest.Config) -> None:
         config.stash[STATE] = RunState(
             plan=RunPlan.from_json(workerinput[PLAN_INPUT]),
             threads=max(1, cores() // workerinput["workercount"]),
+            worker=int(workerinput["workerid"].removeprefix("gw")),
             progress=FileProgress(Path(workerinput[PROGRESS_INPUT]) / workerinput["workerid"]),
         )
     config.pluginmanager.register(PlannedChecks(), "robustness-planned-checks")

@@ -1,6 +1,7 @@
 """What every process of a run holds: the plan, and a vetting per checkpoint."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -18,25 +19,29 @@ class RunState:
         plan: the run's plan.
         threads: processor threads for the model.
         progress: shows how far a measurement has come.
+        worker: number of this worker, from 0 on.
     """
 
     plan: RunPlan
     threads: int | None
     progress: Progress
+    worker: int = 0
     _vettings: dict[str, Vetting] = field(default_factory=dict)
 
     def vetting(self, label: str) -> Vetting:
         """The vetting of one checkpoint, the same for all tests of this process."""
         if label not in self._vettings:
             planned = self.plan.named(label)
+            device = worker_device(planned.settings.device, self.worker, visible=_visible_gpus)
             self._vettings[label] = Vetting(
                 checkpoint=planned.load(),
-                settings=planned.settings,
+                settings=planned.settings.model_copy(update={"device": device}),
                 store_root=self.plan.store_root,
                 confidence=self.plan.confidence,
                 examination=planned.examination,
                 generator=planned.load_generator(),
                 threads=self.threads,
+                newer_than=self.plan.newer_than,
                 progress=self.progress.show,
                 baseline=planned.baseline,
             )
@@ -48,6 +53,26 @@ class RunState:
 
 
 STATE = pytest.StashKey[RunState]()
+
+
+def worker_device(device: str, worker: int, *, visible: Callable[[], int]) -> str:
+    """The device of one worker: GPUs are dealt out in turn, unless the policy names one of them.
+
+    Args:
+        device: the policy's.
+        worker: number of the worker, from 0 on.
+        visible: how many GPUs there are, within ``CUDA_VISIBLE_DEVICES`` where that is set: torch
+            numbers them from 0 on, whatever they are called outside.
+    """
+    if device != "cuda":
+        return device
+    return f"cuda:{worker % max(1, visible())}"
+
+
+def _visible_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def cores() -> int:

@@ -352,12 +352,28 @@ def _notes(checks: Sequence[Mapping[str, Any]], n_blocks: int) -> Iterable[str]:
         if profile := details.get("layer_profile"):
             yield described([float(layer["ratio"]) for layer in profile])
     yield from _expectations(checks)
+    yield from _precision_notes(checks)
     shares = [share for check in checks if (share := check["details"].get("blind_share"))]
     if shares:
         yield (
             "where a ratio was found to lie below its threshold, an effect confined to fewer than "
             f"{max(shares):.0%} of the text blocks could go unseen; --robustness-exhaustive rules "
             "that out"
+        )
+
+
+def _precision_notes(checks: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """Which checks used reduced precision, which could not, and what the discrepancy was."""
+    for check in checks:
+        details = check["details"]
+        if "reduced_precision" not in details:
+            continue
+        costs = [float(each["slack_nats"]) for each in details["reduced_precision"]]
+        near = details["dtype"] == "float32"
+        yield (
+            f"{check['check'].removeprefix('test_').replace('_', ' ')}, {_dims(check['dims'])}: "
+            f"reduced precision moves ΔNLL by up to {max(costs):.2g} nats per text block, "
+            + ("too much so near the threshold: float32" if near else f"used: {details['dtype']}")
         )
 
 
