@@ -146,3 +146,14 @@ def test_chance_agrees_with_simulation() -> None:
     assert expected is not None
     assert expected == pytest.approx(1.21, abs=0.01)
     assert np.mean(found) == pytest.approx(expected, abs=4 * math.sqrt(expected / 150))
+
+
+@given(seed=st.integers(0, 10**6), factor=st.sampled_from([-1.0, 0.125, 64.0]))
+def test_numbering_sign_and_scale_of_parameters_do_not_matter(seed: int, factor: float) -> None:
+    rng = np.random.default_rng(seed)
+    scale, bias = rng.standard_t(3, size=(2, 5, 40))
+    order = rng.permutation(40)
+    found = busters(scale, bias, k=1.5, min_layer_share=0.2).dims
+    moved = busters(scale[:, order], bias[:, order], k=1.5, min_layer_share=0.2).dims
+    assert sorted(order[list(moved)].tolist()) == list(found)
+    assert busters(scale * factor, bias * factor, k=1.5, min_layer_share=0.2).dims == found

@@ -53,7 +53,7 @@ def llm_int8(
     return Detection(
         rule=(
             f"llm-int8: some |value| of at least {threshold:g} in at least {needed} of "
-            f"{inputs.n_layers} layers, and at {min_position_share:.3g} of the positions"
+            f"{inputs.n_layers} layers, and at {100 * min_position_share:g} % of the positions"
         ),
         outliers=tuple(
             _outlier(

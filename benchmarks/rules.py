@@ -1,0 +1,129 @@
+"""What every rule finds in the checkpoints at hand: a table, to be written into RESULTS.md.
+
+    python benchmarks/rules.py [--shared ../shared] [--only NAME] [--text-blocks 8] [--write]
+
+Each rule with its default settings, and ``puccetti`` as coded and as its paper describes it. Rules
+on activations read the first text blocks of the seeded order; what they find depends on the text.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from robustness.checkpoint import resolve
+from robustness.errors import RuleError, UnsupportedSite
+from robustness.outliers import Detection
+from robustness.policy import load_policy
+from robustness.report.facts import PACKAGES
+from robustness.rules import RULES
+from robustness.vetting import Vetting
+
+sys.path.insert(0, str(Path(__file__).parent))
+from vet_checkpoints import RESULTS, checkpoints, conditions
+
+DIMENSIONS = 24
+"""Listed at most in a cell."""
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    name: (name, {}) for name in RULES if name != "puccetti"
+} | {
+    "puccetti (code)": ("puccetti", {"puccetti": {"variant": "code"}}),
+    "puccetti (paper)": ("puccetti", {"puccetti": {"variant": "paper"}}),
+}
+"""Row's name to the rule and its settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What one rule said of one checkpoint."""
+
+    checkpoint: str
+    rule: str
+    found: Detection | str
+    seconds: float
+
+    def __str__(self) -> str:
+        if isinstance(self.found, str):
+            return f"| {self.checkpoint} | {self.rule} | says nothing: {self.found} | | |"
+        dims = self.found.dims
+        shown = ", ".join(map(str, dims[:DIMENSIONS])) or "none"
+        if len(dims) > DIMENSIONS:
+            shown += f" and {len(dims) - DIMENSIONS} more"
+        chance = self.found.by_chance
+        expected = "not defined" if chance is None else f"{chance:.2g}"
+        asks = self.found.rule.partition(": ")[2].replace("|", "\\|")
+        return f"| {self.checkpoint} | {self.rule} | {shown} | {expected} | {asks} |"
+
+
+def rows(name: str, model: str, corpus: str, *, text_blocks: int, store: Path) -> Iterator[Row]:
+    """Ask every rule about one checkpoint."""
+    checkpoint = resolve(model, cache=store)
+    for variant, (rule, settings) in sorted(VARIANTS.items(), key=_order):
+        options = {"corpus": corpus, "rules": {"text_blocks": text_blocks, **settings}}
+        vetting = Vetting(
+            checkpoint=checkpoint,
+            settings=load_policy(None, options=options).settings(model),
+            store_root=store,
+        )
+        began = time.perf_counter()
+        found: Detection | str
+        try:
+            found = vetting.outliers(rule=rule).detection
+        except (RuleError, UnsupportedSite) as error:
+            found = str(error)
+        seconds = time.perf_counter() - began
+        yield Row(checkpoint=name, rule=variant, found=found, seconds=seconds)
+
+
+def _order(item: tuple[str, tuple[str, dict[str, Any]]]) -> int:
+    return list(RULES).index(item[1][0])
+
+
+def main() -> None:
+    """Ask and print, or append to RESULTS.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--only", help="checkpoints whose name contains this")
+    parser.add_argument("--text-blocks", type=int, default=8, help="that rules on activations read")
+    parser.add_argument("--write", action="store_true", help="append to RESULTS.md")
+    arguments = parser.parse_args()
+    table: list[Row] = []
+    with tempfile.TemporaryDirectory() as store:
+        for name, (model, corpus) in checkpoints(arguments.shared.resolve()).items():
+            if arguments.only is None or arguments.only in name:
+                asked = rows(
+                    name, model, corpus, text_blocks=arguments.text_blocks, store=Path(store)
+                )
+                for row in asked:
+                    print(row, f"{row.seconds:.1f} s", flush=True)
+                    table.append(row)
+    if not table:
+        parser.error("no such checkpoint is there; name the folder with --shared")
+    versions = {name: version(name) for name in PACKAGES if name != "pytest-xdist"}
+    text = "\n".join(
+        [
+            "",
+            f"## `python benchmarks/rules.py {' '.join(sys.argv[1:])}`",
+            "",
+            f"{conditions({'versions': versions})}; {arguments.text_blocks} text blocks",
+            "",
+            "| checkpoint | rule | dimensions | by chance | what it asks for |",
+            "|---|---|---|---|---|",
+            *map(str, table),
+            "",
+        ]
+    )
+    print(text)
+    if arguments.write:
+        with RESULTS.open("a", encoding="utf-8") as file:
+            file.write(text)
+
+
+if __name__ == "__main__":
+    main()
