@@ -192,6 +192,8 @@ def pytest_load_initial_conftests(
 
         refuse_code_in_model_folders(early_config, args)
     yield
+    if early_config.getoption("--model", default=parser) is not parser:
+        return  # taken: asked first, since pytest 9.0 takes note of ours before it refuses it
     try:
         parser.getgroup("robustness").addoption(
             "--model", dest="robustness_models", action="append", metavar="X", help=_MODEL_HELP

@@ -102,7 +102,7 @@ def test_a_run_killed_as_a_whole_goes_on_where_it_was(
 @pytest.mark.parametrize(
     ("fault", "more"),
     [
-        ("interrupt this", ()),
+        pytest.param("interrupt this", (), marks=pytest.mark.slow),
         pytest.param("interrupt controller", ("-n", "2"), marks=pytest.mark.slow),
     ],
 )
@@ -146,6 +146,8 @@ def test_a_store_that_cannot_be_written_costs_time_and_nothing_else(
     assert run.result.ret == pytest.ExitCode.OK
     assert measured(run.facts) == measured(undisturbed[1].facts)
     assert len(place.records()) <= at
+    if not more:  # the model is loaded once, and what it measured is kept in memory
+        assert place.written() == undisturbed[0].written()
     assert "Traceback" not in text_of(run.result)
     if at == 0:
         says = {"full": "No space left on device", "read-only": "Read-only file system"}[fault]
@@ -215,15 +217,15 @@ def test_a_gguf_file_that_cannot_be_converted_is_one_sentence(
 # --- damage --------------------------------------------------------------------------------------
 
 
-def truncated(file: Path, _: Path) -> None:
+def truncated(file: Path, _: bytes) -> None:
     os.truncate(file, file.stat().st_size // 2)
 
 
-def emptied(file: Path, _: Path) -> None:
+def emptied(file: Path, _: bytes) -> None:
     os.truncate(file, 0)
 
 
-def flipped(file: Path, _: Path) -> None:
+def flipped(file: Path, _: bytes) -> None:
     """One bit of a digit of a number, so that the JSON stays valid."""
     content = bytearray(file.read_bytes())
     place = content.index(b'"nll_nats":[') + 14
@@ -233,16 +235,16 @@ def flipped(file: Path, _: Path) -> None:
     file.write_bytes(bytes(content))
 
 
-def of_another_key(file: Path, other: Path) -> None:
-    shutil.copy(other, file)
+def of_another_key(file: Path, other: bytes) -> None:
+    file.write_bytes(other)
 
 
-def zeroed(file: Path, _: Path) -> None:
+def zeroed(file: Path, _: bytes) -> None:
     """What some file systems leave of a file after the power failed."""
     file.write_bytes(bytes(file.stat().st_size))
 
 
-def a_folder(file: Path, _: Path) -> None:
+def a_folder(file: Path, _: bytes) -> None:
     file.unlink()
     file.mkdir()
 
@@ -257,7 +259,7 @@ def test_damaged_chunks_are_measured_again(
     records = place.records()
     intact = {file: file.read_bytes() for file in records}
     for number, file in enumerate(records):
-        DAMAGE[number % len(DAMAGE)](file, records[number - 1])
+        DAMAGE[number % len(DAMAGE)](file, intact[records[number - 1]])
     assert all(file.read_bytes() != content for file, content in intact.items())
     run = place.run(monkeypatch, "mended")
     assert lasting(run.facts) == lasting(undisturbed[1].facts)
@@ -268,18 +270,19 @@ def test_damaged_chunks_are_measured_again(
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", [*DAMAGE, a_folder])
 def test_every_kind_of_damage_is_found_in_every_chunk(
-    damage: Callable[[Path, Path], None],
+    damage: Callable[[Path, bytes], None],
     place: Place,
     undisturbed: Undisturbed,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shutil.copytree(undisturbed[0].store, place.store)
     records = place.records()
+    intact = {file: file.read_bytes() for file in records}
     for number, file in enumerate(records):
-        damage(file, records[number - 1])
+        damage(file, intact[records[number - 1]])
     run = place.run(monkeypatch, "mended")
     assert measured(run.facts) == measured(undisturbed[1].facts)
-    assert place.written() == undisturbed[0].written()
+    assert place.written().keys() == undisturbed[0].written().keys()
 
 
 # --- the clock -----------------------------------------------------------------------------------
@@ -326,6 +329,7 @@ module.datetime = Earlier
 """
 
 
+@pytest.mark.slow
 def test_a_clock_set_back_changes_nothing_but_the_date(
     undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:

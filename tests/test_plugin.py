@@ -58,7 +58,6 @@ class PassingRuns:
         return iter((self.alone, self.with_workers, self.again, self.without_xdist))
 
 
-@pytest.mark.smoke
 @pytest.fixture(scope="module")
 def passing(stubs: Stubs, tmp_path_factory: pytest.TempPathFactory) -> PassingRuns:
     folder = tmp_path_factory.mktemp("passing")
@@ -74,6 +73,7 @@ def passing(stubs: Stubs, tmp_path_factory: pytest.TempPathFactory) -> PassingRu
     )  # fmt: skip
 
 
+@pytest.mark.smoke
 def test_the_packaged_suite_runs_in_an_empty_folder(passing: PassingRuns) -> None:
     for run in passing:
         assert run.result.ret == pytest.ExitCode.OK
@@ -99,7 +99,6 @@ def test_the_run_leaves_nothing_behind_but_its_reports(passing: PassingRuns) -> 
         assert left == {"report.json", "junit.xml"}
 
 
-@pytest.mark.smoke
 def test_the_table_names_every_check_with_its_numbers(passing: PassingRuns) -> None:
     for run in passing:
         ratio = checks(run.facts)[JOINT]["ratio"]
@@ -118,6 +117,7 @@ def test_the_table_names_every_check_with_its_numbers(passing: PassingRuns) -> N
         )
 
 
+@pytest.mark.smoke
 def test_workers_find_the_same_verdicts_and_numbers(passing: PassingRuns) -> None:
     alone, with_workers = checks(passing.alone.facts), checks(passing.with_workers.facts)
     assert list(alone) == list(with_workers)
@@ -137,12 +137,12 @@ def test_workers_are_told_by_name_which_test_they_run(passing: PassingRuns) -> N
     passing.with_workers.result.stdout.fnmatch_lines([f"[[]gw?[]] * PASSED {_literal(JOINT)}*"])
 
 
-@pytest.mark.smoke
 def test_a_second_run_from_the_store_is_identical(passing: PassingRuns) -> None:
     assert lasting(passing.again.facts) == lasting(passing.alone.facts)
     assert lasting(passing.without_xdist.facts) == lasting(passing.alone.facts)
 
 
+@pytest.mark.smoke
 def test_junit_carries_the_numbers(passing: PassingRuns) -> None:
     for run in passing:
         by_name = {name.split("::")[-1]: check for name, check in checks(run.facts).items()}
@@ -182,8 +182,8 @@ def test_the_json_says_what_was_vetted(passing: PassingRuns, stubs: Stubs) -> No
     assert math.exp(nats / checkpoint["words"]) == pytest.approx(checkpoint["word_perplexity"])
 
 
-@pytest.mark.smoke
 @in_every_state
+@pytest.mark.smoke
 def test_one_failing_verdict_fails_the_run(
     state: tuple[str, ...], stubs: Stubs, tmp_path: Path, passing: PassingRuns
 ) -> None:
@@ -262,8 +262,8 @@ def test_one_of_two_checkpoints_can_be_run_again(
 # --- selecting, stopping, quiet ------------------------------------------------------------------
 
 
-@pytest.mark.smoke
 @slowly_with_workers
+@pytest.mark.smoke
 def test_collect_only_lists_the_checks_and_measures_nothing(
     state: tuple[str, ...], strict: pytest.Pytester, stubs: Stubs
 ) -> None:
@@ -276,7 +276,6 @@ def test_collect_only_lists_the_checks_and_measures_nothing(
     assert not (strict.path / "report.json").exists()
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("selection", "passed", "failed"),
     [
@@ -287,6 +286,7 @@ def test_collect_only_lists_the_checks_and_measures_nothing(
         pytest.param((f"--deselect={JOINT}",), 5, 0, id="--deselect"),
     ],
 )
+@pytest.mark.smoke
 def test_a_selection_is_marked_as_partial(
     selection: tuple[str, ...], passed: int, failed: int, strict: pytest.Pytester, stubs: Stubs
 ) -> None:
@@ -320,8 +320,8 @@ def test_nothing_selected_is_no_pass(lenient: pytest.Pytester, stubs: Stubs) -> 
     assert not facts["passed"]
 
 
-@pytest.mark.smoke
 @with_and_without_workers
+@pytest.mark.smoke
 def test_last_failed_runs_only_what_failed(
     state: tuple[str, ...], strict: pytest.Pytester, stubs: Stubs
 ) -> None:
@@ -373,8 +373,8 @@ def test_pytest_can_be_told_how_to_report(
     assert (strict.path / ".pytest_cache").exists() == ("no:cacheprovider" not in options)
 
 
-@pytest.mark.smoke
 @slowly_with_workers
+@pytest.mark.smoke
 def test_it_works_without_autoloaded_plugins(
     state: tuple[str, ...],
     strict: pytest.Pytester,
@@ -686,9 +686,9 @@ HIDING = {
 }
 
 
-@pytest.mark.smoke
 @slowly_with_workers
 @pytest.mark.parametrize("hook", HIDING.values(), ids=HIDING.keys())
+@pytest.mark.smoke
 def test_a_check_without_a_verdict_fails_the_run(
     hook: str, state: tuple[str, ...], lenient: pytest.Pytester, stubs: Stubs
 ) -> None:
@@ -711,7 +711,6 @@ def test_a_conftest_that_skips_everything_fails_the_run(
         """
         import pytest
 
-@pytest.mark.smoke
         def pytest_collection_modifyitems(items):
             for item in items:
                 item.add_marker(pytest.mark.skip)
@@ -723,6 +722,7 @@ def test_a_conftest_that_skips_everything_fails_the_run(
     assert len(read_json(lenient.path / "report.json")["problems"]) == 6
 
 
+@pytest.mark.smoke
 def test_an_expected_failure_is_no_pass(strict: pytest.Pytester, stubs: Stubs) -> None:
     strict.makeconftest(
         """
@@ -842,7 +842,6 @@ def test_a_report_that_cannot_be_written_in_the_end_fails_the_run(
         """
         from pathlib import Path
 
-@pytest.mark.smoke
         def pytest_sessionfinish():
             Path("reports").rmdir()
             Path("reports").write_text("in the way")
@@ -860,6 +859,7 @@ def test_a_report_that_cannot_be_written_in_the_end_fails_the_run(
     )
 
 
+@pytest.mark.smoke
 def test_a_killed_worker_is_a_failing_verdict(lenient: pytest.Pytester, stubs: Stubs) -> None:
     lenient.makepyfile(
         killing="""
@@ -888,10 +888,10 @@ def _literal(text: str) -> str:
     return text.replace("[", "[[]")
 
 
-@pytest.mark.smoke
 # --- manners -------------------------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 def test_a_name_that_is_taken_is_left_to_its_owner(lenient: pytest.Pytester, stubs: Stubs) -> None:
     lenient.makeconftest(
         """
@@ -915,8 +915,8 @@ def test_a_name_that_is_taken_is_left_to_its_owner(lenient: pytest.Pytester, stu
     ours.stdout.fnmatch_lines(["the model is T"])
 
 
-@pytest.mark.smoke
 @in_every_state
+@pytest.mark.smoke
 def test_without_a_model_it_is_invisible(state: tuple[str, ...], pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
@@ -1072,8 +1072,8 @@ def test_a_checkpoint_folder_with_the_name_of_a_test_folder_is_not_imported_from
     assert _nothing_was_executed(pytester)
 
 
-@pytest.mark.smoke
 @with_and_without_workers
+@pytest.mark.smoke
 def test_a_space_instead_of_the_equals_sign_is_refused(
     state: tuple[str, ...], hostile: Path, pytester: pytest.Pytester, stubs: Stubs
 ) -> None:

@@ -112,7 +112,8 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
         for check in planned.checks
         if check.test == name
     ]
-    metafunc.parametrize(("checkpoint", "check"), cases, indirect=True)
+    # With the scope of "check", every test would load its checkpoint anew.
+    metafunc.parametrize(("checkpoint", "check"), cases, indirect=True, scope="session")
 
 
 def planned_check(item: pytest.Item) -> Check | None:
