@@ -237,9 +237,6 @@ CASES = {
     "site in layers that it has not": Case(
         arrange=policy("layers = [0, 2]\n"), says=("no layer 2", "from 0 to 1")
     ),
-    "site before the layers": Case(
-        arrange=policy('site = "embedding-norm"\nlayers = [0]\n'), says=("lies before the layers",)
-    ),
     # everything else
     "confidence out of range": Case(
         arrange=option("--robustness-confidence=1.5"),

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from robustness.ablation import Ablation
 from robustness.errors import PolicyError
 from robustness.policy import Policy, PolicyFile, Settings, load_policy
 from tests import plugin_support
@@ -294,6 +295,22 @@ def test_file_and_override_are_validated_together(tmp_path: Path) -> None:
         min = 3
     """
     assert "min (3) must not be greater than max (2)" in refusal(tmp_path, text)
+
+
+def test_layers_are_different_and_behind_the_embedding(tmp_path: Path) -> None:
+    found = policy(tmp_path, 'site = "residual"\nmode = "mean"\nlayers = [5, 0]\n')
+    ablation = found.settings("x").ablation((3,))
+    assert ablation == Ablation(dims=(3,), site="residual", mode="mean", layers=(0, 5))
+    assert Settings().ablation((3,)) == Ablation(dims=(3,))
+    for text, says in (
+        ('site = "embedding-norm"\nlayers = [0]\n', "lies before the layers"),
+        ("layers = [1, 1]\n", "must differ from each other, not [1, 1]"),
+        ("layers = []\n", "layers"),
+        ("layers = [-1]\n", "greater than or equal to 0, not -1"),
+        ('layers = "some"\n', "'all'"),
+        ('site = "middle"\n', "site"),
+    ):
+        assert says in refusal(tmp_path, text)
 
 
 def test_settings_cannot_be_changed() -> None:
