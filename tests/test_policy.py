@@ -304,10 +304,21 @@ def test_layers_are_different_and_behind_the_embedding(tmp_path: Path) -> None:
     assert Settings().ablation((3,)) == Ablation(dims=(3,))
     for text, says in (
         ('site = "embedding-norm"\nlayers = [0]\n', "lies before the layers"),
-        ("layers = [1, 1]\n", "must differ from each other, not [1, 1]"),
-        ("layers = []\n", "layers"),
-        ("layers = [-1]\n", "greater than or equal to 0, not -1"),
-        ('layers = "some"\n', "'all'"),
+        *(
+            (
+                f"layers = {wrong}\n",
+                "robustness.toml: layers: must be 'all' or a list of different numbers of layers "
+                f"from 0 on, not {wrong}",
+            )
+            for wrong in ("[1, 1]", "[]", "[-1]", "'some'", "[0, 'a']", "3")
+        ),
+        *(
+            (
+                f"[checks.layer_profile]\nmax_ratio = {wrong}\n",
+                f"max_ratio: must be 'record' or a number greater than 0, not {wrong}",
+            )
+            for wrong in ("-1.0", "'x'", "inf", "0")
+        ),
         ('site = "middle"\n', "site"),
     ):
         assert says in refusal(tmp_path, text)
