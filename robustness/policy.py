@@ -5,6 +5,7 @@ one precedence: command line, then policy file, then defaults.
 """
 
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -36,12 +37,33 @@ Profile = Literal["paper", "hardened"]
 StackChoice = Literal["auto", "encoder", "decoder"]
 LayoutChoice = Literal["auto", "packed", "lines"]
 
-Layer = Annotated[int, Field(ge=0)]
 Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Tolerance = Annotated[float, Field(gt=1, allow_inf_nan=False)]
 
 
 M = TypeVar("M", bound=StrictTable)
+
+
+def _layers(value: object) -> object:
+    if isinstance(value, list) and value and len(set(map(repr, value))) == len(value):
+        if all(type(item) is int and item >= 0 for item in value):
+            return value
+    elif value == "all":
+        return value
+    raise ValueError("must be 'all' or a list of different numbers of layers from 0 on")
+
+
+def _ratio_or_record(value: object) -> object:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+        return value
+    if value == "record":
+        return value
+    raise ValueError("must be 'record' or a number greater than 0")
+
+
+# Validated beforehand: of a choice between types, pydantic explains every one that is not given.
+Layers = Annotated[Literal["all"] | list[int], BeforeValidator(_layers)]
+RatioOrRecord = Annotated[Literal["record"] | float, BeforeValidator(_ratio_or_record)]
 
 
 def _day(value: Any) -> Any:
@@ -161,7 +183,7 @@ class LayerProfile(_Check):
     """Ablating the outlier dimensions in one layer at a time."""
 
     enabled: bool = Field(default=False, description="whether the check runs")
-    max_ratio: Literal["record"] | Ratio = Field(
+    max_ratio: RatioOrRecord = Field(
         default="record", description="each layer must stay below this factor; or is only recorded"
     )
 
@@ -200,7 +222,7 @@ class Settings(StrictTable):
     mode: Mode = Field(
         default="zero", description="ablated features become 0, or the intact model's mean"
     )
-    layers: Literal["all"] | Annotated[list[Layer], Field(min_length=1)] = Field(
+    layers: Layers = Field(
         default="all", description="in which layers dimensions are ablated, from 0 on"
     )
     corpus: str = Field(default="builtin", min_length=1, description="the text")
@@ -262,8 +284,6 @@ class Settings(StrictTable):
 
     @model_validator(mode="after")
     def _site_has_layers(self) -> "Settings":
-        if self.layers != "all" and len(set(self.layers)) < len(self.layers):
-            raise ValueError(f"layers must differ from each other, not {self.layers}")
         if self.layers != "all" and self.site == "embedding-norm":
             raise ValueError(
                 "site 'embedding-norm' lies before the layers, so layers must be 'all'"

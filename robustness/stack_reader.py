@@ -233,7 +233,7 @@ class StackReader:
 
     def _ends_in_its_output(self, k: int) -> bool:
         """Whether the first k layers are known to what follows by the k-th one's output alone."""
-        skipped, returned = self.layers[:k], set(self.layers[k - 1].outputs)
+        returned = set(self.layers[k - 1].outputs)
         end = self.layers[k - 1].operations.stop
         lost: set[int] = set()
         for operation in self.reader.trace.operations:
@@ -241,9 +241,16 @@ class StackReader:
             if operation.index >= end:
                 if reads_lost and not self.reader.relevant.isdisjoint(operation.outputs):
                     return False
-            elif reads_lost or any(operation.index in layer.operations for layer in skipped):
+            elif reads_lost or self._layer_of.get(operation.index, k) < k:
                 lost.update(value for value in operation.outputs if value not in returned)
         return True
+
+    @cached_property
+    def _layer_of(self) -> dict[int, int]:
+        """The layer within which each operation was executed, by the operation's index."""
+        return {
+            index: number for number, layer in enumerate(self.layers) for index in layer.operations
+        }
 
     @cached_property
     def _entering(self) -> int | None:

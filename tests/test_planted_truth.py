@@ -4,9 +4,12 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import LlamaForCausalLM
 
 from robustness.ablation import Ablation
 from robustness.errors import CheckpointError, UnsupportedSite
@@ -14,7 +17,7 @@ from robustness.plan import RunPlan, make_plan
 from robustness.policy import load_policy
 from robustness.stacks import Anatomy
 from robustness.vetting import Vetting
-from tests.planted import PLANTED, VOCABULARY, WIDTH, final_feature, head, save_planted
+from tests.planted import LAYERS, PLANTED, VOCABULARY, WIDTH, final_feature, head, save_planted
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +121,30 @@ def test_means_are_measured_once_and_stored(vetting: Vetting) -> None:
     for layer in means.values():
         assert len(layer) == WIDTH
         assert layer[PLANTED] > 0
+    for layer, expected in _plain_means(vetting).items():
+        np.testing.assert_allclose(means[layer], expected, rtol=1e-5, atol=1e-7)
     fresh = Vetting(
         checkpoint=vetting.checkpoint, settings=vetting.settings, store_root=vetting._store_root
     )
     fresh.ablate(PLANTED, layers=[2], mode="mean").is_harmless(within=1.1)
     assert only.stat().st_mtime_ns == before
+
+
+def _plain_means(vetting: Vetting) -> dict[str, Any]:
+    """What the MLPs write, by a plain loop over the first 64 text blocks of the seeded order."""
+    model = LlamaForCausalLM.from_pretrained(vetting.checkpoint.folder, dtype=torch.float32)
+    written: dict[str, list[Any]] = {str(layer): [] for layer in range(LAYERS)}
+    for number, layer in enumerate(model.model.layers):
+        layer.mlp.register_forward_hook(
+            lambda _, __, output, name=str(number): written[name].extend(
+                output[0].double().tolist()
+            )
+        )
+    for block in vetting.measurement.order[:64].tolist():
+        with torch.no_grad():
+            model(torch.tensor(vetting.measurement._blocks.ids[block])[None])
+    assert len(written["0"]) == 64 * 32  # all positions of all text blocks
+    return {name: np.mean(np.array(rows), axis=0) for name, rows in written.items()}
 
 
 def test_the_policys_site_and_layers_hold_where_nothing_else_is_said(vetting: Vetting) -> None:

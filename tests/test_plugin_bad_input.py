@@ -237,9 +237,6 @@ CASES = {
     "site in layers that it has not": Case(
         arrange=policy("layers = [0, 2]\n"), says=("no layer 2", "from 0 to 1")
     ),
-    "site before the layers": Case(
-        arrange=policy('site = "embedding-norm"\nlayers = [0]\n'), says=("lies before the layers",)
-    ),
     "context of a masked model": Case(
         arrange=option("--robustness-context=8"),
         says=("context = 8 changes nothing for checkpoint-9000, which is scored masked",),

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from robustness.ablation import Ablation
 from robustness.errors import PolicyError
 from robustness.policy import Policy, PolicyFile, Settings, load_policy
 from robustness.rules import RULES
@@ -307,6 +308,33 @@ def test_file_and_override_are_validated_together(tmp_path: Path) -> None:
         min = 3
     """
     assert "min (3) must not be greater than max (2)" in refusal(tmp_path, text)
+
+
+def test_layers_are_different_and_behind_the_embedding(tmp_path: Path) -> None:
+    found = policy(tmp_path, 'site = "residual"\nmode = "mean"\nlayers = [5, 0]\n')
+    ablation = found.settings("x").ablation((3,))
+    assert ablation == Ablation(dims=(3,), site="residual", mode="mean", layers=(0, 5))
+    assert Settings().ablation((3,)) == Ablation(dims=(3,))
+    for text, says in (
+        ('site = "embedding-norm"\nlayers = [0]\n', "lies before the layers"),
+        *(
+            (
+                f"layers = {wrong}\n",
+                "robustness.toml: layers: must be 'all' or a list of different numbers of layers "
+                f"from 0 on, not {wrong}",
+            )
+            for wrong in ("[1, 1]", "[]", "[-1]", "'some'", "[0, 'a']", "3")
+        ),
+        *(
+            (
+                f"[checks.layer_profile]\nmax_ratio = {wrong}\n",
+                f"max_ratio: must be 'record' or a number greater than 0, not {wrong}",
+            )
+            for wrong in ("-1.0", "'x'", "inf", "0")
+        ),
+        ('site = "middle"\n', "site"),
+    ):
+        assert says in refusal(tmp_path, text)
 
 
 def test_settings_cannot_be_changed() -> None:

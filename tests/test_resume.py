@@ -15,6 +15,19 @@ from tests.test_ablation import state
 from tests.tiny_models import ARCHITECTURES, UNSUPPORTED, tiny_inputs, tiny_model
 
 LAYERS = 4
+QUICK = {
+    "albert",
+    "bart",
+    "bert",
+    "deberta-v2",
+    "gemma2",
+    "gpt2",
+    "jamba",
+    "llama",
+    "opt",
+    "t5",
+    "xlnet",
+}
 
 
 def traced(architecture: str) -> tuple[nn.Module, Stack, dict[str, Tensor]]:
@@ -28,7 +41,13 @@ def logits(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     return result
 
 
-@pytest.mark.parametrize("architecture", [*ARCHITECTURES, *UNSUPPORTED])
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name in [*ARCHITECTURES, *UNSUPPORTED]
+    ],
+)
 def test_starting_at_a_layer_equals_the_whole_forward_pass_to_the_bit(architecture: str) -> None:
     model, stack, inputs = traced(architecture)
     assert stack.resumable

@@ -1,12 +1,14 @@
 """What the terminal shows."""
 
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from robustness.checks import Check
 from robustness.plan import RunPlan
+from robustness.policy import Settings
 from robustness.report import facts, terminal
 from robustness.verdict import Verdict
 from tests.plans import plan
@@ -57,6 +59,32 @@ def summary(*checks: dict[str, Any], **more: Any) -> list[str]:
     reporter = Lines()
     terminal.write_summary(reporter, {"checkpoints": [checkpoint], "partial": False}, [])
     return reporter.lines
+
+
+def test_the_header_says_which_stack_is_vetted_and_where_it_is_ablated() -> None:
+    usual = plan("bart")
+    assert not any("vetted" in line or "ablations" in line for line in terminal.header(usual))
+    (only,) = usual.checkpoints
+    other = replace(
+        only,
+        examination=replace(only.examination, stack="decoder"),
+        settings=Settings(site="residual", mode="mean", layers=[1]),
+    )
+    lines = terminal.header(replace(usual, checkpoints=(other,)))
+    assert any("2 layers x 32 in the decoder, which is vetted, 110 M" in line for line in lines)
+    assert "  ablations (site residual, mode mean, layer 1)" in lines
+
+
+def test_a_layer_profile_takes_a_line_or_two() -> None:
+    """Also where the damage is infinite."""
+    ratios = [1.0, *([1.01] * 20), float("inf"), 2.5]
+    profile = [{"layer": n, "ratio": ratio, "interval": None} for n, ratio in enumerate(ratios)]
+    lines = summary(checked("test_layer_profile", claim="", details={"layer_profile": profile}))
+    (start,) = (number for number, line in enumerate(lines) if line.startswith("layer profile:"))
+    assert " ".join(line.strip() for line in lines[start : start + 2]) == (
+        "layer profile: largest xinf in layer 21, x2.5 in layer 22, x1.01 in layer 1; "
+        "smallest x1 in layer 0"
+    )
 
 
 @pytest.mark.parametrize(("side", "sign"), [("below", "<"), ("above", ">=")])
