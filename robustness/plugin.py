@@ -109,6 +109,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--robustness-exhaustive",
     )
     group.addoption(
+        "--robustness-plan",
+        action="store_true",
+        help="show which checks would run, and about how long, without loading a model",
+    )
+    group.addoption(
         "--robustness-store",
         type=Path,
         metavar="DIR",
@@ -140,6 +145,16 @@ def pytest_configure(config: pytest.Config) -> None:
         from robustness.pytest_support.session import register
 
         register(config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """With ``--robustness-plan``, show the plan instead of running it."""
+    if not config.getoption("robustness_plan"):
+        return None
+    from robustness.pytest_support.planning import show_plan
+
+    return show_plan(config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from robustness.errors import RobustnessError
 from robustness.files import write_atomically
-from robustness.plan import RunPlan, make_plan
 from robustness.pytest_support import baselines
 from robustness.pytest_support.completeness import Completeness, is_narrowed
-from robustness.pytest_support.options import require_writable, run_policy, store_root
+from robustness.pytest_support.planning import planned_run
 from robustness.pytest_support.progress import Line, Watcher
 from robustness.pytest_support.recorder import REPORTED
 from robustness.pytest_support.state import STATE, RunState
@@ -20,6 +18,8 @@ from robustness.report import facts, terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from robustness.plan import RunPlan
 
 PLAN_INPUT = "robustness_plan"
 SUITE_INPUT = "robustness_suite"
@@ -49,22 +49,7 @@ class Controller:
         Raises:
             pytest.UsageError: with one sentence, for everything that is wrong by then.
         """
-        file: Path | None = self.config.getoption("robustness_json")
-        if file is not None:
-            require_writable(file)
-        try:
-            policy = run_policy(self.config)
-            self.plan = make_plan(
-                self.config.getoption("robustness_models"),
-                policy,
-                store_root=store_root(self.config),
-                progress=self.progress.step,
-            )
-            self.plan = baselines.compared(self.config, self.plan).expecting(self.started.date())
-        except RobustnessError as error:
-            raise pytest.UsageError(f"robustness: {error}") from None
-        finally:
-            self.progress.clear()
+        self.plan = planned_run(self.config, self.progress, today=self.started.date())
         self.completeness = Completeness(self.plan, narrowed=is_narrowed(self.config))
         self.config.stash[STATE] = RunState(plan=self.plan, threads=None, progress=self.progress)
 

@@ -47,6 +47,14 @@ def header(plan: RunPlan) -> list[str]:
     return [part for line in lines for part in _wrapped(line)]
 
 
+def plan_lines(plan: RunPlan, described: Mapping[str, Sequence[str]]) -> list[str]:
+    """What would run and what it would cost, for ``--robustness-plan``."""
+    lines = header(plan)
+    for label, parts in described.items():
+        lines += ["", f"{label}:", *(line for part in parts for line in _wrapped(f"  {part}"))]
+    return [*lines, "", "robustness: a plan only, nothing was measured"]
+
+
 def partial(left_out: int, planned: int) -> list[str]:
     """The line on a selection, if there was one."""
     if not left_out:
