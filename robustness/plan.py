@@ -73,6 +73,7 @@ class RunPlan:
         store_root: folder of the store.
         policy_source: file that the policy came from; ``None`` for defaults.
         baseline_source: file of the profile that the checkpoints are compared with.
+        shard: which part of a plan this is, and what the whole is; ``None`` for a whole.
     """
 
     checkpoints: tuple[PlannedCheckpoint, ...]
@@ -81,6 +82,7 @@ class RunPlan:
     store_root: Path
     policy_source: str | None
     baseline_source: str | None = None
+    shard: Mapping[str, Any] | None = None
 
     @property
     def alpha(self) -> float:
@@ -125,6 +127,7 @@ class RunPlan:
                 "store_root": str(self.store_root),
                 "policy_source": self.policy_source,
                 "baseline_source": self.baseline_source,
+                "shard": self.shard,
             }
         )
 
@@ -154,6 +157,7 @@ class RunPlan:
             store_root=Path(data["store_root"]),
             policy_source=data["policy_source"],
             baseline_source=data["baseline_source"],
+            shard=data["shard"],
         )
 
 

@@ -114,6 +114,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="show which checks would run, and about how long, without loading a model",
     )
     group.addoption(
+        "--robustness-shard",
+        metavar="i/n",
+        help="vet part i of n only, with the JSON report that 'robustness merge' takes",
+    )
+    group.addoption(
         "--robustness-store",
         type=Path,
         metavar="DIR",

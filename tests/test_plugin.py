@@ -948,6 +948,7 @@ def test_help_lists_every_option(pytester: pytest.Pytester) -> None:
             for name in (
                 "model", "corpus", "layout", "block-size", "profile", "rule", "enable",
                 "confidence", "exhaustive", "seed", "device", "policy", "json", "store",
+                "baseline", "save-baseline", "plan", "shard",
             )
         ),
     }  # fmt: skip

@@ -125,7 +125,7 @@ class Controller:
         file: Path | None = self.config.getoption("robustness_json")
         if file is not None:
             try:
-                write_atomically(file, facts.to_json(self._facts()))
+                write_atomically(file, self._report())
             except OSError as error:
                 self.problems.append(f"--robustness-json={file} could not be written: {error}")
                 self._settle(session)
@@ -168,6 +168,14 @@ class Controller:
         if self.watcher is not None:
             self.watcher.stop()
             self.watcher = None
+
+    def _report(self) -> str:
+        found = self._facts()
+        if self.plan is not None and self.plan.shard is not None:
+            from robustness.report.merge import sealed
+
+            found = sealed(found)
+        return facts.to_json(found)
 
     def _facts(self) -> dict[str, Any]:
         assert self.plan is not None

@@ -32,11 +32,32 @@ def planned_run(config: pytest.Config, progress: Line, *, today: date) -> RunPla
             store_root=store_root(config),
             progress=progress.step,
         )
-        return baselines.compared(config, plan).expecting(today)
+        return _sharded(config, baselines.compared(config, plan).expecting(today))
     except RobustnessError as error:
         raise pytest.UsageError(f"robustness: {error}") from None
     finally:
         progress.clear()
+
+
+def _sharded(config: pytest.Config, plan: RunPlan) -> RunPlan:
+    """The part that ``--robustness-shard`` asks for, of the whole plan."""
+    text: str | None = config.getoption("robustness_shard")
+    if text is None:
+        return plan
+    from robustness.shards import Part, take
+
+    part = Part.parse(text)
+    if config.getoption("robustness_json") is None:
+        raise pytest.UsageError(
+            f"robustness: --robustness-shard={part} needs --robustness-json=FILE, from which "
+            "'robustness merge' makes the verdict"
+        )
+    if config.getoption("robustness_save_baseline") is not None:
+        raise pytest.UsageError(
+            f"robustness: --robustness-shard={part} saves no baseline, since a baseline is of a "
+            "whole run"
+        )
+    return take(plan, part)
 
 
 def show_plan(config: pytest.Config) -> int:

@@ -42,6 +42,12 @@ def header(plan: RunPlan) -> list[str]:
         f"{plan.confidence:g} (alpha = {plan.alpha:.3g} each); policy: "
         f"{plan.policy_source or 'defaults'}; store: {plan.store_root}"
     ]
+    if plan.shard is not None:
+        lines.append(
+            f"robustness: shard {plan.shard['index']}/{plan.shard['count']} with "
+            f"{len(plan.shard['expected'])} of {sum(map(len, plan.shard['all'].values()))} checks; "
+            "'robustness merge' gives the verdict"
+        )
     for planned in plan.checkpoints:
         lines += _checkpoint_header(planned)
     return [part for line in lines for part in _wrapped(line)]
