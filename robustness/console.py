@@ -12,8 +12,13 @@ from rich.text import Text
 from robustness import __version__
 from robustness.baseline import read_profile
 from robustness.errors import RobustnessError
+from robustness.files import write_atomically
 from robustness.policy import MatchesBaseline, load_check
 from robustness.profile_diff import SCHEMA, CheckpointDiff, diff
+from robustness.report.facts import to_json
+from robustness.report.junit import to_junit
+from robustness.report.merge import merge, read_shard
+from robustness.report.terminal import write_summary
 from robustness.verdict import Verdict
 
 NOT_COMPARABLE = 2
@@ -89,6 +94,59 @@ def compare(
         for checkpoint in found:
             _show(checkpoint)
     raise typer.Exit(int(regressed))
+
+
+@app.command("merge")
+def join(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="SHARD.json...", help="Reports of all shards.")
+    ],
+    *,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the report of the whole run.")
+    ] = None,
+    junit_file: Annotated[
+        Path | None, typer.Option("--junit", help="Write JUnit XML of the whole run.")
+    ] = None,
+) -> None:
+    """Make one verdict of the JSON reports of --robustness-shard=i/n.
+
+    Exit code 0: everything passed; 1: something failed or is missing; 2: not of one run.
+    """
+    try:
+        facts = merge([read_shard(file) for file in files], [str(file) for file in files])
+        for target, text in ((json_file, to_json(facts)), (junit_file, to_junit(facts))):
+            if target is not None:
+                write_atomically(target, text)
+    except RobustnessError as error:
+        typer.echo(f"robustness: {error}", err=True)
+        raise typer.Exit(NOT_COMPARABLE) from None
+    except OSError as error:
+        typer.echo(f"robustness: a report could not be written: {error}", err=True)
+        raise typer.Exit(NOT_COMPARABLE) from None
+    write_summary(PlainReporter(), facts, facts["problems"])
+    verdict = "passed" if facts["passed"] else "did not pass"
+    typer.echo(f"robustness: the run of {facts['merged']} shards {verdict}")
+    raise typer.Exit(facts["exit_status"])
+
+
+class PlainReporter:
+    """Writes as pytest's terminal reporter does, in so far as a summary needs it."""
+
+    def write_sep(self, sep: str, title: str | None = None, **markup: bool) -> None:
+        """A line across the terminal."""
+        del markup
+        typer.echo(f" {title} ".center(80, sep))
+
+    def write_line(self, line: str | bytes, **markup: bool) -> None:
+        """A line."""
+        del markup
+        typer.echo(line)
+
+    def write(self, content: str, *, flush: bool = False, **markup: bool) -> None:
+        """A piece of a line."""
+        del flush, markup
+        typer.echo(content, nl=False)
 
 
 def _write_json(facts: dict[str, Any]) -> None:

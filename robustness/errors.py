@@ -47,3 +47,7 @@ class MeasurementError(RobustnessError):
 
 class BaselineError(RobustnessError):
     """A profile cannot be read, or its numbers cannot be compared with those of this run."""
+
+
+class ShardError(RobustnessError):
+    """The reports of a run's shards cannot be read, or do not belong together."""

@@ -85,6 +85,7 @@ class RunPlan:
         policy_source: file that the policy came from; ``None`` for defaults.
         baseline_source: file of the profile that the checkpoints are compared with.
         newer_than: seconds since the epoch; what the store has from before is not used.
+        shard: which part of a plan this is, and what the whole is; ``None`` for a whole.
     """
 
     checkpoints: tuple[PlannedCheckpoint, ...]
@@ -94,6 +95,7 @@ class RunPlan:
     policy_source: str | None
     baseline_source: str | None = None
     newer_than: float | None = None
+    shard: Mapping[str, Any] | None = None
 
     @property
     def alpha(self) -> float:
@@ -141,6 +143,7 @@ class RunPlan:
                 "policy_source": self.policy_source,
                 "baseline_source": self.baseline_source,
                 "newer_than": self.newer_than,
+                "shard": self.shard,
             }
         )
 
@@ -173,6 +176,7 @@ class RunPlan:
             policy_source=data["policy_source"],
             baseline_source=data["baseline_source"],
             newer_than=data["newer_than"],
+            shard=data["shard"],
         )
 
 

@@ -162,6 +162,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--robustness-exhaustive",
     )
     group.addoption(
+        "--robustness-plan",
+        action="store_true",
+        help="show which checks would run, and about how long, without loading a model",
+    )
+    group.addoption(
+        "--robustness-shard",
+        metavar="i/n",
+        help="vet part i of n only, with the JSON report that 'robustness merge' takes",
+    )
+    group.addoption(
         "--robustness-store",
         type=Path,
         metavar="DIR",
@@ -208,6 +218,16 @@ def pytest_configure(config: pytest.Config) -> None:
         from robustness.pytest_support.session import register
 
         register(config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """With ``--robustness-plan``, show the plan instead of running it."""
+    if not config.getoption("robustness_plan"):
+        return None
+    from robustness.pytest_support.planning import show_plan
+
+    return show_plan(config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

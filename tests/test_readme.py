@@ -68,10 +68,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def baselines(workplace: Path) -> None:
-    """The profiles that the README compares, by the README's commands."""
+def reports(workplace: Path) -> None:
+    """The files that the console program is shown with, by the README's commands."""
     for command in PYTEST_COMMANDS:
-        if "--robustness-save-baseline=" in command:
+        if "--robustness-save-baseline=" in command or "--robustness-shard=" in command:
             result = _run(shlex.split(command), workplace)
             assert result.returncode == 0, result.stdout + result.stderr
 
@@ -100,12 +100,12 @@ def _run(arguments: list[str], place: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("command", PYTEST_COMMANDS)
 def test_the_commands_run(command: str, workplace: Path, request: pytest.FixtureRequest) -> None:
-    if "baseline" in command:
-        request.getfixturevalue("baselines")
+    if "--robustness-baseline=" in command:
+        request.getfixturevalue("reports")
     result = _run(shlex.split(command), workplace)
     assert result.returncode in (0, 1), result.stdout + result.stderr
     assert "Traceback" not in result.stdout + result.stderr
-    if "--collect-only" in command:
+    if "--collect-only" in command or "--robustness-plan" in command:
         assert "test_ablation_degrades[my-checkpoint-dim17]" in result.stdout
     else:
         assert "outliers are present" in result.stdout
@@ -113,7 +113,7 @@ def test_the_commands_run(command: str, workplace: Path, request: pytest.Fixture
 
 
 @pytest.mark.parametrize("command", OUR_COMMANDS)
-@pytest.mark.usefixtures("baselines")
+@pytest.mark.usefixtures("reports")
 def test_the_console_program_runs(command: str, workplace: Path) -> None:
     result = _run(shlex.split(command), workplace)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from robustness.errors import RobustnessError
 from robustness.eviction import evict
 from robustness.files import write_atomically
-from robustness.plan import RunPlan, make_plan
 from robustness.pytest_support import baselines
 from robustness.pytest_support.completeness import Completeness, is_narrowed
-from robustness.pytest_support.options import require_writable, run_policy, store_limit, store_root
+from robustness.pytest_support.options import store_limit
+from robustness.pytest_support.planning import planned_run
 from robustness.pytest_support.progress import Line, Watcher
 from robustness.pytest_support.recorder import REPORTED
 from robustness.pytest_support.state import STATE, RunState
@@ -22,6 +21,8 @@ from robustness.report import facts, terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from robustness.plan import RunPlan
 
 PLAN_INPUT = "robustness_plan"
 SUITE_INPUT = "robustness_suite"
@@ -52,26 +53,10 @@ class Controller:
         Raises:
             pytest.UsageError: with one sentence, for everything that is wrong by then.
         """
-        file: Path | None = self.config.getoption("robustness_json")
-        if file is not None:
-            require_writable(file)
-        try:
-            policy = run_policy(self.config)
-            root = store_root(self.config)
-            self.plan = make_plan(
-                self.config.getoption("robustness_models"),
-                policy,
-                store_root=root,
-                newer_than=time.time() if self.config.getoption("robustness_fresh") else None,
-                progress=self.progress.step,
-            )
-            self.plan = baselines.compared(self.config, self.plan).expecting(self.started.date())
-        except RobustnessError as error:
-            raise pytest.UsageError(f"robustness: {error}") from None
-        finally:
-            self.progress.clear()
+        limit = store_limit(self.config)
+        self.plan = planned_run(self.config, self.progress, today=self.started.date())
         # Behind the plan, which has marked what this run uses.
-        evict(root, limit_bytes=store_limit(self.config), now=time.time())
+        evict(self.plan.store_root, limit_bytes=limit, now=time.time())
         self.completeness = Completeness(self.plan, narrowed=is_narrowed(self.config))
         self.config.stash[STATE] = RunState(plan=self.plan, threads=None, progress=self.progress)
 
@@ -147,7 +132,7 @@ class Controller:
         file: Path | None = self.config.getoption("robustness_json")
         if file is not None:
             try:
-                write_atomically(file, facts.to_json(self._facts()))
+                write_atomically(file, self._report())
             except OSError as error:
                 self.problems.append(f"--robustness-json={file} could not be written: {error}")
                 self._settle(session)
@@ -190,6 +175,14 @@ class Controller:
         if self.watcher is not None:
             self.watcher.stop()
             self.watcher = None
+
+    def _report(self) -> str:
+        found = self._facts()
+        if self.plan is not None and self.plan.shard is not None:
+            from robustness.report.merge import sealed
+
+            found = sealed(found)
+        return facts.to_json(found)
 
     def _facts(self) -> dict[str, Any]:
         assert self.plan is not None

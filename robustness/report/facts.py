@@ -117,7 +117,9 @@ def run_facts(
         "partial": partial,
         "problems": failures,
         "exit_status": exit_status,
-        "passed": exit_status == 0
+        "shard": plan.shard,
+        "passed": plan.shard is None
+        and exit_status == 0
         and not partial
         and not failures
         and any(checkpoint["checks"] for checkpoint in checkpoints),

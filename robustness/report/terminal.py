@@ -48,9 +48,23 @@ def header(plan: RunPlan) -> list[str]:
         f"{plan.confidence:g} (alpha = {plan.alpha:.3g} each); policy: "
         f"{plan.policy_source or 'defaults'}; store: {plan.store_root}"
     ]
+    if plan.shard is not None:
+        lines.append(
+            f"robustness: shard {plan.shard['index']}/{plan.shard['count']} with "
+            f"{len(plan.shard['expected'])} of {sum(map(len, plan.shard['all'].values()))} checks; "
+            "'robustness merge' gives the verdict"
+        )
     for planned in plan.checkpoints:
         lines += _checkpoint_header(planned)
     return [part for line in lines for part in _wrapped(line)]
+
+
+def plan_lines(plan: RunPlan, described: Mapping[str, Sequence[str]]) -> list[str]:
+    """What would run and what it would cost, for ``--robustness-plan``."""
+    lines = header(plan)
+    for label, parts in described.items():
+        lines += ["", f"{label}:", *(line for part in parts for line in _wrapped(f"  {part}"))]
+    return [*lines, "", "robustness: a plan only, nothing was measured"]
 
 
 def partial(left_out: int, planned: int) -> list[str]:

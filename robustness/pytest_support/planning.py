@@ -1,0 +1,79 @@
+"""The plan of a run, made in the process that the user started."""
+
+import sys
+import time
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from robustness.errors import RobustnessError
+from robustness.plan import RunPlan, make_plan
+from robustness.pytest_support import baselines
+from robustness.pytest_support.options import require_writable, run_policy, store_root
+from robustness.pytest_support.progress import Line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def planned_run(config: pytest.Config, progress: Line, *, today: date) -> RunPlan:
+    """Resolve, examine and plan.
+
+    Raises:
+        pytest.UsageError: with one sentence, for everything that is wrong by then.
+    """
+    file: Path | None = config.getoption("robustness_json")
+    if file is not None:
+        require_writable(file)
+    try:
+        plan = make_plan(
+            config.getoption("robustness_models"),
+            run_policy(config),
+            store_root=store_root(config),
+            newer_than=time.time() if config.getoption("robustness_fresh") else None,
+            progress=progress.step,
+        )
+        return _sharded(config, baselines.compared(config, plan).expecting(today))
+    except RobustnessError as error:
+        raise pytest.UsageError(f"robustness: {error}") from None
+    finally:
+        progress.clear()
+
+
+def _sharded(config: pytest.Config, plan: RunPlan) -> RunPlan:
+    """The part that ``--robustness-shard`` asks for, of the whole plan."""
+    text: str | None = config.getoption("robustness_shard")
+    if text is None:
+        return plan
+    from robustness.shards import Part, take
+
+    part = Part.parse(text)
+    if config.getoption("robustness_json") is None:
+        raise pytest.UsageError(
+            f"robustness: --robustness-shard={part} needs --robustness-json=FILE, from which "
+            "'robustness merge' makes the verdict"
+        )
+    if config.getoption("robustness_save_baseline") is not None:
+        raise pytest.UsageError(
+            f"robustness: --robustness-shard={part} saves no baseline, since a baseline is of a "
+            "whole run"
+        )
+    return take(plan, part)
+
+
+def show_plan(config: pytest.Config) -> int:
+    """Write what would run and what it would cost, for ``--robustness-plan``.
+
+    Raises:
+        pytest.UsageError: as before a run, or if there is no checkpoint.
+    """
+    from robustness.estimate import describe, processor_speed
+    from robustness.report import terminal
+
+    if not config.getoption("robustness_models"):
+        raise pytest.UsageError("robustness: --robustness-plan needs a checkpoint: add --model=X")
+    plan = planned_run(config, Line(config), today=datetime.now(UTC).date())
+    for line in terminal.plan_lines(plan, describe(plan, processor_speed())):
+        sys.stdout.write(f"{line}\n")
+    return int(pytest.ExitCode.OK)
