@@ -170,7 +170,7 @@ def ours(
     began = time.perf_counter()
     from robustness.ablation import Ablation
     from robustness.checkpoint import resolve
-    from robustness.measure import Condition, Fixed, Intact, PerBlock
+    from robustness.conditions import Condition, Fixed, Intact, PerBlock
     from robustness.policy import load_policy
     from robustness.vetting import Vetting
 
@@ -182,7 +182,7 @@ def ours(
     execution = measurement._execution
     reduced = measurement.dtype
     scorer = execution._scorer(reduced)
-    asked = [measurement._asked(index) for index in range(chunks)]
+    asked = [measurement.asked.chunk(index) for index in range(chunks)]
     started = time.perf_counter() - began
     ablation = Ablation(dims=tuple(dims))
     conditions: list[Condition] = [Intact(), Fixed(ablation=ablation)]

@@ -13,8 +13,9 @@ from robustness.against_baseline import OUTLIERS, PERPLEXITY, flagged
 from robustness.baseline import AblationProfile, CheckpointProfile, Profile
 from robustness.checks import Check
 from robustness.comparison import difference
+from robustness.conditions import Condition, Fixed, Intact
 from robustness.errors import BaselineError
-from robustness.measure import Condition, Fixed, Intact, Measurement
+from robustness.measure import Measurement
 from robustness.plan import PlannedCheckpoint, RunPlan
 from robustness.vetting import Vetting
 
@@ -79,7 +80,7 @@ def conditions(vetting: Vetting) -> dict[str, Any]:
         "rule": {rule: settings.rules.of(rule)},
         "stack": vetting.examination.stack,
         "hidden_size": vetting.examination.hidden_size,
-        "text_blocks": measurement.text_blocks_sha256,
+        "text_blocks": measurement.asked.text_blocks_sha256,
     }
 
 

@@ -126,7 +126,7 @@ class IntactModel(_Model):
         """
         vetting = self._vetting
         level = vetting.alpha(confidence, alpha)
-        chance = vetting.measurement.chance_nats
+        chance = vetting.measurement.asked.chance_nats
         claim = vetting.quantity.better_than_chance(vetting.checkpoint.vocab_size, chance)
         for limit in (math.exp(chance), None):
             for evidence in intact_evidence(vetting.measurement, threshold=limit):
@@ -425,7 +425,7 @@ def _intact_details(vetting: "Vetting", evidence: IntactEvidence) -> Mapping[str
     return {
         "intact_perplexity": float(np.exp(loss)) if vetting.quantity.is_perplexity else None,
         "intact_nats_per_token": loss,
-        "chance_nats_per_token": vetting.measurement.chance_nats,
+        "chance_nats_per_token": vetting.measurement.asked.chance_nats,
         "intact_text": _per_text(vetting, evidence),
         "intact_text_blocks": len(evidence.tokens),
         "intact_tokens": int(evidence.tokens.sum()),
@@ -447,7 +447,7 @@ def _precision_details(comparison: Comparison | None) -> Mapping[str, Any]:
 
 def _per_text(vetting: "Vetting", evidence: IntactEvidence) -> Mapping[str, Any] | None:
     """Perplexity per word and byte of the text blocks seen, where it is one and both are known."""
-    sizes = vetting.measurement.sizes if vetting.quantity.is_perplexity else None
+    sizes = vetting.measurement.asked.sizes if vetting.quantity.is_perplexity else None
     if sizes is None:
         return None
     seen = slice(0, len(evidence.tokens))

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from robustness.conditions import Condition, Fixed, Intact, PerBlock
 from robustness.dtypes import Dtype
-from robustness.measure import FULL_PRECISION, Condition, Fixed, Intact, Measurement, PerBlock
+from robustness.measure import FULL_PRECISION, Measurement
 from robustness.precision import Precision, reduced_precision
 from robustness.sampling import DrawClock, random_dims
 

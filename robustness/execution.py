@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from robustness.batching import first_guess, is_out_of_memory, micro_batches
+from robustness.conditions import Condition, PerBlock
 from robustness.discriminator import Discriminator
 from robustness.dtypes import Dtype
 from robustness.edits import Sum
 from robustness.errors import MeasurementError
 from robustness.forward import LOGITS_BYTES, Scorer
 from robustness.hooks import Means, summed
-from robustness.measure import Condition, PerBlock
 from robustness.resume import kept, resumed
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import numpy as np
 
 from robustness.ablation import Ablation
 from robustness.claims import named
-from robustness.measure import Intact
+from robustness.conditions import Intact
 from robustness.verdict import Look, Verdict, look_at_ratio
 
 if TYPE_CHECKING:

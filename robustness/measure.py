@@ -1,48 +1,32 @@
 """What turns (checkpoint, corpus, ablation) into stored negative log-likelihoods."""
 
-import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robustness.ablation import MEAN_BLOCKS, Ablation
+from robustness.conditions import Condition, Fixed, Intact
 from robustness.dtypes import Dtype
 from robustness.errors import MeasurementError
-from robustness.sampling import block_order
-from robustness.scoring.replaced import entropy_nats
+from robustness.questionnaire import CHUNK_BLOCKS, Layout, Questionnaire
 from robustness.store import Record, Store, canonical_json, digest
-from robustness.text_size import TextSizes
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from robustness.blocks import TextBlocks
     from robustness.checkpoint import Checkpoint
     from robustness.corpus import Corpus
     from robustness.detection import Examination
-    from robustness.discriminator import Sampler
     from robustness.execution import Execution
     from robustness.hooks import Means
     from robustness.scoring import AskedChunk
     from robustness.scoring.options import ScoringOptions
-    from robustness.scoring.questions import Questions
-    from robustness.stacks import Anatomy
-
-CHUNK_BLOCKS = 16
-"""Text blocks in a chunk, the unit that is stored and after which a decision is looked at."""
 
 FULL_PRECISION: Dtype = "float32"
-
-BASE_RATE_BLOCKS = 128
-"""Text blocks, from the first in the seeded order, whose replaced tokens make the base rate."""
 
 METHOD = 1
 """Version of the protocol (docs/PROTOCOL.md); part of every stored number's identity."""
@@ -59,146 +43,6 @@ class ChunkNLL:
 
     nll_nats: NDArray[np.float64]
     tokens: NDArray[np.int64]
-
-
-class Condition(Protocol):
-    """What is done to the model while a chunk is measured."""
-
-    def key(self) -> Any:
-        """JSON that identifies it in the store."""
-
-    def applied(
-        self,
-        model: "nn.Module",
-        anatomy: "Anatomy",
-        rows: Sequence[int],
-        /,
-        means: "Means | None" = None,
-    ) -> AbstractContextManager[None]:
-        """The context in which rows of the chunk's text blocks ``rows`` run as one batch.
-
-        A text block that is asked about in several rows is named once for each. ``means`` are
-        those of the intact model, where they are needed.
-        """
-
-    @property
-    def needs_means(self) -> Ablation | None:
-        """The ablation at whose places the intact model's means are needed, or ``None``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Intact:
-    """Nothing is done."""
-
-    def key(self) -> Any:
-        """See :class:`Condition`."""
-        return None
-
-    def applied(
-        self,
-        _model: "nn.Module",
-        _anatomy: "Anatomy",
-        _rows: Sequence[int],
-        /,
-        means: "Means | None" = None,  # noqa: ARG002
-    ) -> AbstractContextManager[None]:
-        """See :class:`Condition`."""
-        return nullcontext()
-
-    @property
-    def needs_means(self) -> None:
-        """See :class:`Condition`."""
-        return
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fixed:
-    """One ablation for all text blocks."""
-
-    ablation: Ablation
-
-    def key(self) -> Any:
-        """See :class:`Condition`."""
-        return self.ablation.key()
-
-    def applied(
-        self,
-        model: "nn.Module",
-        anatomy: "Anatomy",
-        _rows: Sequence[int],
-        /,
-        means: "Means | None" = None,
-    ) -> AbstractContextManager[None]:
-        """See :class:`Condition`."""
-        from robustness.hooks import ablated
-
-        return ablated(model, anatomy.stack, self.ablation, means)
-
-    @property
-    def needs_means(self) -> Ablation | None:
-        """See :class:`Condition`."""
-        return self.ablation if self.ablation.mode == "mean" else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class PerBlock:
-    """Other dimensions for each text block of the chunk (the random control).
-
-    Attributes:
-        dims: of each text block.
-        like: where and how they are ablated, its own dimensions aside.
-    """
-
-    dims: tuple[tuple[int, ...], ...]
-    like: Ablation
-
-    def key(self) -> Any:
-        """See :class:`Condition`."""
-        place = {name: value for name, value in self.like.key().items() if name != "dims"}
-        return {**place, "per_block": [list(dims) for dims in self.dims]}
-
-    def applied(
-        self,
-        model: "nn.Module",
-        anatomy: "Anatomy",
-        rows: Sequence[int],
-        /,
-        means: "Means | None" = None,
-    ) -> AbstractContextManager[None]:
-        """See :class:`Condition`."""
-        from robustness.hooks import ablated, ablated_rows
-
-        if len(set(rows)) == 1:
-            alone = replace(self.like, dims=self.dims[rows[0]])
-            return ablated(model, anatomy.stack, alone, means)
-        dims = [self.dims[row] for row in rows]
-        return ablated_rows(model, anatomy.stack, dims, like=self.like, means=means)
-
-    @property
-    def needs_means(self) -> Ablation | None:
-        """See :class:`Condition`."""
-        return self.like if self.like.mode == "mean" else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """What became of the corpus.
-
-    Attributes:
-        n_blocks: text blocks.
-        n_tokens: their tokens, special tokens included.
-        split_examples: examples longer than a text block, split there.
-        dropped_tokens: tokens at the end that filled no text block.
-        unknown_tokens: tokens for text that the tokenizer does not know.
-        begins_with: the special token that text blocks begin with, if any.
-    """
-
-    n_blocks: int
-    n_tokens: int
-    split_examples: int
-    dropped_tokens: int
-    unknown_tokens: int
-    begins_with: str | None
 
 
 def library_versions() -> dict[str, str]:
@@ -296,31 +140,33 @@ class Measurement:
     # ---------------------------------------------------------------- what is measured
 
     @cached_property
+    def asked(self) -> Questionnaire:
+        """The corpus in text blocks, and what is asked about them."""
+        return Questionnaire(
+            checkpoint=self.checkpoint,
+            corpus=self.corpus,
+            block_size=self.block_size,
+            seed=self.seed,
+            device=self.device,
+            options=self.options,
+            generator=self.generator,
+            store=self.store,
+        )
+
+    @property
     def layout(self) -> Layout:
-        """Sizes of the corpus in text blocks (from the store where known)."""
-        (record,) = self.store.obtain([{"layout": 3}], self._measure_layout)
-        return Layout(**record)
+        """Sizes of the corpus in text blocks."""
+        return self.asked.layout
 
-    @cached_property
-    def sizes(self) -> TextSizes | None:
-        """Text per text block in the order of measurement; ``None`` where unknown."""
-        (record,) = self.store.obtain([{"text_sizes": 1}], self._measure_sizes)
-        if record["words"] is None:
-            return None
-        found = {name: np.array(values)[self.order] for name, values in record.items()}
-        return TextSizes(**found)
-
-    @cached_property
+    @property
     def order(self) -> NDArray[np.int64]:
         """Corpus indices of the text blocks in the order of measurement, shape (n_blocks,)."""
-        return block_order(
-            self.layout.n_blocks, seed=self.seed, fingerprint=self.corpus.fingerprint
-        )
+        return self.asked.order
 
     @property
     def n_chunks(self) -> int:
         """Chunks in the corpus; the last may be short."""
-        return -(-self.layout.n_blocks // CHUNK_BLOCKS)
+        return self.asked.n_chunks
 
     def chunk(
         self, index: int, *conditions: Condition, dtype: Dtype = FULL_PRECISION
@@ -336,6 +182,7 @@ class Measurement:
             MeasurementError: if a value is NaN, or infinite although the model is intact.
         """
         store = self._stores[dtype]
+        self.asked.prepare(index)
         # The intact model first: its batches are those of every ablation of the chunk.
         (intact,) = store.obtain(
             [self._chunk_key(index, Intact())], lambda _: self._measure_intact(index, dtype)
@@ -358,12 +205,6 @@ class Measurement:
         record = self.store.read(self._chunk_key(index, condition))
         return None if record is None else self._checked(record, condition)
 
-    @cached_property
-    def text_blocks_sha256(self) -> str:
-        """Identifies the text blocks: two checkpoints with the same can be compared paired."""
-        (record,) = self.store.obtain([{"text_blocks": 1}], self._hash_text_blocks)
-        return str(record["sha256"])
-
     def _chunk_key(self, index: int, condition: Condition) -> dict[str, Any]:
         found = condition.key()
         key = found if found is None else {**found, "sites": self._sites}
@@ -380,53 +221,6 @@ class Measurement:
             )
         return ChunkNLL(nll_nats=nll, tokens=np.array(record["tokens"], dtype=np.int64))
 
-    # ---------------------------------------------------------------- measuring
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        return self.checkpoint.load_tokenizer()
-
-    @cached_property
-    def _blocks(self) -> "TextBlocks":
-        from robustness.blocks import text_blocks
-
-        return text_blocks(
-            self.corpus,
-            self._tokenizer,
-            block_size=self.block_size,
-            bos=self.options.bos,
-            context=self.options.context,
-        )
-
-    def _measure_layout(self, _: Mapping[str, Any]) -> Record:
-        blocks = self._blocks
-        self._questions.require_answerable()
-        self.checkpoint.require_unchanged()
-        return {
-            "n_blocks": len(blocks.ids),
-            "n_tokens": sum(map(len, blocks.ids)),
-            "split_examples": blocks.split_examples,
-            "dropped_tokens": blocks.dropped_tokens,
-            "unknown_tokens": blocks.unknown_tokens,
-            "begins_with": blocks.begins_with,
-        }
-
-    def _measure_sizes(self, _: Mapping[str, Any]) -> Record:
-        sizes = self._blocks.sizes
-        self.checkpoint.require_unchanged()
-        return {
-            name: None if sizes is None else getattr(sizes, name).tolist()
-            for name in ("tokens", "words", "utf8_bytes")
-        }
-
-    def _hash_text_blocks(self, _: Mapping[str, Any]) -> Record:
-        found = sha256()
-        for ids, special in zip(self._blocks.ids, self._blocks.special, strict=True):
-            found.update(len(ids).to_bytes(8, "little"))
-            found.update(ids.astype("<i8").tobytes() + special.astype("<i1").tobytes())
-        self.checkpoint.require_unchanged()
-        return {"sha256": found.hexdigest()}
-
     @cached_property
     def _execution(self) -> "Execution":
         from robustness.execution import Execution
@@ -435,79 +229,15 @@ class Measurement:
             load=partial(self.checkpoint.load_model, device=self.device),
             scoring=self.checkpoint.scoring,
             anatomy=self.examination.anatomy,
-            pad_id=getattr(self._tokenizer, "pad_token_id", None) or 0,
+            pad_id=self.asked.pad_id,
             device=self.device,
             threads=self.threads,
         )
 
-    @cached_property
-    def _questions(self) -> "Questions":
-        from robustness.scoring.questions import Questions
-
-        return Questions(
-            scoring=self.checkpoint.scoring,
-            options=self.options,
-            blocks=self._blocks,
-            tokenizer=self._tokenizer,
-            seed=self.seed,
-            fingerprint=self.corpus.fingerprint,
-            generated=None if self.generator is None else self._generated,
-        )
-
-    # ---------------------------------------------------------------- replaced tokens
-
-    @cached_property
-    def chance_nats(self) -> float:
-        """Mean NLL per scored token of a guess that looks at no text.
-
-        Uniform over the vocabulary; for a discriminator, at the base rate of replaced tokens.
-        """
-        if self.checkpoint.scoring != "replaced-token":
-            return math.log(self.checkpoint.vocab_size)
-        (record,) = self.store.obtain([{"base_rate": BASE_RATE_BLOCKS}], self._measure_base_rate)
-        return entropy_nats(record["replaced"] / record["tokens"])
-
-    def _measure_base_rate(self, _: Mapping[str, Any]) -> Record:
-        blocks = self.order[:BASE_RATE_BLOCKS].tolist()
-        targets = [row.targets for block in blocks for row in self._questions.rows(block)]
-        return {"replaced": int(sum(map(np.sum, targets))), "tokens": sum(map(len, targets))}
-
-    def _generated(self, block: int) -> NDArray[np.int64]:
-        """The generator's tokens for one text block, the same in every process."""
-        chunk, place = divmod(int(np.flatnonzero(self.order == block)[0]), CHUNK_BLOCKS)
-        (record,) = self.store.obtain([{"replacements": chunk}], self._generate)
-        return np.array(record["tokens"][place], dtype=np.int64)
-
-    def _generate(self, key: Mapping[str, Any]) -> Record:
-        sample = self._sampler
-        start = key["replacements"] * CHUNK_BLOCKS
-        blocks = self.order[start : start + CHUNK_BLOCKS].tolist()
-        tokens = [sample(self._questions, block).tolist() for block in blocks]
-        return {"tokens": tokens}
-
-    @cached_property
-    def _sampler(self) -> "Sampler":
-        from robustness.discriminator import Sampler
-
-        assert self.generator is not None
-        return Sampler(
-            self.generator,
-            tokenizer=self._tokenizer,
-            device=self.device,
-            seed=self.seed,
-            fingerprint=self.corpus.fingerprint,
-        )
-
     # ---------------------------------------------------------------- forward passes
 
-    def _asked(self, index: int) -> "AskedChunk":
-        from robustness.scoring import AskedChunk
-
-        members = self.order[index * CHUNK_BLOCKS : (index + 1) * CHUNK_BLOCKS]
-        return AskedChunk.of([self._questions.rows(int(block)) for block in members])
-
     def _measure_intact(self, index: int, dtype: Dtype) -> Record:
-        chunk = self._asked(index)
+        chunk = self.asked.chunk(index)
         execution = self._execution
         nll, most_tokens = execution.run(chunk, [Intact()], execution.most_tokens, dtype)
         return self._record(chunk, nll[0], most_tokens)
@@ -521,7 +251,7 @@ class Measurement:
         and what is kept is the stored intact value plus the difference of the two: differences are
         what verdicts are about, and they stay those of identical batches in every process.
         """
-        chunk = self._asked(index)
+        chunk = self.asked.chunk(index)
         execution, stored = self._execution, intact.get("most_tokens")
         allowed = min(execution.most_tokens, stored or execution.most_tokens)
         means = self._means(condition.needs_means)
@@ -554,6 +284,7 @@ class Measurement:
         alike = {name: value for name, value in ablation.key().items() if name != "layers"}
         key = {"chunk": index, "id": canonical_json({**alike, "each_layer": self._sites})}
         if self.store.read(key) is None:
+            self.asked.prepare(index)
             self._means(each[0].needs_means)
         (record,) = self.store.obtain([key], lambda _: self._measure_layers(index, each))
         return [
@@ -567,7 +298,7 @@ class Measurement:
 
     def _measure_layers(self, index: int, each: Sequence[Fixed]) -> Record:
         """Each layer's run starts from what the intact model handed it, where that is possible."""
-        chunk, execution = self._asked(index), self._execution
+        chunk, execution = self.asked.chunk(index), self._execution
         means = self._means(each[0].needs_means)
         nll = execution.layer_by_layer(chunk, each, means)
         self.checkpoint.require_unchanged()
@@ -589,8 +320,8 @@ class Measurement:
 
     def _measure_means(self, ablation: Ablation) -> Record:
         """Over all positions of text blocks that run one by one, so that there is no padding."""
-        questions = [self._questions.rows(int(block)) for block in self.order[:MEAN_BLOCKS]]
-        sums = self._execution.feature_sums([row for rows in questions for row in rows], ablation)
+        rows = self.asked.rows(self.order[:MEAN_BLOCKS].tolist())
+        sums = self._execution.feature_sums(rows, ablation)
         self.checkpoint.require_unchanged()
         means = {str(layer): (one.total / one.count).tolist() for layer, one in sums.items()}
         if not all(np.isfinite(mean).all() for mean in means.values()):

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from robustness.ablation import Ablation
 from robustness.batching import CPU_TOKENS, first_guess, is_out_of_memory, micro_batches
+from robustness.conditions import Fixed, Intact, PerBlock
 from robustness.errors import MeasurementError
 from robustness.forward import Scorer
-from robustness.measure import Fixed, Intact, PerBlock
 from robustness.plan import make_plan
 from robustness.policy import load_policy
 from robustness.scoring import ScoredBlock

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustness.blocks import TextBlocks, text_blocks
+from robustness.conditions import Intact
 from robustness.corpus import Corpus, load_corpus
 from robustness.errors import CorpusError, PolicyError
-from robustness.measure import Intact
 from robustness.plan import PlannedCheckpoint, make_plan
 from robustness.policy import load_policy
 from robustness.scoring.options import Bos, ScoringOptions

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from robustness.ablation import Ablation
 from robustness.batching import CPU_TOKENS
 from robustness.blocks import text_blocks
+from robustness.conditions import Fixed, Intact, PerBlock
 from robustness.corpus import load_corpus
 from robustness.errors import CorpusError, PolicyError
 from robustness.forward import Scorer
-from robustness.measure import Fixed, Intact, PerBlock
 from robustness.plan import make_plan
 from robustness.policy import load_policy
 from robustness.scoring import masked_rows

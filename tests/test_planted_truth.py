@@ -39,7 +39,9 @@ def _known_perplexity(vetting: Vetting) -> float:
     """Of the constant prediction softmax(c·h), over all scored tokens of the corpus."""
     logits = final_feature() * np.array(head())
     log_probabilities = logits - np.log(np.exp(logits).sum())
-    counts = Counter(token for ids in vetting.measurement._blocks.ids for token in ids[1:].tolist())
+    counts = Counter(
+        token for ids in vetting.measurement.asked._blocks.ids for token in ids[1:].tolist()
+    )
     nll = -sum(n * log_probabilities[token] for token, n in counts.items())
     return float(np.exp(nll / sum(counts.values())))
 
@@ -142,7 +144,7 @@ def _plain_means(vetting: Vetting) -> dict[str, Any]:
         )
     for block in vetting.measurement.order[:64].tolist():
         with torch.no_grad():
-            model(torch.tensor(vetting.measurement._blocks.ids[block])[None])
+            model(torch.tensor(vetting.measurement.asked._blocks.ids[block])[None])
     assert len(written["0"]) == 64 * 32  # all positions of all text blocks
     return {name: np.mean(np.array(rows), axis=0) for name, rows in written.items()}
 

@@ -11,13 +11,14 @@ import torch
 from robustness import dtypes
 from robustness.ablation import Ablation
 from robustness.anatomy import trace_anatomy
+from robustness.conditions import Fixed, Intact
 from robustness.dtypes import chosen_dtype
 from robustness.evidence import COMPARED_CHUNKS, fixed_evidence
 from robustness.forward import Scorer
 from robustness.hooks import ablated
-from robustness.measure import CHUNK_BLOCKS, Fixed, Intact
 from robustness.plan import RunPlan, make_plan
 from robustness.policy import Settings, load_policy
+from robustness.questionnaire import CHUNK_BLOCKS
 from robustness.scoring import causal_block
 from robustness.verdict import (
     look_at_draws,

@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 
 from robustness.ablation import Ablation
-from robustness.measure import CHUNK_BLOCKS, Condition, Fixed, Intact, PerBlock
+from robustness.conditions import Condition, Fixed, Intact, PerBlock
 from robustness.plan import make_plan
 from robustness.policy import load_policy
+from robustness.questionnaire import CHUNK_BLOCKS
 from robustness.reference import CheckpointRef
 from robustness.sampling import DrawClock, random_dims
 from robustness.vetting import Vetting

@@ -12,11 +12,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from robustness.conditions import Intact
 from robustness.discriminator import Discriminator
 from robustness.errors import PolicyError
-from robustness.measure import CHUNK_BLOCKS, Intact
 from robustness.plan import RunPlan, make_plan
 from robustness.policy import load_policy
+from robustness.questionnaire import CHUNK_BLOCKS
 from robustness.scoring.quantity import quantity
 from robustness.scoring.replaced import entropy_nats, sampled_tokens
 from robustness.vetting import Vetting
@@ -121,7 +122,7 @@ def test_a_discriminator_scores_what_a_plain_loop_scores(named: bool, place: Pat
         assert measured.nll_nats[index] == pytest.approx(expected, rel=1e-5)
     rate = n_replaced / (len(blocks) * len(inside))
     entropy = -rate * math.log(rate) - (1 - rate) * math.log(1 - rate)
-    assert measurement.chance_nats == pytest.approx(entropy)
+    assert measurement.asked.chance_nats == pytest.approx(entropy)
 
 
 def test_a_generator_of_another_vocabulary_or_kind_is_refused(place: Path) -> None:

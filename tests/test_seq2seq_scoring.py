@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from robustness.ablation import Ablation
+from robustness.conditions import Fixed, PerBlock
 from robustness.forward import Scorer
-from robustness.measure import Fixed, PerBlock
 from robustness.plan import make_plan
 from robustness.policy import load_policy
 from robustness.sampling import corrupted_spans
@@ -253,6 +253,6 @@ def test_an_ablation_reaches_the_stream_that_predicts(permutation_vetting: Vetti
     for place, block in enumerate(measurement.order[:16].tolist()):
         expected = sum(
             _plain_permutation(model, row.ids.tolist(), int(row.positions[0]), [row.positions[0]])
-            for row in measurement._questions.rows(block)
+            for row in measurement.asked._questions.rows(block)
         )
         assert fixed.nll_nats[place] == pytest.approx(expected, rel=1e-5)
