@@ -7,6 +7,7 @@ import numpy as np
 
 from robustness.ablation import Ablation
 from robustness.baseline import CheckpointProfile, Flagged
+from robustness.check_settings import MatchesBaseline
 from robustness.comparison import (
     change_of_delta,
     degradation_verdict,
@@ -17,7 +18,6 @@ from robustness.comparison import (
 )
 from robustness.evidence import fixed_evidence, intact_evidence
 from robustness.outliers import Detection
-from robustness.policy import MatchesBaseline
 from robustness.verdict import Verdict, blind_share
 
 if TYPE_CHECKING:

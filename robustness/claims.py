@@ -1,23 +1,21 @@
 """What can be claimed of a model, intact or ablated; each claim ends in a verdict."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 
+from robustness.claim_details import intact_details, precision_details, slack_of
 from robustness.evidence import (
     Compare,
-    Comparison,
     ControlEvidence,
-    IntactEvidence,
     control_evidence,
     fixed_evidence,
     intact_evidence,
 )
-from robustness.outliers import Detection, Outlier
+from robustness.outlier_dimensions import named
 from robustness.sampling import random_dims
-from robustness.text_size import normalised_perplexity
 from robustness.verdict import (
     Look,
     Outcome,
@@ -40,64 +38,6 @@ if TYPE_CHECKING:
 
 _Deltas: TypeAlias = "Mapping[str, NDArray[Any]]"
 _Precisions: TypeAlias = tuple[Precision, ...]
-
-
-class OutlierDimensions:
-    """The outlier dimensions a rule found; iterates over their indices."""
-
-    def __init__(self, detection: Detection) -> None:
-        self.detection = detection
-
-    @property
-    def dims(self) -> tuple[int, ...]:
-        """Their indices in the hidden vector, ascending."""
-        return self.detection.dims
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.dims)
-
-    def __len__(self) -> int:
-        return len(self.dims)
-
-    def __contains__(self, dim: object) -> bool:
-        return dim in self.dims
-
-    def __getitem__(self, index: int) -> Outlier:
-        """One outlier with its layers and z-scores."""
-        return self.detection.outliers[index]
-
-    def __repr__(self) -> str:
-        return f"<{self.detection.rule}: {named(self.dims) if self.dims else 'none'}>"
-
-    def count_lies_within(self, minimum: int, maximum: int) -> Verdict:
-        """Whether there are at least ``minimum`` and at most ``maximum``."""
-        found = len(self)
-        passed = minimum <= found <= maximum
-        reason = self._found()
-        if found < minimum:
-            reason += (
-                ": this can mean an undertrained model, one whose outliers another rule or site "
-                "would show, or one built to have none (profile hardened)"
-            )
-        elif found > maximum:
-            reason += ": this can mean that the rule is too lax for this model (see its settings)"
-        return Verdict(
-            outcome="pass" if passed else "fail",
-            claim=f"the rule finds {minimum} to {maximum} outlier dimensions",
-            reason=reason,
-            details=self._details(),
-        )
-
-    def noted(self) -> Verdict:
-        """Whatever was found is accepted and recorded."""
-        claim = "outlier dimensions are looked for (a hardened model may have some or none)"
-        return Verdict(outcome="pass", claim=claim, reason=self._found(), details=self._details())
-
-    def _found(self) -> str:
-        return f"found {named(self.dims)}" if self.dims else "no outlier dimensions were found"
-
-    def _details(self) -> Mapping[str, Any]:
-        return {"rule": self.detection.rule, "expected_by_chance": self.detection.by_chance}
 
 
 class _Model:
@@ -136,7 +76,7 @@ class IntactModel(_Model):
                     threshold=1.0,
                     alpha=level,
                     exhausted=evidence.exhausted,
-                    slack_nats=_slack(evidence.comparison)[0],
+                    slack_nats=slack_of(evidence.comparison)[0],
                 )
                 found = vetting.quantity.figure(evidence.mean_nll_nats)
                 vetting.report_progress(claim, len(evidence.tokens), f"{found:.4g}")
@@ -155,8 +95,8 @@ class IntactModel(_Model):
             tokens=look.tokens,
             exact=look.exact,
             details={
-                **_intact_details(vetting, evidence),
-                **_precision_details(evidence.comparison),
+                **intact_details(vetting, evidence),
+                **precision_details(evidence.comparison),
             },
         )
 
@@ -212,7 +152,7 @@ class AblatedModel(_Model):
                     threshold=threshold,
                     alpha=alpha,
                     exhausted=intact.exhausted,
-                    slack_nats=_slack(evidence.comparison)[0],
+                    slack_nats=slack_of(evidence.comparison)[0],
                 )
                 vetting.report_progress(claim, len(intact.tokens), f"x{look.ratio:.4g}")
                 if look.side and (intact.exhausted or not vetting.settings.exhaustive):
@@ -230,9 +170,9 @@ class AblatedModel(_Model):
             tokens=look.tokens,
             exact=look.exact,
             details={
-                **_intact_details(vetting, intact),
+                **intact_details(vetting, intact),
                 **_blindness(look, alpha),
-                **_precision_details(evidence.comparison),
+                **precision_details(evidence.comparison),
             },
         )
 
@@ -280,12 +220,12 @@ class RandomlyAblatedModel(_Model):
                     evidence.draw_tokens,
                     threshold=within,
                     alpha=level,
-                    slack=_slack(evidence.comparison)[0] / float(np.mean(evidence.tokens)),
+                    slack=slack_of(evidence.comparison)[0] / float(np.mean(evidence.tokens)),
                 )
                 vetting.report_progress(claim, len(evidence.tokens), f"x{look.median:.4g}")
                 if self._finished(evidence, decided=look.side is not None):
                     break
-            if look.side or not _slack(evidence.comparison)[0]:
+            if look.side or not slack_of(evidence.comparison)[0]:
                 break  # otherwise reduced precision leaves it open: once more, in float32
         return Verdict(
             outcome=_outcome({"below": True, "above": False}.get(look.side or "")),
@@ -298,12 +238,12 @@ class RandomlyAblatedModel(_Model):
             tokens=int(evidence.tokens.sum()),
             exact=False,
             details={
-                **_intact_details(vetting, evidence.intact),
+                **intact_details(vetting, evidence.intact),
                 "draws": len(evidence.draw_tokens),
                 "mean_ratio": look.mean,
                 "quantiles": dict(look.quantiles),
                 "worst_draws": self._worst(evidence, look.worst),
-                **_precision_details(evidence.comparison),
+                **precision_details(evidence.comparison),
             },
             reason="" if look.side else "the draws allowed by max_draws do not decide the median",
         )
@@ -326,7 +266,7 @@ class RandomlyAblatedModel(_Model):
         for judge in (compare, None):
             for evidence in self._evidence(joint, judge):
                 assert evidence.joint_delta_nll is not None
-                slack = (*_slack(evidence.comparison), 0.0)[:2]
+                slack = (*slack_of(evidence.comparison), 0.0)[:2]
                 # Text blocks of one draw share its harm: a draw is the unit, and only if complete.
                 complete = evidence.draw < len(evidence.draw_tokens)
                 if not complete.any():
@@ -357,10 +297,10 @@ class RandomlyAblatedModel(_Model):
             tokens=int(evidence.tokens.sum()),
             exact=False,
             details={
-                **_intact_details(vetting, evidence.intact),
+                **intact_details(vetting, evidence.intact),
                 "joint_nats_per_block": look.joint_mean,
                 "control_nats_per_block": look.control_mean,
-                **_precision_details(evidence.comparison),
+                **precision_details(evidence.comparison),
             },
             reason=(
                 f"{look.joint_mean:.3g} nats per text block against {look.control_mean:.3g} of the "
@@ -396,12 +336,6 @@ class RandomlyAblatedModel(_Model):
         return [{"dims": list(dims), "ratio": ratio} for dims, ratio in worst.items()]
 
 
-def named(dims: Iterable[int]) -> str:
-    """``dimension 3`` or ``dimensions 3, 5``."""
-    numbers = list(dims)
-    return f"dimension{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
-
-
 def _counted(size: int) -> str:
     return f"{size} random dimension{'s' * (size > 1)}"
 
@@ -417,43 +351,3 @@ def _blindness(look: Look, alpha: float) -> Mapping[str, float]:
     if look.side != "below" or look.exact:
         return {}
     return {"blind_share": blind_share(look.text_blocks, alpha)}
-
-
-def _intact_details(vetting: "Vetting", evidence: IntactEvidence) -> Mapping[str, Any]:
-    """What is said of the intact model: a perplexity only where the measured quantity is one."""
-    loss = evidence.mean_nll_nats
-    return {
-        "intact_perplexity": float(np.exp(loss)) if vetting.quantity.is_perplexity else None,
-        "intact_nats_per_token": loss,
-        "chance_nats_per_token": vetting.measurement.asked.chance_nats,
-        "intact_text": _per_text(vetting, evidence),
-        "intact_text_blocks": len(evidence.tokens),
-        "intact_tokens": int(evidence.tokens.sum()),
-    }
-
-
-def _slack(comparison: Comparison | None) -> tuple[float, ...]:
-    """How far reduced precision widens the interval of each mean, in nats per text block."""
-    return (0.0,) if comparison is None else comparison.slack_nats
-
-
-def _precision_details(comparison: Comparison | None) -> Mapping[str, Any]:
-    """Which precision was used behind the first text blocks, and what the reduced one costs."""
-    if comparison is None:
-        return {}
-    found = [precision.to_dict() for precision in comparison.precisions]
-    return {"dtype": comparison.dtype, "reduced_precision": found}
-
-
-def _per_text(vetting: "Vetting", evidence: IntactEvidence) -> Mapping[str, Any] | None:
-    """Perplexity per word and byte of the text blocks seen, where it is one and both are known."""
-    sizes = vetting.measurement.asked.sizes if vetting.quantity.is_perplexity else None
-    if sizes is None:
-        return None
-    seen = slice(0, len(evidence.tokens))
-    return normalised_perplexity(
-        evidence.mean_nll_nats,
-        tokens=int(sizes.tokens[seen].sum()),
-        words=int(sizes.words[seen].sum()),
-        utf8_bytes=int(sizes.utf8_bytes[seen].sum()),
-    )

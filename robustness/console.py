@@ -11,9 +11,10 @@ from rich.text import Text
 
 from robustness import __version__
 from robustness.baseline import read_profile
+from robustness.check_settings import MatchesBaseline
 from robustness.errors import RobustnessError
 from robustness.files import write_atomically
-from robustness.policy import MatchesBaseline, load_check
+from robustness.policy import load_check
 from robustness.profile_diff import SCHEMA, CheckpointDiff, diff
 from robustness.report.facts import to_json
 from robustness.report.junit import to_junit

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robustness.ablation import Ablation
-from robustness.claims import named
 from robustness.conditions import Intact
+from robustness.outlier_dimensions import named
 from robustness.verdict import Look, Verdict, look_at_ratio
 
 if TYPE_CHECKING:

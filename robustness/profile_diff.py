@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from robustness.baseline import CheckpointProfile, Profile
+from robustness.check_settings import MatchesBaseline
 from robustness.comparison import compare_profiles, difference
 from robustness.errors import BaselineError
-from robustness.policy import MatchesBaseline
 from robustness.verdict import Verdict
 
 SCHEMA = 1

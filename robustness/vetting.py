@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, SupportsIndex
 from robustness.ablation import Ablation
 from robustness.against_baseline import AgainstBaseline
 from robustness.baseline import CheckpointProfile
-from robustness.claims import AblatedModel, IntactModel, OutlierDimensions, RandomlyAblatedModel
+from robustness.claims import AblatedModel, IntactModel, RandomlyAblatedModel
 from robustness.corpus import Corpus, load_corpus
 from robustness.detection import Examination, examine
 from robustness.dtypes import chosen_dtype
 from robustness.errors import BaselineError, PolicyError, RuleError
 from robustness.layer_profile import LayerProfile
 from robustness.measure import Measurement, library_versions
+from robustness.outlier_dimensions import OutlierDimensions
 from robustness.policy import Settings
 from robustness.rules import RULES
 from robustness.scoring.options import UNIGRAM
