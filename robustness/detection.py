@@ -195,7 +195,7 @@ def _trace(checkpoint: "Checkpoint", stack: StackChoice) -> Record:
     record = {
         "anatomy": anatomy.to_dict(),
         "stack": anatomy.stack.role,
-        "layers": len(anatomy.stack.sites),
+        "layers": anatomy.stack.n_layers,
         "hidden_size": anatomy.hidden_size,
         "distinct_sites": distinct_sites(anatomy.stack),
         "sites": list(anatomy.stack.available()),

@@ -43,7 +43,7 @@ class Place:
     """Which layer of the stack is being executed."""
 
     def __init__(self, stack: Stack, begins: LayerBegins, ends: LayerEnds) -> None:
-        self._layers = {(site.layer_module, site.execution): site.layer for site in stack.sites}
+        self._layers = {(site.layer_module, site.execution): site.layer for site in stack.layers}
         self._name = stack.name
         self._begins = begins
         self._ends = ends
@@ -101,7 +101,7 @@ def followed(
         caller = model.get_submodule(stack.name)
         keep(hooks, caller.register_forward_pre_hook(place.stack_begins))
         keep(hooks, caller.register_forward_hook(place.stack_ends))
-        for name in dict.fromkeys(site.layer_module for site in stack.sites):
+        for name in dict.fromkeys(site.layer_module for site in stack.layers):
             layer = model.get_submodule(name)
             hook = partial(place.layer_begins, name)
             keep(hooks, layer.register_forward_pre_hook(hook, with_kwargs=True))
@@ -116,7 +116,7 @@ def keep(hooks: ExitStack, handle: RemovableHandle) -> None:
 
 def within_layers(model: nn.Module, stack: Stack) -> list[nn.Module]:
     """The modules inside the layers, each once."""
-    layers = dict.fromkeys(site.layer_module for site in stack.sites)
+    layers = dict.fromkeys(site.layer_module for site in stack.layers)
     modules = (m for name in layers for m in [*model.get_submodule(name).modules()][1:])
     return list(dict.fromkeys(modules))
 
