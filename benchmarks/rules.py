@@ -1,23 +1,31 @@
-"""What every rule finds in the checkpoints at hand: a table, to be written into RESULTS.md.
+"""What every rule finds in the checkpoints at hand, and what ablating that does at every site.
 
-    python benchmarks/rules.py [--shared ../shared] [--only NAME] [--text-blocks 8] [--write]
+    python benchmarks/rules.py [--shared ../shared] [--only NAME] [--text-blocks 8]
+                               [--degradation-chunks 2] [--write]
 
 Each rule with its default settings, and ``puccetti`` as coded and as its paper describes it. Rules
 on activations read the first text blocks of the seeded order; what they find depends on the text.
+Degradations are those of all dimensions that a rule found, ablated together at each site that the
+model has, by zero and by the mean, on the first chunks of 16 text blocks. The two tables are
+printed, or appended to RESULTS.md.
 """
 
 import argparse
+import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from robustness.ablation import Ablation
 from robustness.checkpoint import resolve
+from robustness.conditions import Fixed, Intact
 from robustness.errors import RuleError, UnsupportedSite
+from robustness.measure import Measurement
 from robustness.outliers import Detection
 from robustness.policy import load_policy
 from robustness.report.facts import PACKAGES
@@ -51,10 +59,7 @@ class Row:
     def __str__(self) -> str:
         if isinstance(self.found, str):
             return f"| {self.checkpoint} | {self.rule} | says nothing: {self.found} | | |"
-        dims = self.found.dims
-        shown = ", ".join(map(str, dims[:DIMENSIONS])) or "none"
-        if len(dims) > DIMENSIONS:
-            shown += f" and {len(dims) - DIMENSIONS} more"
+        shown = _shown(self.found.dims)
         chance = self.found.by_chance
         expected = "not defined" if chance is None else f"{chance:.2g}"
         asks = self.found.rule.partition(": ")[2].replace("|", "\\|")
@@ -81,6 +86,42 @@ def rows(name: str, model: str, corpus: str, *, text_blocks: int, store: Path) -
         yield Row(checkpoint=name, rule=variant, found=found, seconds=seconds)
 
 
+def degradations(
+    name: str, model: str, corpus: str, found: Sequence[Row], *, chunks: int, store: Path
+) -> Iterator[str]:
+    """Rows of the second table: what ablating each rule's dimensions does at each site."""
+    rules: dict[tuple[int, ...], list[str]] = {}
+    for row in found:
+        if not isinstance(row.found, str) and row.found.dims:
+            rules.setdefault(row.found.dims, []).append(row.rule)
+    settings = load_policy(None, options={"corpus": corpus}).settings(model)
+    vetting = Vetting(checkpoint=resolve(model, cache=store), settings=settings, store_root=store)
+    measurement = vetting.measurement
+    for dims, names in rules.items():
+        for site in vetting.examination.sites:
+            ratios = [
+                _ratio(measurement, vetting.ablate(dims, site=site, mode=mode).ablation, chunks)
+                for mode in ("zero", "mean")
+            ]
+            cells = [", ".join(names), _shown(dims), site, *(f"{ratio:.4g}" for ratio in ratios)]
+            yield f"| {name} | {' | '.join(cells)} |"
+
+
+def _ratio(measurement: Measurement, ablation: Ablation, chunks: int) -> float:
+    """Degradation on the first chunks."""
+    delta, tokens = 0.0, 0
+    for index in range(min(chunks, measurement.n_chunks)):
+        intact, ablated = measurement.chunk(index, Intact(), Fixed(ablation=ablation))
+        delta += float((ablated.nll_nats - intact.nll_nats).sum())
+        tokens += int(intact.tokens.sum())
+    return math.exp(min(delta / tokens, 700.0))
+
+
+def _shown(dims: Sequence[int]) -> str:
+    shown = ", ".join(map(str, dims[:DIMENSIONS])) or "none"
+    return f"{shown} and {len(dims) - DIMENSIONS} more" if len(dims) > DIMENSIONS else shown
+
+
 def _order(item: tuple[str, tuple[str, dict[str, Any]]]) -> int:
     return list(RULES).index(item[1][0])
 
@@ -91,18 +132,31 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--only", help="checkpoints whose name contains this")
     parser.add_argument("--text-blocks", type=int, default=8, help="that rules on activations read")
+    parser.add_argument(
+        "--degradation-chunks", type=int, default=2, help="of 16 text blocks; 0 for detection only"
+    )
     parser.add_argument("--write", action="store_true", help="append to RESULTS.md")
     arguments = parser.parse_args()
     table: list[Row] = []
+    harm: list[str] = []
+    chunks = arguments.degradation_chunks
     with tempfile.TemporaryDirectory() as store:
         for name, (model, corpus) in checkpoints(arguments.shared.resolve()).items():
             if arguments.only is None or arguments.only in name:
                 asked = rows(
                     name, model, corpus, text_blocks=arguments.text_blocks, store=Path(store)
                 )
+                found = []
                 for row in asked:
                     print(row, f"{row.seconds:.1f} s", flush=True)
-                    table.append(row)
+                    found.append(row)
+                table += found
+                if chunks:
+                    for line in degradations(
+                        name, model, corpus, found, chunks=chunks, store=Path(store)
+                    ):
+                        print(line, flush=True)
+                        harm.append(line)
     if not table:
         parser.error("no such checkpoint is there; name the folder with --shared")
     versions = {name: version(name) for name in PACKAGES if name != "pytest-xdist"}
@@ -116,6 +170,12 @@ def main() -> None:
             "| checkpoint | rule | dimensions | by chance | what it asks for |",
             "|---|---|---|---|---|",
             *map(str, table),
+            "",
+            f"Degradation on the first {16 * chunks} text blocks, all dimensions of a rule together:",
+            "",
+            "| checkpoint | rules | dimensions | site | by zero | by the mean |",
+            "|---|---|---|---|---|---|",
+            *harm,
             "",
         ]
     )
