@@ -171,7 +171,7 @@ def main() -> None:
             "|---|---|---|---|---|",
             *map(str, table),
             "",
-            f"Degradation on the first {16 * chunks} text blocks, all dimensions of a rule together:",
+            f"Degradation on the first {16 * chunks} text blocks, a rule's dimensions together:",
             "",
             "| checkpoint | rules | dimensions | site | by zero | by the mean |",
             "|---|---|---|---|---|---|",

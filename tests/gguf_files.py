@@ -5,10 +5,10 @@ from typing import Any
 
 import gguf
 import torch
-from transformers import convert_slow_tokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-_tokenizers: Any = convert_slow_tokenizer  # untyped
-TOKENS: list[str] = ["<|endoftext|>", *_tokenizers.bytes_to_unicode().values(), "ab"]
+_bytes_to_unicode: Any = bytes_to_unicode  # untyped
+TOKENS: list[str] = ["<|endoftext|>", *_bytes_to_unicode().values(), "ab"]
 
 
 def llama_cpp_order(weight: torch.Tensor, n_heads: int) -> torch.Tensor:

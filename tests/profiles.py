@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from robustness.ablation import Ablation
 from robustness.baseline import AblationProfile, CheckpointProfile, Flagged, Profile
 
 CONDITIONS: dict[str, Any] = {
@@ -51,7 +52,7 @@ def entry(
         "ablations": tuple(
             AblationProfile(
                 name=f"dim{dim}",
-                ablation={"dims": [dim], "site": "output", "mode": "zero", "layers": None},
+                ablation=Ablation(dims=(dim,)).to_dict(),
                 nll_nats=tuple(ablated.tolist()),
             )
             for dim in dims

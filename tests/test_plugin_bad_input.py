@@ -167,7 +167,8 @@ CASES = {
         says=("'model.layers.0.mlp.experts'", "the site 'residual' can be ablated"),
     ),
     "vision model": Case(
-        arrange=checkpoint(vision_model), says=("ViTForImageClassification", "language-model head")
+        arrange=checkpoint(vision_model),
+        says=("ViTForImageClassification", "reads image and no text"),
     ),
     "head missing": Case(
         arrange=checkpoint(without_head), says=("spoilt lacks weights", "cls.predictions")
