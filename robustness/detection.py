@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from robustness.corpus import Corpus
     from robustness.stacks import Anatomy, Stack
 
-EXAMINATION = 4
+EXAMINATION = 5
 """Version of what an examination records; part of its identity in the store."""
 
 Progress = Callable[[str], None]
@@ -216,7 +216,8 @@ def _detect(
 
     if rule.reads == "parameters":
         parameters = site_parameters(stack, checkpoint.tensor)
-        return rule.find(parameters.scale, parameters.bias, **options)
+        n_distinct = parameters.distinct_sites
+        return rule.find(parameters.scale, parameters.bias, n_distinct=n_distinct, **options)
     if rule.reads == "outputs":
         return rule.find(reading.outputs(stack), **options)
     if rule.reads == "inputs":

@@ -114,6 +114,23 @@ def test_constant_parameters_have_no_outliers() -> None:
     assert busters(np.full((3, 40), 0.1), np.zeros((3, 40))).dims == ()
 
 
+def test_layers_that_share_a_module_count_once_by_chance() -> None:
+    """Monte Carlo: one module executed twelve times, as in ALBERT, and two executed six times."""
+    rng = np.random.default_rng(0)
+    for n_distinct in (1, 2):
+        found, expected = [], 0.0
+        for _ in range(200):
+            scale, bias = (
+                np.repeat(rng.normal(size=(n_distinct, 400)), 12 // n_distinct, axis=0)
+                for _ in range(2)
+            )
+            detection = busters(scale, bias, k=1.5, n_distinct=n_distinct)
+            found.append(len(detection.outliers))
+            expected = detection.by_chance or 0.0
+        assert np.mean(found) == pytest.approx(expected, abs=5 * np.std(found) / np.sqrt(200))
+        assert expected > 1.0
+
+
 @pytest.mark.parametrize(
     ("k", "n_layers", "hidden_size", "with_bias", "share", "expected"),
     [

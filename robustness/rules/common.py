@@ -14,6 +14,21 @@ def layers_needed(share: float, n_layers: int) -> int:
     return max(1, math.ceil(share * n_layers - 1e-9))
 
 
+def independent(needed: int, n_layers: int, n_distinct: int | None) -> tuple[int, int]:
+    """How many of how many different modules must stand out where layers share theirs.
+
+    Layers that share a module (ALBERT) stand out together: by chance they count once.
+
+    Args:
+        needed: layers in which a dimension must stand out.
+        n_layers: L.
+        n_distinct: different modules among them; ``None`` if all are different.
+    """
+    if n_distinct is None:
+        return needed, n_layers
+    return math.ceil(needed * n_distinct / n_layers - 1e-9), n_distinct
+
+
 def tail_share(k: float) -> float:
     """Share of a Gaussian's values more than ``k`` standard deviations from its mean, two-sided."""
     return math.erfc(k / math.sqrt(2))

@@ -14,6 +14,7 @@ from robustness.rules.common import (
     any_of,
     at_least,
     by_magnitude,
+    independent,
     layers_needed,
     most_extreme,
     require_finite,
@@ -44,6 +45,7 @@ def busters(
     *,
     k: float = 3.0,
     min_layer_share: float = 0.5,
+    n_distinct: int | None = None,
 ) -> Detection:
     """The rule of Kovaleva et al. 2021 (arXiv 2105.06990, section 3).
 
@@ -56,6 +58,7 @@ def busters(
         bias: shape (L, D), or ``None``.
         k: standard deviations.
         min_layer_share: share of layers, in (0, 1].
+        n_distinct: different modules among the layers, if some share theirs; matters by chance.
 
     Raises:
         RuleError: if values are not finite, or D is so small that no value can lie ``k`` standard
@@ -74,7 +77,10 @@ def busters(
         rule=f"busters: {what} beyond {k:g} std in at least {needed} of {n_layers} layers",
         outliers=tuple(_outlier(dim, flagged, z_scale, z_bias) for dim in found),
         by_chance=expected_by_chance(
-            hidden_size, n_layers, needed, k, n_tests=1 + (bias is not None)
+            hidden_size,
+            *independent(needed, n_layers, n_distinct)[::-1],
+            k,
+            n_tests=1 + (bias is not None),
         ),
         magnitude=_by_magnitude(z_scale, z_bias, exclude=found),
     )
@@ -88,6 +94,7 @@ def puccetti(
     n_std: float = 3.0,
     min_layers: int = 4,
     topk: int = 6,
+    n_distinct: int | None = None,
 ) -> Detection:
     """The rule of Puccetti et al. 2022 (arXiv 2205.11380), as coded or as the paper describes it.
 
@@ -111,6 +118,7 @@ def puccetti(
         n_std: standard deviations (the paper: 3 for BERT, 2 for RoBERTa).
         min_layers: of ``code`` only; there, ``> 3``.
         topk: of ``code`` only.
+        n_distinct: different modules among the layers, if some share theirs; matters by chance.
 
     Raises:
         RuleError: if values are not finite, or the rule cannot flag anything in a site without
@@ -130,7 +138,9 @@ def puccetti(
     return Detection(
         rule=_describe_puccetti(variant, n_std, needed, n_layers, topk, has_bias=bias is not None),
         outliers=tuple(_outlier(dim, flagged, z_scale, z_bias) for dim in found),
-        by_chance=_puccetti_by_chance(variant, hidden_size, n_layers, needed, n_std, topk, ranked),
+        by_chance=_puccetti_by_chance(
+            variant, hidden_size, *independent(needed, n_layers, n_distinct), n_std, topk, ranked
+        ),
         magnitude=_by_magnitude(z_scale, z_bias, exclude=found),
     )
 
@@ -165,8 +175,8 @@ def _describe_puccetti(
 def _puccetti_by_chance(
     variant: str,
     hidden_size: int,
-    n_layers: int,
     needed: int,
+    n_layers: int,
     n_std: float,
     topk: int,
     ranked: list[list[int]],
