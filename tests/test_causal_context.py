@@ -262,7 +262,7 @@ def test_without_offsets_only_whole_texts_have_a_size() -> None:
 
 def test_nothing_is_reported_per_word_where_sizes_are_unknown(causal: Path, corpus: Corpus) -> None:
     vetting = _vetting(causal, corpus, block_size=16)
-    vetting.measurement.__dict__["sizes"] = None
+    vetting.measurement.asked.__dict__["sizes"] = None
     details = vetting.intact().beats_uniform_guess().details
     assert details["intact_text"] is None
     assert details["intact_perplexity"] > 1
