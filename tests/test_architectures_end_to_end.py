@@ -15,14 +15,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from robustness.ablation import Ablation
-from robustness.conditions import Fixed, Intact
+from robustness.conditions import Fixed, Intact, PerBlock
 from robustness.errors import RobustnessError
 from robustness.forward import Scorer
 from robustness.plan import make_plan
 from robustness.policy import load_policy
 from robustness.vetting import Vetting
 from tests.checkpoint_folders import save_checkpoint
-from tests.tiny_models import tiny_model
+from tests.tiny_models import ARCHITECTURES, tiny_model
 
 VOCABULARY = 64
 SPECIAL = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -112,6 +112,26 @@ def test_each_stack_of_an_encoder_decoder_is_ablated_alone(
     assert ablated.nll_nats == pytest.approx(plain, rel=1e-5)
     assert not np.allclose(ablated.nll_nats, intact.nll_nats, rtol=1e-6)
     assert vetting.ablate(DIMS).is_harmless(within=5.0)
+
+
+OTHERWISE = {
+    "jamba": "two layers are not enough for it: they are of different kinds",
+    "qwen2": "transformers puts a tokenizer of its own in the place of this one",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - set(OTHERWISE)))
+def test_every_architecture_goes_from_a_folder_to_the_same_numbers_in_rows(
+    architecture: str, make: Make
+) -> None:
+    """Saved, verified, traced, scored as it was trained, ablated as a whole and row by row."""
+    measurement = make(architecture).measurement
+    ablation = Ablation(dims=DIMS[:1])
+    rows = PerBlock(like=ablation, dims=(ablation.dims,) * 16)
+    intact, fixed, control = measurement.chunk(0, Intact(), Fixed(ablation=ablation), rows)
+    assert control.nll_nats == pytest.approx(fixed.nll_nats, rel=1e-5)
+    assert not np.allclose(fixed.nll_nats, intact.nll_nats, rtol=1e-9)
 
 
 def test_a_mixture_of_experts_is_vetted_by_activations_at_the_residual_site(make: Make) -> None:
