@@ -42,7 +42,7 @@ def saved(stubs: Stubs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
     run = run_suite(folder, *stubs.options, "--robustness-save-baseline=base.json")
     assert run.result.ret == 0
-    run.result.stdout.fnmatch_lines(["robustness: baseline of 1 checkpoints saved in base.json"])
+    run.result.stdout.fnmatch_lines(["robustness: baseline of 1 checkpoint saved in base.json"])
     return folder / "base.json"
 
 

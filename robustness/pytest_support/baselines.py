@@ -65,7 +65,8 @@ def save(config: pytest.Config, plan: RunPlan, *, partial: bool) -> tuple[list[s
         return [f"{SAVE}: {error}"], []
     except OSError as error:
         return [f"{SAVE}={target} could not be written: {error}"], []
-    notes = [f"baseline of {len(profile.checkpoints)} checkpoints saved in {target}"]
+    n = len(profile.checkpoints)
+    notes = [f"baseline of {n} checkpoint{'s' * (n > 1)} saved in {target}"]
     if not all(entry.whole for entry in profile.checkpoints):
         notes.append(
             "it holds the text blocks that this run's verdicts needed; --robustness-exhaustive "
