@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from robustness.baseline import CheckpointProfile, Flagged
+from robustness.outlier_dimensions import named
 from robustness.verdict import Look, Side, Verdict, look_at_ratio
 
 NAMES = {
@@ -95,7 +96,7 @@ def outlier_verdict(
         bool(vanished) and allowed in ("same", "superset")
     )
     changes = [
-        f"{_dims(dims)} {what}"
+        f"{named(dims)} {what}"
         for dims, what in (
             (appeared, "appeared"),
             (vanished, "vanished"),
@@ -106,7 +107,7 @@ def outlier_verdict(
     return Verdict(
         outcome="fail" if failed else "pass",
         claim=_OUTLIERS_KEPT[allowed],
-        reason="; ".join(changes) or f"still {_dims(sorted(after)) if after else 'none'}",
+        reason="; ".join(changes) or f"still {named(sorted(after)) if after else 'none'}",
         details={"appeared": appeared, "vanished": vanished, "other_layers": moved},
     )
 
@@ -190,7 +191,7 @@ def degradation_verdict(
         alpha: of the comparison.
     """
     claim = (
-        f"ablating {_dims(dims)} multiplies perplexity by as much as in the baseline, within a "
+        f"ablating {named(dims)} multiplies perplexity by as much as in the baseline, within a "
         f"factor of {within:g}"
     )
     reason = f"x{now:.4g} against x{then:.4g} on the same text blocks"
@@ -294,11 +295,6 @@ def _verdict(paired: Paired, claim: str, reason: str, details: Mapping[str, Any]
         reason=reason,
         details=details,
     )
-
-
-def _dims(dims: Iterable[int]) -> str:
-    numbers = list(dims)
-    return f"dimension{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
 def _short(value: Any) -> str:

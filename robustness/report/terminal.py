@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from robustness.detection import Examination
 from robustness.layer_profile import described
+from robustness.outlier_dimensions import named
 from robustness.plain import plain
 from robustness.plan import PlannedCheckpoint, RunPlan
 from robustness.policy import Settings
@@ -361,7 +362,7 @@ def _notes(checks: Sequence[Mapping[str, Any]], n_blocks: int) -> Iterable[str]:
             yield (
                 f"random control: {details['draws']} draws of about {tokens} tokens each, mean "
                 f"{_figure(details['mean_ratio'])}, highest {_figure(worst['ratio'])} "
-                f"({_named(worst['dims'])}; a single draw is noisy)"
+                f"({named(worst['dims'])}; a single draw is noisy)"
             )
         if profile := details.get("layer_profile"):
             yield described([float(layer["ratio"]) for layer in profile])
@@ -389,7 +390,3 @@ def _precision_notes(checks: Sequence[Mapping[str, Any]]) -> Iterable[str]:
             f"reduced precision moves ΔNLL by up to {max(costs):.2g} nats per text block, "
             + ("too much so near the threshold: float32" if near else f"used: {details['dtype']}")
         )
-
-
-def _named(dims: Sequence[int]) -> str:
-    return f"dimension{'s' * (len(dims) > 1)} {', '.join(map(str, dims))}"
