@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from robustness.checkpoint import Checkpoint
     from robustness.corpus import Corpus
     from robustness.stacks import Anatomy, Stack
+    from robustness.threads import Threads
 
 EXAMINATION = 5
 """Version of what an examination records; part of its identity in the store."""
@@ -119,7 +120,7 @@ def examine(
     store_root: Path,
     newer_than: float | None = None,
     corpus: "Callable[[], Corpus] | None" = None,
-    threads: int | None = None,
+    threads: "Threads | None" = None,
     progress: Progress = lambda _: None,
 ) -> Examination:
     """Trace a weightless copy of the model and apply the policy's rules.
@@ -130,7 +131,7 @@ def examine(
         store_root: folder of the store: what was found once is not looked for again.
         newer_than: seconds since the epoch; what the store has from before is not used.
         corpus: the text, for rules on activations; read as the settings say where not given.
-        threads: processor threads for the model; ``None`` leaves the library's choice.
+        threads: a share of the processor's cores; ``None`` leaves the library's choice.
         progress: told about every text block that a rule on activations reads.
 
     Raises:

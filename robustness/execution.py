@@ -1,9 +1,9 @@
 """How text blocks run: the loaded model, its precision, its batches, and what if memory ends."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -19,12 +19,15 @@ from robustness.errors import MeasurementError
 from robustness.forward import LOGITS_BYTES, Scorer
 from robustness.hooks import Means, summed
 from robustness.resume import kept, resumed
+from robustness.threads import LibraryChoice, Threads
 
 if TYPE_CHECKING:
     from robustness.ablation import Ablation
     from robustness.anatomy import Anatomy
     from robustness.architecture import Scoring
     from robustness.scoring import AskedChunk, ScoredBlock
+
+Batch = TypeVar("Batch")
 
 
 class Execution:
@@ -36,7 +39,7 @@ class Execution:
         anatomy: where it can be ablated.
         pad_id: any token id; padding is masked out.
         device: ``cpu``, ``cuda[:n]`` or ``mps``.
-        threads: processor threads; ``None`` leaves the library's choice.
+        threads: a share of the processor's cores; ``None`` leaves the library's choice.
     """
 
     def __init__(
@@ -47,14 +50,14 @@ class Execution:
         anatomy: "Anatomy",
         pad_id: int,
         device: str,
-        threads: int | None,
+        threads: Threads | None,
     ) -> None:
         self._load = load
         self._scoring = scoring
         self._anatomy = anatomy
         self._pad_id = pad_id
         self._device = device
-        self._threads = threads
+        self._threads = threads or LibraryChoice()
         self._scorers: dict[Dtype, Scorer | Discriminator] = {}
 
     @cached_property
@@ -109,7 +112,7 @@ class Execution:
         nll = np.zeros(chunk.n_blocks)
         scorer = self._scorer(dtype)
         lengths = [row.length for row in chunk.rows]
-        for rows in micro_batches(lengths, most_tokens=most_tokens):
+        for rows in self._sharing(micro_batches(lengths, most_tokens=most_tokens)):
             for batch in self._separated(rows, chunk.owner, condition):
                 about = chunk.owner[batch].tolist()
                 with condition.applied(scorer.model, self._anatomy, about, means):
@@ -137,7 +140,8 @@ class Execution:
         scorer, stack = self._scorer("float32"), self._anatomy.stack
         nll = np.zeros((len(each), chunk.n_blocks))
         lengths = [row.length for row in chunk.rows]
-        for batch in micro_batches(lengths, most_tokens=self.most_tokens):
+        batches = micro_batches(lengths, most_tokens=self.most_tokens)
+        for batch in self._sharing(batches):
             rows = [chunk.rows[row] for row in batch]
             about = chunk.owner[batch].tolist()
             with kept(scorer.model, stack) as known:
@@ -158,15 +162,26 @@ class Execution:
         """
         scorer = self._scorer("float32")
         with summed(scorer.model, self._anatomy.stack, ablation) as sums:
-            for row in rows:
+            for row in self._sharing(rows):
                 scorer.nll_nats([row])
         return sums
 
     @cached_property
     def _model(self) -> nn.Module:
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)
+        self._take_threads()
         return self._load()
+
+    def _take_threads(self) -> None:
+        threads = self._threads()
+        if threads is not None and threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
+
+    def _sharing(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches, each with the threads that other processes leave to this one by then."""
+        with self._threads.computing():
+            for batch in batches:
+                self._take_threads()
+                yield batch
 
     def _scorer(self, dtype: Dtype) -> Scorer | Discriminator:
         if dtype not in self._scorers:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from robustness.hooks import Means
     from robustness.scoring import AskedChunk
     from robustness.scoring.options import ScoringOptions
+    from robustness.threads import Threads
 
 FULL_PRECISION: Dtype = "float32"
 
@@ -71,7 +72,7 @@ class Measurement:
         device: ``cpu``, ``cuda[:n]`` or ``mps``.
         dtype: the precision that may be used besides float32.
         newer_than: seconds since the epoch; what the store has from before is not used.
-        threads: processor threads; ``None`` leaves the library's choice.
+        threads: a share of the processor's cores; ``None`` leaves the library's choice.
         store_root: folder of the store.
         options: how the model is scored, as far as that can be chosen.
         generator: a masked language model that replaces a discriminator's tokens.
@@ -86,7 +87,7 @@ class Measurement:
         block_size: int,
         seed: int,
         device: str,
-        threads: int | None,
+        threads: "Threads | None",
         store_root: Path,
         options: "ScoringOptions",
         dtype: Dtype = "float32",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from robustness.anatomy import Stack
     from robustness.checkpoint import Checkpoint
     from robustness.rules.summaries import DenseInputs, LayerOutputs, Spikes
+    from robustness.threads import Threads
 
 Progress = Callable[[str], None]
 
@@ -28,7 +29,7 @@ class Reading:
         checkpoint: what reads.
         settings: the policy's settings for it.
         corpus: the text; read as the settings say where not given.
-        threads: processor threads for the model; ``None`` leaves the library's choice.
+        threads: a share of the processor's cores; ``None`` leaves the library's choice.
         progress: told about every text block.
     """
 
@@ -38,7 +39,7 @@ class Reading:
         checkpoint: "Checkpoint",
         settings: Settings,
         corpus: Callable[[], Corpus] | None,
-        threads: int | None,
+        threads: "Threads | None",
         progress: Progress,
     ) -> None:
         self._checkpoint = checkpoint
@@ -127,6 +128,7 @@ class Reading:
     def _model(self) -> Any:
         import torch
 
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)
+        threads = None if self._threads is None else self._threads()
+        if threads is not None:
+            torch.set_num_threads(threads)
         return self._checkpoint.load_model(device=self._settings.device, progress=self._progress)

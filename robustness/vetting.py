@@ -26,6 +26,7 @@ from robustness.store import Record, Store
 
 if TYPE_CHECKING:
     from robustness.checkpoint import Checkpoint
+    from robustness.threads import Threads
 
 Progress = Callable[[str], None]
 
@@ -42,8 +43,9 @@ class Vetting:
         store_root: folder of the store.
         confidence: of a verdict that does not name its own.
         examination: what is known of it already; found when needed otherwise.
+        corpus: the text, if it has been read already.
         generator: the settings' generator, if it is resolved already.
-        threads: processor threads for the model; ``None`` leaves the library's choice.
+        threads: a share of the processor's cores; ``None`` leaves the library's choice.
         newer_than: seconds since the epoch; what the store has from before is not used.
         progress: called with one line after every chunk.
         baseline: the profile that it is compared with.
@@ -57,8 +59,9 @@ class Vetting:
         store_root: Path,
         confidence: float = 0.99,
         examination: Examination | None = None,
+        corpus: Corpus | None = None,
         generator: "Checkpoint | None" = None,
-        threads: int | None = None,
+        threads: "Threads | None" = None,
         newer_than: float | None = None,
         progress: Progress | None = None,
         baseline: CheckpointProfile | None = None,
@@ -73,6 +76,8 @@ class Vetting:
         self._baseline = baseline
         if examination is not None:
             self.__dict__["examination"] = examination
+        if corpus is not None:
+            self.__dict__["corpus"] = corpus
         if generator is not None:
             self.__dict__["generator"] = generator
 

@@ -2,6 +2,9 @@
 
 import json
 import textwrap
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +13,9 @@ import pytest
 from robustness.checks import Check
 from robustness.pytest_support.gate import VERDICT, record
 from robustness.pytest_support.session import register
-from robustness.pytest_support.state import STATE, cores
+from robustness.pytest_support.state import STATE
 from robustness.report import facts
+from robustness.threads import SharedCores, cores
 from robustness.verdict import Verdict
 from tests import plugin_support
 from tests.plans import plan
@@ -59,11 +63,11 @@ def test_a_decided_check_is_json_whatever_numbers_it_holds() -> None:
 class WorkerConfig:
     """What a worker of three knows of its run."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self.workerinput = {
             "robustness_suite": True,
             "robustness_plan": plan("a").to_json(),
-            "robustness_progress": "/nonexistent",
+            "robustness_progress": str(folder),
             "workercount": 3,
             "workerid": "gw1",
         }
@@ -74,13 +78,22 @@ class WorkerConfig:
         return []
 
 
-def test_workers_share_the_cores_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    config: Any = WorkerConfig()
+def test_workers_share_the_cores_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config: Any = WorkerConfig(tmp_path)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for n_cores, threads in ((12, 4), (4, 1), (2, 1)):
         monkeypatch.setattr("robustness.pytest_support.session.cores", lambda n=n_cores: n)
         config.pluginmanager = pytest.PytestPluginManager()
         register(config)
-        assert config.stash[STATE].threads == threads
+        # The three workers would all compute; this one counts itself, whoever else does.
+        share = config.stash[STATE].threads
+        assert isinstance(share, SharedCores)
+        with ExitStack() as busy:
+            for number in range(share.processes):
+                busy.enter_context(replace(share, number=number).computing())
+            assert share() == threads
     assert cores() >= 1
 
 

@@ -1,5 +1,6 @@
 """Which parts of the plugin a process of the run gets."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,11 @@ from robustness.pytest_support.controller import (
 )
 from robustness.pytest_support.progress import FileProgress
 from robustness.pytest_support.recorder import Recorder
-from robustness.pytest_support.state import STATE, RunState, cores
+from robustness.pytest_support.state import STATE, RunState
+from robustness.threads import SharedCores, cores, wanted_at_most
+
+CORES = "cores"
+"""Folder of the run in which workers tell each other that they compute."""
 
 
 def register(config: pytest.Config) -> None:
@@ -28,11 +33,19 @@ def register(config: pytest.Config) -> None:
         config.pluginmanager.register(Controller(config, suite=suite), "robustness-controller")
     else:
         suite = workerinput[SUITE_INPUT]
+        folder = Path(workerinput[PROGRESS_INPUT])
+        number = int(workerinput["workerid"].removeprefix("gw"))
         config.stash[STATE] = RunState(
             plan=RunPlan.from_json(workerinput[PLAN_INPUT]),
-            threads=max(1, cores() // workerinput["workercount"]),
-            worker=int(workerinput["workerid"].removeprefix("gw")),
-            progress=FileProgress(Path(workerinput[PROGRESS_INPUT]) / workerinput["workerid"]),
+            threads=SharedCores(
+                folder=folder / CORES,
+                number=number,
+                processes=workerinput["workercount"],
+                cores=cores(),
+                most=wanted_at_most(os.environ),
+            ),
+            worker=number,
+            progress=FileProgress(folder / workerinput["workerid"]),
         )
     config.pluginmanager.register(PlannedChecks(), "robustness-planned-checks")
     folders = _folders(config.getoption("robustness_models"))

@@ -1,6 +1,5 @@
 """What every process of a run holds: the plan, and a vetting per checkpoint."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -8,6 +7,7 @@ import pytest
 
 from robustness.plan import RunPlan
 from robustness.pytest_support.progress import Progress
+from robustness.threads import Threads
 from robustness.vetting import Vetting
 
 
@@ -17,13 +17,13 @@ class RunState:
 
     Attributes:
         plan: the run's plan.
-        threads: processor threads for the model.
+        threads: a share of the processor's cores; ``None`` leaves the library's choice.
         progress: shows how far a measurement has come.
         worker: number of this worker, from 0 on.
     """
 
     plan: RunPlan
-    threads: int | None
+    threads: Threads | None
     progress: Progress
     worker: int = 0
     _vettings: dict[str, Vetting] = field(default_factory=dict)
@@ -73,10 +73,3 @@ def _visible_gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

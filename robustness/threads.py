@@ -1,0 +1,101 @@
+"""How many processor threads a process may use while others of the same run compute, too."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from filelock import FileLock, Timeout
+
+_PATIENCE_S = 0.02
+"""Between tries to mark this process as computing: others look at the mark for microseconds."""
+
+
+class Threads(Protocol):
+    """A share of the processor's cores."""
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Around what this process computes."""
+
+    def __call__(self) -> int | None:
+        """Threads that it may use now; ``None`` leaves the library's choice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LibraryChoice:
+    """A process on its own: as many threads as the library takes."""
+
+    def computing(self) -> AbstractContextManager[None]:
+        """See :class:`Threads`."""
+        return nullcontext()
+
+    def __call__(self) -> None:
+        """See :class:`Threads`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedCores:
+    """One of several processes: cores ÷ processes that compute right now.
+
+    A process that waits for what another one measures, or has no test left, leaves its cores to the
+    others. That a process computes is a lock that it holds, so that one that dies gives its cores
+    back.
+
+    Attributes:
+        folder: of the run, for the locks.
+        number: of this process, from 0 on.
+        processes: how many there are.
+        cores: how many they share.
+        most: threads that one of them may have at most.
+    """
+
+    folder: Path
+    number: int
+    processes: int
+    cores: int
+    most: int | None = None
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """See :class:`Threads`."""
+        try:
+            lock = self._lock(self.number)
+            lock.acquire(timeout=-1, poll_interval=_PATIENCE_S)
+        except OSError:  # a folder that is gone or cannot be written: as if the others computed
+            yield
+            return
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def __call__(self) -> int:
+        """See :class:`Threads`."""
+        others = (number for number in range(self.processes) if number != self.number)
+        share = self.cores // (1 + sum(map(self._computes, others)))
+        return max(1, share if self.most is None else min(share, self.most))
+
+    def _computes(self, number: int) -> bool:
+        try:
+            with self._lock(number).acquire(blocking=False):
+                return False
+        except (Timeout, OSError):
+            return True
+
+    def _lock(self, number: int) -> FileLock:
+        return FileLock(self.folder / f"{number}.lock", is_singleton=False)
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def wanted_at_most(environment: Mapping[str, str]) -> int | None:
+    """The threads that the user allows a process, by OpenMP's variable; ``None`` for any number."""
+    text = environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(text) if text.isdecimal() and int(text) else None
