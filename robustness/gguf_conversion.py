@@ -5,11 +5,12 @@ under a lock, moved into place in one step, and then memory-mapped by all proces
 """
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def _convert_into(folder: Path, file: Path) -> None:
             loading_errors(f"The GGUF file {file}", advice=_ADVICE),
             quiet(),
             contextlib.redirect_stderr(io.StringIO()),
+            _parsed_once(),
         ):
             _convert(file, temporary)
         temporary.replace(folder)
@@ -108,6 +110,25 @@ def _convert(file: Path, folder: Path) -> None:
         file.parent, gguf_file=file.name, local_files_only=True, trust_remote_code=False
     )
     tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _parsed_once() -> Iterator[None]:
+    """One header and one table of names per file.
+
+    transformers makes a reader three times, and the table once per module of the model; each time
+    takes seconds.
+    """
+    import gguf
+
+    originals = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, original in originals.items():
+        setattr(gguf, name, functools.cache(original))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(gguf, name, original)
 
 
 def _dequantised() -> dict[str, Any]:
