@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustness.baseline import CheckpointProfile
 from robustness.checks import Check, planned_checks
+from robustness.corpus import load_corpus
 from robustness.detection import Examination
 from robustness.dtypes import Dtype
 from robustness.errors import PolicyError
@@ -231,6 +232,9 @@ def _planned(
 
     settings = policy.settings(reference, label)
     _require_device(settings.device)
+    # First what is quickly found to be wrong: a checkpoint can take minutes to hash or to convert.
+    progress(f"{label}: reading corpus {settings.corpus}")
+    corpus = load_corpus(settings.corpus, layout=settings.layout)
     progress(f"{label}: resolving the checkpoint")
     checkpoint = resolve(reference, cache=store_root, progress=progress)
     settings.scoring_options.require_suits(checkpoint.scoring, label=label)
@@ -238,11 +242,10 @@ def _planned(
         checkpoint=checkpoint,
         settings=settings,
         store_root=store_root,
+        corpus=corpus,
         newer_than=newer_than,
         progress=lambda line: progress(f"{label}: {line}"),
     )
-    progress(f"{label}: reading corpus {settings.corpus}")
-    corpus = vetting.corpus
     progress(f"{label}: looking for outlier dimensions")
     examination = vetting.examination
     vetting.require_site()
