@@ -1,6 +1,8 @@
 """How fast vetting is, beside the plain script that a user would write instead.
 
-    python benchmarks/speed.py [--part smollm2|rxnfp|bert-base|growth]… [--shared DIR] [--write]
+    python benchmarks/speed.py [--part PART]… [--shared DIR] [--peers-python FILE] [--write]
+
+PART is smollm2, rxnfp, bert-base, peers, batches or growth.
 
 One command, one machine, one after the other; processor threads as the library chooses.
 
@@ -11,7 +13,14 @@ One command, one machine, one after the other; processor threads as the library 
 (c) the default run as a whole process from an empty store: start-up, conversion, loading, report.
 (d) the same with ``-n 2``; (e) the run of (c) again, from its store.
 
-Without ``--part`` all are run (about ten minutes on two idle cores).
+Peak memory is the largest resident set of one process, and where there are several also the most
+that all of them hold together (proportional set sizes, looked at every half second).
+
+``peers`` times one ablation through the hooks of nnsight, pyvene and TransformerLens, which the
+interpreter of ``--peers-python`` must be able to import. ``batches`` shows what larger batches, of
+several ablations at once, could gain.
+
+Without ``--part`` all are run (about fifteen minutes on two idle cores).
 """
 
 import argparse
@@ -20,19 +29,25 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 from vet_checkpoints import RESULTS, SMOLLM2, conditions
 
 from robustness.measure import library_versions
 
 PROCESS = Path(__file__).with_name("speed_process.py")
-PARTS = ("smollm2", "rxnfp", "bert-base", "growth")
+PEERS = Path(__file__).with_name("speed_peers.py")
+LIBRARIES = ("plain", "robustness", "nnsight", "pyvene", "transformer_lens")
+PARTS = ("smollm2", "rxnfp", "bert-base", "peers", "batches", "growth")
+LOOK_EVERY_S = 0.5
 RANDOM_DRAWS = 10
 HEADER = (
     "| subject | run | seconds | (a) / this | verdicts | text blocks | peak MB | of matmul peak |",
@@ -88,21 +103,62 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """A process that has ended: seconds, peak memory of its largest process, what it wrote."""
+    """A process that has ended, with its descendants.
+
+    Attributes:
+        seconds: from its start to its end.
+        peak_mb: largest resident memory of one process.
+        together_mb: most that all processes held together; ``None`` if there was only one.
+        output: what it wrote.
+        returncode: its exit code.
+    """
 
     seconds: float
     peak_mb: float
+    together_mb: float | None
     output: str
     returncode: int
 
+    @property
+    def memory(self) -> str:
+        """For a table."""
+        together = "" if self.together_mb is None else f" (together {self.together_mb:.0f})"
+        return f"{self.peak_mb:.0f}{together}"
+
+
+class Together:
+    """Watches what a process and its descendants hold: sums of proportional set sizes."""
+
+    def __init__(self, pid: int) -> None:
+        self._process = psutil.Process(pid)
+        self._ended = threading.Event()
+        self._most: dict[bool, int] = {}
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> float | None:
+        """The most that several processes held at a time, in MB."""
+        self._ended.set()
+        self._thread.join()
+        return self._most[True] / 1024**2 if True in self._most else None
+
+    def _watch(self) -> None:
+        while not self._ended.wait(LOOK_EVERY_S):
+            with suppress(psutil.Error):
+                processes = [self._process, *self._process.children(recursive=True)]
+                held = sum(process.memory_full_info().pss for process in processes)
+                several = len(processes) > 1
+                self._most[several] = max(self._most.get(several, 0), held)
+
 
 def run(command: Sequence[str], folder: Path) -> Process:
-    """Run a command; ``wait4`` tells the peak of the process and of its descendants."""
+    """Run a command; ``wait4`` tells the peak of its largest process."""
     with (folder / "output.txt").open("w+", encoding="utf-8") as stream:
         began = time.perf_counter()
         process = subprocess.Popen(
             command, cwd=folder, stdout=stream, stderr=subprocess.STDOUT, env=_environment()
         )
+        together = Together(process.pid)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -110,6 +166,7 @@ def run(command: Sequence[str], folder: Path) -> Process:
         return Process(
             seconds=seconds,
             peak_mb=usage.ru_maxrss / 1024,
+            together_mb=together.stop(),
             output=stream.read(),
             returncode=process.returncode,
         )
@@ -121,10 +178,12 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
 
 
-def measured(script: str, **options: Any) -> dict[str, Any]:
-    """What speed_process.py found out in a process of its own."""
+def measured(
+    script: str, *, file: Path = PROCESS, python: str = sys.executable, **options: Any
+) -> dict[str, Any]:
+    """What speed_process.py, or another file, found out in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(PROCESS), script, json.dumps(options)]
+        command = [python, str(file), script, json.dumps(options)]
         process = run(command, Path(folder))
     if process.returncode:
         raise RuntimeError(process.output)
@@ -186,7 +245,7 @@ def compare(subject: Subject, report: Report) -> None:
             blocks = sum(c["text_blocks"] for c in facts["checkpoints"][0]["checks"])
             report.add(
                 f"| {name} | {label} | {process.seconds:.1f} | {script / process.seconds:.1f} | "
-                f"{counts}{same} | {blocks} | {process.peak_mb:.0f} | |"
+                f"{counts}{same} | {blocks} | {process.memory} | |"
             )
 
         row("(c) default, float32", "float32")
@@ -230,6 +289,65 @@ def bert_base(report: Report) -> None:
         f"| BERT-base, random | a pass of the package | {own:.3f} | {plain / own:.2f} | | 1 | "
         f"{found['peak_mb']:.0f} | {found['share_of_peak']:.0%} |",
     )
+
+
+def peers(report: Report, python: str) -> None:
+    """One ablation through other libraries' hooks: the same figure, and how long it takes."""
+    report.add(
+        "",
+        "| ablating one dimension of SmolLM2 | version | seconds per text block | of plain | "
+        "nats per token | start, s |",
+        "|---|---|---|---|---|---|",
+    )
+    with tempfile.TemporaryDirectory() as store:
+        folder = measured("converted", model=SMOLLM2, store=store)["folder"]
+        sizes = {"blocks": 16, "length": 128, "repeats": 2}
+        baseline: float | None = None
+        for library in LIBRARIES:
+            try:
+                found = measured(
+                    library, file=PEERS, python=python, model=folder, dims=[507], **sizes
+                )
+            except RuntimeError as error:
+                last = str(error).strip().splitlines()[-1]
+                report.add(f"| {library} | did not run: {last} | | | | |")
+                continue
+            seconds = found["per_block_s"]
+            baseline = baseline or seconds
+            report.add(
+                f"| {library} | {found['version']} | {seconds:.3f} | {seconds / baseline:.2f} | "
+                f"{found['nats_per_token']:.6f} | {found['start_s']:.1f} |"
+            )
+
+
+def larger_batches(report: Report) -> None:
+    """Seconds per text block by batch: what several ablations in one batch could gain at most."""
+    batches = (1, 4, 16, 64)
+    report.add(
+        "",
+        "| random BERT, text blocks of 128 tokens in a batch | "
+        + " | ".join(map(str, batches))
+        + " |",
+        "|---" * (1 + len(batches)) + "|",
+    )
+    for layers, hidden in ((4, 64), (4, 128), (4, 256), (12, 384), (12, 768)):
+        blocks = 64 if hidden < 384 else 16
+        seconds = [
+            measured(
+                "random",
+                layers=layers,
+                hidden=hidden,
+                length=128,
+                kind="bert",
+                blocks=blocks,
+                batch=batch,
+            )["per_block_s"]
+            for batch in batches
+            if batch <= blocks
+        ]
+        cells = [f"{second * 1000:.2f} ms" for second in seconds]
+        cells += [""] * (len(batches) - len(cells))
+        report.add(f"| {layers} x {hidden} | {' | '.join(cells)} |")
 
 
 def growth(report: Report, shared: Path) -> None:
@@ -314,18 +432,24 @@ def main() -> None:
     shared = Path("../shared")
     parser.add_argument("--shared", type=Path, default=shared, help="models and data")
     parser.add_argument("--part", action="append", choices=PARTS, help="repeatable")
+    parser.add_argument(
+        "--peers-python", default=sys.executable, help="an interpreter that has the peers"
+    )
     parser.add_argument("--write", action="store_true", help="append to RESULTS.md")
     arguments = parser.parse_args()
     shared = arguments.shared.resolve()
     parts = arguments.part or PARTS
     report, load = Report(), os.getloadavg()[0]
     began = time.perf_counter()
-    report.add(*HEADER)
+    if not {"smollm2", "rxnfp", "bert-base"}.isdisjoint(parts):
+        report.add(*HEADER)
     known = subjects(shared)
     actions: dict[str, Callable[[], None]] = {
         "smollm2": lambda: compare(known["smollm2"], report),
         "rxnfp": lambda: compare(known["rxnfp"], report),
         "bert-base": lambda: bert_base(report),
+        "peers": lambda: peers(report, arguments.peers_python),
+        "batches": lambda: larger_batches(report),
         "growth": lambda: growth(report, shared),  # the last, since it has tables of its own
     }
     for part, action in actions.items():

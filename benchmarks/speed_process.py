@@ -204,6 +204,13 @@ def ours(
     }
 
 
+def converted(*, model: str, store: str) -> dict[str, Any]:
+    """The folder of safetensors that a checkpoint is, or is converted to."""
+    from robustness.checkpoint import resolve
+
+    return {"folder": str(resolve(model, cache=Path(store)).folder)}
+
+
 # --- random models -------------------------------------------------------------------------------
 
 
@@ -271,6 +278,7 @@ if __name__ == "__main__":
     scripts: dict[str, Callable[..., dict[str, Any]]] = {
         "plain": plain,
         "ours": ours,
+        "converted": converted,
         "random": random,
     }
     print(json.dumps(scripts[sys.argv[1]](**json.loads(sys.argv[2]))))
