@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 
-from robustness.claim_details import intact_details, precision_details, slack_of
+from robustness.claim_details import draw_ratios, intact_details, precision_details, slack_of
+from robustness.course import course, step
 from robustness.evidence import (
     Compare,
     ControlEvidence,
@@ -14,6 +15,7 @@ from robustness.evidence import (
     fixed_evidence,
     intact_evidence,
 )
+from robustness.looks import NOTHING_EXCLUDED
 from robustness.outlier_dimensions import named
 from robustness.sampling import random_dims
 from robustness.verdict import (
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from robustness.ablation import Ablation
+    from robustness.scoring.quantity import Quantity
     from robustness.vetting import Vetting
 
 _Deltas: TypeAlias = "Mapping[str, NDArray[Any]]"
@@ -69,6 +72,7 @@ class IntactModel(_Model):
         chance = vetting.measurement.asked.chance_nats
         claim = vetting.quantity.better_than_chance(vetting.checkpoint.vocab_size, chance)
         for limit in (math.exp(chance), None):
+            steps = []
             for evidence in intact_evidence(vetting.measurement, threshold=limit):
                 look = look_at_ratio(
                     evidence.nll_nats - chance * evidence.tokens,
@@ -78,8 +82,14 @@ class IntactModel(_Model):
                     exhausted=evidence.exhausted,
                     slack_nats=slack_of(evidence.comparison)[0],
                 )
+                steps.append(step(look, text_blocks=look.text_blocks))
                 found = vetting.quantity.figure(evidence.mean_nll_nats)
-                vetting.report_progress(claim, len(evidence.tokens), f"{found:.4g}")
+                vetting.report_progress(
+                    claim,
+                    len(evidence.tokens),
+                    f"{found:.4g}",
+                    interval=_figures(look.interval, chance, vetting.quantity),
+                )
                 if look.side and (evidence.exhausted or not vetting.settings.exhaustive):
                     break
             if look.side:
@@ -98,6 +108,7 @@ class IntactModel(_Model):
                 **intact_details(vetting, evidence),
                 **precision_details(evidence.comparison),
             },
+            course=course(steps),
         )
 
 
@@ -144,6 +155,7 @@ class AblatedModel(_Model):
     def _decided(self, claim: str, threshold: float, alpha: float, *, passes: Side) -> Verdict:
         vetting = self._vetting
         for limit in (threshold, None):
+            steps = []
             for evidence in fixed_evidence(vetting.measurement, self.ablation, threshold=limit):
                 intact = evidence.intact
                 look = look_at_ratio(
@@ -154,7 +166,10 @@ class AblatedModel(_Model):
                     exhausted=intact.exhausted,
                     slack_nats=slack_of(evidence.comparison)[0],
                 )
-                vetting.report_progress(claim, len(intact.tokens), f"x{look.ratio:.4g}")
+                steps.append(step(look, text_blocks=look.text_blocks))
+                seen = len(intact.tokens)
+                found = f"x{look.ratio:.4g}"
+                vetting.report_progress(claim, seen, found, interval=look.interval)
                 if look.side and (intact.exhausted or not vetting.settings.exhaustive):
                     break
             if look.side:
@@ -174,6 +189,7 @@ class AblatedModel(_Model):
                 **_blindness(look, alpha),
                 **precision_details(evidence.comparison),
             },
+            course=course(steps),
         )
 
 
@@ -212,6 +228,7 @@ class RandomlyAblatedModel(_Model):
             return (reduced_precision_of_draws(*deltas, tokens, threshold=within),)
 
         for judge in (compare, None):
+            steps = []
             for evidence in self._evidence(None, judge):
                 if not len(evidence.draw_tokens):
                     continue
@@ -222,7 +239,11 @@ class RandomlyAblatedModel(_Model):
                     alpha=level,
                     slack=slack_of(evidence.comparison)[0] / float(np.mean(evidence.tokens)),
                 )
-                vetting.report_progress(claim, len(evidence.tokens), f"x{look.median:.4g}")
+                steps.append(step(look, text_blocks=len(evidence.tokens)))
+                found, most = f"x{look.median:.4g}", self._most(evidence)
+                vetting.report_progress(
+                    claim, len(evidence.tokens), found, interval=look.interval, most=most
+                )
                 if self._finished(evidence, decided=look.side is not None):
                     break
             if look.side or not slack_of(evidence.comparison)[0]:
@@ -243,9 +264,11 @@ class RandomlyAblatedModel(_Model):
                 "mean_ratio": look.mean,
                 "quantiles": dict(look.quantiles),
                 "worst_draws": self._worst(evidence, look.worst),
+                "draw_ratios": draw_ratios(evidence),
                 **precision_details(evidence.comparison),
             },
             reason="" if look.side else "the draws allowed by max_draws do not decide the median",
+            course=course(steps),
         )
 
     def decide_factor(self, joint: "Ablation", factor: float, alpha: float) -> Verdict:
@@ -264,6 +287,7 @@ class RandomlyAblatedModel(_Model):
             return tuple(reduced_precision(*pair, tokens, threshold=1.0) for pair in pairs)
 
         for judge in (compare, None):
+            steps = []
             for evidence in self._evidence(joint, judge):
                 assert evidence.joint_delta_nll is not None
                 slack = (*slack_of(evidence.comparison), 0.0)[:2]
@@ -280,8 +304,10 @@ class RandomlyAblatedModel(_Model):
                     joint_corpus_nats=None if any(slack) else evidence.joint_corpus_nats,
                     slack_nats=(slack[0], slack[1]),
                 )
+                steps.append(step(look, text_blocks=len(evidence.tokens)))
                 found = f"{look.joint_mean:.3g} and {look.control_mean:.3g} nats per text block"
-                vetting.report_progress(claim, len(evidence.tokens), found)
+                most = self._most(evidence)
+                vetting.report_progress(claim, len(evidence.tokens), found, most=most)
                 if self._finished(evidence, decided=look.side is not None):
                     break
             if look.side or not any(slack):
@@ -306,6 +332,7 @@ class RandomlyAblatedModel(_Model):
                 f"{look.joint_mean:.3g} nats per text block against {look.control_mean:.3g} of the "
                 "random control" + ("" if look.side else "; max_draws draws do not decide it")
             ),
+            course=course(steps),
         )
 
     def _evidence(
@@ -326,6 +353,11 @@ class RandomlyAblatedModel(_Model):
         limit = settings.checks.random_ablation_is_harmless.max_draws
         return enough and (decided or len(evidence.draw_tokens) >= limit)
 
+    def _most(self, evidence: ControlEvidence) -> int:
+        """Text blocks after which ``max_draws`` draws, about as long as those so far, are done."""
+        limit = self._vetting.settings.checks.random_ablation_is_harmless.max_draws
+        return round(len(evidence.tokens) * limit / len(evidence.draw_tokens))
+
     def _worst(self, evidence: ControlEvidence, draws: Iterable[int]) -> list[dict[str, Any]]:
         log_ratio = evidence.draw_delta_nll / evidence.draw_tokens
         seed = self._vetting.settings.seed
@@ -334,6 +366,16 @@ class RandomlyAblatedModel(_Model):
             dims = random_dims(self._candidates, self._size, seed=seed, draw=draw)
             worst.setdefault(dims, float(np.exp(log_ratio[draw])))
         return [{"dims": list(dims), "ratio": ratio} for dims, ratio in worst.items()]
+
+
+def _figures(
+    interval: tuple[float, float] | None, chance_nats: float, quantity: "Quantity"
+) -> tuple[float, float] | None:
+    """The interval of what is measured, from that of its ratio to chance, once there is one."""
+    if interval is None or interval == NOTHING_EXCLUDED or interval[0] <= 0:
+        return None
+    low, high = (quantity.figure(math.log(end) + chance_nats) for end in interval)
+    return low, high
 
 
 def _counted(size: int) -> str:

@@ -16,8 +16,10 @@ from robustness.detection import Examination, examine
 from robustness.dtypes import chosen_dtype
 from robustness.errors import BaselineError, PolicyError, RuleError
 from robustness.layer_profile import LayerProfile
+from robustness.looks import NOTHING_EXCLUDED
 from robustness.measure import Measurement, library_versions
 from robustness.outlier_dimensions import OutlierDimensions
+from robustness.pace import SOON_S, Pace, in_words
 from robustness.policy import Settings
 from robustness.rules import RULES
 from robustness.scoring.options import UNIGRAM
@@ -26,6 +28,7 @@ from robustness.store import Record, Store
 
 if TYPE_CHECKING:
     from robustness.checkpoint import Checkpoint
+    from robustness.examples import Example
     from robustness.threads import Threads
 
 Progress = Callable[[str], None]
@@ -74,6 +77,7 @@ class Vetting:
         self._newer_than = newer_than
         self._progress = progress
         self._baseline = baseline
+        self._pace = Pace()
         if examination is not None:
             self.__dict__["examination"] = examination
         if corpus is not None:
@@ -84,9 +88,9 @@ class Vetting:
     @cached_property
     def examination(self) -> Examination:
         """Anatomy and outlier dimensions, from the weights alone where the rules allow it."""
-        return self._examined(self.settings)
+        return self._examined(self.settings, values=True)
 
-    def _examined(self, settings: Settings) -> Examination:
+    def _examined(self, settings: Settings, *, values: bool = False) -> Examination:
         return examine(
             self.checkpoint,
             settings,
@@ -95,6 +99,7 @@ class Vetting:
             corpus=lambda: self.corpus,
             threads=self._threads,
             progress=self._progress or (lambda _: None),
+            values=values,
         )
 
     @cached_property
@@ -266,6 +271,33 @@ class Vetting:
         self.examination.require(ablation)
         return ablation
 
+    def examples(
+        self,
+        dims: Iterable[int] | None = None,
+        *,
+        number: int | None = None,
+        site: str | None = None,
+        mode: str | None = None,
+    ) -> "list[Example]":
+        """What the model says about pieces of the corpus, intact and without these dimensions.
+
+        Plain JSON types, see :data:`robustness.examples.Example`; measured once and then kept.
+        There are none without dimensions, and for models that are scored as encoder-decoders or
+        discriminators.
+
+        Args:
+            dims: indices in the hidden vector; by default the outlier dimensions.
+            number: how many pieces, each of another text block; by default the policy's.
+            site: as in :meth:`ablate`.
+            mode: likewise.
+        """
+        chosen = tuple(self.outliers().dims if dims is None else dims)
+        wanted = self.settings.examples if number is None else number
+        if not chosen or wanted < 1:
+            return []
+        ablation = self.ablate(chosen, site=site, mode=mode).ablation
+        return self.measurement.examples(ablation, number=wanted)
+
     def intact(self) -> IntactModel:
         """The model as it is."""
         return IntactModel(self)
@@ -300,13 +332,37 @@ class Vetting:
         self.checkpoint.require_unchanged()
         return {"names": names}
 
-    def report_progress(self, claim: str, text_blocks: int, found: str) -> None:
-        """Tell whoever waits how far a decision has come: numbers first, a line may be cut."""
-        if self._progress is not None:
-            n_blocks = self.measurement.layout.n_blocks
-            passes, place = divmod(text_blocks - 1, n_blocks)
-            again = f", pass {passes + 1}" if passes else ""
-            self._progress(f"{found} after {place + 1}/{n_blocks} text blocks{again}: {claim}")
+    def report_progress(
+        self,
+        claim: str,
+        text_blocks: int,
+        found: str,
+        *,
+        interval: tuple[float, float] | None = None,
+        most: int | None = None,
+    ) -> None:
+        """Tell whoever waits how far a decision has come: numbers first, a line may be cut.
+
+        Args:
+            claim: what is decided.
+            text_blocks: seen so far, over all passes.
+            found: the figure so far.
+            interval: of that figure, if there is one.
+            most: text blocks after which it ends whatever was found; by default the corpus'.
+        """
+        if self._progress is None:
+            return
+        n_blocks = self.measurement.layout.n_blocks
+        passes, place = divmod(text_blocks - 1, n_blocks)
+        again = f", pass {passes + 1}" if passes else ""
+        narrowed = interval is not None and interval != NOTHING_EXCLUDED
+        within = f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval and narrowed else ""
+        left = self._pace.left_s(claim, text_blocks, most or n_blocks)
+        long = left is not None and left >= SOON_S
+        until = f", at most {in_words(left)} left" if left is not None and long else ""
+        self._progress(
+            f"{found}{within} after {place + 1}/{n_blocks} text blocks{again}{until}: {claim}"
+        )
 
     def alpha(self, confidence: float | None, alpha: float | None) -> float:
         """Error probability of one verdict.

@@ -30,8 +30,22 @@ ACCEPTED = ("pass", "not applicable")
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pytest", "pytest-xdist")
 
 
-def check_facts(nodeid: str, label: str, check: Check, verdict: Verdict) -> dict[str, Any]:
-    """One decided check; ``label`` and ``name`` say which one of the plan."""
+OF_THE_CHECKPOINT = ("label", "name", "examples")
+"""What a decided check says that does not stand with it in the report."""
+
+
+def check_facts(
+    nodeid: str,
+    label: str,
+    check: Check,
+    verdict: Verdict,
+    *,
+    examples: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """One decided check; ``label`` and ``name`` say which one of the plan.
+
+    What was measured on the way to show it (``robustness.examples``) travels with it.
+    """
     found = {
         "id": nodeid,
         "label": label,
@@ -50,6 +64,8 @@ def check_facts(nodeid: str, label: str, check: Check, verdict: Verdict) -> dict
         "claim": verdict.claim,
         "reason": verdict.reason,
         "details": verdict.details,
+        "course": list(verdict.course) or None,
+        "examples": list(examples),
     }
     plain: dict[str, Any] = _plain(found)
     return plain
@@ -89,6 +105,7 @@ def run_facts(
     exit_status: int,
     started: datetime,
     duration_s: float,
+    command: str | None = None,
 ) -> dict[str, Any]:
     """Everything a run has found out.
 
@@ -100,6 +117,7 @@ def run_facts(
         exit_status: of the session; tests that have nothing to do with vetting count, too.
         started: when the run started, by the clock on the wall.
         duration_s: how long it took, by a clock that nobody sets back.
+        command: what the user typed, as a shell would take it again.
     """
     checkpoints = [_checkpoint_facts(planned, records) for planned in plan.checkpoints]
     failures = list(problems)
@@ -107,6 +125,7 @@ def run_facts(
         "schema": SCHEMA,
         "robustness": __version__,
         "versions": _versions(),
+        "command": command,
         "started": started.isoformat(timespec="seconds"),
         "duration_s": round(duration_s, 3),
         "confidence": plan.confidence,
@@ -133,7 +152,7 @@ def _checkpoint_facts(
     by_name = {record["name"]: record for record in records.values()}
     names = [check.test_name(planned.label) for check in planned.checks]
     checks = [
-        {key: value for key, value in by_name[name].items() if key not in ("label", "name")}
+        {key: value for key, value in by_name[name].items() if key not in OF_THE_CHECKPOINT}
         for name in names
         if name in by_name
     ]
@@ -179,9 +198,16 @@ def _checkpoint_facts(
         "outliers": _outliers(examination.detection),
         "rules": [_rule_facts(detection) for detection in examination.detections],
         "agreement": _agreement(examination.detections),
+        "sites": None if examination.values is None else _plain(examination.values.to_dict()),
         "baseline": _baseline_facts(planned.baseline),
+        "examples": _examples(by_name[name] for name in names if name in by_name),
         "checks": checks,
     }
+
+
+def _examples(records: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """What the check on the joint ablation has shown."""
+    return next((list(found) for record in records if (found := record.get("examples"))), [])
 
 
 def _baseline_facts(profile: CheckpointProfile | None) -> dict[str, Any] | None:
@@ -247,5 +273,21 @@ def _versions() -> dict[str, str]:
 
 
 def to_json(facts: Mapping[str, Any]) -> str:
-    """The JSON report."""
-    return json.dumps(facts, indent=2, allow_nan=False) + "\n"
+    """The JSON report: a line for every value, and for every row of numbers."""
+    return _indented(facts, "\n") + "\n"
+
+
+def _indented(value: Any, line: str) -> str:
+    """JSON whose lines begin with ``line``."""
+    deeper = f"{line}  "
+    if isinstance(value, Mapping) and value:
+        items = (f"{json.dumps(str(key))}: {_indented(v, deeper)}" for key, v in value.items())
+        return f"{{{deeper}{f',{deeper}'.join(items)}{line}}}"
+    if isinstance(value, list | tuple) and value and not _is_row(value):
+        return f"[{deeper}{f',{deeper}'.join(_indented(v, deeper) for v in value)}{line}]"
+    return json.dumps(value, allow_nan=False)
+
+
+def _is_row(items: Sequence[Any]) -> bool:
+    """Whether these are numbers; infinities among them are text."""
+    return any(isinstance(item, int | float) for item in items)
