@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -165,7 +166,7 @@ def report(exit_status: int = 0) -> running.Result:
     return running.Result(kind="report", text="{}", exit_status=exit_status)
 
 
-LOST = running.Result(kind="lost", text="its node died")
+LOST = running.Result(kind="lost", text="its node\x1b died")
 BROKEN = running.Result(kind="broken", text="no report")
 REFUSED = running.Result(kind="refused", text="there is no corpus")
 
@@ -237,7 +238,7 @@ def test_a_refusal_ends_the_run_with_its_sentence() -> None:
 def test_what_is_given_up_is_named_with_its_reason() -> None:
     outcome, _, _ = handed_out([[LOST] * 3, [BROKEN], [report()]], retries=2)
     assert outcome.problems == (
-        "m-0 (shard 1/3) has no report after 3 attempts: its node died",
+        "m-0 (shard 1/3) has no report after 3 attempts: its node\\x1b died",
         "m-1 (shard 2/3) has no report: no report",
     )
 
@@ -525,6 +526,25 @@ def test_without_ray_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) 
     assert result.stderr == (
         "robustness: a fleet needs Ray: pip install 'pytest-robustness[fleet]'\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("--cpus-per-task=1.5", "above 1, Ray counts whole ones only"),
+        ("--gpus-per-task=2.5", "above 1, Ray counts whole ones only"),
+        ("--address=ray://head:10001", "that of a Ray client"),
+        ("--address=127.0.0.1:1", "no Ray cluster answers"),
+    ],
+)
+def test_what_ray_would_not_take_is_refused(
+    option: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))  # never asked
+    result = fleet_command("a/b", option)
+    assert result.exit_code == 2
+    assert named in result.stderr
+    assert option in result.stderr
 
 
 def test_ctrl_c_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:

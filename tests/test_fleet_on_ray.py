@@ -135,7 +135,10 @@ def agree(facts: dict[str, Any], whole: dict[str, Any]) -> None:
     for name, check in checks(facts).items():
         other = checks(whole)[name]
         assert check["text_blocks"] == other["text_blocks"]
-        assert check["ratio"] == pytest.approx(other["ratio"], rel=1e-5)
+        if other["ratio"] is None:
+            assert check["ratio"] is None
+        else:
+            assert check["ratio"] == pytest.approx(other["ratio"], rel=1e-5)
 
 
 def test_a_killed_worker_is_replaced(
@@ -216,14 +219,6 @@ def test_what_no_node_has_is_given_up(cluster: Any, stubs: Stubs, tmp_path: Path
     problems = read_json(tmp_path / "all.json")["problems"]
     assert len(problems) == 2
     assert all("no node with 1 CPU and 8 GPUs came up" in problem for problem in problems)
-
-
-def test_a_cluster_that_is_not_there_is_named(stubs: Stubs, tmp_path: Path) -> None:
-    for address, named in (("127.0.0.1:1", "no Ray cluster answers"), ("ray://x:1", "Ray client")):
-        with started(tmp_path, *vetted(stubs, address)) as run:
-            assert run.end() == (2, "")
-        assert named in run.log
-        assert "Traceback" not in run.log
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])

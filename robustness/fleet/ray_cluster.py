@@ -46,7 +46,7 @@ class RayCluster:
         tell: called with a line while there is none.
 
     Raises:
-        FleetError: if Ray is not installed, or the address cannot be one.
+        FleetError: if Ray is not installed, or cannot be asked for that.
     """
 
     def __init__(
@@ -68,6 +68,9 @@ class RayCluster:
                 f"--address={address} is that of a Ray client; run this on a node of the cluster "
                 "with --address=auto, or by 'ray job submit'"
             )
+        for option, n in (("--cpus-per-task", cpus), ("--gpus-per-task", gpus)):
+            if n > 1 and not n.is_integer():
+                raise FleetError(f"{option}={n:g} cannot be: above 1, Ray counts whole ones only")
         self._ray: Any = ray
         self._address = address
         self._wanted = {"CPU": cpus, "GPU": gpus}
@@ -159,7 +162,17 @@ class RayCluster:
         self._running[generator] = task
 
     def wait(self) -> Sequence[Event]:
-        """What the tasks have answered since, once one has; or that none will."""
+        """What the tasks have answered since, once one has; or that none will.
+
+        Raises:
+            FleetError: if the cluster itself is gone.
+        """
+        try:
+            return self._wait()
+        except self._ray.exceptions.RayError as error:
+            raise FleetError(f"the Ray cluster is gone: {_first_line(error)}") from None
+
+    def _wait(self) -> Sequence[Event]:
         while True:
             ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=LOOK_EVERY)
             events = [event for generator in ready for event in self._answer(generator)]
@@ -219,7 +232,7 @@ def _failure(error: Exception) -> Result:
     cause = getattr(error, "cause", None)
     if isinstance(cause, Exception):  # raised by the task itself: a full disk, for example
         return Result(kind="lost", text=f"{type(cause).__name__}: {_first_line(cause)}")
-    return Result(kind="lost", text=_first_line(error))
+    return Result(kind="lost", text=_first_line(error).partition(" Check ")[0])  # Ray's log files
 
 
 def _first_line(error: BaseException) -> str:

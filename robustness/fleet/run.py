@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol
 
 from robustness.errors import FleetError
 from robustness.fleet.tasks import Task
+from robustness.plain import plain
 
 Kind = Literal["report", "lost", "broken", "refused"]
 USAGE_ERROR = 4
@@ -177,7 +178,7 @@ def run(
                 tell(Progress(task=task, state="waiting", attempt=attempts[number]))
             else:
                 times = f" after {attempt} attempts" if attempt > 1 else ""
-                problems[number] = f"{task} has no report{times}: {why}"
+                problems[number] = plain(f"{task} has no report{times}: {why}")
     return Outcome(reports=reports, problems=tuple(problems[n] for n in sorted(problems)))
 
 
