@@ -240,6 +240,17 @@ def test_an_interrupted_run_leaves_nothing_running(
     assert alive == []
 
 
+def test_an_interrupted_run_leaves_nothing_on_the_cluster(
+    cluster: Any, stubs: Stubs, tmp_path: Path
+) -> None:
+    with started(tmp_path, *vetted(stubs, cluster.address)) as run:
+        processes = eventually(lambda: len(found := vetting()) == 2 and found)
+        run.process.send_signal(signal.SIGINT)
+        assert run.end(within=60) == (2, "")
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    assert alive == []
+
+
 def test_a_ray_of_its_own_ends_with_the_run(
     stubs: Stubs, whole: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -16,11 +16,12 @@ pytestmark = pytest.mark.slow
 
 NAME = "sapiens-roberta-vl"
 DIM = 112
-"""An outlier dimension whose scale is extreme because it is large."""
+"""One of its two outlier dimensions."""
 
 HARDENED = (
     "--robustness-profile=hardened",  # its outlier dimensions do little harm
     "--robustness-policy=policy.toml",
+    "--robustness-exhaustive",
 )
 POLICY = "[checks.joint_ablation_degrades]\nmax_ratio = 1.5\n"
 
@@ -75,38 +76,56 @@ def test_three_shards_without_a_common_store_are_the_whole_run(root: Path, tmp_p
     assert one["outliers"] == two["outliers"]
 
 
-def perturbed(source: Path, folder: Path) -> Path:
-    """A copy in which the scale of one outlier dimension is half as large in every layer."""
-    folder.mkdir()
+def halved(source: Path, folder: Path, *parameters: str) -> Path:
+    """A copy in which these parameters of one outlier dimension are halved in every layer."""
+    folder.mkdir(parents=True)
     for file in source.iterdir():
         shutil.copyfile(file, folder / file.name)
     tensors = load_file(source / "model.safetensors")
-    scales = [name for name in tensors if name.endswith(".output.LayerNorm.weight")]
-    ours = [name for name in scales if ".attention." not in name]
-    assert len(ours) == 4
+    norms = [n for n in tensors if ".output.LayerNorm." in n and ".attention." not in n]
+    ours = [name for name in norms if name.endswith(parameters)]
+    assert len(ours) == 4 * len(parameters)
     for name in ours:
         tensors[name][DIM] *= 0.5
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
-def test_a_perturbed_copy_regresses_from_the_baseline(root: Path, tmp_path: Path) -> None:
-    store = f"--robustness-store={tmp_path / 'store'}"
-    copy = perturbed(shared_model(NAME), tmp_path / NAME)
-    then, now = tmp_path / "then.json", tmp_path / "now.json"
-    options = (*HARDENED, store, "--robustness-exhaustive")
-    saved = vetted(tmp_path / "then", root, *options, f"--robustness-save-baseline={then}")
+@pytest.fixture(scope="module")
+def baseline(root: Path) -> Path:
+    """The profile of the checkpoint, which agrees with itself."""
+    file = root / "then.json"
+    options = (*HARDENED, f"--robustness-store={root / 'store'}")
+    saved = vetted(root / "then", root, *options, f"--robustness-save-baseline={file}")
     assert saved["passed"]
-    same = vetted(tmp_path / "same", root, *options, f"--robustness-baseline={then}")
+    same = vetted(root / "same", root, *options, f"--robustness-baseline={file}")
     assert same["passed"]
     assert len(verdicts(same)) > len(verdicts(saved))
-    gated = vetted(tmp_path / "gated", root, *options, f"--robustness-baseline={then}", model=copy)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("parameters", "regressed"),
+    [
+        pytest.param(("weight", "bias"), True, id="no outlier any more"),
+        # Its scale is now far below the others, and perplexity 1.004 times as high.
+        pytest.param(("weight",), False, id="still an outlier"),
+    ],
+)
+def test_a_perturbed_copy_is_held_against_the_baseline(
+    parameters: tuple[str, ...], regressed: bool, baseline: Path, root: Path, tmp_path: Path
+) -> None:
+    copy, now = halved(shared_model(NAME), tmp_path / NAME, *parameters), tmp_path / "now.json"
+    options = (*HARDENED, f"--robustness-store={root / 'store'}")
+    gated = vetted(
+        tmp_path / "gate", root, *options, f"--robustness-baseline={baseline}", model=copy
+    )
+    assert gated["passed"] != regressed
     failed = [name.partition("::")[2] for name, v in verdicts(gated).items() if v == "fail"]
-    assert f"test_matches_baseline[{NAME}-outliers]" in failed
     assert all(name.startswith("test_matches_baseline") for name in failed)
-    vetted(tmp_path / "now", root, *options, f"--robustness-save-baseline={now}", model=copy)
-    runner = CliRunner(env={"COLUMNS": "200"})
-    assert runner.invoke(app, ["diff", str(then), str(then)]).exit_code == 0
-    result = runner.invoke(app, ["diff", str(then), str(now)])
-    assert result.exit_code == 1, result.output
-    assert f"dimension {DIM}" in result.stdout
+    assert (f"test_matches_baseline[{NAME}-outliers]" in failed) == regressed
+    vetted(tmp_path / "save", root, *options, f"--robustness-save-baseline={now}", model=copy)
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["diff", str(baseline), str(now)])
+    assert result.exit_code == int(regressed), result.output
+    (row,) = [line for line in result.stdout.splitlines() if " outliers " in line]
+    assert (" fail " in row) == regressed

@@ -148,9 +148,8 @@ class RayCluster:
         elsewhere: dict[str, Any] = {}
         if avoid is not None:
             elsewhere["label_selector"] = {"ray.io/node-id": f"!{avoid.id}"}
-            elsewhere["fallback_strategy"] = [
-                {"label_selector": {}}
-            ]  # the same is better than none
+            # The same one is better than none.
+            elsewhere["fallback_strategy"] = [{"label_selector": {}}]
         generator = self._remote.options(
             name=f"robustness {task.part}",
             num_cpus=self._wanted["CPU"],
@@ -189,13 +188,15 @@ class RayCluster:
         task = self._running[generator]
         try:
             answer = self._ray.get(next(generator))
-        except StopIteration:  # the last answer was the result
+        except StopIteration:  # a generator is let go of with its result
             self._running.pop(generator, None)
+            yield Event(task=task, result=Result(kind="lost", text="it ended without an answer"))
             return
         except Exception as error:
             self._running.pop(generator, None)
             yield Event(task=task, result=_failure(error))
             return
+        self._room_seen = time.monotonic()
         if "exit_status" in answer:
             self._running.pop(generator, None)
             yield Event(task=task, result=result_of(answer))
