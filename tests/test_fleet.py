@@ -303,9 +303,11 @@ def test_a_terminal_has_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     board = Board(tasks, retries=2, stream=stream)
     with board.shown():
         board.tell(Progress(task=tasks[1], state="lost", attempt=1, where="vm", why=HOSTILE))
+        board.tell(Progress(task=tasks[1], state="running", attempt=2, where="vm"))
     last = stream.getvalue().rpartition("shard")[2]
     assert "m-0" in last
     assert "waiting" in last
+    assert "running" in last  # again, and one still sees why
     assert r"\x1b[2J[red]::error x" in last
 
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TextIO
 
 from rich.console import Console
@@ -50,14 +51,19 @@ class Board:
             yield self
             return
         with Live(
-            self._table(), console=self._console, redirect_stdout=False, redirect_stderr=False
+            self._table(),
+            console=self._console,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
         ) as self._live:
             yield self
         self._live = None
 
     def tell(self, progress: Progress) -> None:
         """Take in a change."""
-        self._rows[progress.task.part.index] = progress
+        before = self._rows[progress.task.part.index]
+        self._rows[progress.task.part.index] = replace(progress, why=progress.why or before.why)
         if self._live is not None:
             self._live.update(self._table(), refresh=True)
         else:
