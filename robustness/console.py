@@ -12,6 +12,7 @@ from rich.text import Text
 from robustness import __version__
 from robustness.baseline import read_profile
 from robustness.check_settings import MatchesBaseline
+from robustness.commands.fleet import Passing, fleet
 from robustness.errors import RobustnessError
 from robustness.files import write_atomically
 from robustness.policy import load_check
@@ -116,12 +117,18 @@ def join(
     """
     try:
         facts = merge([read_shard(file) for file in files], [str(file) for file in files])
-        for target, text in ((json_file, to_json(facts)), (junit_file, to_junit(facts))):
-            if target is not None:
-                write_atomically(target, text)
     except RobustnessError as error:
         typer.echo(f"robustness: {error}", err=True)
         raise typer.Exit(NOT_COMPARABLE) from None
+    finish(facts, json_file=json_file, junit_file=junit_file)
+
+
+def finish(facts: dict[str, Any], *, json_file: Path | None, junit_file: Path | None) -> None:
+    """Write and show the report of a run that was merged, and end with its exit code."""
+    try:
+        for target, text in ((json_file, to_json(facts)), (junit_file, to_junit(facts))):
+            if target is not None:
+                write_atomically(target, text)
     except OSError as error:
         typer.echo(f"robustness: a report could not be written: {error}", err=True)
         raise typer.Exit(NOT_COMPARABLE) from None
@@ -129,6 +136,9 @@ def join(
     verdict = "passed" if facts["passed"] else "did not pass"
     typer.echo(f"robustness: the run of {facts['merged']} shards {verdict}")
     raise typer.Exit(facts["exit_status"])
+
+
+app.command("fleet", cls=Passing)(fleet)
 
 
 class PlainReporter:

@@ -138,7 +138,7 @@ def _join(rows: Sequence[str]) -> str:
 def _read(reference: str) -> _Source:
     if reference == "builtin":
         return _read_builtin()
-    found = _existing_path(reference)
+    found = existing_path(reference)
     if found is None:
         return _read_named_dataset(reference)
     path, rest = found
@@ -153,7 +153,7 @@ def _read(reference: str) -> _Source:
     return _read_file(path, rest)
 
 
-def _existing_path(reference: str) -> tuple[Path, str] | None:
+def existing_path(reference: str) -> tuple[Path, str] | None:
     """The longest part of the reference, up to a colon or the end, that exists, and the rest."""
     ends = [len(reference), *(m.start() for m in reversed(list(re.finditer(":", reference))))]
     for end in ends:

@@ -51,3 +51,7 @@ class BaselineError(RobustnessError):
 
 class ShardError(RobustnessError):
     """The reports of a run's shards cannot be read, or do not belong together."""
+
+
+class FleetError(RobustnessError):
+    """A run over several machines cannot be started, or a node cannot do its part at all."""

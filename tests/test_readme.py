@@ -10,7 +10,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from robustness.console import app
 from robustness.policy import PolicyFile
 from robustness.report.terminal import COLUMNS
 from tests.checkpoint_folders import hub_cache, tiny_model
@@ -31,7 +33,12 @@ def _commands() -> list[str]:
     return [line.removeprefix("$ ").partition("  #")[0].strip() for line in lines if line]
 
 
-OUR_COMMANDS = [command for command in _commands() if command.startswith("robustness ")]
+FLEET_COMMANDS = [command for command in _commands() if command.startswith("robustness fleet ")]
+OUR_COMMANDS = [
+    command
+    for command in _commands()
+    if command.startswith("robustness ") and command not in FLEET_COMMANDS
+]
 PYTEST_COMMANDS = [command for command in _commands() if command.startswith("pytest ")]
 
 
@@ -118,6 +125,28 @@ def test_the_console_program_runs(command: str, workplace: Path) -> None:
     result = _run(shlex.split(command), workplace)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "another-one" in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", FLEET_COMMANDS)
+def test_the_fleet_runs(command: str, workplace: Path) -> None:
+    """On a Ray of its own, for want of a cluster."""
+    pytest.importorskip("ray")
+    assert "--address=auto" in command
+    result = _run(shlex.split(command.replace("--address=auto", "--address=local")), workplace)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "another-one" in result.stdout
+    assert (workplace / "vetting.json").exists()
+
+
+def test_the_fleet_has_the_options_that_are_spoken_of() -> None:
+    arguments = ["fleet", "--help"]
+    known = CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments).stdout
+    section = README.partition("## Several machines")[2].partition("\n## ")[0]
+    section = section.partition("[Ray]")[2]
+    spoken = set(re.findall(r"--(?!robustness)[a-z-]+", section))
+    assert {"--address", "--gpus-per-task", "--retries", "--store"} <= spoken
+    assert [option for option in spoken if f"{option} " not in known] == []
 
 
 def test_the_example_tests_pass(workplace: Path) -> None:

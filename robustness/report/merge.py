@@ -91,31 +91,50 @@ def read_shard(file: Path) -> Facts:
         if file.stat().st_size > MOST_BYTES:
             raise ShardError(f"{file} is larger than a report may be")
         text = file.read_bytes()
+    except (OSError, ValueError) as error:
+        raise ShardError(f"{file} cannot be read: {_printable(str(error))[:200]}") from None
+    return parse_shard(text, str(file))
+
+
+def parse_shard(text: bytes, source: str) -> Facts:
+    """The JSON report of a run with ``--robustness-shard``.
+
+    Args:
+        text: of the report.
+        source: where it comes from, for messages.
+
+    Raises:
+        ShardError: one sentence on why it is none.
+    """
+    try:
         TypeAdapter(_Report).validate_json(text)
         facts: Facts = json.loads(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))[:80]
         raise ShardError(
-            f"{file} is not the report of a shard: {_printable(place)}: {first['msg'][:200]}"
+            f"{source} is not the report of a shard: {_printable(place)}: {first['msg'][:200]}"
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ShardError(f"{file} cannot be read: {_printable(str(error))[:200]}") from None
+    except (ValueError, RecursionError) as error:
+        raise ShardError(f"{source} cannot be read: {_printable(str(error))[:200]}") from None
     if facts["schema"] != SCHEMA:
-        raise ShardError(f"{file} has schema {facts['schema']}, and this version reads {SCHEMA}")
+        raise ShardError(f"{source} has schema {facts['schema']}, and this version reads {SCHEMA}")
     checksum = facts.pop("sha256")
     if checksum != digest(facts):
-        raise ShardError(f"{file} was changed after it was written: its checksum does not match")
+        raise ShardError(f"{source} was changed after it was written: its checksum does not match")
     found: Facts = _cleaned(facts)
     return found
 
 
-def merge(shards: Sequence[Facts], sources: Sequence[str]) -> Facts:
+def merge(
+    shards: Sequence[Facts], sources: Sequence[str], *, problems: Sequence[str] = ()
+) -> Facts:
     """The report of the whole run.
 
     Args:
         shards: reports by :func:`read_shard`.
         sources: their files, for messages.
+        problems: what else is known to be wrong, such as why a shard is missing.
 
     Raises:
         ShardError: if they are of different runs, or one is there twice.
@@ -133,16 +152,16 @@ def merge(shards: Sequence[Facts], sources: Sequence[str]) -> Facts:
     if twice:
         raise ShardError(f"shard {twice[0]}/{first['shard']['count']} is there twice")
     records = _records(shards)
-    problems = _missing(shards, records) + _problems(shards) + _not_accounted(records)
-    problems += _unexpected_passes(first["shard"]["all"], records)
+    found = [*problems, *_missing(shards, records), *_problems(shards), *_not_accounted(records)]
+    found += _unexpected_passes(first["shard"]["all"], records)
     refused = [name for name, record in records.items() if not is_accepted(record)]
-    passed = not problems and not refused and bool(records)
+    passed = not found and not refused and bool(records)
     return {
         **{key: value for key, value in first.items() if key != "shard"},
         "started": min(facts["started"] for facts in shards),
         "duration_s": round(sum(facts["duration_s"] for facts in shards), 3),
         "partial": False,
-        "problems": problems,
+        "problems": found,
         "exit_status": 0 if passed else 1,
         "passed": passed,
         "merged": first["shard"]["count"],

@@ -1,0 +1,1 @@
+"""Commands of the console program ``robustness``, one a module."""

@@ -1,0 +1,189 @@
+"""A fleet's run: tasks handed out, those that were lost handed out again, and what came back."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from robustness.errors import FleetError
+from robustness.fleet.tasks import Task
+from robustness.plain import plain
+
+Kind = Literal["report", "lost", "broken", "refused"]
+USAGE_ERROR = 4
+LINES = 5
+"""Of a task's output, quoted where it ended without a report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A machine of the cluster.
+
+    Attributes:
+        id: that the cluster knows it by.
+        name: for people.
+    """
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """How a task ended.
+
+    Attributes:
+        kind: ``report``: it was decided, whatever the verdict; ``lost``: its process or its node
+            died; ``broken``: it came to its end without a report; ``refused``: checkpoint, corpus
+            or policy is unusable.
+        text: the report; or why there is none.
+        exit_status: of pytest, where it came to its end.
+    """
+
+    kind: Kind
+    text: str
+    exit_status: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """A task has started on a node, or (with a result) ended."""
+
+    task: Task
+    node: Node | None = None
+    result: Result | None = None
+
+
+class Executor(Protocol):
+    """Whoever runs tasks somewhere."""
+
+    def submit(self, task: Task, *, avoid: Node | None) -> None:
+        """Have a task run as soon as there is room, elsewhere than on ``avoid`` if possible."""
+
+    def wait(self) -> Sequence[Event]:
+        """What has happened since, once something has."""
+
+
+State = Literal["waiting", "running", "passed", "did not pass", "lost", "no verdict", "refused"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What a task has come to.
+
+    Attributes:
+        task: which one.
+        state: since now.
+        attempt: from 1 on.
+        where: name of the node.
+        why: why it was lost, is broken or refused.
+    """
+
+    task: Task
+    state: State
+    attempt: int = 1
+    where: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came back.
+
+    Attributes:
+        reports: JSON reports of the shards by their index.
+        problems: why others are missing.
+    """
+
+    reports: Mapping[int, str]
+    problems: tuple[str, ...]
+
+
+def result_of(answer: Mapping[str, Any]) -> Result:
+    """What a node's answer (:func:`robustness.fleet.node.vet`) means."""
+    status, report, output = answer["exit_status"], answer["report"], answer["output"]
+    if status is None or status == USAGE_ERROR:
+        errors = [line for line in output.splitlines() if line.startswith("ERROR: ")]
+        sentence = errors[-1].removeprefix("ERROR: ") if errors else _last_lines(output)
+        return Result(
+            kind="refused", text=sentence.removeprefix("robustness: "), exit_status=status
+        )
+    if status < 0:
+        return Result(kind="lost", text=f"pytest was ended by signal {-status}", exit_status=status)
+    if report is not None:
+        return Result(kind="report", text=report, exit_status=status)
+    return Result(
+        kind="broken",
+        text=f"pytest ended with exit status {status} and no report: {_last_lines(output)}",
+        exit_status=status,
+    )
+
+
+def _last_lines(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return " | ".join(lines[-LINES:]) or "it wrote nothing"
+
+
+def is_tried_again(result: Result, *, attempts: int, retries: int) -> bool:
+    """Whether a task that has been tried so often is handed out again.
+
+    A verdict never is, whichever it is: only what was lost has none.
+    """
+    return result.kind == "lost" and attempts <= retries
+
+
+def run(
+    tasks: Sequence[Task],
+    executor: Executor,
+    *,
+    retries: int,
+    tell: Callable[[Progress], None],
+) -> Outcome:
+    """Hand out all tasks, and wait until each has a report or is given up.
+
+    Args:
+        tasks: of the fleet.
+        executor: runs them.
+        retries: how often a lost task is handed out again.
+        tell: called with everything that a task comes to.
+
+    Raises:
+        FleetError: as soon as a node refuses its task as unusable.
+    """
+    attempts = {task.part.index: 1 for task in tasks}
+    nodes: dict[int, Node] = {}
+    reports: dict[int, str] = {}
+    problems: dict[int, str] = {}
+    for task in tasks:
+        executor.submit(task, avoid=None)
+        tell(Progress(task=task, state="waiting"))
+    while len(reports) + len(problems) < len(tasks):
+        for event in executor.wait():
+            task, number = event.task, event.task.part.index
+            if event.node is not None:
+                nodes[number] = event.node
+            attempt, where = attempts[number], nodes[number].name if number in nodes else ""
+            if event.result is None:
+                tell(Progress(task=task, state="running", attempt=attempt, where=where))
+                continue
+            state = _state(event.result)
+            why = "" if event.result.kind == "report" else event.result.text
+            tell(Progress(task=task, state=state, attempt=attempt, where=where, why=why))
+            if event.result.kind == "report":
+                reports[number] = event.result.text
+            elif event.result.kind == "refused":
+                raise FleetError(f"{task}{f' on {where}' if where else ''}: {why}")
+            elif is_tried_again(event.result, attempts=attempt, retries=retries):
+                attempts[number] += 1
+                executor.submit(task, avoid=nodes.pop(number, None))
+                tell(Progress(task=task, state="waiting", attempt=attempts[number]))
+            else:
+                times = f" after {attempt} attempts" if attempt > 1 else ""
+                problems[number] = plain(f"{task} has no report{times}: {why}")
+    return Outcome(reports=reports, problems=tuple(problems[n] for n in sorted(problems)))
+
+
+def _state(result: Result) -> State:
+    if result.kind == "report":
+        return "passed" if result.exit_status == 0 else "did not pass"
+    states: dict[Kind, State] = {"lost": "lost", "broken": "no verdict", "refused": "refused"}
+    return states[result.kind]
