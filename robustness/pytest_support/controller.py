@@ -184,6 +184,10 @@ class Controller:
             found = sealed(found)
         return facts.to_json(found)
 
+    def facts(self) -> dict[str, Any] | None:
+        """What has been found out so far; ``None`` before there is a plan."""
+        return None if self.plan is None else self._facts()
+
     def _facts(self) -> dict[str, Any]:
         assert self.plan is not None
         assert self.completeness is not None
