@@ -152,7 +152,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--robustness-github",
         choices=("auto", "always", "never"),
         default="auto",
-        help="write annotations and the job summary for GitHub Actions (default: auto, in its jobs)",
+        help="write annotations and the job summary of GitHub Actions (default: auto, in its jobs)",
     )
     group.addoption(
         "--robustness-baseline",

@@ -23,8 +23,10 @@ MOST = 10
 SUMMARY = "GITHUB_STEP_SUMMARY"
 """The environment variable that names the file of the summary."""
 
+_TITLE = 200
+"""Characters of a title."""
 _CHARACTERS = 1000
-"""Of a message."""
+"""Characters of a message."""
 
 
 def is_wanted(mode: str, environ: Mapping[str, str]) -> bool:
@@ -70,7 +72,7 @@ def annotations(facts: Mapping[str, Any]) -> list[str]:
 
 def command(kind: Kind, title: str, message: str) -> str:
     """A workflow command: one line, whatever title and message hold."""
-    title = plain(title, limit=_CHARACTERS).replace("%", "%25")
+    title = plain(title, limit=_TITLE).replace("%", "%25")
     title = title.replace(":", "%3A").replace(",", "%2C")
     message = plain(message, limit=_CHARACTERS).replace("%", "%25")  # CR and LF are escapes by now
     return f"::{kind} title={title}::{message}"
