@@ -51,3 +51,7 @@ class BaselineError(RobustnessError):
 
 class ShardError(RobustnessError):
     """The reports of a run's shards cannot be read, or do not belong together."""
+
+
+class PlanError(RobustnessError):
+    """The plan that a worker process was handed is damaged, or of another version."""
