@@ -253,6 +253,7 @@ def test_a_refused_run_reaches_the_job(job: Path, pytester: pytest.Pytester) -> 
     (found,) = told(result)
     assert found.properties == {"title": "robustness: refused"}
     assert "nothing-here" in found.data
+    assert not found.data.startswith("robustness")
     assert "nothing-here" in job.read_text(encoding="utf-8")
 
 

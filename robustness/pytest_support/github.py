@@ -12,6 +12,9 @@ from robustness.report import github
 
 Facts = Mapping[str, Any]
 
+_OURS = "robustness: "
+"""What a refusal of this plugin begins with."""
+
 
 class GitHub:
     """Writes annotations on standard output, and the summary of the job."""
@@ -32,7 +35,9 @@ class GitHub:
         try:
             return (yield)
         except pytest.UsageError as error:
-            self._write(github.publish_refusal(str(error), os.environ))
+            if str(error).startswith(_OURS):
+                sentence = str(error).removeprefix(_OURS)
+                self._write(github.publish_refusal(sentence, os.environ))
             raise
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
