@@ -59,13 +59,12 @@ class GitHub:
         uncaptured = (
             contextlib.nullcontext() if capture is None else capture.global_and_fixture_disabled()
         )
-        text = "".join(f"\n{line}" for line in lines) + "\n"
         with (
             uncaptured,
             contextlib.suppress(OSError, ValueError),
         ):  # the verdict does not hang on it
             sys.stdout.flush()
-            stream.write(text.encode(stream.encoding, "backslashreplace").decode(stream.encoding))
+            stream.write(github.as_output(lines, stream.encoding))
             stream.flush()
 
 
