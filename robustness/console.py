@@ -1,6 +1,8 @@
 """The console program ``robustness``: what can be said of files, without a model or pytest."""
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +19,7 @@ from robustness.errors import RobustnessError
 from robustness.files import write_atomically
 from robustness.policy import load_check
 from robustness.profile_diff import SCHEMA, CheckpointDiff, diff
+from robustness.report import github
 from robustness.report.facts import to_json
 from robustness.report.junit import to_junit
 from robustness.report.merge import merge, read_shard
@@ -135,6 +138,8 @@ def finish(facts: dict[str, Any], *, json_file: Path | None, junit_file: Path | 
     write_summary(PlainReporter(), facts, facts["problems"])
     verdict = "passed" if facts["passed"] else "did not pass"
     typer.echo(f"robustness: the run of {facts['merged']} shards {verdict}")
+    if github.is_wanted("auto", os.environ):
+        typer.echo(github.as_output(github.publish(facts, os.environ), sys.stdout.encoding))
     raise typer.Exit(facts["exit_status"])
 
 

@@ -55,3 +55,7 @@ class ShardError(RobustnessError):
 
 class FleetError(RobustnessError):
     """A run over several machines cannot be started, or a node cannot do its part at all."""
+
+
+class PlanError(RobustnessError):
+    """The plan that a worker process was handed is damaged, or of another version."""

@@ -156,6 +156,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="write every measured fact and verdict to this file",
     )
     group.addoption(
+        "--robustness-github",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="write annotations and the job summary of GitHub Actions (default: auto, in its jobs)",
+    )
+    group.addoption(
         "--robustness-baseline",
         type=Path,
         metavar="FILE",

@@ -109,6 +109,7 @@ def parse_shard(text: bytes, source: str) -> Facts:
     try:
         TypeAdapter(_Report).validate_json(text)
         facts: Facts = json.loads(text)
+        json.dumps(facts, allow_nan=False)  # Python reads Infinity and 1e999; JSON has neither
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))[:80]
