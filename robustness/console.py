@@ -12,6 +12,7 @@ from rich.text import Text
 from robustness import __version__
 from robustness.baseline import read_profile
 from robustness.check_settings import MatchesBaseline
+from robustness.commands.card import card
 from robustness.commands.scan import scan
 from robustness.errors import RobustnessError
 from robustness.files import write_atomically
@@ -133,6 +134,7 @@ def join(
 
 
 app.command("scan")(scan)
+app.command("card")(card)
 
 
 class PlainReporter:

@@ -52,6 +52,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = text.read_text().split()
     rows = [" ".join(words[n : n + 12]) for n in range(0, 1200, 12)]
     (place / "reactions.csv").write_text("\n".join(["rxn", *rows]) + "\n")
+    (place / "MODEL_CARD.md").write_text("---\nlicense: mit\n---\n# A model\n")
     (place / "text.txt").write_text(text.read_text())
     (snippet,) = _blocks("python")
     (place / "test_release.py").write_text(snippet)
@@ -74,6 +75,9 @@ def reports(workplace: Path) -> None:
         if "--robustness-save-baseline=" in command or "--robustness-shard=" in command:
             result = _run(shlex.split(command), workplace)
             assert result.returncode == 0, result.stdout + result.stderr
+    for command in OUR_COMMANDS:
+        if command.startswith("robustness merge "):
+            assert _run(shlex.split(command), workplace).returncode == 0
 
 
 def _run(arguments: list[str], place: Path) -> subprocess.CompletedProcess[str]:
@@ -117,7 +121,7 @@ def test_the_commands_run(command: str, workplace: Path, request: pytest.Fixture
 def test_the_console_program_runs(command: str, workplace: Path) -> None:
     result = _run(shlex.split(command), workplace)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "another-one" in result.stdout
+    assert "another-one" in result.stdout or "my-checkpoint" in result.stdout
 
 
 def test_the_example_tests_pass(workplace: Path) -> None:
