@@ -1,6 +1,7 @@
 """The console program ``robustness``: what can be said of files, without a model or pytest."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +22,7 @@ from robustness.profile_diff import SCHEMA, CheckpointDiff, diff
 from robustness.report.facts import to_json
 from robustness.report.junit import to_junit
 from robustness.report.merge import merge, read_shard
-from robustness.report.terminal import write_summary
+from robustness.report.terminal import Encoded, write_summary
 from robustness.verdict import Verdict
 
 NOT_COMPARABLE = 2
@@ -127,7 +128,7 @@ def join(
     except OSError as error:
         typer.echo(f"robustness: a report could not be written: {error}", err=True)
         raise typer.Exit(NOT_COMPARABLE) from None
-    write_summary(PlainReporter(), facts, facts["problems"])
+    write_summary(Encoded(PlainReporter(), sys.stdout.encoding), facts, facts["problems"])
     verdict = "passed" if facts["passed"] else "did not pass"
     typer.echo(f"robustness: the run of {facts['merged']} shards {verdict}")
     raise typer.Exit(facts["exit_status"])
