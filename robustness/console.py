@@ -15,6 +15,7 @@ from robustness.baseline import read_profile
 from robustness.check_settings import MatchesBaseline
 from robustness.commands.card import card
 from robustness.commands.scan import scan
+from robustness.commands.trace import trace
 from robustness.errors import RobustnessError
 from robustness.files import write_atomically
 from robustness.policy import load_check
@@ -136,6 +137,7 @@ def join(
 
 app.command("scan")(scan)
 app.command("card")(card)
+app.command("trace")(trace)
 
 
 class PlainReporter:

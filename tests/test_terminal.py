@@ -168,7 +168,7 @@ def test_a_selection_has_a_line_and_a_whole_run_none() -> None:
 
 
 def test_a_discriminators_loss_is_shown_beside_chance_and_not_called_perplexity() -> None:
-    found = {
+    found: dict[str, Any] = {
         "quantity": "replaced-token loss",
         "perplexity": None,
         "nats_per_token": 0.25,
