@@ -1,1 +1,1 @@
-"""Commands of the console program ``robustness``, one a module."""
+"""The commands of the console program, one module each; what is heavy is imported in them."""
