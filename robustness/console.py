@@ -12,6 +12,7 @@ from rich.text import Text
 from robustness import __version__
 from robustness.baseline import read_profile
 from robustness.check_settings import MatchesBaseline
+from robustness.commands.report import report
 from robustness.errors import RobustnessError
 from robustness.files import write_atomically
 from robustness.policy import load_check
@@ -43,6 +44,9 @@ def main(
     if version:
         typer.echo(__version__)
         raise typer.Exit
+
+
+app.command("report")(report)
 
 
 @app.command("diff")

@@ -4,9 +4,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-MOST_TICKS = 7
+FEWEST_TICKS, MOST_TICKS = 4, 7
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 def number(value: float | None) -> str:
@@ -18,7 +17,7 @@ def number(value: float | None) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     size = abs(value)
-    if value == 0 or 1e-3 <= size < 1e6:
+    if value == 0 or 1e-4 <= size < 1e6:
         text = f"{value:,.0f}" if size >= 1000 else f"{value:.4g}"
         return text.replace("-", "−")
     mantissa, _, exponent = f"{value:.2e}".partition("e")
@@ -26,8 +25,8 @@ def number(value: float | None) -> str:
 
 
 def power(exponent: int) -> str:
-    """``10⁻³``; the first powers as plain numbers are for :func:`number`."""
-    return f"10{str(exponent).translate(_SUPERSCRIPTS)}".replace("⁻", "⁻")
+    """``10⁻³``."""
+    return f"10{str(exponent).translate(_SUPERSCRIPTS)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +58,11 @@ class LogAxis:
             step = math.ceil((last - first + 1) / MOST_TICKS)
             start = first + (-first) % step  # so that 1 is among them
             return [10.0**exponent for exponent in range(start, last + 1, step)]
-        if decades > 1.3:
-            multiples = (1, 2, 5) if decades < 2.2 else (1, 3)
+        for multiples in ((1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
             found = [m * 10.0**e for e in range(first - 1, last + 1) for m in multiples]
-            return [value for value in found if self.contains(value)]
+            inside = [value for value in found if self.contains(value)]
+            if len(inside) >= FEWEST_TICKS:
+                return inside
         return self._even_ticks()
 
     def _even_ticks(self) -> list[float]:

@@ -63,13 +63,15 @@ def degradation(checkpoint: CheckpointResult) -> Figure | None:
         ],
         "layout": layout(
             height=ROW_PX * len(checks) + 86,
-            xaxis=log_scale(f"{checkpoint.quantity} multiplied by", scale, showline=True),
+            xaxis=log_scale(
+                f"{checkpoint.quantity} multiplied by", scale, showline=True, tickangle=0
+            ),
             yaxis=axis(
                 tickvals=list(rows),
                 ticktext=[row_name(check) for check in checks],
                 range=[len(checks) - 0.5, -0.5],
                 showgrid=False,
-                tickfont={"color": "@ink"},
+                tickfont={"color": "@ink", "size": 13},
                 fixedrange=True,
             ),
             shapes=[shape for row in rows for shape in _needed(row, checks[row], scale)],
@@ -195,6 +197,7 @@ def course(check: CheckResult) -> Figure | None:
         "data": [
             _band_edge(blocks, [place(low) for low, _ in ends]),
             {**_band_edge(blocks, [place(high) for _, high in ends]), "fill": "tonexty"},
+            _last_interval(blocks[-1:], [place(end) for pair in ends[-1:] for end in pair], check),
             {
                 "type": "scatter",
                 "mode": "lines+markers",
@@ -225,6 +228,25 @@ def _band_edge(x: Sequence[float], y: Sequence[float]) -> Figure:
         "hoverinfo": "skip",
         "line": {"width": 0},
         "fillcolor": "@interval",
+    }
+
+
+def _last_interval(at: Sequence[int], ends: Sequence[float], check: CheckResult) -> Figure:
+    """The interval that a decision rests on; the band has no width where it is the only one."""
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": "last interval",
+        "x": [*at, *at],
+        "y": list(ends),
+        "hoverinfo": "skip",
+        "line": {"color": colour(check), "width": 1.5},
+        "marker": {
+            "symbol": "line-ew-open",
+            "size": 7,
+            "color": colour(check),
+            "line": {"color": colour(check), "width": 1.5},
+        },
     }
 
 
@@ -260,7 +282,11 @@ def layer_profile(check: CheckResult) -> Figure | None:
         ],
         "layout": layout(
             height=280,
-            xaxis=axis("ablated in this layer only", dtick=max(1, len(profile) // 12)),
+            xaxis=axis(
+                "ablated in this layer only",
+                dtick=max(1, len(profile) // 12),
+                range=[profile[0].layer - 0.6, profile[-1].layer + 0.6],
+            ),
             yaxis=log_scale("multiplied by", scale),
             shapes=[threshold_line(value) for value in against],
         ),

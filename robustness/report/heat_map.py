@@ -25,7 +25,7 @@ COLOURS = [
     [0.75, "@warm"],
     [1.0, "@hot"],
 ]
-_GAP = 0.1
+GAP_PX, TOP_PX, BOTTOM_PX = 36, 46, 104
 _LABEL_WIDTH = 0.035
 """Of the axis, that a label set upright needs on a telephone."""
 
@@ -92,14 +92,15 @@ def heat_map(checkpoint: CheckpointResult, n_checkpoints: int = 1) -> Figure | N
     height = min(max(7 * n_layers, 110), 260)
     traces: list[Figure] = []
     axes: Figure = {}
-    share = (1 - _GAP * (len(maps) - 1)) / len(maps)
+    gap = GAP_PX / (height * len(maps) + GAP_PX * (len(maps) - 1))
+    share = (1 - gap * (len(maps) - 1)) / len(maps)
     for place, (name, values, z) in enumerate(maps):
         suffix = "" if place == 0 else str(place + 1)
         traces += [
             _cells(name, values, z, across, suffix),
             _marks(name, values, z, checkpoint.outliers, suffix),
         ]
-        top = 1 - place * (share + _GAP)
+        top = 1 - place * (share + gap)
         axes |= {
             f"yaxis{suffix}": axis(
                 "layer",
@@ -122,12 +123,12 @@ def heat_map(checkpoint: CheckpointResult, n_checkpoints: int = 1) -> Figure | N
     return {
         "data": traces,
         "layout": layout(
-            height=height * len(maps) + 190,
+            height=height * len(maps) + GAP_PX * (len(maps) - 1) + TOP_PX + BOTTOM_PX,
             dragmode="zoom",
-            margin={"l": 8, "r": 16, "t": 46, "b": 8},
+            margin={"l": 8, "r": 16, "t": TOP_PX, "b": BOTTOM_PX},
             coloraxis=_colour_axis(),
             annotations=[
-                *(_title(name, place, share) for place, (name, *_) in enumerate(maps)),
+                *(_title(name, 1 - place * (share + gap)) for place, (name, *_) in enumerate(maps)),
                 *_labels(checkpoint.dims, n_dims),
             ],
             **axes,
@@ -197,7 +198,7 @@ def _marks(
             "symbol": "square-open",
             "size": 7,
             "color": "@ink",
-            "line": {"color": "@ink", "width": 1.25},
+            "line": {"color": "@ink", "width": 1},
         },
         "xaxis": f"x{suffix}",
         "yaxis": f"y{suffix}",
@@ -215,9 +216,10 @@ def _colour_axis() -> Figure:
             "thickness": 10,
             "len": 0.7,
             "x": 0.5,
+            "yref": "container",
             "y": 0,
-            "yanchor": "top",
-            "ypad": 52,
+            "yanchor": "bottom",
+            "ypad": 6,
             "outlinewidth": 0,
             "tickvals": [-EDGE_Z, -3, 0, 3, EDGE_Z],
             "ticktext": [f"≤ −{EDGE_Z:g}", "−3", "0", "3", f"≥ {EDGE_Z:g}"],
@@ -231,13 +233,13 @@ def _colour_axis() -> Figure:
     }
 
 
-def _title(name: str, place: int, share: float) -> Figure:
+def _title(name: str, top: float) -> Figure:
     return {
         "text": f"<b>{name}</b>",
         "xref": "paper",
         "yref": "paper",
         "x": 0,
-        "y": 1 - place * (share + _GAP),
+        "y": top,
         "xanchor": "left",
         "yanchor": "bottom",
         "showarrow": False,

@@ -55,7 +55,7 @@ def overview(run: RunResult) -> Figure | None:
             height=ROW_PX * len(labels) + 120,
             showlegend=True,
             legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
-            xaxis=log_scale("multiplied by", scale, showline=True),
+            xaxis=log_scale("multiplied by", scale, showline=True, tickangle=0),
             yaxis=axis(
                 tickvals=list(range(len(labels))),
                 ticktext=labels,

@@ -46,11 +46,11 @@ def found(checkpoint: CheckpointResult) -> str:
     if not dims:
         return "it has no outlier dimensions"
     plural = len(dims) > 1
-    parts = [
-        f"its {len(dims) if plural else 'one'} outlier dimension{'s' * plural} ({listed(dims)})"
-    ]
     joint = _first(checkpoint, "test_joint_ablation_degrades")
     random = _first(checkpoint, "test_random_ablation_is_harmless")
+    count = len(dims) if plural else "one"
+    comma = "" if joint is None else ","
+    parts = [f"its {count} outlier dimension{'s' * plural} ({listed(dims)}){comma}"]
     if joint is not None:
         parts.append(
             f"switched off, multipl{'y' if plural else 'ies'} "
@@ -99,7 +99,9 @@ def run_verdict(run: RunResult) -> str:
     bad = sum(outcome(checkpoint) != "pass" for checkpoint in run.checkpoints)
     if not bad:
         return "The run did not pass, although every check of a checkpoint did."
-    return "The checkpoint did not pass." if n == 1 else f"{bad} of {n} checkpoints did not pass."
+    if bad == n:
+        return "The checkpoint did not pass." if n == 1 else f"None of the {n} checkpoints passed."
+    return f"{bad} of {n} checkpoints did not pass."
 
 
 def described_heat_map(checkpoint: CheckpointResult) -> str:
@@ -196,6 +198,7 @@ def provenance(checkpoint: CheckpointResult) -> list[tuple[str, str]]:
         ("precision", f"{checkpoint.dtype} on {checkpoint.device}"),
         ("ablation", f"{checkpoint.mode} at {checkpoint.site} in {where}"),
         ("rule", f"{checkpoint.rule} (by chance: {number(checkpoint.expected_by_chance)})"),
-        ("seed", f"{checkpoint.seed}, profile {checkpoint.profile}{exhaustive}"),
+        ("profile", f"{checkpoint.profile}{exhaustive}"),
+        ("seed", str(checkpoint.seed)),
         *(("note", note) for note in checkpoint.notes),
     ]

@@ -24,9 +24,20 @@
     return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, themed(v, colour, k)]));
   };
 
+  // On a narrow screen every second label of an axis has to go, until they fit.
+  const roomy = (axis, width) => {
+    while (axis.tickvals?.length > 3 && axis.tickvals.length * 48 > width - 120) {
+      const one = axis.ticktext.indexOf("\u00d71") % 2;
+      for (const part of ["tickvals", "ticktext"]) {
+        axis[part] = axis[part].filter((_, index) => index % 2 === Math.max(one, 0));
+      }
+    }
+  };
+
   const draw = (name, width) => {
     const { data, layout } = themed(figures[name], palette());
     if (touch) layout.dragmode = false; // a finger scrolls the page
+    roomy(layout.xaxis, place(name).clientWidth);
     if (width) Object.assign(layout, { width: Math.min(width, place(name).clientWidth || width) });
     return Plotly.react(place(name), data, layout, config);
   };
