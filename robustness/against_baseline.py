@@ -1,5 +1,6 @@
 """A checkpoint beside its baseline: what is measured now, against what a profile holds."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from robustness.comparison import (
     perplexity_verdict,
     ratio,
 )
+from robustness.course import Step, course, step
 from robustness.evidence import fixed_evidence, intact_evidence
 from robustness.outliers import Detection
 from robustness.verdict import Verdict, blind_share
@@ -53,6 +55,7 @@ class AgainstBaseline:
         """Whether perplexity is less than ``within`` times the profile's, on its text blocks."""
         vetting, profile = self._vetting, self.profile
         level = vetting.alpha(confidence, alpha)
+        steps = []
         for evidence in intact_evidence(vetting.measurement):
             n = min(len(evidence.tokens), profile.held)
             nll, tokens = evidence.nll_nats[:n], evidence.tokens[:n]
@@ -65,13 +68,14 @@ class AgainstBaseline:
                 alpha=level,
                 exhausted=n == profile.held,
             )
+            steps.append(step(paired.look, text_blocks=n))
             vetting.report_progress("perplexity", n, f"x{paired.look.ratio:.4g}")
             if self._finished(n, profile.held, decided=paired.within is not None):
                 break
         verdict = perplexity_verdict(
             paired, then=ratio(then, tokens), now=ratio(nll, tokens), alpha=level
         )
-        return self._noted(verdict, level, profile.held)
+        return self._noted(verdict, level, profile.held, steps)
 
     def keeps_degradation(
         self,
@@ -93,6 +97,7 @@ class AgainstBaseline:
         level = vetting.alpha(confidence, alpha)
         ablation = Ablation.from_dict(profile.ablated(name).ablation)
         before = profile.delta_nll(name)
+        steps = []
         for evidence in fixed_evidence(vetting.measurement, ablation):
             n = min(len(evidence.delta_nll), len(before))
             delta, then, tokens = evidence.delta_nll[:n], before[:n], evidence.intact.tokens[:n]
@@ -104,6 +109,7 @@ class AgainstBaseline:
                 alpha=level,
                 exhausted=n == len(before),
             )
+            steps.append(step(paired.look, text_blocks=n))
             vetting.report_progress(f"ablation {name}", n, f"x{paired.look.ratio:.4g}")
             if self._finished(n, len(before), decided=paired.within is not None):
                 break
@@ -115,17 +121,17 @@ class AgainstBaseline:
             now=ratio(delta, tokens),
             alpha=level,
         )
-        return self._noted(verdict, level, len(before))
+        return self._noted(verdict, level, len(before), steps)
 
     def _finished(self, seen: int, held: int, *, decided: bool) -> bool:
         return seen == held or (decided and not self._vetting.settings.exhaustive)
 
-    def _noted(self, verdict: Verdict, alpha: float, held: int) -> Verdict:
+    def _noted(self, verdict: Verdict, alpha: float, held: int, steps: Sequence[Step]) -> Verdict:
         """The verdict with what it rests on."""
         details: dict[str, Any] = {**verdict.details, "baseline_text_blocks": held}
         if verdict and not verdict.exact:
             details["blind_share"] = blind_share(verdict.text_blocks, alpha)
-        return replace(verdict, details=details)
+        return replace(verdict, details=details, course=course(steps))
 
 
 def flagged(detection: Detection) -> tuple[Flagged, ...]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from robustness.evidence import Comparison, IntactEvidence
+from robustness.evidence import Comparison, ControlEvidence, IntactEvidence
 from robustness.text_size import normalised_perplexity
 
 if TYPE_CHECKING:
@@ -23,6 +23,13 @@ def intact_details(vetting: "Vetting", evidence: IntactEvidence) -> Mapping[str,
         "intact_text_blocks": len(evidence.tokens),
         "intact_tokens": int(evidence.tokens.sum()),
     }
+
+
+def draw_ratios(evidence: ControlEvidence) -> list[float]:
+    """The degradation of every finished random draw, in their order; may be infinite."""
+    with np.errstate(over="ignore"):
+        ratios: list[float] = np.exp(evidence.draw_delta_nll / evidence.draw_tokens).tolist()
+    return ratios
 
 
 def slack_of(comparison: Comparison | None) -> tuple[float, ...]:

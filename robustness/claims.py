@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 
-from robustness.claim_details import intact_details, precision_details, slack_of
+from robustness.claim_details import draw_ratios, intact_details, precision_details, slack_of
+from robustness.course import course, step
 from robustness.evidence import (
     Compare,
     ControlEvidence,
@@ -69,6 +70,7 @@ class IntactModel(_Model):
         chance = vetting.measurement.asked.chance_nats
         claim = vetting.quantity.better_than_chance(vetting.checkpoint.vocab_size, chance)
         for limit in (math.exp(chance), None):
+            steps = []
             for evidence in intact_evidence(vetting.measurement, threshold=limit):
                 look = look_at_ratio(
                     evidence.nll_nats - chance * evidence.tokens,
@@ -78,6 +80,7 @@ class IntactModel(_Model):
                     exhausted=evidence.exhausted,
                     slack_nats=slack_of(evidence.comparison)[0],
                 )
+                steps.append(step(look, text_blocks=look.text_blocks))
                 found = vetting.quantity.figure(evidence.mean_nll_nats)
                 vetting.report_progress(claim, len(evidence.tokens), f"{found:.4g}")
                 if look.side and (evidence.exhausted or not vetting.settings.exhaustive):
@@ -98,6 +101,7 @@ class IntactModel(_Model):
                 **intact_details(vetting, evidence),
                 **precision_details(evidence.comparison),
             },
+            course=course(steps),
         )
 
 
@@ -144,6 +148,7 @@ class AblatedModel(_Model):
     def _decided(self, claim: str, threshold: float, alpha: float, *, passes: Side) -> Verdict:
         vetting = self._vetting
         for limit in (threshold, None):
+            steps = []
             for evidence in fixed_evidence(vetting.measurement, self.ablation, threshold=limit):
                 intact = evidence.intact
                 look = look_at_ratio(
@@ -154,6 +159,7 @@ class AblatedModel(_Model):
                     exhausted=intact.exhausted,
                     slack_nats=slack_of(evidence.comparison)[0],
                 )
+                steps.append(step(look, text_blocks=look.text_blocks))
                 vetting.report_progress(claim, len(intact.tokens), f"x{look.ratio:.4g}")
                 if look.side and (intact.exhausted or not vetting.settings.exhaustive):
                     break
@@ -174,6 +180,7 @@ class AblatedModel(_Model):
                 **_blindness(look, alpha),
                 **precision_details(evidence.comparison),
             },
+            course=course(steps),
         )
 
 
@@ -212,6 +219,7 @@ class RandomlyAblatedModel(_Model):
             return (reduced_precision_of_draws(*deltas, tokens, threshold=within),)
 
         for judge in (compare, None):
+            steps = []
             for evidence in self._evidence(None, judge):
                 if not len(evidence.draw_tokens):
                     continue
@@ -222,6 +230,7 @@ class RandomlyAblatedModel(_Model):
                     alpha=level,
                     slack=slack_of(evidence.comparison)[0] / float(np.mean(evidence.tokens)),
                 )
+                steps.append(step(look, text_blocks=len(evidence.tokens)))
                 vetting.report_progress(claim, len(evidence.tokens), f"x{look.median:.4g}")
                 if self._finished(evidence, decided=look.side is not None):
                     break
@@ -243,9 +252,11 @@ class RandomlyAblatedModel(_Model):
                 "mean_ratio": look.mean,
                 "quantiles": dict(look.quantiles),
                 "worst_draws": self._worst(evidence, look.worst),
+                "draw_ratios": draw_ratios(evidence),
                 **precision_details(evidence.comparison),
             },
             reason="" if look.side else "the draws allowed by max_draws do not decide the median",
+            course=course(steps),
         )
 
     def decide_factor(self, joint: "Ablation", factor: float, alpha: float) -> Verdict:
@@ -264,6 +275,7 @@ class RandomlyAblatedModel(_Model):
             return tuple(reduced_precision(*pair, tokens, threshold=1.0) for pair in pairs)
 
         for judge in (compare, None):
+            steps = []
             for evidence in self._evidence(joint, judge):
                 assert evidence.joint_delta_nll is not None
                 slack = (*slack_of(evidence.comparison), 0.0)[:2]
@@ -280,6 +292,7 @@ class RandomlyAblatedModel(_Model):
                     joint_corpus_nats=None if any(slack) else evidence.joint_corpus_nats,
                     slack_nats=(slack[0], slack[1]),
                 )
+                steps.append(step(look, text_blocks=len(evidence.tokens)))
                 found = f"{look.joint_mean:.3g} and {look.control_mean:.3g} nats per text block"
                 vetting.report_progress(claim, len(evidence.tokens), found)
                 if self._finished(evidence, decided=look.side is not None):
@@ -306,6 +319,7 @@ class RandomlyAblatedModel(_Model):
                 f"{look.joint_mean:.3g} nats per text block against {look.control_mean:.3g} of the "
                 "random control" + ("" if look.side else "; max_draws draws do not decide it")
             ),
+            course=course(steps),
         )
 
     def _evidence(

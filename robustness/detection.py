@@ -7,17 +7,18 @@ few text blocks with it.
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustness.ablation import Ablation
-from robustness.errors import UnsupportedSite
+from robustness.errors import CheckpointError, UnsupportedSite
 from robustness.measure import library_versions
 from robustness.outliers import Detection
 from robustness.policy import Settings, StackChoice
 from robustness.reading import Reading
 from robustness.rules import RULES, Rule
+from robustness.site_values import SiteValues, site_values
 from robustness.store import Record, Store
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from robustness.checkpoint import Checkpoint
     from robustness.corpus import Corpus
+    from robustness.parameters import SiteParameters
     from robustness.stacks import Anatomy, Stack
 
 EXAMINATION = 5
@@ -46,6 +48,8 @@ class Examination:
         hidden_size: D.
         distinct_sites: different modules among the layers' output sites (1 when layers share).
         compared: what the other rules found that were asked for, in their order.
+        values: the parameters at the output sites, for reports; in the process that asked for
+            them alone: too much to hand on.
     """
 
     anatomy_record: Mapping[str, Any]
@@ -56,6 +60,7 @@ class Examination:
     stack: str = "only"
     sites: tuple[str, ...] = ("output", "residual")
     compared: tuple[Detection, ...] = ()
+    values: SiteValues | None = None
 
     @property
     def detections(self) -> tuple[Detection, ...]:
@@ -85,7 +90,7 @@ class Examination:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Plain JSON types, without :attr:`values`."""
         return {
             "anatomy": dict(self.anatomy_record),
             "detection": self.detection.to_dict(),
@@ -99,7 +104,7 @@ class Examination:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Examination":
-        """The inverse of :meth:`to_dict`."""
+        """The inverse of :meth:`to_dict`, but for :attr:`values`."""
         return cls(
             anatomy_record=data["anatomy"],
             detection=Detection.from_dict(data["detection"]),
@@ -121,6 +126,7 @@ def examine(
     corpus: "Callable[[], Corpus] | None" = None,
     threads: int | None = None,
     progress: Progress = lambda _: None,
+    values: bool = False,
 ) -> Examination:
     """Trace a weightless copy of the model and apply the policy's rules.
 
@@ -132,6 +138,7 @@ def examine(
         corpus: the text, for rules on activations; read as the settings say where not given.
         threads: processor threads for the model; ``None`` leaves the library's choice.
         progress: told about every text block that a rule on activations reads.
+        values: whether to keep the parameters at the output sites for a report, too.
 
     Raises:
         UnsupportedArchitecture, UnsupportedSite: if tracing finds no layers or no output site, or
@@ -164,16 +171,35 @@ def examine(
         known = {"rule": rule, "settings": settings.rules.of(rule), "stack": settings.stack}
         return {**known, "text": reading.identity} if RULES[rule].needs_model else known
 
-    def detect(key: Mapping[str, Any]) -> Record:
+    @cache
+    def stack() -> "Stack":
         from robustness.stacks import Anatomy
 
-        stack = Anatomy.from_dict(found["anatomy"]).stack
-        detection = _detect(RULES[key["rule"]], key["settings"], stack, checkpoint, reading)
+        return Anatomy.from_dict(found["anatomy"]).stack
+
+    @cache
+    def parameters() -> "SiteParameters":
+        from robustness.parameters import site_parameters
+
+        return site_parameters(stack(), checkpoint.tensor)
+
+    def detect(key: Mapping[str, Any]) -> Record:
+        rule, options = RULES[key["rule"]], key["settings"]
+        detection = _detect(rule, options, stack(), parameters, reading)
         checkpoint.require_unchanged()
         return detection.to_dict()
 
+    def evaluate(key: Mapping[str, Any]) -> Record:
+        record = _values(stack(), parameters, keep=key["values"])
+        checkpoint.require_unchanged()
+        return record
+
     records = store.obtain(map(key, settings.rule_names), detect)
     primary, *compared = map(Detection.from_dict, records)
+    kept: Record = {"values": None}
+    if values:
+        dims = sorted({dim for detection in (primary, *compared) for dim in detection.dims})
+        (kept,) = store.obtain([{"values": dims, "stack": settings.stack}], evaluate)
     return Examination(
         anatomy_record=found["anatomy"],
         detection=primary,
@@ -183,6 +209,7 @@ def examine(
         distinct_sites=found["distinct_sites"],
         sites=tuple(found["sites"]),
         compared=tuple(compared),
+        values=kept["values"] and SiteValues.from_dict(kept["values"]),
     )
 
 
@@ -208,21 +235,29 @@ def _detect(
     rule: Rule,
     options: Mapping[str, Any],
     stack: "Stack",
-    checkpoint: "Checkpoint",
+    parameters: "Callable[[], SiteParameters]",
     reading: Reading,
 ) -> Detection:
     """Apply one rule to what it reads."""
-    from robustness.parameters import site_parameters
-
     if rule.reads == "parameters":
-        parameters = site_parameters(stack, checkpoint.tensor)
-        n_distinct = parameters.distinct_sites
-        return rule.find(parameters.scale, parameters.bias, n_distinct=n_distinct, **options)
+        read = parameters()
+        return rule.find(read.scale, read.bias, n_distinct=read.distinct_sites, **options)
     if rule.reads == "outputs":
         return rule.find(reading.outputs(stack), **options)
     if rule.reads == "inputs":
         return rule.find(reading.inputs(stack, threshold=options["threshold"]), **options)
     return rule.find(reading.spikes(stack, **options), threshold=options["threshold"])
+
+
+def _values(
+    stack: "Stack", parameters: "Callable[[], SiteParameters]", *, keep: list[int]
+) -> Record:
+    """The parameters at the output sites; none where a rule on activations alone can be asked."""
+    try:
+        kinds = [site.kind for site in stack.sites]
+        return {"values": site_values(parameters(), kinds=kinds, keep=keep).to_dict()}
+    except (UnsupportedSite, CheckpointError):  # no output sites, or quantised weights there
+        return {"values": None}
 
 
 def few_tokens(model: "nn.Module", vocab_size: int) -> dict[str, "Tensor"]:

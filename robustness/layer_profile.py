@@ -7,6 +7,7 @@ import numpy as np
 
 from robustness.ablation import Ablation
 from robustness.conditions import Intact
+from robustness.course import Step, course, step
 from robustness.outlier_dimensions import named
 from robustness.verdict import Look, Verdict, look_at_ratio
 
@@ -28,12 +29,14 @@ class LayerProfile:
         """Every layer's own degradation, compared with nothing: it passes in any case."""
         level = self._vetting.alpha(confidence, alpha)
         claim = f"ablating {self._named} in one layer at a time is recorded"
+        steps = []
         for looks, intact in self._looks(1.0, level):
+            steps.append(_step(looks))
             seen = intact["intact_text_blocks"]
             self._vetting.report_progress(claim, seen, f"x{_largest(looks).ratio:.4g}")
             if seen >= RECORDED_BLOCKS and not self._vetting.settings.exhaustive:
                 break
-        return self._verdict("pass", claim, looks, intact)
+        return self._verdict("pass", claim, looks, intact, steps)
 
     def stays_below(
         self, within: float, *, confidence: float | None = None, alpha: float | None = None
@@ -44,7 +47,9 @@ class LayerProfile:
             f"ablating {self._named} in one layer at a time multiplies perplexity by less than "
             f"{within:g}, in every layer"
         )
+        steps = []
         for looks, intact in self._looks(within, level):
+            steps.append(_step(looks))
             sides = {look.side for look in looks}
             self._vetting.report_progress(
                 claim, intact["intact_text_blocks"], f"x{_largest(looks).ratio:.4g}"
@@ -52,7 +57,7 @@ class LayerProfile:
             if (sides == {"below"} or "above" in sides) and not self._vetting.settings.exhaustive:
                 break
         outcome = "pass" if sides == {"below"} else "fail"
-        return self._verdict(outcome, claim, looks, intact, threshold=within)
+        return self._verdict(outcome, claim, looks, intact, steps, threshold=within)
 
     def _looks(
         self, threshold: float, alpha: float
@@ -97,6 +102,7 @@ class LayerProfile:
         claim: str,
         looks: Sequence[Look],
         intact: Mapping[str, Any],
+        steps: Sequence[Step],
         *,
         threshold: float | None = None,
     ) -> Verdict:
@@ -121,6 +127,7 @@ class LayerProfile:
             exact=largest.exact,
             details={**intact, "layer_profile": profile},
             reason=described([look.ratio for look in looks]),
+            course=course(steps),
         )
 
     @property
@@ -139,3 +146,9 @@ def described(ratios: Sequence[float]) -> str:
 
 def _largest(looks: Sequence[Look]) -> Look:
     return max(looks, key=lambda look: look.ratio)
+
+
+def _step(looks: Sequence[Look]) -> Step:
+    """The layer with the largest ratio so far, which may be another one later."""
+    largest = _largest(looks)
+    return step(largest, text_blocks=largest.text_blocks)

@@ -67,6 +67,8 @@ class Verdict:
         exact: whether the ratio is an evaluation of the whole corpus and not an estimate.
         details: further numbers, of JSON types.
         reason: why it came to this, where the numbers do not say it.
+        course: the looks that led to it (see :mod:`robustness.course`); the last is its own ratio
+            and interval.
     """
 
     outcome: Outcome
@@ -80,6 +82,7 @@ class Verdict:
     exact: bool = False
     details: Mapping[str, Any] = field(default_factory=dict, hash=False)
     reason: str = ""
+    course: Sequence[Mapping[str, Any]] = field(default=(), hash=False)
 
     def __post_init__(self) -> None:
         """Refuse what a gate or a report could misread.
@@ -144,7 +147,7 @@ class Verdict:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Verdict":
-        """The inverse of :meth:`to_dict`; infinities within ``details`` stay text.
+        """The inverse of :meth:`to_dict`; those within ``details`` and ``course`` stay text.
 
         Raises:
             ValueError: if the schema is another one.

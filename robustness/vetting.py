@@ -79,9 +79,9 @@ class Vetting:
     @cached_property
     def examination(self) -> Examination:
         """Anatomy and outlier dimensions, from the weights alone where the rules allow it."""
-        return self._examined(self.settings)
+        return self._examined(self.settings, values=True)
 
-    def _examined(self, settings: Settings) -> Examination:
+    def _examined(self, settings: Settings, *, values: bool = False) -> Examination:
         return examine(
             self.checkpoint,
             settings,
@@ -90,6 +90,7 @@ class Vetting:
             corpus=lambda: self.corpus,
             threads=self._threads,
             progress=self._progress or (lambda _: None),
+            values=values,
         )
 
     @cached_property

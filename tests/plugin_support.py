@@ -228,7 +228,8 @@ def verdicts(facts: Mapping[str, Any]) -> dict[str, str]:
 
 def lasting(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON report without what differs between any two runs."""
-    return {key: value for key, value in facts.items() if key not in ("started", "duration_s")}
+    differs = ("started", "duration_s", "command")
+    return {key: value for key, value in facts.items() if key not in differs}
 
 
 def junit_properties(file: Path) -> dict[str, dict[str, str]]:

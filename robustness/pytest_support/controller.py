@@ -1,6 +1,7 @@
 """In the process the user started: plans, collects verdicts, reports, and fails closed."""
 
 import json
+import shlex
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -208,4 +209,5 @@ class Controller:
             exit_status=self.exit_status,
             started=self.started,
             duration_s=time.monotonic() - self._began,
+            command=shlex.join(["pytest", *map(str, self.config.invocation_params.args)]),
         )

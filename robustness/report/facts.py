@@ -50,6 +50,7 @@ def check_facts(nodeid: str, label: str, check: Check, verdict: Verdict) -> dict
         "claim": verdict.claim,
         "reason": verdict.reason,
         "details": verdict.details,
+        "course": list(verdict.course) or None,
     }
     plain: dict[str, Any] = _plain(found)
     return plain
@@ -89,6 +90,7 @@ def run_facts(
     exit_status: int,
     started: datetime,
     duration_s: float,
+    command: str | None = None,
 ) -> dict[str, Any]:
     """Everything a run has found out.
 
@@ -100,6 +102,7 @@ def run_facts(
         exit_status: of the session; tests that have nothing to do with vetting count, too.
         started: when the run started, by the clock on the wall.
         duration_s: how long it took, by a clock that nobody sets back.
+        command: what the user typed, as a shell would take it again.
     """
     checkpoints = [_checkpoint_facts(planned, records) for planned in plan.checkpoints]
     failures = list(problems)
@@ -107,6 +110,7 @@ def run_facts(
         "schema": SCHEMA,
         "robustness": __version__,
         "versions": _versions(),
+        "command": command,
         "started": started.isoformat(timespec="seconds"),
         "duration_s": round(duration_s, 3),
         "confidence": plan.confidence,
@@ -179,6 +183,7 @@ def _checkpoint_facts(
         "outliers": _outliers(examination.detection),
         "rules": [_rule_facts(detection) for detection in examination.detections],
         "agreement": _agreement(examination.detections),
+        "sites": None if examination.values is None else _plain(examination.values.to_dict()),
         "baseline": _baseline_facts(planned.baseline),
         "checks": checks,
     }
@@ -247,5 +252,21 @@ def _versions() -> dict[str, str]:
 
 
 def to_json(facts: Mapping[str, Any]) -> str:
-    """The JSON report."""
-    return json.dumps(facts, indent=2, allow_nan=False) + "\n"
+    """The JSON report: a line for every value, and for every row of numbers."""
+    return _indented(facts, "\n") + "\n"
+
+
+def _indented(value: Any, line: str) -> str:
+    """JSON whose lines begin with ``line``."""
+    deeper = f"{line}  "
+    if isinstance(value, Mapping) and value:
+        items = (f"{json.dumps(str(key))}: {_indented(v, deeper)}" for key, v in value.items())
+        return f"{{{deeper}{f',{deeper}'.join(items)}{line}}}"
+    if isinstance(value, list | tuple) and value and not _is_row(value):
+        return f"[{deeper}{f',{deeper}'.join(_indented(v, deeper) for v in value)}{line}]"
+    return json.dumps(value, allow_nan=False)
+
+
+def _is_row(items: Sequence[Any]) -> bool:
+    """Whether these are numbers; infinities among them are text."""
+    return any(isinstance(item, int | float) for item in items)

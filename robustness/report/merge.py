@@ -146,8 +146,14 @@ def merge(shards: Sequence[Facts], sources: Sequence[str]) -> Facts:
         "exit_status": 0 if passed else 1,
         "passed": passed,
         "merged": first["shard"]["count"],
+        "command": _commands(shards),
         "checkpoints": _checkpoints(shards, first["shard"]["all"], records),
     }
+
+
+def _commands(shards: Sequence[Facts]) -> str | None:
+    """The shards' command lines, one below the other."""
+    return "\n".join(str(facts["command"]) for facts in shards if facts.get("command")) or None
 
 
 def _records(shards: Sequence[Facts]) -> dict[str, Facts]:
