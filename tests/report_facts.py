@@ -92,7 +92,8 @@ def sites(layers: int = LAYERS, hidden_size: int = HIDDEN_SIZE, seed: int = 0) -
     generator = np.random.default_rng(seed)
     scale = generator.normal(1.0, 0.1, (layers, hidden_size))
     bias = generator.normal(0.0, 0.05, (layers, hidden_size))
-    scale[:, DIM], bias[:, DIM] = 3.0, -2.0
+    outlier = DIM if hidden_size > DIM else 1
+    scale[:, outlier], bias[:, outlier] = 3.0, -2.0
     found: Facts = {"site": "output norm"}
     for name, values in (("scale", scale), ("bias", bias)):
         z = (values - values.mean(1, keepdims=True)) / values.std(1, ddof=1, keepdims=True)

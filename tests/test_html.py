@@ -393,6 +393,20 @@ def test_a_wide_model_is_thinned_to_what_lies_farthest_out() -> None:
     )
 
 
+def test_of_a_model_too_wide_for_its_report_what_is_kept_is_shown() -> None:
+    sites = facts.sites(hidden_size=4)
+    point = _only(hidden_size=50, sites={**sites, "dims": [3, 7, 8, 40]})
+    drawn = heat_map(point)
+    assert drawn is not None
+    for layer, row in enumerate(drawn["data"][0]["z"]):
+        there = {dim: z for dim, z in enumerate(row) if z is not None}
+        assert list(there) == [3, 7, 8, 40]
+        assert list(there.values()) == [round(z, 2) for z in sites["scale_z"][layer]]
+    assert set(drawn["data"][1]["x"]) == {7}
+    assert "4 most extreme of 50 dimensions" in thinned(point, 1)
+    assert heat_map(_only(hidden_size=50, sites={**sites, "dims": [3, 8, 7, 50]})) is None
+
+
 # --- robustness report ---------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ is never averaged away, and the figure says so.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,10 +43,9 @@ class Column:
         """Where it is drawn."""
         return self.first + (self.width - 1) / 2
 
-    def farthest(self, z: Sequence[float]) -> int:
-        """The dimension farthest from the mean of a layer; what is not a number is skipped."""
-        dims = range(self.first, min(self.first + self.width, len(z)))
-        return max(dims, key=lambda dim: -1.0 if math.isnan(z[dim]) else abs(z[dim]))
+    def among(self, dims: Sequence[int]) -> range:
+        """Where its dimensions lie in an ascending sequence of dimensions."""
+        return range(bisect_left(dims, self.first), bisect_left(dims, self.first + self.width))
 
 
 def columns(n_dims: int, n_layers: int, n_checkpoints: int) -> list[Column]:
@@ -68,12 +68,21 @@ def parameters(checkpoint: CheckpointResult) -> list[tuple[str, Matrix, Matrix]]
     if sites is None:
         return []
     found = (("scale", sites.scale, sites.scale_z), ("bias", sites.bias, sites.bias_z))
-    shape = (checkpoint.layers, checkpoint.hidden_size)
+    dims = kept(checkpoint)
+    if list(dims) != sorted(set(dims)) or not dims or dims[-1] >= checkpoint.hidden_size:
+        return []
+    shape = (checkpoint.layers, len(dims))
     return [
         (name, values, z)
         for name, values, z in found
         if values is not None and z is not None and _shape(values) == shape == _shape(z)
     ]
+
+
+def kept(checkpoint: CheckpointResult) -> Sequence[int]:
+    """The dimensions that the report holds values of: all, or of a very wide model some."""
+    sites = checkpoint.sites
+    return range(checkpoint.hidden_size) if sites is None or sites.dims is None else sites.dims
 
 
 def _shape(matrix: Matrix) -> tuple[int, int] | None:
@@ -97,8 +106,8 @@ def heat_map(checkpoint: CheckpointResult, n_checkpoints: int = 1) -> Figure | N
     for place, (name, values, z) in enumerate(maps):
         suffix = "" if place == 0 else str(place + 1)
         traces += [
-            _cells(name, values, z, across, suffix),
-            _marks(name, values, z, checkpoint.outliers, suffix),
+            _cells(name, values, z, kept(checkpoint), across, suffix),
+            _marks(name, values, z, kept(checkpoint), checkpoint.outliers, suffix),
         ]
         top = 1 - place * (share + gap)
         axes |= {
@@ -136,15 +145,23 @@ def heat_map(checkpoint: CheckpointResult, n_checkpoints: int = 1) -> Figure | N
     }
 
 
-def _cells(name: str, values: Matrix, z: Matrix, across: Sequence[Column], suffix: str) -> Figure:
-    shown = [[column.farthest(row) for column in across] for row in z]
+def _cells(
+    name: str,
+    values: Matrix,
+    z: Matrix,
+    dims: Sequence[int],
+    across: Sequence[Column],
+    suffix: str,
+) -> Figure:
+    places = [column.among(dims) for column in across]
+    shown = [[_farthest(row, among) for among in places] for row in z]
     thinned = across[0].width > 1
     cells: list[list[object]] = [
         [
-            [dim, _short(values[layer][dim])] if thinned else _short(values[layer][dim])
-            for dim in dims
+            None if at is None else [dims[at], _short(row[at])] if thinned else _short(row[at])
+            for at in chosen
         ]
-        for layer, dims in enumerate(shown)
+        for row, chosen in zip(values, shown, strict=True)
     ]
     dim, value = ("%{customdata[0]}", "%{customdata[1]}") if thinned else ("%{x}", "%{customdata}")
     return {
@@ -154,7 +171,11 @@ def _cells(name: str, values: Matrix, z: Matrix, across: Sequence[Column], suffi
         "dx": across[0].width,
         "y0": 0,
         "dy": 1,
-        "z": [[_z(z[layer][dim]) for dim in dims] for layer, dims in enumerate(shown)],
+        "z": [
+            [None if at is None else _z(row[at]) for at in chosen]
+            for row, chosen in zip(z, shown, strict=True)
+        ],
+        "hoverongaps": False,
         "customdata": cells,
         "hovertemplate": f"layer %{{y}}, dimension {dim}<br>z = %{{z:+.2f}}<br>"
         f"{name} = {value}<extra></extra>",
@@ -162,6 +183,12 @@ def _cells(name: str, values: Matrix, z: Matrix, across: Sequence[Column], suffi
         "xaxis": f"x{suffix}",
         "yaxis": f"y{suffix}",
     }
+
+
+def _farthest(z: Sequence[float], among: range) -> int | None:
+    """The place of the value farthest from 0; what is not a number is skipped."""
+    found = [at for at in among if not math.isnan(z[at])]
+    return max(found, key=lambda at: abs(z[at]), default=None)
 
 
 def _z(z: float) -> float | None:
@@ -173,25 +200,31 @@ def _short(value: float) -> float | None:
 
 
 def _marks(
-    name: str, values: Matrix, z: Matrix, outliers: Sequence[OutlierDimension], suffix: str
+    name: str,
+    values: Matrix,
+    z: Matrix,
+    dims: Sequence[int],
+    outliers: Sequence[OutlierDimension],
+    suffix: str,
 ) -> Figure:
     """A frame where the rule flags a dimension, at any width of the screen."""
+    places = {dim: at for at, dim in enumerate(dims)}
     found = [
-        (outlier.dim, layer)
+        (outlier.dim, layer, places[outlier.dim])
         for outlier in outliers
         for layer in outlier.layers
-        if layer < len(z) and outlier.dim < len(z[layer])
+        if layer < len(z) and outlier.dim in places
     ]
     return {
         "type": "scatter",
         "mode": "markers",
         "name": f"outliers, {name}",
-        "x": [dim for dim, _ in found],
-        "y": [layer for _, layer in found],
+        "x": [dim for dim, *_ in found],
+        "y": [layer for _, layer, _ in found],
         "text": [
-            f"<b>outlier</b>: layer {layer}, dimension {dim}<br>z = {z[layer][dim]:+.2f}<br>"
-            f"{name} = {values[layer][dim]:.4g}"
-            for dim, layer in found
+            f"<b>outlier</b>: layer {layer}, dimension {dim}<br>z = {z[layer][at]:+.2f}<br>"
+            f"{name} = {values[layer][at]:.4g}"
+            for dim, layer, at in found
         ],
         "hovertemplate": "%{text}<extra></extra>",
         "marker": {

@@ -132,13 +132,17 @@ class Agreement(_Facts):
 
 
 class Sites(_Facts):
-    """Parameters of the vetted site in every layer, and their z-scores."""
+    """Parameters of the vetted site in every layer, and their z-scores.
+
+    ``dims`` are the dimensions of the columns: the most extreme ones; ``None`` where all are there.
+    """
 
     scale: Matrix | None = None
     bias: Matrix | None = None
     scale_z: Matrix | None = None
     bias_z: Matrix | None = None
     site: str = "site"
+    dims: tuple[int, ...] | None = None
 
 
 class Guess(_Facts):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from robustness.report.axes import number
 from robustness.report.figures import degradations, row_name
-from robustness.report.heat_map import columns, parameters
+from robustness.report.heat_map import columns, kept, parameters
 from robustness.report.parts import interval
 from robustness.report.saved import CheckpointResult, CheckResult, RunResult
 
@@ -117,11 +117,18 @@ def described_heat_map(checkpoint: CheckpointResult) -> str:
 def thinned(checkpoint: CheckpointResult, n_checkpoints: int) -> str:
     """How much of the heat map had to be left out, if any."""
     width = columns(checkpoint.hidden_size, checkpoint.layers, n_checkpoints)[0].width
+    n_kept = len(kept(checkpoint))
+    gaps = (
+        ""
+        if n_kept == checkpoint.hidden_size
+        else f"The result holds the {n_kept:,} most extreme of {checkpoint.hidden_size:,} "
+        "dimensions; where there is no colour, others are. "
+    )
     if width == 1:
-        return ""
+        return gaps.strip()
     return (
-        f"Each column stands for {width} neighbouring dimensions and shows, per layer, the one "
-        "farthest from the mean; the JSON report has them all."
+        f"{gaps}Each column stands for {width} neighbouring dimensions and shows, per layer, the "
+        "one farthest from the mean."
     )
 
 
