@@ -183,11 +183,12 @@ def course(check: CheckResult) -> Figure | None:
     looks = [look for look in check.course or () if finite(look.ratio)]
     if len(looks) < 2 or check.threshold is None:
         return None
-    settled = looks[len(looks) // 4 :]
-    bounds = [end for look in settled for end in look.interval or () if finite(end)]
+    last = next((look.interval for look in reversed(looks) if look.interval is not None), ())
     ratios = [look.ratio for look in looks]
     logarithmic = min(ratios) > 0 and check.threshold > 0
-    scale = log_axis([*bounded(bounds, [*ratios, check.threshold]), *ratios, check.threshold])
+    # Early intervals are wide: they run out of a frame that is made for the last one.
+    shown = [*bounded(last, [*ratios, check.threshold]), *ratios, check.threshold]
+    scale = log_axis(shown, margin=0.3)
     banded = [look for look in looks if look.interval is not None]
     place = scale.inside if logarithmic else float
     ends = [look.interval for look in banded if look.interval is not None]
@@ -226,7 +227,7 @@ def _band_edge(x: Sequence[float], y: Sequence[float]) -> Figure:
         "x": list(x),
         "y": list(y),
         "hoverinfo": "skip",
-        "line": {"width": 0},
+        "line": {"width": 0, "shape": "hv"},
         "fillcolor": "@interval",
     }
 
