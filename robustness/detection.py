@@ -6,7 +6,7 @@ few text blocks with it.
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,7 @@ class Examination:
     stack: str = "only"
     sites: tuple[str, ...] = ("output", "residual")
     compared: tuple[Detection, ...] = ()
-    values: SiteValues | None = None
+    values: SiteValues | None = field(default=None, compare=False, repr=False)
 
     @property
     def detections(self) -> tuple[Detection, ...]:

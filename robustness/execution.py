@@ -16,6 +16,7 @@ from robustness.discriminator import Discriminator
 from robustness.dtypes import Dtype
 from robustness.edits import Sum
 from robustness.errors import MeasurementError
+from robustness.examples import Guess
 from robustness.forward import LOGITS_BYTES, Scorer
 from robustness.hooks import Means, summed
 from robustness.resume import kept, resumed
@@ -148,6 +149,27 @@ class Execution:
                 with start, condition.applied(scorer.model, self._anatomy, about, means):
                     np.add.at(nll[layer], about, scorer.nll_nats(rows))
         return nll
+
+    def guesses(
+        self, rows: "Sequence[ScoredBlock]", condition: Condition, means: Means | None = None
+    ) -> list[Guess]:
+        """What the model says at every scored position of the rows, one after the other.
+
+        The rows run one by one, in float32.
+        """
+        scorer = self._scorer("float32")
+        assert isinstance(scorer, Scorer)
+        found = []
+        with condition.applied(scorer.model, self._anatomy, range(len(rows)), means):
+            for row in rows:
+                p = torch.softmax(scorer.logits(row).cpu().double(), dim=-1)  # (n, V)
+                best, tokens = p.max(dim=-1)
+                wanted = p.gather(1, torch.from_numpy(row.targets)[:, None])[:, 0]
+                for token, likely, target in zip(
+                    tokens.tolist(), best.tolist(), wanted.tolist(), strict=True
+                ):
+                    found.append(Guess(token=token, p=likely, p_target=target))
+        return found
 
     def feature_sums(
         self, rows: "Sequence[ScoredBlock]", ablation: "Ablation"

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,16 @@ if TYPE_CHECKING:
     from robustness.checkpoint import Checkpoint
     from robustness.corpus import Corpus
     from robustness.detection import Examination
+    from robustness.examples import Example
     from robustness.execution import Execution
     from robustness.hooks import Means
     from robustness.scoring import AskedChunk
     from robustness.scoring.options import ScoringOptions
 
 FULL_PRECISION: Dtype = "float32"
+
+EXAMPLES = 1
+"""Version of what an example is; part of its identity in the store."""
 
 METHOD = 1
 """Version of the protocol (docs/PROTOCOL.md); part of every stored number's identity."""
@@ -303,6 +308,52 @@ class Measurement:
         nll = execution.layer_by_layer(chunk, each, means)
         self.checkpoint.require_unchanged()
         return {"nll_nats": nll.tolist(), "tokens": chunk.tokens.tolist()}
+
+    # ---------------------------------------------------------------- examples
+
+    def examples(self, ablation: Ablation, *, number: int) -> "list[Example]":
+        """What the intact and the ablated model say about pieces of the first text blocks.
+
+        None where the model's way of scoring has no such examples.
+
+        Args:
+            ablation: what is switched off.
+            number: how many.
+        """
+        from robustness.examples import SCORINGS
+
+        if not number or self.checkpoint.scoring not in SCORINGS:
+            return []
+        condition = Fixed(ablation=ablation)
+        same = canonical_json({**condition.key(), "sites": self._sites})
+        key = {"examples": EXAMPLES, "number": number, "id": same}
+        if self.store.read(key) is None:  # nobody waits holding a lock
+            self._means(condition.needs_means)
+        blocks = self.order[: 4 * number].tolist()  # more, should one have nothing to show
+        (record,) = self.store.obtain(
+            [key], lambda _: self._measure_examples(condition, blocks, number)
+        )
+        found: list[Example] = record["examples"]
+        return found
+
+    def _measure_examples(self, condition: Fixed, blocks: Sequence[int], number: int) -> Record:
+        from robustness.examples import example
+
+        means = self._means(condition.needs_means)
+        shown = filter(None, map(self.asked.excerpt, blocks))
+        examples = [
+            example(
+                each,
+                self._execution.guesses(each.rows, Intact()),
+                self._execution.guesses(each.rows, condition, means),
+                decode=self.asked.decode,
+                dims=condition.ablation.dims,
+                seed=self.seed,
+            )
+            for each in islice(shown, number)
+        ]
+        self.checkpoint.require_unchanged()
+        return {"examples": examples}
 
     # ---------------------------------------------------------------- means
 

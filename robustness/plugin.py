@@ -121,6 +121,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="measure the whole corpus instead of stopping when a verdict is sure",
     )
     group.addoption(
+        "--robustness-examples",
+        type=int,
+        metavar="N",
+        help="pieces of the corpus for the report, with what the model says about them intact and "
+        "ablated; 0: none (default: 3)",
+    )
+    group.addoption(
         "--robustness-seed",
         type=int,
         metavar="N",

@@ -104,6 +104,9 @@ class Settings(StrictTable):
     exhaustive: bool = Field(
         default=False, description="measure the whole corpus, decide at its end"
     )
+    examples: int = Field(
+        default=3, ge=0, le=32, description="pieces of text shown intact and ablated; 0: none"
+    )
     rules: Rules = Rules()
     checks: Checks = Checks()
 

@@ -4,7 +4,7 @@ The tokenizer is loaded when the first number is missing from the store, and not
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from robustness.checkpoint import Checkpoint
     from robustness.corpus import Corpus
     from robustness.discriminator import Sampler
+    from robustness.examples import Excerpt
     from robustness.scoring import AskedChunk, ScoredBlock
     from robustness.scoring.options import ScoringOptions
     from robustness.scoring.questions import Questions
@@ -141,6 +142,31 @@ class Questionnaire:
     def rows(self, blocks: Iterable[int]) -> "list[ScoredBlock]":
         """All that is asked about text blocks, given by their indices in the corpus."""
         return [row for block in blocks for row in self._questions.rows(block)]
+
+    def excerpt(self, block: int) -> "Excerpt | None":
+        """What is shown of a text block, given by its index in the corpus, as an example."""
+        from robustness.examples import excerpt
+
+        blocks = self._blocks
+        return excerpt(
+            self._questions.rows(block),
+            blocks.ids[block],
+            blocks.special[block],
+            scoring=self.checkpoint.scoring,
+            words=None if blocks.words is None else blocks.words[block],
+            decode=self.decode,
+            given=blocks.given[block],
+            seed=self.seed,
+            fingerprint=self.corpus.fingerprint,
+            block=block,
+        )
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens as the tokenizer sees it: nothing is left out or tidied up."""
+        text: str = self._tokenizer.decode(
+            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return text
 
     @property
     def pad_id(self) -> int:

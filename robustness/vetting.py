@@ -26,6 +26,7 @@ from robustness.store import Record, Store
 
 if TYPE_CHECKING:
     from robustness.checkpoint import Checkpoint
+    from robustness.examples import Example
 
 Progress = Callable[[str], None]
 
@@ -261,6 +262,33 @@ class Vetting:
         )
         self.examination.require(ablation)
         return ablation
+
+    def examples(
+        self,
+        dims: Iterable[int] | None = None,
+        *,
+        number: int | None = None,
+        site: str | None = None,
+        mode: str | None = None,
+    ) -> "list[Example]":
+        """What the model says about pieces of the corpus, intact and without these dimensions.
+
+        Plain JSON types, see :data:`robustness.examples.Example`; measured once and then kept.
+        There are none without dimensions, and for models that are scored as encoder-decoders or
+        discriminators.
+
+        Args:
+            dims: indices in the hidden vector; by default the outlier dimensions.
+            number: how many pieces, each of another text block; by default the policy's.
+            site: as in :meth:`ablate`.
+            mode: likewise.
+        """
+        chosen = tuple(self.outliers().dims if dims is None else dims)
+        wanted = self.settings.examples if number is None else number
+        if not chosen or wanted < 1:
+            return []
+        ablation = self.ablate(chosen, site=site, mode=mode).ablation
+        return self.measurement.examples(ablation, number=wanted)
 
     def intact(self) -> IntactModel:
         """The model as it is."""

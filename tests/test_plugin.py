@@ -182,6 +182,40 @@ def test_the_json_says_what_was_vetted(passing: PassingRuns, stubs: Stubs) -> No
     assert math.exp(nats / checkpoint["words"]) == pytest.approx(checkpoint["word_perplexity"])
 
 
+def test_the_json_carries_what_a_picture_needs(passing: PassingRuns, stubs: Stubs) -> None:
+    for run in passing:
+        (checkpoint,) = run.facts["checkpoints"]
+        sites = checkpoint["sites"]
+        for name in ("scale", "bias", "scale_z", "bias_z"):
+            assert [len(row) for row in sites[name]] == [32, 32]
+        for outlier in checkpoint["outliers"]:
+            shown = [row[outlier["dim"]] for row in sites["scale_z"]]
+            assert shown == pytest.approx(outlier["z_scale"], rel=1e-3)
+        for check in checkpoint["checks"]:
+            assert "examples" not in check
+            if check["ratio"] is not None:
+                last = check["course"][-1]
+                assert {name: last[name] for name in ("text_blocks", "ratio", "interval")} == {
+                    name: check[name] for name in ("text_blocks", "ratio", "interval")
+                }
+        assert len(checkpoint["examples"]) == 3
+        for example in checkpoint["examples"]:
+            assert example["dims"] == [DIM]
+            text = "".join(piece["text"] for piece in example["pieces"])
+            assert text in stubs.corpus.read_text().replace("\n", " ")
+    numbers = [run.facts["checkpoints"][0]["examples"] for run in passing]
+    assert numbers[2] == numbers[3] == numbers[0]
+    assert [[p["text"] for p in e["pieces"]] for e in numbers[1]] == [
+        [p["text"] for p in e["pieces"]] for e in numbers[0]
+    ]
+
+
+def test_the_json_says_how_to_run_it_again(passing: PassingRuns, stubs: Stubs) -> None:
+    command = shlex.split(passing.alone.facts["command"])
+    reports = ["--robustness-json=report.json", "--junitxml=junit.xml"]
+    assert command == ["pytest", *stubs.options, *reports]
+
+
 @in_every_state
 @pytest.mark.smoke
 def test_one_failing_verdict_fails_the_run(
@@ -1016,6 +1050,7 @@ def test_help_lists_every_option(pytester: pytest.Pytester) -> None:
                 "context", "profile", "rule", "stack", "site", "mode", "enable", "confidence",
                 "exhaustive", "seed", "device", "dtype", "policy", "json", "store", "fresh",
                 "store-limit", "baseline", "save-baseline", "plan", "shard",
+                "examples",
             )
         ),
     }  # fmt: skip

@@ -3,13 +3,16 @@
 import shlex
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
 from robustness.checks import Check
 from robustness.plain import plain
 from robustness.verdict import Verdict
+
+if TYPE_CHECKING:
+    from robustness.examples import Example
 
 Dims = tuple[int, ...]
 
@@ -21,6 +24,9 @@ _WRITING = ("--robustness-json", "--robustness-save-baseline")
 
 VERDICT = pytest.StashKey[Verdict]()
 """The verdict of a suite's test item."""
+
+EXAMPLES = pytest.StashKey["list[Example]"]()
+"""What it shows beside its verdict."""
 
 
 class Gate:
@@ -49,6 +55,10 @@ class Gate:
             verdict = replace(verdict, reason="; ".join(reasons))
         if not verdict:
             pytest.fail(f"{verdict.explain()}\n{rerun_hint(self._item)}", pytrace=False)
+
+    def illustrate(self, examples: "list[Example]") -> None:
+        """Keep examples of what the check is about for the report; they decide nothing."""
+        self._item.stash[EXAMPLES] = examples
 
     def fail(self, *, claim: str, reason: str) -> NoReturn:
         """Settle on a failure that needs no numbers."""

@@ -41,7 +41,7 @@ def run_policy(config: pytest.Config) -> Policy:
         for name in (
             "corpus", "layout", "block_size", "profile", "rule", "stack", "site", "mode",
             "confidence", "exhaustive", "seed", "device", "dtype", "masking", "generator",
-            "bos", "context",
+            "bos", "context", "examples",
         )
     }  # fmt: skip
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}

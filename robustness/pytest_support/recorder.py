@@ -7,7 +7,7 @@ import pytest
 
 from robustness.errors import RobustnessError
 from robustness.pytest_support.collection import planned_check
-from robustness.pytest_support.gate import VERDICT, record
+from robustness.pytest_support.gate import EXAMPLES, VERDICT, record
 from robustness.pytest_support.state import STATE
 from robustness.report import facts
 from robustness.verdict import Verdict
@@ -38,6 +38,7 @@ class Recorder:
         if verdict is not None and check is not None and report.when != "teardown":
             label = item.callspec.params["checkpoint"]  # type: ignore[attr-defined]
             # JSON text: only plain types may travel from a worker to the controller.
-            found = facts.check_facts(item.nodeid, label, check, verdict)
+            shown = item.stash.get(EXAMPLES, [])
+            found = facts.check_facts(item.nodeid, label, check, verdict, examples=shown)
             report.__dict__[REPORTED] = json.dumps(found)
         return report

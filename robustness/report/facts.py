@@ -30,8 +30,22 @@ ACCEPTED = ("pass", "not applicable")
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pytest", "pytest-xdist")
 
 
-def check_facts(nodeid: str, label: str, check: Check, verdict: Verdict) -> dict[str, Any]:
-    """One decided check; ``label`` and ``name`` say which one of the plan."""
+OF_THE_CHECKPOINT = ("label", "name", "examples")
+"""What a decided check says that does not stand with it in the report."""
+
+
+def check_facts(
+    nodeid: str,
+    label: str,
+    check: Check,
+    verdict: Verdict,
+    *,
+    examples: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """One decided check; ``label`` and ``name`` say which one of the plan.
+
+    What was measured on the way to show it (``robustness.examples``) travels with it.
+    """
     found = {
         "id": nodeid,
         "label": label,
@@ -51,6 +65,7 @@ def check_facts(nodeid: str, label: str, check: Check, verdict: Verdict) -> dict
         "reason": verdict.reason,
         "details": verdict.details,
         "course": list(verdict.course) or None,
+        "examples": list(examples),
     }
     plain: dict[str, Any] = _plain(found)
     return plain
@@ -137,7 +152,7 @@ def _checkpoint_facts(
     by_name = {record["name"]: record for record in records.values()}
     names = [check.test_name(planned.label) for check in planned.checks]
     checks = [
-        {key: value for key, value in by_name[name].items() if key not in ("label", "name")}
+        {key: value for key, value in by_name[name].items() if key not in OF_THE_CHECKPOINT}
         for name in names
         if name in by_name
     ]
@@ -185,8 +200,14 @@ def _checkpoint_facts(
         "agreement": _agreement(examination.detections),
         "sites": None if examination.values is None else _plain(examination.values.to_dict()),
         "baseline": _baseline_facts(planned.baseline),
+        "examples": _examples(by_name[name] for name in names if name in by_name),
         "checks": checks,
     }
+
+
+def _examples(records: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """What the check on the joint ablation has shown."""
+    return next((list(found) for record in records if (found := record.get("examples"))), [])
 
 
 def _baseline_facts(profile: CheckpointProfile | None) -> dict[str, Any] | None:

@@ -32,6 +32,7 @@ def test_ablation_degrades(vetting: Vetting, dims: Dims, gate: Gate) -> None:
 def test_joint_ablation_degrades(vetting: Vetting, dims: Dims, gate: Gate) -> None:
     """Ablating all outlier dimensions multiplies perplexity by at least ``min_ratio``."""
     limits = vetting.settings.checks.joint_ablation_degrades
+    gate.illustrate(vetting.examples(dims))
     if vetting.settings.profile == "paper":
         gate.settle(vetting.ablate(dims).degrades(by=limits.min_ratio, alpha=gate.alpha))
     else:
