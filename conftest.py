@@ -6,6 +6,9 @@ import pytest
 
 # Nothing that the tests do may reach for a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Nor write into the summary of the CI job that they run in.
+os.environ.pop("GITHUB_ACTIONS", None)
+os.environ.pop("GITHUB_STEP_SUMMARY", None)
 
 pytest_plugins = ["pytester"]
 

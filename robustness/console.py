@@ -1,6 +1,7 @@
 """The console program ``robustness``: what can be said of files, without a model or pytest."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from robustness.errors import RobustnessError
 from robustness.files import write_atomically
 from robustness.policy import load_check
 from robustness.profile_diff import SCHEMA, CheckpointDiff, diff
+from robustness.report import github
 from robustness.report.facts import to_json
 from robustness.report.junit import to_junit
 from robustness.report.merge import merge, read_shard
@@ -132,6 +134,9 @@ def join(
     write_summary(PlainReporter(), facts, facts["problems"])
     verdict = "passed" if facts["passed"] else "did not pass"
     typer.echo(f"robustness: the run of {facts['merged']} shards {verdict}")
+    if github.is_wanted("auto", os.environ):
+        for line in github.publish(facts, os.environ):
+            typer.echo(line)
     raise typer.Exit(facts["exit_status"])
 
 

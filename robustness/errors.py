@@ -55,3 +55,7 @@ class ShardError(RobustnessError):
 
 class ReportError(RobustnessError):
     """A saved report cannot be read, or a report cannot be made of it."""
+
+
+class PlanError(RobustnessError):
+    """The plan that a worker process was handed is damaged, or of another version."""

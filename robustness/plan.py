@@ -10,13 +10,15 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustness import __version__
 from robustness.baseline import CheckpointProfile
 from robustness.checks import Check, planned_checks
 from robustness.detection import Examination
 from robustness.dtypes import Dtype
-from robustness.errors import PolicyError
+from robustness.errors import PlanError, PolicyError
 from robustness.expected import with_expectations
 from robustness.policy import Policy, Settings
+from robustness.store import digest
 from robustness.verdict import alpha_for
 from robustness.vetting import Vetting
 
@@ -117,8 +119,8 @@ class RunPlan:
         return replace(self, checkpoints=checkpoints)
 
     def to_json(self) -> str:
-        """One text that holds the plan."""
-        return json.dumps(
+        """One text that holds the plan, with its checksum."""
+        return _sealed(
             {
                 "checkpoints": [
                     {
@@ -149,8 +151,12 @@ class RunPlan:
 
     @classmethod
     def from_json(cls, text: str) -> "RunPlan":
-        """The inverse of :meth:`to_json`."""
-        data = json.loads(text)
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            PlanError: if it is not exactly what that has written, with this version.
+        """
+        data = _unsealed(text)
         return cls(
             checkpoints=tuple(
                 PlannedCheckpoint(
@@ -178,6 +184,27 @@ class RunPlan:
             newer_than=data["newer_than"],
             shard=data["shard"],
         )
+
+
+def _sealed(plan: Mapping[str, Any]) -> str:
+    return json.dumps({"robustness": __version__, "plan": plan, "sha256": digest(plan)})
+
+
+def _unsealed(text: str) -> Mapping[str, Any]:
+    try:
+        sealed = json.loads(text)
+        plan: Mapping[str, Any] = sealed["plan"]
+        version, intact = sealed["robustness"], digest(plan) == sealed["sha256"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise PlanError("what was handed to a worker is no plan of a run") from None
+    if version != __version__:
+        raise PlanError(
+            f"the plan of the run was made by pytest-robustness {str(version)[:40]}, and this "
+            f"worker has {__version__}: install the same version everywhere"
+        )
+    if not intact:
+        raise PlanError("the plan of the run was changed on its way to a worker")
+    return plan
 
 
 def make_plan(

@@ -163,6 +163,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "'html': pip install 'pytest-robustness[html]')",
     )
     group.addoption(
+        "--robustness-github",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="write annotations and the job summary of GitHub Actions (default: auto, in its jobs)",
+    )
+    group.addoption(
         "--robustness-baseline",
         type=Path,
         metavar="FILE",

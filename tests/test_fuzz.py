@@ -1,8 +1,8 @@
 """Every reader, on real files with something wrong in them.
 
 Whatever a file holds, its reader returns something valid or raises a RobustnessError of one
-printable line: no other exception, no terminal escapes, no gigabytes, no minutes. A run tries 2,840
-inputs; ``--run-slow`` tries 20 times as many, 56,800, on top of them.
+printable line: no other exception, no terminal escapes, no gigabytes, no minutes. A run tries 3,590
+inputs; ``--run-slow`` tries 20 times as many, 71,800, on top of them.
 """
 
 import json
@@ -29,13 +29,20 @@ from robustness.corpus import Corpus, load_corpus
 from robustness.errors import RobustnessError
 from robustness.gguf_file import read_gguf_header
 from robustness.hashing import file_sha256
+from robustness.plan import RunPlan
 from robustness.policy import Settings, load_policy
+from robustness.report.facts import to_json
+from robustness.report.junit import to_junit
+from robustness.report.merge import merge, read_shard, sealed
+from robustness.shards import Part, take
 from robustness.store import Store
 from robustness.tokenization import load_tokenizer, verify_tokenizer
 from robustness.weights import INDEX_FILE, SINGLE_FILE, read_header, read_tensors
 from tests.checkpoint_folders import VOCABULARY, save_checkpoint, tiny_model, tiny_tokenizer
 from tests.gguf_files import TOKENS, write_llama_gguf
 from tests.mutations import spoilt_bytes, spoilt_json
+from tests.plans import plan
+from tests.run_reports import checkpoint, run
 
 SLOW_FACTOR = 20
 MOST_SECONDS = 10.0
@@ -348,6 +355,68 @@ def remembered_facts(folder: Path) -> Case:
     return Case(file=file, valid=content, inputs=inputs, read=read)
 
 
+# --- what processes and machines hand to each other ----------------------------------------------
+
+
+def plan_of_a_run(folder: Path) -> Case:
+    folder.mkdir()
+    file = folder / "plan.json"
+    right = take(plan("a", "b"), Part(index=1, count=2))
+    content = right.to_json().encode()
+
+    def read() -> None:
+        text = file.read_bytes().decode("utf-8", errors="surrogateescape")
+        assert RunPlan.from_json(text) == right
+
+    inputs = st.one_of(spoilt_bytes(content), spoilt_json(json.loads(content)))
+    return Case(file=file, valid=content, inputs=inputs, read=read)
+
+
+def shard_facts() -> dict[str, Any]:
+    name = "test_joint_ablation_degrades[it-dim7]"
+    shard = {"index": 1, "count": 1, "plan": "0" * 64, "expected": [name], "all": {"it": [name]}}
+    return {**run(checkpoint()), "shard": shard, "passed": False}
+
+
+def report_of_a_shard(folder: Path) -> Case:
+    folder.mkdir()
+    file = folder / "report.json"
+    right = shard_facts()
+    content = json.dumps(sealed(right)).encode()
+
+    def read() -> None:
+        assert read_shard(file) == right
+
+    inputs = st.one_of(spoilt_bytes(content), spoilt_json(json.loads(content)))
+    return Case(file=file, valid=content, inputs=inputs, read=read)
+
+
+def sealed_report_of_a_shard(folder: Path) -> Case:
+    """Somebody else's program wrote it: the checksum is right, and the rest need not be."""
+    folder.mkdir()
+    file = folder / "report.json"
+    right = shard_facts()
+
+    def seal(text: bytes) -> bytes:
+        try:
+            return json.dumps(sealed(json.loads(text))).encode()
+        except (TypeError, ValueError, RecursionError):
+            return text
+
+    def read() -> None:
+        facts = merge([read_shard(file)], [str(file)])
+        assert facts["passed"] in (True, False)
+        assert json.loads(to_json(facts))["passed"] == facts["passed"]
+        assert to_junit(facts)
+
+    return Case(
+        file=file,
+        valid=json.dumps(sealed(right)).encode(),
+        inputs=spoilt_json(right).map(seal),
+        read=read,
+    )
+
+
 # --- all of them ---------------------------------------------------------------------------------
 
 READERS: dict[str, tuple[int, Arrange]] = {
@@ -370,6 +439,9 @@ READERS: dict[str, tuple[int, Arrange]] = {
     "record of the store": (300, store_record),
     "remembered hash": (150, remembered_hash),
     "remembered facts": (50, remembered_facts),
+    "plan of a run": (300, plan_of_a_run),
+    "report of a shard": (150, report_of_a_shard),
+    "sealed report of a shard": (300, sealed_report_of_a_shard),
 }
 """How many inputs a run tries, and how a reader gets them."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from robustness.policy import PolicyFile
-from robustness.report.terminal import COLUMNS
+from robustness.report.table import COLUMNS
 from tests.checkpoint_folders import hub_cache, tiny_model
 from tests.gguf_files import TOKENS, write_llama_gguf
 from tests.planted import save_planted

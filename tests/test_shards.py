@@ -18,6 +18,7 @@ from robustness.plan import RunPlan
 from robustness.report.merge import read_shard, sealed
 from robustness.shards import Part, take
 from tests import plugin_support
+from tests.github_runner import obeyed
 from tests.plans import plan
 from tests.plugin_support import Stubs, error_sentence, read_json, run_pytest, run_suite, verdicts
 
@@ -158,6 +159,22 @@ def test_what_is_missing_is_named(reports: list[Path], tmp_path: Path) -> None:
     suite = ET.parse(tmp_path / "all.xml").getroot()[0]
     assert suite.get("errors") == str(1 + len(gone))
     assert not read_json(tmp_path / "all.json")["passed"]
+
+
+def test_within_a_github_job_the_merge_reports_for_the_whole(
+    reports: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    result = merged(*reports[:2], folder=tmp_path)
+    assert result.exit_code == 1
+    told = [(each.name, each.properties["title"]) for each in obeyed(result.stdout)]
+    assert told[0] == ("error", "robustness: did not pass")
+    assert len(told) == 3  # and one per checkpoint
+    text = summary.read_text(encoding="utf-8")
+    assert text.startswith("## Checkpoint vetting: did not pass\n")
+    assert "shard 3/3 is missing" in text
 
 
 def drop_a_check(facts: dict[str, Any]) -> None:

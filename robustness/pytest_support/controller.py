@@ -18,7 +18,7 @@ from robustness.pytest_support.planning import planned_run
 from robustness.pytest_support.progress import Line, Watcher
 from robustness.pytest_support.recorder import REPORTED
 from robustness.pytest_support.state import STATE, RunState
-from robustness.report import facts, terminal
+from robustness.report import facts, header, terminal
 from robustness.report.html import to_html
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Controller:
 
     def pytest_report_header(self) -> list[str]:
         """What is vetted, and how."""
-        return [] if self.plan is None else terminal.header(self.plan)
+        return [] if self.plan is None else header.header(self.plan)
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         """Remember what was left out on request, in a run without workers."""
@@ -107,7 +107,7 @@ class Controller:
         assert self.completeness is not None
         if not self.suite and not self.completeness.collected:
             return []
-        return terminal.partial(len(self.completeness.left_out), len(self.completeness.expected))
+        return header.partial(len(self.completeness.left_out), len(self.completeness.expected))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take in a verdict."""
@@ -197,6 +197,10 @@ class Controller:
 
             found = sealed(found)
         return facts.to_json(found)
+
+    def facts(self) -> dict[str, Any] | None:
+        """What has been found out so far; ``None`` before there is a plan."""
+        return None if self.plan is None else self._facts()
 
     def _facts(self) -> dict[str, Any]:
         assert self.plan is not None

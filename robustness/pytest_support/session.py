@@ -1,5 +1,6 @@
 """Which parts of the plugin a process of the run gets."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ def register(config: pytest.Config) -> None:
     config.pluginmanager.register(Recorder(), "robustness-recorder")
     if workerinput is None:
         suite = config.args_source is not pytest.Config.ArgsSource.ARGS
-        config.pluginmanager.register(Controller(config, suite=suite), "robustness-controller")
+        controller = Controller(config, suite=suite)
+        config.pluginmanager.register(controller, "robustness-controller")
+        _tell_github(config, controller)
     else:
         suite = workerinput[SUITE_INPUT]
         config.stash[STATE] = RunState(
@@ -39,6 +42,15 @@ def register(config: pytest.Config) -> None:
     config.pluginmanager.register(ModelFolders(folders.values()), "robustness-model-folders")
     if suite:
         config.pluginmanager.register(SuiteCollection(), "robustness-suite")
+
+
+def _tell_github(config: pytest.Config, controller: Controller) -> None:
+    from robustness.report.github import is_wanted
+
+    if is_wanted(config.getoption("robustness_github"), os.environ):
+        from robustness.pytest_support.github import GitHub
+
+        config.pluginmanager.register(GitHub(config, controller.facts), "robustness-github")
 
 
 def refuse_code_in_model_folders(config: pytest.Config, args: Sequence[str]) -> None:

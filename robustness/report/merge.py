@@ -93,6 +93,7 @@ def read_shard(file: Path) -> Facts:
         text = file.read_bytes()
         TypeAdapter(_Report).validate_json(text)
         facts: Facts = json.loads(text)
+        json.dumps(facts, allow_nan=False)  # Python reads Infinity and 1e999; JSON has neither
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))[:80]

@@ -1,0 +1,129 @@
+"""What GitHub Actions shows of a run: annotations, and the summary of the job.
+
+Annotations are *workflow commands*: lines of standard output. Their syntax and escapes are those
+of GitHub's runner (``ActionCommand`` in actions/runner) and toolkit. A step may have ten of each
+kind; its summary may have 1 MiB, with what others have written into it, or is dropped as a whole.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from robustness.plain import plain
+from robustness.report.facts import is_accepted
+from robustness.report.markdown import MOST_BYTES, run_verdict, to_markdown, verdict_sentence
+from robustness.report.markdown_text import SENTENCE, escaped
+from robustness.report.worst import checkpoints_in_order
+
+Kind: TypeAlias = Literal["error", "warning", "notice"]
+
+MODES = ("auto", "always", "never")
+MOST = 10
+"""Annotations of one kind that GitHub shows of a step."""
+SUMMARY = "GITHUB_STEP_SUMMARY"
+"""The environment variable that names the file of the summary."""
+
+_TITLE = 200
+"""Characters of a title."""
+_CHARACTERS = 1000
+"""Characters of a message."""
+
+
+def is_wanted(mode: str, environ: Mapping[str, str]) -> bool:
+    """Whether to write anything for GitHub; ``auto`` does in its jobs."""
+    return mode == "always" or (mode == "auto" and environ.get("GITHUB_ACTIONS") == "true")
+
+
+def publish(facts: Mapping[str, Any], environ: Mapping[str, str]) -> list[str]:
+    """Append a run to the summary of its job.
+
+    Args:
+        facts: the JSON report, of a run or of merged shards.
+        environ: variables of the process.
+
+    Returns:
+        Lines for standard output: the annotations, and a warning if there could be no summary,
+        which has no part in the verdict.
+    """
+    return [*annotations(facts), *_summarised(environ, lambda room: to_markdown(facts, room))]
+
+
+def publish_refusal(sentence: str, environ: Mapping[str, str]) -> list[str]:
+    """The same for a run that was refused before it began.
+
+    Args:
+        sentence: why.
+        environ: variables of the process.
+    """
+    text = f"## Checkpoint vetting: refused\n\nNothing ran: {escaped(sentence, SENTENCE)}\n"
+    return [
+        command("error", "robustness: refused", sentence),
+        *_summarised(environ, lambda room: text if len(text.encode()) <= room else ""),
+    ]
+
+
+def annotations(facts: Mapping[str, Any]) -> list[str]:
+    """One per checkpoint, the worst first, after one on what is wrong with the run as a whole."""
+    found: dict[Kind, list[tuple[str, str]]] = {"error": [], "warning": [], "notice": []}
+    for kind, title, message in _told(facts):
+        found[kind].append((title, message))
+    return [command(kind, *told) for kind, each in found.items() for told in _at_most(each)]
+
+
+def command(kind: Kind, title: str, message: str) -> str:
+    """A workflow command: one line, whatever title and message hold."""
+    title = plain(title, limit=_TITLE).replace("%", "%25")
+    title = title.replace(":", "%3A").replace(",", "%2C")
+    message = plain(message, limit=_CHARACTERS).replace("%", "%25")  # CR and LF are escapes by now
+    return f"::{kind} title={title}::{message}"
+
+
+def _told(facts: Mapping[str, Any]) -> Iterator[tuple[Kind, str, str]]:
+    problems: Sequence[str] = facts["problems"]
+    if problems:
+        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        yield "error", f"robustness: {run_verdict(facts)}", f"{problems[0]}{more}"
+    checkpoints = [c for c in facts["checkpoints"] if c["checks"]]
+    if facts["partial"] and checkpoints:
+        message = "planned checks were left out; this run is no release verdict"
+        yield "warning", "robustness: partial", message
+    for checkpoint in checkpoints_in_order(checkpoints):
+        yield _kind(checkpoint), f"robustness: {checkpoint['label']}", verdict_sentence(checkpoint)
+
+
+def _kind(checkpoint: Mapping[str, Any]) -> Kind:
+    if not all(map(is_accepted, checkpoint["checks"])):
+        return "error"
+    failing = any(check["verdict"] == "fail" for check in checkpoint["checks"])
+    return "warning" if failing else "notice"  # expected to fail, and does
+
+
+def _at_most(told: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+    """What fits; the last one then says how many do not."""
+    if len(told) <= MOST:
+        return told
+    rest = len(told) - MOST + 1
+    return [*told[: MOST - 1], ("robustness", f"and {rest} more, in the job summary and the log")]
+
+
+def _summarised(environ: Mapping[str, str], text_for: Callable[[int], str]) -> list[str]:
+    """Append what there is room for; what went wrong, as annotations."""
+    name = environ.get(SUMMARY)
+    if not name:
+        return []
+    file = Path(name)
+    try:
+        there = file.stat().st_size if file.exists() else 0
+        text = text_for(MOST_BYTES - there - 1)
+        if not text:
+            return [_no_summary(f"there are {there:,} bytes in it already, and GitHub takes 1 MiB")]
+        with file.open("a", encoding="utf-8") as summary:
+            summary.write(f"\n{text}" if there else text)
+    except OSError as error:
+        return [_no_summary(str(error))]
+    return []
+
+
+def _no_summary(why: str) -> str:
+    message = f"the job summary could not be written: {why}; the verdict stands all the same"
+    return command("warning", "robustness: no job summary", message)
