@@ -317,7 +317,10 @@ def test_a_decision_narrows_towards_what_was_decided() -> None:
     assert measured["x"] == [16, 32, 48, 64]
     assert measured["y"] == pytest.approx([3.9, 3.6, 3.3, 3.0])
     assert (low["x"], low["y"]) == ([32, 48, 64], pytest.approx([1, 2 / 1.5, 2]))
-    assert high["y"] == pytest.approx([9, 6.75, 4.5])
+    edge = 10 ** drawn["layout"]["yaxis"]["range"][1]
+    assert 4.5 < edge < 9  # the frame is made for the last interval
+    assert high["y"] == pytest.approx([edge, 6.75, 4.5])
+    assert low["line"]["shape"] == high["line"]["shape"] == "hv"  # until the next look
     assert last["y"] == [2.0, 4.5]
     assert drawn["layout"]["shapes"][0]["y0"] == 1.05
     assert course(point.checks[1]) is None  # was not recorded

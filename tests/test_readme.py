@@ -71,7 +71,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reports(workplace: Path) -> None:
     """The files that the console program is shown with, by the README's commands."""
     for command in PYTEST_COMMANDS:
-        if "--robustness-save-baseline=" in command or "--robustness-shard=" in command:
+        wanted = ("--robustness-save-baseline=", "--robustness-shard=", "--robustness-html=")
+        if any(option in command for option in wanted):
             result = _run(shlex.split(command), workplace)
             assert result.returncode == 0, result.stdout + result.stderr
 
@@ -117,7 +118,16 @@ def test_the_commands_run(command: str, workplace: Path, request: pytest.Fixture
 def test_the_console_program_runs(command: str, workplace: Path) -> None:
     result = _run(shlex.split(command), workplace)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "another-one" in result.stdout
+    assert "another-one" in result.stdout or "wrote report.html" in result.stdout
+
+
+def test_the_picture_is_there_and_can_be_made_anew() -> None:
+    (picture,) = re.findall(r"!\[[^\]]+\]\((docs/\S+\.png)\)", README)
+    assert (ROOT / picture).read_bytes().startswith(b"\x89PNG")
+    assert (ROOT / picture).stat().st_size < 300_000
+    assert "tox -e screenshot" in README
+    tox = (ROOT / "tox.ini").read_text()
+    assert f"python docs/screenshot.py {{env_tmp_dir}}{{/}}report.html {picture}" in tox
 
 
 def test_the_example_tests_pass(workplace: Path) -> None:
