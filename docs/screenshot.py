@@ -10,7 +10,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-WIDTH, HEIGHT = 1100, 1360
+WIDTH, HEIGHT = 1100, 1700
 MOST_BYTES = 300_000
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 

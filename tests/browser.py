@@ -60,7 +60,8 @@ class Shown:
 def shown(browser: "Browser", file: Path, *, phone: bool = False, **more: Any) -> Iterator[Shown]:
     """Open a page, and wait until its figures are drawn; its trouble is checked at the end."""
     size = {"width": 390, "height": 844} if phone else {"width": 1200, "height": 900}
-    context = browser.new_context(viewport=size, has_touch=phone, is_mobile=phone, **more)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"viewport": size, "has_touch": phone, "is_mobile": phone, **more}
+    context = browser.new_context(**options)
     page = context.new_page()
     found = Shown(page=page)
     page.on("console", lambda message: found.trouble.append(f"console: {message.text}"))

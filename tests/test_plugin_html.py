@@ -33,9 +33,7 @@ def _text(file: Path) -> str:
 def test_a_run_that_fails_writes_its_page(
     stubs: Stubs, tmp_path: Path, state: tuple[str, ...]
 ) -> None:
-    (tmp_path / "robustness.toml").write_text(
-        "[checks.joint_ablation_degrades]\nmin_ratio = 1e9\n[checks.outliers_are_present]\nmax = 4\n"
-    )
+    (tmp_path / "robustness.toml").write_text("[checks.joint_ablation_degrades]\nmin_ratio = 1e9\n")
     options = (*stubs.options, *state, "--robustness-html=out/report.html")
     run: Run = run_suite(tmp_path, *options)
     assert run.result.ret == pytest.ExitCode.TESTS_FAILED

@@ -26,7 +26,7 @@ COLOURS = [
     [0.75, "@warm"],
     [1.0, "@hot"],
 ]
-GAP_PX, TOP_PX, BOTTOM_PX = 36, 46, 104
+GAP_PX, TOP_PX, BOTTOM_PX = 16, 84, 104
 _LABEL_WIDTH = 0.035
 """Of the axis, that a label set upright needs on a telephone."""
 
@@ -112,7 +112,7 @@ def heat_map(checkpoint: CheckpointResult, n_checkpoints: int = 1) -> Figure | N
         top = 1 - place * (share + gap)
         axes |= {
             f"yaxis{suffix}": axis(
-                "layer",
+                f"<b>{name}</b>, layer",
                 domain=[max(0.0, top - share), top],
                 range=[-0.5, n_layers - 0.5],
                 showgrid=False,
@@ -136,10 +136,7 @@ def heat_map(checkpoint: CheckpointResult, n_checkpoints: int = 1) -> Figure | N
             dragmode="zoom",
             margin={"l": 8, "r": 16, "t": TOP_PX, "b": BOTTOM_PX},
             coloraxis=_colour_axis(),
-            annotations=[
-                *(_title(name, 1 - place * (share + gap)) for place, (name, *_) in enumerate(maps)),
-                *_labels(checkpoint.dims, n_dims),
-            ],
+            annotations=_labels(checkpoint.dims, n_dims),
             **axes,
         ),
     }
@@ -266,20 +263,6 @@ def _colour_axis() -> Figure:
     }
 
 
-def _title(name: str, top: float) -> Figure:
-    return {
-        "text": f"<b>{name}</b>",
-        "xref": "paper",
-        "yref": "paper",
-        "x": 0,
-        "y": top,
-        "xanchor": "left",
-        "yanchor": "bottom",
-        "showarrow": False,
-        "font": {"size": 12, "color": "@ink"},
-    }
-
-
 def _labels(dims: Sequence[int], n_dims: int) -> list[Figure]:
     """The outlier dimensions above the map, upright; neighbours share a label."""
     groups: list[list[int]] = []
@@ -290,7 +273,7 @@ def _labels(dims: Sequence[int], n_dims: int) -> list[Figure]:
             groups.append([dim])
     return [
         {
-            "text": ", ".join(map(str, group[:3])) + (" …" if len(group) > 3 else ""),
+            "text": (", " if len(group) < 3 else " … ").join(str(d) for d in dict.fromkeys(ends)),
             "textangle": -90,
             "xref": "x",
             "yref": "paper",
@@ -302,4 +285,5 @@ def _labels(dims: Sequence[int], n_dims: int) -> list[Figure]:
             "font": {"size": 11, "color": "@ink"},
         }
         for group in groups
+        for ends in [(group[0], group[-1])]
     ]

@@ -32,9 +32,10 @@ def overview(run: RunResult) -> Figure | None:
                 "type": "scatter",
                 "mode": "markers",
                 "name": name,
-                "x": [scale.inside(ratio) for *_, ratio in points],
-                "y": [row for row, *_ in points],
-                "text": [f"{name}: ×{number(ratio)}" for *_, ratio in points],
+                # A first point that is nowhere: the legend shows the symbol of the first one.
+                "x": [None, *(scale.inside(ratio) for *_, ratio in points)],
+                "y": [None, *(row for row, *_ in points)],
+                "text": ["", *(f"{name}: ×{number(ratio)}" for *_, ratio in points)],
                 "hovertemplate": "%{text}<extra></extra>",
                 "cliponaxis": False,
                 "marker": {
@@ -42,8 +43,8 @@ def overview(run: RunResult) -> Figure | None:
                     "color": "@accent",
                     "line": {"width": 2, "color": "@accent"},
                     "symbol": [
-                        symbol if scale.contains(ratio) else "triangle-right"
-                        for *_, ratio in points
+                        symbol,
+                        *(symbol if scale.contains(r) else "triangle-right" for *_, r in points),
                     ],
                 },
             }
