@@ -10,6 +10,7 @@ from robustness.report.facts import SCHEMA
 
 Facts = dict[str, Any]
 LAYERS, HIDDEN_SIZE, DIM = 6, 40, 7
+LAYER_RATIOS: tuple[float | str, ...] = (1.1, 1.2, 5.0, 1.0, "inf", 1.3)
 HOSTILE = "</script><img src=x onerror=pwned()><b>&amp;\u202e\x1b[31m%{x}"
 
 
@@ -180,7 +181,7 @@ def checkpoint(**changes: Any) -> Facts:
             check(),
             check("test_joint_ablation_degrades", ratio="inf", interval=(40.0, "inf")),
             control(),
-            profile([1.1, 1.2, 5.0, 1.0, "inf", 1.3][:layers]),
+            profile(LAYER_RATIOS[:layers]),
         ],
         "sites": sites(layers, hidden_size),
         "examples": [example()],

@@ -24,7 +24,14 @@ from robustness.errors import ReportError
 from robustness.report.axes import log_axis, number
 from robustness.report.figures import course, degradation, layer_profile
 from robustness.report.heat_map import MOST_CELLS, columns, heat_map
-from robustness.report.html import embedded, require_packages, section, to_html
+from robustness.report.html import (
+    embedded,
+    require_packages,
+    running,
+    section,
+    to_html,
+    token,
+)
 from robustness.report.overview import overview
 from robustness.report.saved import parsed
 from robustness.report.sentences import described_degradation, thinned, verdict
@@ -235,6 +242,12 @@ def test_a_checkpoint_without_a_decided_check_is_shown() -> None:
 )
 def test_numbers_for_people(value: float | None, text: str) -> None:
     assert number(value) == text
+
+
+def test_tokens_that_are_only_blanks_are_seen_and_told_apart() -> None:
+    assert token(" France") == token("France") == "France"
+    assert (token("\n"), token("\n\n"), token("  ")) == ("↵", "↵↵", "␣")
+    assert running("Rivers\n\nA river is") == "Rivers ↵ A river is"
 
 
 def test_the_verdict_is_one_sentence() -> None:

@@ -26,7 +26,9 @@ COLOURS = [
     [0.75, "@warm"],
     [1.0, "@hot"],
 ]
-GAP_PX, TOP_PX, BOTTOM_PX = 16, 84, 104
+GAP_PX, BOTTOM_PX = 16, 104
+DIGIT_PX = 6.5
+"""Height of a character of an upright label."""
 _LABEL_WIDTH = 0.035
 """Of the axis, that a label set upright needs on a telephone."""
 
@@ -99,6 +101,8 @@ def heat_map(checkpoint: CheckpointResult, n_checkpoints: int = 1) -> Figure | N
     n_dims, n_layers = checkpoint.hidden_size, checkpoint.layers
     across = columns(n_dims, n_layers, n_checkpoints)
     height = min(max(7 * n_layers, 110), 260)
+    labels = _labels(checkpoint.dims, n_dims)
+    top_px = 16 + DIGIT_PX * max((len(label["text"]) for label in labels), default=0)
     traces: list[Figure] = []
     axes: Figure = {}
     gap = GAP_PX / (height * len(maps) + GAP_PX * (len(maps) - 1))
@@ -132,11 +136,11 @@ def heat_map(checkpoint: CheckpointResult, n_checkpoints: int = 1) -> Figure | N
     return {
         "data": traces,
         "layout": layout(
-            height=height * len(maps) + GAP_PX * (len(maps) - 1) + TOP_PX + BOTTOM_PX,
+            height=height * len(maps) + GAP_PX * (len(maps) - 1) + top_px + BOTTOM_PX,
             dragmode="zoom",
-            margin={"l": 8, "r": 16, "t": TOP_PX, "b": BOTTOM_PX},
+            margin={"l": 8, "r": 16, "t": top_px, "b": BOTTOM_PX},
             coloraxis=_colour_axis(),
-            annotations=_labels(checkpoint.dims, n_dims),
+            annotations=labels,
             **axes,
         ),
     }

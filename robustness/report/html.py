@@ -121,6 +121,7 @@ def _rendered(run: RunResult, sections: list[Section], figures: Mapping[str, Fig
         lstrip_blocks=True,
     )
     environment.filters.update(number=number, percent=percent, interval=interval, needed=needed)
+    environment.filters.update(running=running, token=token)
     environment.globals.update(say=sentences, parameters=parameters, ICONS=ICONS, SHOWN=SHOWN)
     read = partial(_source, environment)
     # A parser reads CR LF as LF: the hashes are of what it reads.
@@ -161,6 +162,16 @@ def _finalized(value: Any) -> Any:
 
 def _code(character: str) -> str:
     return character.encode("unicode_escape", errors="surrogatepass").decode("ascii")
+
+
+def running(text: str) -> str:
+    """Text of a corpus in one paragraph: its line ends as signs."""
+    return re.sub(r"\s*\n\s*", " ↵ ", text)
+
+
+def token(text: str) -> str:
+    """A token so that it is seen: line ends and blanks as signs, without the blanks around it."""
+    return text.replace("\n", "↵").strip() or "␣"
 
 
 def percent(p: float | None) -> str:
