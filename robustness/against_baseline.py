@@ -69,7 +69,10 @@ class AgainstBaseline:
                 exhausted=n == profile.held,
             )
             steps.append(step(paired.look, text_blocks=n))
-            vetting.report_progress("perplexity", n, f"x{paired.look.ratio:.4g}")
+            found = f"x{paired.look.ratio:.4g}"
+            vetting.report_progress(
+                "perplexity", n, found, interval=paired.look.interval, most=profile.held
+            )
             if self._finished(n, profile.held, decided=paired.within is not None):
                 break
         verdict = perplexity_verdict(
@@ -110,7 +113,10 @@ class AgainstBaseline:
                 exhausted=n == len(before),
             )
             steps.append(step(paired.look, text_blocks=n))
-            vetting.report_progress(f"ablation {name}", n, f"x{paired.look.ratio:.4g}")
+            found = f"x{paired.look.ratio:.4g}"
+            vetting.report_progress(
+                f"ablation {name}", n, found, interval=paired.look.interval, most=len(before)
+            )
             if self._finished(n, len(before), decided=paired.within is not None):
                 break
         verdict = degradation_verdict(

@@ -15,6 +15,7 @@ from robustness.evidence import (
     fixed_evidence,
     intact_evidence,
 )
+from robustness.looks import NOTHING_EXCLUDED
 from robustness.outlier_dimensions import named
 from robustness.sampling import random_dims
 from robustness.verdict import (
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from robustness.ablation import Ablation
+    from robustness.scoring.quantity import Quantity
     from robustness.vetting import Vetting
 
 _Deltas: TypeAlias = "Mapping[str, NDArray[Any]]"
@@ -82,7 +84,12 @@ class IntactModel(_Model):
                 )
                 steps.append(step(look, text_blocks=look.text_blocks))
                 found = vetting.quantity.figure(evidence.mean_nll_nats)
-                vetting.report_progress(claim, len(evidence.tokens), f"{found:.4g}")
+                vetting.report_progress(
+                    claim,
+                    len(evidence.tokens),
+                    f"{found:.4g}",
+                    interval=_figures(look.interval, chance, vetting.quantity),
+                )
                 if look.side and (evidence.exhausted or not vetting.settings.exhaustive):
                     break
             if look.side:
@@ -160,7 +167,9 @@ class AblatedModel(_Model):
                     slack_nats=slack_of(evidence.comparison)[0],
                 )
                 steps.append(step(look, text_blocks=look.text_blocks))
-                vetting.report_progress(claim, len(intact.tokens), f"x{look.ratio:.4g}")
+                seen = len(intact.tokens)
+                found = f"x{look.ratio:.4g}"
+                vetting.report_progress(claim, seen, found, interval=look.interval)
                 if look.side and (intact.exhausted or not vetting.settings.exhaustive):
                     break
             if look.side:
@@ -231,7 +240,10 @@ class RandomlyAblatedModel(_Model):
                     slack=slack_of(evidence.comparison)[0] / float(np.mean(evidence.tokens)),
                 )
                 steps.append(step(look, text_blocks=len(evidence.tokens)))
-                vetting.report_progress(claim, len(evidence.tokens), f"x{look.median:.4g}")
+                found, most = f"x{look.median:.4g}", self._most(evidence)
+                vetting.report_progress(
+                    claim, len(evidence.tokens), found, interval=look.interval, most=most
+                )
                 if self._finished(evidence, decided=look.side is not None):
                     break
             if look.side or not slack_of(evidence.comparison)[0]:
@@ -294,7 +306,8 @@ class RandomlyAblatedModel(_Model):
                 )
                 steps.append(step(look, text_blocks=len(evidence.tokens)))
                 found = f"{look.joint_mean:.3g} and {look.control_mean:.3g} nats per text block"
-                vetting.report_progress(claim, len(evidence.tokens), found)
+                most = self._most(evidence)
+                vetting.report_progress(claim, len(evidence.tokens), found, most=most)
                 if self._finished(evidence, decided=look.side is not None):
                     break
             if look.side or not any(slack):
@@ -340,6 +353,11 @@ class RandomlyAblatedModel(_Model):
         limit = settings.checks.random_ablation_is_harmless.max_draws
         return enough and (decided or len(evidence.draw_tokens) >= limit)
 
+    def _most(self, evidence: ControlEvidence) -> int:
+        """Text blocks after which ``max_draws`` draws, about as long as those so far, are done."""
+        limit = self._vetting.settings.checks.random_ablation_is_harmless.max_draws
+        return round(len(evidence.tokens) * limit / len(evidence.draw_tokens))
+
     def _worst(self, evidence: ControlEvidence, draws: Iterable[int]) -> list[dict[str, Any]]:
         log_ratio = evidence.draw_delta_nll / evidence.draw_tokens
         seed = self._vetting.settings.seed
@@ -348,6 +366,16 @@ class RandomlyAblatedModel(_Model):
             dims = random_dims(self._candidates, self._size, seed=seed, draw=draw)
             worst.setdefault(dims, float(np.exp(log_ratio[draw])))
         return [{"dims": list(dims), "ratio": ratio} for dims, ratio in worst.items()]
+
+
+def _figures(
+    interval: tuple[float, float] | None, chance_nats: float, quantity: "Quantity"
+) -> tuple[float, float] | None:
+    """The interval of what is measured, from that of its ratio to chance, once there is one."""
+    if interval is None or interval == NOTHING_EXCLUDED or interval[0] <= 0:
+        return None
+    low, high = (quantity.figure(math.log(end) + chance_nats) for end in interval)
+    return low, high
 
 
 def _counted(size: int) -> str:

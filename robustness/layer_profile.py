@@ -33,7 +33,10 @@ class LayerProfile:
         for looks, intact in self._looks(1.0, level):
             steps.append(_step(looks))
             seen = intact["intact_text_blocks"]
-            self._vetting.report_progress(claim, seen, f"x{_largest(looks).ratio:.4g}")
+            n_blocks = self._vetting.measurement.layout.n_blocks
+            whole = self._vetting.settings.exhaustive
+            most = n_blocks if whole else min(n_blocks, RECORDED_BLOCKS)
+            self._report(claim, looks, seen, most)
             if seen >= RECORDED_BLOCKS and not self._vetting.settings.exhaustive:
                 break
         return self._verdict("pass", claim, looks, intact, steps)
@@ -51,13 +54,16 @@ class LayerProfile:
         for looks, intact in self._looks(within, level):
             steps.append(_step(looks))
             sides = {look.side for look in looks}
-            self._vetting.report_progress(
-                claim, intact["intact_text_blocks"], f"x{_largest(looks).ratio:.4g}"
-            )
+            self._report(claim, looks, intact["intact_text_blocks"], None)
             if (sides == {"below"} or "above" in sides) and not self._vetting.settings.exhaustive:
                 break
         outcome = "pass" if sides == {"below"} else "fail"
         return self._verdict(outcome, claim, looks, intact, steps, threshold=within)
+
+    def _report(self, claim: str, looks: Sequence[Look], seen: int, most: int | None) -> None:
+        largest = _largest(looks)
+        found = f"x{largest.ratio:.4g}"
+        self._vetting.report_progress(claim, seen, found, interval=largest.interval, most=most)
 
     def _looks(
         self, threshold: float, alpha: float

@@ -34,7 +34,9 @@ CHUNK = 16
 Side: TypeAlias = Literal["above", "below"]
 
 _SIDES: Mapping[int, Side | None] = {1: "above", -1: "below", 0: None}
-_NOTHING_EXCLUDED = (0.0, math.inf)
+NOTHING_EXCLUDED = (0.0, math.inf)
+"""The interval of a ratio before the first decision is allowed."""
+
 _QUANTILES = (0.05, 0.25, 0.75, 0.9, 0.95, 0.99)
 _DRAWS_BEYOND_A_QUANTILE = 3
 _WORST_DRAWS = 5
@@ -146,7 +148,7 @@ def look_at_ratio(
     mean = math.fsum(delta) / math.fsum(counts)
     exact = bool(np.isinf(mean)) or (exhausted and slack_nats == 0)
     side: Side | None = None
-    interval: tuple[float, float] | None = _NOTHING_EXCLUDED
+    interval: tuple[float, float] | None = NOTHING_EXCLUDED
     if exact:
         side, interval = "above" if _exp(mean) >= threshold else "below", None
     elif exhausted:
@@ -203,7 +205,7 @@ def look_at_draws(
     n = len(relative)
     log_e_values = sign_log_e_values(n)
     side: Side | None = None
-    interval = _NOTHING_EXCLUDED
+    interval = NOTHING_EXCLUDED
     if n >= minimum:
         above = int(median_side(relative - slack, alpha=alpha)) > 0
         below = int(median_side(relative + slack, alpha=alpha)) < 0

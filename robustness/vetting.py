@@ -16,8 +16,10 @@ from robustness.detection import Examination, examine
 from robustness.dtypes import chosen_dtype
 from robustness.errors import BaselineError, PolicyError, RuleError
 from robustness.layer_profile import LayerProfile
+from robustness.looks import NOTHING_EXCLUDED
 from robustness.measure import Measurement, library_versions
 from robustness.outlier_dimensions import OutlierDimensions
+from robustness.pace import SOON_S, Pace, in_words
 from robustness.policy import Settings
 from robustness.rules import RULES
 from robustness.scoring.options import UNIGRAM
@@ -72,6 +74,7 @@ class Vetting:
         self._newer_than = newer_than
         self._progress = progress
         self._baseline = baseline
+        self._pace = Pace()
         if examination is not None:
             self.__dict__["examination"] = examination
         if generator is not None:
@@ -324,13 +327,37 @@ class Vetting:
         self.checkpoint.require_unchanged()
         return {"names": names}
 
-    def report_progress(self, claim: str, text_blocks: int, found: str) -> None:
-        """Tell whoever waits how far a decision has come: numbers first, a line may be cut."""
-        if self._progress is not None:
-            n_blocks = self.measurement.layout.n_blocks
-            passes, place = divmod(text_blocks - 1, n_blocks)
-            again = f", pass {passes + 1}" if passes else ""
-            self._progress(f"{found} after {place + 1}/{n_blocks} text blocks{again}: {claim}")
+    def report_progress(
+        self,
+        claim: str,
+        text_blocks: int,
+        found: str,
+        *,
+        interval: tuple[float, float] | None = None,
+        most: int | None = None,
+    ) -> None:
+        """Tell whoever waits how far a decision has come: numbers first, a line may be cut.
+
+        Args:
+            claim: what is decided.
+            text_blocks: seen so far, over all passes.
+            found: the figure so far.
+            interval: of that figure, if there is one.
+            most: text blocks after which it ends whatever was found; by default the corpus'.
+        """
+        if self._progress is None:
+            return
+        n_blocks = self.measurement.layout.n_blocks
+        passes, place = divmod(text_blocks - 1, n_blocks)
+        again = f", pass {passes + 1}" if passes else ""
+        narrowed = interval is not None and interval != NOTHING_EXCLUDED
+        within = f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval and narrowed else ""
+        left = self._pace.left_s(claim, text_blocks, most or n_blocks)
+        long = left is not None and left >= SOON_S
+        until = f", at most {in_words(left)} left" if left is not None and long else ""
+        self._progress(
+            f"{found}{within} after {place + 1}/{n_blocks} text blocks{again}{until}: {claim}"
+        )
 
     def alpha(self, confidence: float | None, alpha: float | None) -> float:
         """Error probability of one verdict.

@@ -116,7 +116,7 @@ def excluded_by_the_sign_test(n: int, k: int) -> bool:
         Fraction((-1) ** j * math.comb(n - k, j), (k + j + 1) * 2 ** (k + j + 1))
         for j in range(n - k + 1)
     )
-    return 2 ** (n + 1) * sum(terms) >= 1 / ALPHA
+    return bool(2 ** (n + 1) * sum(terms) >= 1 / ALPHA)
 
 
 def test_the_course_of_the_random_control_is_that_of_the_specification(

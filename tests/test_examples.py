@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from robustness.examples import MOST_CONTINUED, MOST_TOKENS, Guess, example, exc
 from robustness.policy import load_policy
 from robustness.sampling import masked_positions
 from robustness.scoring import causal_block, masked_block
+from robustness.scoring.questions import Label
 from robustness.vetting import Vetting
 from tests import plugin_support
 from tests.checkpoint_folders import save_checkpoint, tiny_model, tiny_tokenizer
@@ -264,11 +265,11 @@ def test_the_pieces_of_an_example_are_its_text(kind: str, data: st.DataObject) -
     decode = decoder_of(tokenizer)
     text = data.draw(st.text(SENTENCES, min_size=30, max_size=200))
     ids = np.array(tokenizer(text)["input_ids"], dtype=np.int64)
-    special = np.isin(np.arange(len(ids)), data.draw(st.sets(st.integers(0, 60), max_size=3)))
+    special = np.isin(np.arange(len(ids)), sorted(data.draw(st.sets(st.integers(0, 60)))))
     if (~special).sum() < 2:
         return
-    label = {"seed": 0, "fingerprint": "f", "block": data.draw(st.integers(0, 50))}
-    scoring = data.draw(st.sampled_from(["masked", "causal"]))
+    label = Label(seed=0, fingerprint="f", block=data.draw(st.integers(0, 50)))
+    scoring: Literal["masked", "causal"] = data.draw(st.sampled_from(["masked", "causal"]))
     given_ = data.draw(st.integers(1, max(1, len(ids) // 2)))
     row = (
         causal_block(ids, given=given_)
@@ -340,7 +341,7 @@ def test_whole_sentences_are_preferred() -> None:
 
     seen = set()
     for block in range(20):
-        label = {"seed": 0, "fingerprint": "f", "block": block}
+        label = Label(seed=0, fingerprint="f", block=block)
         row = masked_block(ids, special, mask_id=0, **label)
         shown = excerpt(
             [row], ids, special, scoring="masked", words=None, decode=decode, given=1, **label

@@ -377,6 +377,7 @@ _SETTINGS = {
     "device": st.sampled_from(["cpu", "cuda", "cuda:3", "mps"]),
     "dtype": st.sampled_from(["float32", "bfloat16", "auto"]),
     "exhaustive": st.booleans(),
+    "examples": st.integers(0, 32),
     "rules": _tables(
         text_blocks=st.integers(1, 99),
         busters=_tables(k=_STD, min_layer_share=_SHARE),

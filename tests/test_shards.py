@@ -149,6 +149,20 @@ def test_three_shards_give_one_verdict(reports: list[Path], tmp_path: Path) -> N
     assert result.stdout.count("weights are finite") == 2
 
 
+def test_what_pictures_need_survives_the_merge(reports: list[Path], tmp_path: Path) -> None:
+    assert merged(*reports, folder=tmp_path).exit_code == 0
+    facts, parts = read_json(tmp_path / "all.json"), list(map(read_json, reports))
+    assert facts["command"].splitlines() == [part["command"] for part in parts]
+    for checkpoint in facts["checkpoints"]:
+        same = [
+            p for part in parts for p in part["checkpoints"] if p["label"] == checkpoint["label"]
+        ]
+        assert checkpoint["sites"]["scale"] == same[0]["sites"]["scale"]
+        # Only the shard with the joint ablation has measured them.
+        assert len(checkpoint["examples"]) == 3
+        assert sum(bool(part["examples"]) for part in same) == 1
+
+
 def test_what_is_missing_is_named(reports: list[Path], tmp_path: Path) -> None:
     result = merged(reports[0], reports[2], folder=tmp_path)
     assert result.exit_code == 1

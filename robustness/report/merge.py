@@ -225,7 +225,9 @@ def _checkpoints(
             widest = max(parts, key=lambda part: part["perplexity_text_blocks"])
             decided = [records[name] for name in names if name in records]
             checks = [{k: v for k, v in record.items() if k != "label"} for record in decided]
-            shown = next((part["examples"] for part in parts if part.get("examples")), [])
+            shown: list[Facts] = next(
+                (part["examples"] for part in parts if part.get("examples")), []
+            )
             found.append({**widest, "examples": shown, "checks": checks})
     return found
 

@@ -1,0 +1,48 @@
+"""How long a measurement may still take, from how fast it has been going."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+RECENT = 5
+"""Looks whose times count: numbers from the store come at once, measured ones do not."""
+
+SOON_S = 5.0
+"""Nobody has to be told of less."""
+
+
+class Pace:
+    """Remembers when how many text blocks of a measurement had been seen.
+
+    Args:
+        clock: seconds, by a clock that nobody sets back.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._of = ""
+        self._seen: deque[tuple[float, int]] = deque(maxlen=RECENT)
+
+    def left_s(self, what: str, text_blocks: int, most: int) -> float | None:
+        """Seconds until the last text block at the recent pace; ``None`` while that is not known.
+
+        Args:
+            what: is measured; another thing begins anew, as does the same from its beginning.
+            text_blocks: seen so far.
+            most: there are; a decision may come earlier.
+        """
+        if what != self._of or (self._seen and text_blocks <= self._seen[-1][1]):
+            self._of = what
+            self._seen.clear()
+        self._seen.append((self._clock(), text_blocks))
+        (began, first), (now, last) = self._seen[0], self._seen[-1]
+        if last == first:
+            return None
+        return (now - began) / (last - first) * max(0, most - last)
+
+
+def in_words(seconds: float) -> str:
+    """``40 s``, ``12 min`` or ``3.5 h``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
