@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -135,8 +136,7 @@ def join(
     verdict = "passed" if facts["passed"] else "did not pass"
     typer.echo(f"robustness: the run of {facts['merged']} shards {verdict}")
     if github.is_wanted("auto", os.environ):
-        for line in github.publish(facts, os.environ):
-            typer.echo(line)
+        typer.echo(github.as_output(github.publish(facts, os.environ), sys.stdout.encoding))
     raise typer.Exit(facts["exit_status"])
 
 

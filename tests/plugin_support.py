@@ -30,14 +30,17 @@ STATES = {"active": ("-n", "2"), "idle": (), "off": ("-p", "no:xdist")}
 in_every_state = pytest.mark.parametrize(
     "state", [pytest.param(options, id=name) for name, options in STATES.items()]
 )
+without_xdist = pytest.param(STATES["off"], id="off", marks=pytest.mark.slow)
 with_and_without_workers = pytest.mark.parametrize(
-    "state", [pytest.param(STATES[name], id=name) for name in ("active", "idle")]
+    "state",
+    [*(pytest.param(STATES[name], id=name) for name in ("active", "idle")), without_xdist],
 )
 slowly_with_workers = pytest.mark.parametrize(
     "state",
     [
         pytest.param(STATES["active"], id="active", marks=pytest.mark.slow),
         pytest.param(STATES["idle"], id="idle"),
+        without_xdist,
     ],
 )
 """Where workers have no part in what is tested, and a run costs three times as much with them."""

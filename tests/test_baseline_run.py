@@ -141,6 +141,35 @@ def test_another_revision_with_other_outliers_does_not_match(other: Run, saved: 
     assert "save-baseline" not in hint
 
 
+WRITING = """
+import os
+from pathlib import Path
+
+from robustness import baseline
+
+
+def write_profile(*args, original=baseline.write_profile):
+    with Path("writers").open("a") as stream:
+        stream.write(os.environ.get("PYTEST_XDIST_WORKER", "controller") + "\\n")
+    return original(*args)
+
+
+baseline.write_profile = write_profile
+"""
+
+
+@slowly_with_workers
+def test_only_the_controller_writes_a_baseline_and_only_once(
+    state: tuple[str, ...], saved: Path, stubs: Stubs, tmp_path: Path
+) -> None:
+    (tmp_path / "writing.py").write_text(WRITING)
+    save = "--robustness-save-baseline=base.json"
+    run = run_suite(tmp_path, *stubs.options, *state, "-p", "writing", save)
+    assert run.result.ret == 0
+    assert (tmp_path / "writers").read_text().split() == ["controller"]
+    assert read_profile(tmp_path / "base.json").checkpoints == read_profile(saved).checkpoints
+
+
 def test_a_run_that_fails_saves_no_baseline(other: Run) -> None:
     assert not (other.folder / "new.json").exists()
     other.result.stdout.fnmatch_lines(["robustness: no baseline was saved*"])

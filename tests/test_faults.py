@@ -369,3 +369,14 @@ def test_two_runs_share_a_store_and_measure_every_chunk_once(
         facts = read_json(place.root / name / "report.json")
         assert lasting(facts) == lasting(undisturbed[1].facts)
     assert place.written() == undisturbed[0].written()
+
+
+@pytest.mark.slow
+def test_two_workers_measure_every_chunk_once(
+    place: Place, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both checks need the intact model's, and run at the same time."""
+    run = place.run(monkeypatch, "workers", "-n", "2")
+    assert run.result.ret == pytest.ExitCode.OK
+    assert place.written() == undisturbed[0].written()
+    assert set(place.written().values()) == {1}

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustness.plain import plain
-from robustness.report.github import MOST, annotations, command, is_wanted, publish, publish_refusal
+from robustness.report.github import (
+    MOST,
+    annotations,
+    as_output,
+    command,
+    is_wanted,
+    publish,
+    publish_refusal,
+)
 from robustness.report.markdown import MOST_BYTES
 from tests import plugin_support
 from tests.github_runner import Command, obeyed
@@ -111,6 +119,15 @@ def test_github_shows_ten_of_a_kind_so_no_more_are_written(n: int) -> None:
         assert len(data) == min(n, MOST)
         if n > MOST:
             assert data[-1] == f"and {n - MOST + 1} more, in the job summary and the log"
+
+
+def test_a_stream_that_lacks_a_letter_gets_its_escape() -> None:
+    lines = annotations(run(checkpoint("modèle"), checkpoint("模型")))
+    for encoding in ("ascii", "latin-1", "utf-8", None):
+        text = as_output(lines, encoding)
+        text.encode(encoding or "utf-8")
+        assert len(obeyed(f"mid-line{text}")) == 2
+    assert "mod\\xe8le" in as_output(lines, "ascii")
 
 
 def test_when_it_is_wanted() -> None:
@@ -253,6 +270,7 @@ def test_a_refused_run_reaches_the_job(job: Path, pytester: pytest.Pytester) -> 
     (found,) = told(result)
     assert found.properties == {"title": "robustness: refused"}
     assert "nothing-here" in found.data
+    assert not found.data.startswith("robustness")
     assert "nothing-here" in job.read_text(encoding="utf-8")
 
 

@@ -374,12 +374,21 @@ def test_last_failed_runs_only_what_failed(
 
 
 @pytest.mark.parametrize("option", ["-x", pytest.param("--maxfail=1", marks=pytest.mark.slow)])
-def test_stopping_early_is_no_pass(option: str, strict: pytest.Pytester, stubs: Stubs) -> None:
-    result = strict.runpytest_subprocess(*stubs.options, option, "--robustness-json=report.json")
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.assert_outcomes(passed=3, failed=1)
+@slowly_with_workers
+def test_stopping_early_is_no_pass(
+    state: tuple[str, ...], option: str, strict: pytest.Pytester, stubs: Stubs
+) -> None:
+    result = strict.runpytest_subprocess(
+        *stubs.options, *state, option, "--robustness-json=report.json"
+    )
     facts = read_json(strict.path / "report.json")
     assert not facts["passed"]
+    assert verdicts(facts)[JOINT] == "fail"
+    if "-n" in state:  # which tests have begun by then is a race; xdist calls it an interruption
+        assert result.ret in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED)
+        return
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=3, failed=1)
     assert len(verdicts(facts)) == 4
     result.stdout.fnmatch_lines(["robustness: *random_ablation* was collected but gave no verdict"])
 
@@ -395,10 +404,17 @@ def test_stopping_early_is_no_pass(option: str, strict: pytest.Pytester, stubs: 
         pytest.param(("-p", "no:junitxml", "-s"), True, id="no:junitxml"),
     ],
 )
+@slowly_with_workers
 def test_pytest_can_be_told_how_to_report(
-    options: tuple[str, ...], shown: bool, strict: pytest.Pytester, stubs: Stubs
+    state: tuple[str, ...],
+    options: tuple[str, ...],
+    shown: bool,
+    strict: pytest.Pytester,
+    stubs: Stubs,
 ) -> None:
-    result = strict.runpytest_subprocess(*stubs.options, *options, "--robustness-json=report.json")
+    result = strict.runpytest_subprocess(
+        *stubs.options, *state, *options, "--robustness-json=report.json"
+    )
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert verdicts(read_json(strict.path / "report.json"))[JOINT] == "fail"
     text = text_of(result)
@@ -416,7 +432,7 @@ def test_it_works_without_autoloaded_plugins(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    xdist = ("-p", "xdist") if state else ()
+    xdist = ("-p", "xdist") if "-n" in state else ()
     result = strict.runpytest_subprocess(
         "-p", "robustness.plugin", *xdist, *state, *stubs.options, "--robustness-json=report.json"
     )
@@ -738,8 +754,9 @@ def test_a_check_without_a_verdict_fails_the_run(
     assert facts["problems"] == [NO_VERDICT]
 
 
+@slowly_with_workers
 def test_a_conftest_that_skips_everything_fails_the_run(
-    lenient: pytest.Pytester, stubs: Stubs
+    state: tuple[str, ...], lenient: pytest.Pytester, stubs: Stubs
 ) -> None:
     lenient.makeconftest(
         """
@@ -750,10 +767,23 @@ def test_a_conftest_that_skips_everything_fails_the_run(
                 item.add_marker(pytest.mark.skip)
         """
     )
-    result = lenient.runpytest_subprocess(*stubs.options, "--robustness-json=report.json")
+    result = lenient.runpytest_subprocess(*stubs.options, *state, "--robustness-json=report.json")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(skipped=6)
     assert len(read_json(lenient.path / "report.json")["problems"]) == 6
+
+
+@slowly_with_workers
+def test_a_policy_that_leaves_nothing_to_check_is_no_pass(
+    state: tuple[str, ...], lenient: pytest.Pytester, stubs: Stubs
+) -> None:
+    names = {test.partition("::")[2].partition("[")[0].removeprefix("test_") for test in SUITE}
+    off = "".join(f"[checks.{name}]\nenabled = false\n" for name in names)
+    (lenient.path / "robustness.toml").write_text(off)
+    result = lenient.runpytest_subprocess(*stubs.options, *state, "--robustness-json=report.json")
+    assert result.ret != pytest.ExitCode.OK
+    assert "passed" not in result.parseoutcomes()
+    assert not read_json(lenient.path / "report.json")["passed"]
 
 
 @pytest.mark.smoke
@@ -925,8 +955,11 @@ def _literal(text: str) -> str:
 # --- manners -------------------------------------------------------------------------------------
 
 
+@slowly_with_workers
 @pytest.mark.smoke
-def test_a_name_that_is_taken_is_left_to_its_owner(lenient: pytest.Pytester, stubs: Stubs) -> None:
+def test_a_name_that_is_taken_is_left_to_its_owner(
+    state: tuple[str, ...], lenient: pytest.Pytester, stubs: Stubs
+) -> None:
     lenient.makeconftest(
         """
         def pytest_addoption(parser):
@@ -937,13 +970,15 @@ def test_a_name_that_is_taken_is_left_to_its_owner(lenient: pytest.Pytester, stu
         """
     )
     lenient.makepyfile("def test_it(): pass")
-    theirs = lenient.runpytest_subprocess("--model=A")
+    theirs = lenient.runpytest_subprocess("--model=A", *state)
     assert theirs.ret == pytest.ExitCode.OK
     theirs.assert_outcomes(passed=1)
     theirs.stdout.fnmatch_lines(["the model is A"])
     assert "robustness:" not in text_of(theirs)
 
-    ours = lenient.runpytest_subprocess(f"--robustness-model={stubs.model}", *stubs.surroundings)
+    ours = lenient.runpytest_subprocess(
+        f"--robustness-model={stubs.model}", *stubs.surroundings, *state
+    )
     assert ours.ret == pytest.ExitCode.OK
     ours.assert_outcomes(passed=6)
     ours.stdout.fnmatch_lines(["the model is T"])

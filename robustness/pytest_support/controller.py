@@ -200,7 +200,7 @@ class Controller:
 
     def facts(self) -> dict[str, Any] | None:
         """What has been found out so far; ``None`` before there is a plan."""
-        return None if self.plan is None else self._facts()
+        return None if self.completeness is None else self._facts()
 
     def _facts(self) -> dict[str, Any]:
         assert self.plan is not None

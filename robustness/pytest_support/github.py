@@ -12,6 +12,9 @@ from robustness.report import github
 
 Facts = Mapping[str, Any]
 
+_OURS = "robustness: "
+"""What a refusal of this plugin begins with."""
+
 
 class GitHub:
     """Writes annotations on standard output, and the summary of the job."""
@@ -32,7 +35,9 @@ class GitHub:
         try:
             return (yield)
         except pytest.UsageError as error:
-            self._write(github.publish_refusal(str(error), os.environ))
+            if str(error).startswith(_OURS):
+                sentence = str(error).removeprefix(_OURS)
+                self._write(github.publish_refusal(sentence, os.environ))
             raise
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -54,13 +59,12 @@ class GitHub:
         uncaptured = (
             contextlib.nullcontext() if capture is None else capture.global_and_fixture_disabled()
         )
-        text = "".join(f"\n{line}" for line in lines) + "\n"
         with (
             uncaptured,
             contextlib.suppress(OSError, ValueError),
         ):  # the verdict does not hang on it
             sys.stdout.flush()
-            stream.write(text.encode(stream.encoding, "backslashreplace").decode(stream.encoding))
+            stream.write(github.as_output(lines, stream.encoding))
             stream.flush()
 
 

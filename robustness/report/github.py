@@ -78,6 +78,13 @@ def command(kind: Kind, title: str, message: str) -> str:
     return f"::{kind} title={title}::{message}"
 
 
+def as_output(lines: Sequence[str], encoding: str | None) -> str:
+    """The lines each on one of its own, whatever was written before, in what a stream can take."""
+    codec = encoding or "utf-8"
+    text = "".join(f"\n{line}" for line in lines)
+    return text.encode(codec, "backslashreplace").decode(codec) + "\n"
+
+
 def _told(facts: Mapping[str, Any]) -> Iterator[tuple[Kind, str, str]]:
     problems: Sequence[str] = facts["problems"]
     if problems:
