@@ -16,6 +16,7 @@ from robustness.baseline import read_profile
 from robustness.check_settings import MatchesBaseline
 from robustness.commands.card import card
 from robustness.commands.fleet import Passing, fleet
+from robustness.commands.report import report
 from robustness.commands.scan import scan
 from robustness.commands.trace import trace
 from robustness.errors import RobustnessError
@@ -50,6 +51,9 @@ def main(
     if version:
         typer.echo(__version__)
         raise typer.Exit
+
+
+app.command("report")(report)
 
 
 @app.command("diff")

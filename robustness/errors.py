@@ -57,6 +57,10 @@ class FleetError(RobustnessError):
     """A run over several machines cannot be started, or a node cannot do its part at all."""
 
 
+class ReportError(RobustnessError):
+    """A saved report cannot be read, or a report cannot be made of it."""
+
+
 class PlanError(RobustnessError):
     """The plan that a worker process was handed is damaged, or of another version."""
 

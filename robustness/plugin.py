@@ -156,6 +156,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="write every measured fact and verdict to this file",
     )
     group.addoption(
+        "--robustness-html",
+        type=Path,
+        metavar="FILE",
+        help="write a page with figures to this file, which needs no network (needs the extra "
+        "'html': pip install 'pytest-robustness[html]')",
+    )
+    group.addoption(
         "--robustness-github",
         choices=("auto", "always", "never"),
         default="auto",

@@ -1084,7 +1084,7 @@ def test_help_lists_every_option(pytester: pytest.Pytester) -> None:
                 "model", "corpus", "layout", "block-size", "masking", "generator", "bos",
                 "context", "profile", "rule", "stack", "site", "mode", "enable", "confidence",
                 "exhaustive", "seed", "device", "dtype", "policy", "json", "store", "fresh",
-                "store-limit", "baseline", "save-baseline", "plan", "shard", "github",
+                "store-limit", "baseline", "save-baseline", "plan", "shard", "github", "html",
                 "examples",
             )
         ),

@@ -81,7 +81,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reports(workplace: Path) -> None:
     """The files that the console program is shown with, by the README's commands."""
     for command in PYTEST_COMMANDS:
-        if "--robustness-save-baseline=" in command or "--robustness-shard=" in command:
+        wanted = ("--robustness-save-baseline=", "--robustness-shard=", "--robustness-html=")
+        if any(option in command for option in wanted):
             result = _run(shlex.split(command), workplace)
             assert result.returncode == 0, result.stdout + result.stderr
     for command in OUR_COMMANDS:
@@ -130,7 +131,7 @@ def test_the_commands_run(command: str, workplace: Path, request: pytest.Fixture
 def test_the_console_program_runs(command: str, workplace: Path) -> None:
     result = _run(shlex.split(command), workplace)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert re.search("another-one|my-checkpoint|checkpoint-2000", result.stdout)
+    assert re.search("another-one|my-checkpoint|checkpoint-2000|wrote report.html", result.stdout)
 
 
 @pytest.mark.slow
@@ -153,6 +154,15 @@ def test_the_fleet_has_the_options_that_are_spoken_of() -> None:
     spoken = set(re.findall(r"--(?!robustness)[a-z-]+", section))
     assert {"--address", "--gpus-per-task", "--retries", "--store"} <= spoken
     assert [option for option in spoken if f"{option} " not in known] == []
+
+
+def test_the_picture_is_there_and_can_be_made_anew() -> None:
+    (picture,) = re.findall(r"!\[[^\]]+\]\((docs/\S+\.png)\)", README)
+    assert (ROOT / picture).read_bytes().startswith(b"\x89PNG")
+    assert (ROOT / picture).stat().st_size < 300_000
+    assert "tox -e screenshot" in README
+    tox = (ROOT / "tox.ini").read_text()
+    assert f"python docs/screenshot.py {{env_tmp_dir}}{{/}}report.html {picture}" in tox
 
 
 def test_the_example_tests_pass(workplace: Path) -> None:

@@ -21,6 +21,7 @@ from robustness.pytest_support.progress import Line, Watcher
 from robustness.pytest_support.recorder import REPORTED
 from robustness.pytest_support.state import STATE, RunState
 from robustness.report import facts, header, terminal
+from robustness.report.html import to_html
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -133,6 +134,7 @@ class Controller:
             self.problems += self.completeness.hidden_failures()
         self._settle(session)
         self._save_baseline(session)
+        self._write_page(session)
         file: Path | None = self.config.getoption("robustness_json")
         if file is not None:
             try:
@@ -140,6 +142,17 @@ class Controller:
             except OSError as error:
                 self.problems.append(f"--robustness-json={file} could not be written: {error}")
                 self._settle(session)
+
+    def _write_page(self, session: pytest.Session) -> None:
+        """Write the HTML report, before the JSON, which holds whatever goes wrong here."""
+        file: Path | None = self.config.getoption("robustness_html")
+        if file is None:
+            return
+        try:
+            write_atomically(file, to_html(self._facts()))
+        except Exception as error:  # a mistake in a picture must not cost what was measured
+            self.problems.append(f"--robustness-html={file} could not be written: {error}")
+            self._settle(session)
 
     def _save_baseline(self, session: pytest.Session) -> None:
         assert self.plan is not None

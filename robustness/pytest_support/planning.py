@@ -12,6 +12,7 @@ from robustness.plan import RunPlan, make_plan
 from robustness.pytest_support import baselines
 from robustness.pytest_support.options import require_writable, run_policy, store_root
 from robustness.pytest_support.progress import Line
+from robustness.report.html import require_packages
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +27,12 @@ def planned_run(config: pytest.Config, progress: Line, *, today: date) -> RunPla
     file: Path | None = config.getoption("robustness_json")
     if file is not None:
         require_writable(file)
+    page: Path | None = config.getoption("robustness_html")
+    if page is not None:
+        require_writable(page, "--robustness-html")
     try:
+        if page is not None:
+            require_packages()
         plan = make_plan(
             config.getoption("robustness_models"),
             run_policy(config),

@@ -1,0 +1,83 @@
+"""A headless Chromium for tests; they are skipped, with the reason, where there is none."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+def chromium() -> str:
+    """The browser's path; skips the test where it or playwright is missing."""
+    pytest.importorskip("playwright", reason="needs playwright (extra 'browser')")
+    found = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("needs a browser (apt-get install chromium)")
+    return found
+
+
+@contextmanager
+def started() -> Iterator["Browser"]:
+    """A browser. Chromium refuses its sandbox to root, as whom containers run tests."""
+    path = chromium()
+    from playwright.sync_api import sync_playwright
+
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=arguments)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A page that was opened, and everything that it did beside being shown."""
+
+    page: "Page"
+    trouble: list[str] = field(default_factory=list)
+
+    def figure(self, name: str) -> Any:
+        """Data and layout of a figure, as plotly holds them."""
+        return self.page.evaluate(
+            "name => { const { data, layout } = document.getElementById(name);"
+            " return JSON.parse(JSON.stringify({ data, layout })) }",
+            name,
+        )
+
+
+@contextmanager
+def shown(browser: "Browser", file: Path, *, phone: bool = False, **more: Any) -> Iterator[Shown]:
+    """Open a page, and wait until its figures are drawn; its trouble is checked at the end."""
+    size = {"width": 390, "height": 844} if phone else {"width": 1200, "height": 900}
+    options: dict[str, Any] = {"viewport": size, "has_touch": phone, "is_mobile": phone, **more}
+    context = browser.new_context(**options)
+    page = context.new_page()
+    found = Shown(page=page)
+    page.on("console", lambda message: found.trouble.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: found.trouble.append(f"error: {error}"))
+    page.on("dialog", lambda dialog: found.trouble.append(f"dialog: {dialog.message}"))
+    page.on("request", lambda request: _note(found, request.url, file))
+    try:
+        page.goto(file.as_uri())
+        page.wait_for_selector("html[data-figures=drawn]", timeout=60_000)
+        yield found
+        assert found.trouble == []
+    finally:
+        context.close()
+
+
+def _note(found: Shown, url: str, file: Path) -> None:
+    """Any request but that for the file itself is trouble; data in the page is none."""
+    if url.partition("#")[0] != file.as_uri() and not url.startswith(("data:", "blob:")):
+        found.trouble.append(f"request: {url}")

@@ -1,0 +1,482 @@
+"""The HTML report as text: self-contained, closed to the network, escaped; figures by their data.
+
+What a browser makes of it is in test_html_in_browser.py.
+"""
+
+import base64
+import json
+import math
+import re
+from hashlib import sha256
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from robustness.console import app
+from robustness.errors import ReportError
+from robustness.report.axes import log_axis, number
+from robustness.report.figures import course, degradation, layer_profile
+from robustness.report.heat_map import MOST_CELLS, columns, heat_map
+from robustness.report.html import (
+    embedded,
+    require_packages,
+    running,
+    section,
+    to_html,
+    token,
+)
+from robustness.report.overview import overview
+from robustness.report.saved import parsed
+from robustness.report.sentences import described_degradation, thinned, verdict
+from tests import report_facts as facts
+
+pytest.importorskip("plotly", reason="needs plotly (pip install 'pytest-robustness[html]')")
+
+
+class Page(HTMLParser):
+    """Tags, texts and attributes, as a strict reader sees them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.words: list[str] = []
+        self._in = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._in = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in = "" if tag == self._in else self._in
+
+    def handle_data(self, data: str) -> None:
+        if self._in == "script":
+            self.scripts[-1] += data
+        elif self._in != "style":
+            self.words.append(data)
+
+    def all(self, name: str) -> list[str]:
+        """The values of an attribute."""
+        return [
+            value or "" for _, attrs in self.tags for key, value in attrs.items() if key == name
+        ]
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    return to_html(facts.run())
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+# --- the file ------------------------------------------------------------------------------------
+
+
+def test_the_page_names_nothing_outside_of_itself(page: Page) -> None:
+    for name in ("src", "srcset", "action", "formaction", "poster", "background", "object"):
+        assert page.all(name) == []
+    assert all(target.startswith(("#", "data:,")) for target in page.all("href"))
+    assert not {"iframe", "img", "object", "embed", "base", "form"} & {tag for tag, _ in page.tags}
+
+
+def test_the_policy_lets_only_the_two_scripts_of_the_page_run(page: Page) -> None:
+    policy = next(a["content"] or "" for _, a in page.tags if a.get("http-equiv"))
+    rules = dict(part.strip().partition(" ")[::2] for part in policy.split(";"))
+    assert rules["default-src"] == "'none'"
+    assert rules["connect-src"] == rules["form-action"] == rules["base-uri"] == "'none'"
+    assert "unsafe" not in rules["script-src"]
+    _, *programs = page.scripts
+    digests = [base64.b64encode(sha256(p.encode()).digest()).decode() for p in programs]
+    assert rules["script-src"].split() == [f"'sha256-{digest}'" for digest in digests]
+
+
+def test_headings_ids_and_tables_can_be_followed_without_eyes(page: Page) -> None:
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(later - earlier <= 1 for earlier, later in pairwise(levels))
+    ids = page.all("id")
+    assert len(ids) == len(set(ids))
+    assert {target[1:] for target in page.all("href") if target[0] == "#"} <= set(ids)
+    assert {name for value in page.all("aria-labelledby") for name in value.split()} <= set(ids)
+    assert all(attrs.get("scope") for tag, attrs in page.tags if tag == "th")
+    plots = [attrs for _, attrs in page.tags if attrs.get("class") == "plot"]
+    assert len(plots) == 5 + len([c for c in facts.checkpoint()["checks"] if c["course"]]) - 2
+    assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in plots)
+    assert ("html", {"lang": "en"}) in page.tags
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(html: str, scheme: str) -> None:
+    blocks = re.findall(r":root[^{]*\{(.*?)\}", html, re.DOTALL)
+    colours = dict(re.findall(r"--([\w-]+): (#\w{6})", blocks[scheme == "dark"]))
+    for name in ("ink", "muted", "link", "accent", "pass", "fail", "open", "threshold"):
+        for ground in ("card", "page"):
+            assert _contrast(colours[name], colours[ground]) >= 4.5, (name, ground)
+    for name in ("pass", "fail", "open", "threshold"):
+        assert _contrast(colours[name], colours["band"]) >= 3, name
+
+
+def _contrast(one: str, other: str) -> float:
+    """As WCAG 2.2 defines it."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_names_from_outside_stay_text() -> None:
+    bad = facts.HOSTILE
+    point = facts.checkpoint(
+        label=bad, reference=bad, corpus=bad, notes=[bad], rule=bad, examples=[facts.example(bad)]
+    )
+    point["checks"][0] |= {"reason": bad, "verdict": "fail"}
+    point["sites"]["site"] = bad
+    html = to_html(facts.run(point, point, command=bad, problems=[bad], policy=bad))
+    page = Page(html)
+    assert len(page.scripts) == 3
+    assert not {"img", "b"} & {tag for tag, _ in page.tags}
+    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
+    assert not [c for c in html if not c.isprintable() and c not in "\n\t" and c in bad]
+    assert page.text.count("</script><img src=x onerror=pwned()><b>&amp;") >= 6
+    shown = json.loads(page.scripts[0])["overview"]["layout"]["yaxis"]["ticktext"]
+    assert not [text for text in shown if "<" in text or "\x1b" in text]
+
+
+TEXTS = st.text() | st.sampled_from(["</script>", "<!--<script>", "]]>", "\u2028", "\ud800"])
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(TEXTS, st.lists(TEXTS | st.integers() | st.none())))
+def test_data_between_two_tags_cannot_end_or_begin_one(value: dict[str, Any]) -> None:
+    text = embedded(value)
+    assert json.loads(text) == value
+    assert not re.search(r"[<>&\u2028\u2029\ud800-\udfff]", text)
+
+
+def test_a_large_model_makes_a_page_below_6_megabytes() -> None:
+    point = facts.checkpoint(layers=24, hidden_size=1024)
+    text = to_html(facts.run(point))
+    assert len(text.encode()) < 6e6
+    (name, drawn), *_ = section(parsed(facts.run(point)), 0).figures.items()
+    assert name.endswith("-map")
+    assert np.shape(drawn["data"][0]["z"]) == (24, 1024)
+
+
+def test_a_report_of_an_older_version_is_shown_without_what_it_lacks() -> None:
+    old = facts.run()
+    for name in ("command", "shard"):
+        del old[name]
+    for point in old["checkpoints"]:
+        del point["sites"], point["examples"]
+        for each in point["checks"]:
+            del each["course"]
+            each["details"].pop("draw_ratios", None)
+    page = Page(to_html(old))
+    assert "What switching dimensions off does" in page.text
+    for missing in ("How each decision narrowed", "What the model says", "Exact command"):
+        assert missing not in page.text
+
+
+def test_what_is_shown_of_a_run_that_failed() -> None:
+    failing = facts.check(verdict="fail", ratio=1.01, interval=(1.0, 1.02), reason="too little")
+    text = Page(
+        to_html(
+            facts.run(
+                facts.checkpoint(checks=[failing, facts.control()]),
+                passed=False,
+                partial=True,
+                exit_status=1,
+                problems=["a verdict is missing"],
+            )
+        )
+    ).text
+    for sentence in ("PARTIAL.", "a verdict is missing", "too little", "1 failed of 2 checks"):
+        assert sentence in text
+
+
+def test_a_checkpoint_without_a_decided_check_is_shown() -> None:
+    point = facts.checkpoint(
+        checks=[], outliers=[], agreement=[], perplexity=None, nats_per_token=None
+    )
+    assert "No check of this checkpoint was decided" in Page(to_html(facts.run(point))).text
+
+
+# --- sentences -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1.2049, "1.205"),
+        (64810.4, "64,810"),
+        (1.518e6, "1.52×10⁶"),
+        (6.5e-28, "6.50×10⁻²⁸"),
+        (-0.5, "−0.5"),
+        (0.0, "0"),
+        (math.inf, "∞"),
+        (None, "–"),
+    ],
+)
+def test_numbers_for_people(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+def test_tokens_that_are_only_blanks_are_seen_and_told_apart() -> None:
+    assert token(" France") == token("France") == "France"
+    assert (token("\n"), token("\n\n"), token("  ")) == ("↵", "↵↵", "␣")
+    assert running("Rivers\n\nA river is") == "Rivers ↵ A river is"
+
+
+def test_the_verdict_is_one_sentence() -> None:
+    (point,) = parsed(facts.run()).checkpoints
+    assert verdict(point) == (
+        "Passes its 4 checks: its one outlier dimension (7), switched off, multiplies perplexity "
+        "by ∞; a random one, by 1.01."
+    )
+
+
+# --- figures -------------------------------------------------------------------------------------
+
+
+def _with_colours(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_colours(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_colours(item) for item in value]
+    if value == "@font":
+        return "sans-serif"
+    return "#123456" if isinstance(value, str) and value.startswith("@") else value
+
+
+def test_plotly_knows_everything_that_the_figures_say() -> None:
+    from plotly import graph_objects
+
+    run = parsed(facts.run(facts.checkpoint(), facts.checkpoint(label="other")))
+    figures = {**section(run, 0).figures, "overview": overview(run)}
+    assert len(figures) >= 6
+    for figure in figures.values():
+        graph_objects.Figure(_with_colours(figure))  # refuses unknown names and wrong values
+
+
+positive = st.floats(1e-250, 1e250)
+
+
+@given(st.lists(positive | st.sampled_from([math.inf, 0.0, math.nan]), max_size=8))
+def test_an_axis_holds_what_is_finite_and_has_round_ticks(values: list[float]) -> None:
+    axis = log_axis(values)
+    assert all(axis.contains(v) for v in (1.0, *values) if math.isfinite(v) and v > 0)
+    assert axis.inside(math.inf) == axis.high
+    assert axis.inside(0.0) == axis.low
+    assert 2 <= len(axis.ticks) <= 14
+    assert all(axis.low * 0.999 <= tick <= axis.high * 1.001 for tick in axis.ticks)
+    assert axis.ticks == sorted(set(axis.ticks))
+    labels = axis.labels(axis.ticks)
+    assert len(set(labels)) == len(labels)
+
+
+def _only(**changes: Any) -> Any:
+    (point,) = parsed(facts.run(facts.checkpoint(**changes))).checkpoints
+    return point
+
+
+def test_degradations_stand_at_their_values_and_infinity_at_the_edge() -> None:
+    drawn = degradation(_only())
+    assert drawn is not None
+    points = drawn["data"][-1]
+    edge = 10 ** drawn["layout"]["xaxis"]["range"][1]
+    assert points["x"] == [3.0, pytest.approx(edge), 1.01]
+    assert points["marker"]["symbol"] == ["circle", "triangle-right", "circle"]
+    assert "∞" in points["text"][1]
+    lines = [trace for trace in drawn["data"] if trace["name"].startswith("interval")]
+    assert [line["x"] for line in lines] == [[2.0, 4.5], [40.0, pytest.approx(edge)], [1.0, 1.05]]
+    assert lines[1]["marker"]["symbol"] == ["line-ns-open", "triangle-right"]
+    assert drawn["data"][0]["x"] == [0.99, 1.0, 1.02, 1.3]
+    thresholds = [s["x0"] for s in drawn["layout"]["shapes"] if s["type"] == "line"]
+    assert thresholds == [1.05, 1.05, 1.1]
+    bands = [s["x1"] for s in drawn["layout"]["shapes"] if s["type"] == "rect"]
+    low = 10 ** drawn["layout"]["xaxis"]["range"][0]
+    assert bands == [pytest.approx(edge), pytest.approx(edge), pytest.approx(low)]
+    assert "dimension 7: 3 times (2 to 4.5), pass" in described_degradation(_only())
+
+
+def test_a_decision_narrows_towards_what_was_decided() -> None:
+    (point,) = parsed(facts.run()).checkpoints
+    drawn = course(point.checks[0])
+    assert drawn is not None
+    low, high, last, measured = drawn["data"]
+    assert measured["x"] == [16, 32, 48, 64]
+    assert measured["y"] == pytest.approx([3.9, 3.6, 3.3, 3.0])
+    assert (low["x"], low["y"]) == ([32, 48, 64], pytest.approx([1, 2 / 1.5, 2]))
+    edge = 10 ** drawn["layout"]["yaxis"]["range"][1]
+    assert 4.5 < edge < 9  # the frame is made for the last interval
+    assert high["y"] == pytest.approx([edge, 6.75, 4.5])
+    assert low["line"]["shape"] == high["line"]["shape"] == "hv"  # until the next look
+    assert last["y"] == [2.0, 4.5]
+    assert drawn["layout"]["shapes"][0]["y0"] == 1.05
+    assert course(point.checks[1]) is None  # was not recorded
+
+
+def test_a_layer_profile_shows_every_layer() -> None:
+    drawn = layer_profile(_only().checks[-1])
+    assert drawn is not None
+    (trace,) = drawn["data"]
+    edge = 10 ** drawn["layout"]["yaxis"]["range"][1]
+    assert trace["x"] == list(range(6))
+    assert trace["y"] == pytest.approx([1.1, 1.2, 5.0, 1.0, edge, 1.3])
+    assert trace["marker"]["symbol"].index("triangle-up") == 4
+    assert trace["error_y"]["array"][2] == pytest.approx(1.5)
+    assert trace["error_y"]["arrayminus"][2] == pytest.approx(5 - 5 / 1.2)
+
+
+def test_checkpoints_stand_side_by_side() -> None:
+    points = [facts.checkpoint(label=name) for name in ("first", "second")]
+    drawn = overview(parsed(facts.run(*points)))
+    assert drawn is not None
+    assert drawn["layout"]["yaxis"]["ticktext"] == ["first", "second"]
+    assert drawn["data"][1]["x"] == [None, 1.01, 1.01]  # the first is for the legend
+    assert overview(parsed(facts.run())) is None
+
+
+def test_the_heat_map_shows_every_value_where_there_is_room() -> None:
+    point = _only()
+    drawn = heat_map(point)
+    assert drawn is not None
+    for trace, name in ((drawn["data"][0], "scale"), (drawn["data"][2], "bias")):
+        assert trace["z"] == [[round(z, 2) for z in row] for row in facts.sites()[f"{name}_z"]]
+        assert np.allclose(trace["customdata"], facts.sites()[name], rtol=1e-3)
+        assert (trace["x0"], trace["dx"]) == (0, 1)
+    marks = drawn["data"][1]
+    assert list(zip(marks["x"], marks["y"], strict=True)) == [(7, layer) for layer in range(6)]
+    assert [note["text"] for note in drawn["layout"]["annotations"]] == ["7"]
+
+
+@given(st.integers(1, 200), st.integers(1, 20_000), st.integers(1, 50))
+def test_columns_cover_every_dimension_once(layers: int, dims: int, checkpoints: int) -> None:
+    found = columns(dims, layers, checkpoints)
+    width = found[0].width
+    assert [column.first for column in found] == list(range(0, dims, width))
+    assert len(found) <= 1024
+    if len(found) > 128:
+        assert len(found) * layers * checkpoints <= MOST_CELLS
+
+
+def test_a_wide_model_is_thinned_to_what_lies_farthest_out() -> None:
+    layers, dims = 3, 3000
+    point = _only(layers=layers, hidden_size=dims)
+    drawn = heat_map(point)
+    assert drawn is not None
+    site = facts.sites(layers, dims)
+    z = site["scale_z"]
+    trace = drawn["data"][0]
+    assert trace["dx"] == 3
+    for layer in range(layers):  # a plain loop beside the module's own
+        for place, start in enumerate(range(0, dims, 3)):
+            dim, value = trace["customdata"][layer][place]
+            farthest = max(abs(z[layer][d]) for d in range(start, start + 3))
+            assert start <= dim < start + 3
+            assert abs(z[layer][dim]) == farthest
+            assert trace["z"][layer][place] == round(z[layer][dim], 2)
+            assert value == pytest.approx(site["scale"][layer][dim], rel=1e-3)
+    assert "3 neighbouring dimensions" in thinned(point, 1)
+    assert (
+        "3 neighbouring dimensions"
+        in Page(to_html(facts.run(facts.checkpoint(layers=layers, hidden_size=dims)))).text
+    )
+
+
+def test_of_a_model_too_wide_for_its_report_what_is_kept_is_shown() -> None:
+    sites = facts.sites(hidden_size=4)
+    point = _only(hidden_size=50, sites={**sites, "dims": [3, 7, 8, 40]})
+    drawn = heat_map(point)
+    assert drawn is not None
+    for layer, row in enumerate(drawn["data"][0]["z"]):
+        there = {dim: z for dim, z in enumerate(row) if z is not None}
+        assert list(there) == [3, 7, 8, 40]
+        assert list(there.values()) == [round(z, 2) for z in sites["scale_z"][layer]]
+    assert set(drawn["data"][1]["x"]) == {7}
+    assert "4 most extreme of 50 dimensions" in thinned(point, 1)
+    assert heat_map(_only(hidden_size=50, sites={**sites, "dims": [3, 8, 7, 50]})) is None
+
+
+# --- robustness report ---------------------------------------------------------------------------
+
+
+def _report(folder: Path, text: str, *options: str) -> Any:
+    file = folder / "result.json"
+    file.write_text(text)
+    return CliRunner().invoke(app, ["report", str(file), *options])
+
+
+def test_a_saved_result_becomes_a_page(tmp_path: Path, html: str) -> None:
+    page = tmp_path / "out" / "report.html"
+    result = _report(tmp_path, json.dumps(facts.run()), f"--html={page}")
+    assert result.exit_code == 0, result.output
+    assert page.read_text() == html
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("", "cannot be read"),
+        ("[1]", "not the JSON report"),
+        ("{}", "not the JSON report"),
+        ('{"a": NaN}', "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        (json.dumps(facts.run(schema=99)), "schema 99"),
+        (json.dumps(facts.run(facts.checkpoint(block_size="\x1b[31m"))), "block_size"),
+        (json.dumps(facts.run(facts.checkpoint(checks=[{"id": "x"}]))), "checks"),
+    ],
+)
+def test_what_is_no_result_is_refused_in_one_sentence(tmp_path: Path, text: str, word: str) -> None:
+    page = tmp_path / "report.html"
+    result = _report(tmp_path, text, f"--html={page}")
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert word in line
+    assert line.isprintable()
+    assert not page.exists()
+
+
+def test_a_report_has_to_be_asked_for_and_written(tmp_path: Path) -> None:
+    assert "nothing to write" in _report(tmp_path, json.dumps(facts.run())).stderr
+    (tmp_path / "file").touch()
+    result = _report(tmp_path, json.dumps(facts.run()), f"--html={tmp_path}/file/report.html")
+    assert result.exit_code == 2
+    assert "could not be written" in result.stderr
+
+
+def test_ragged_or_missing_matrices_are_left_out(tmp_path: Path) -> None:
+    point = facts.checkpoint()
+    point["sites"]["scale_z"][0] = [1.0]
+    point["sites"]["bias"] = None
+    result = _report(tmp_path, json.dumps(facts.run(point)), f"--html={tmp_path}/report.html")
+    assert result.exit_code == 0, result.output
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robustness.report.html.NEEDED", ("jinja2", "plotly_is_not_here"))
+    with pytest.raises(ReportError, match=r"needs plotly_is_not_here.*pip install 'pytest-"):
+        require_packages()
