@@ -6,7 +6,8 @@ found are called on random numbers to learn what they do (`robustness.probing`).
 the values of the parameters, so a skeleton of the model without weights serves as well.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -36,14 +37,26 @@ def trace_anatomy(
     Raises:
         UnsupportedArchitecture: The forward pass failed or has no repeated layers.
     """
-    trace = record(model, inputs)
-    reader = Reader(trace=trace)
-    chains = reader.chains()
-    if not chains:
-        raise UnsupportedArchitecture(_no_layers(model, trace))
-    found = read_stacks(reader, chains)
-    rows = _row_layouts(model, inputs, {name for one in found for name in one.modules()})
+    with _one_thread():
+        trace = record(model, inputs)
+        reader = Reader(trace=trace)
+        chains = reader.chains()
+        if not chains:
+            raise UnsupportedArchitecture(_no_layers(model, trace))
+        found = read_stacks(reader, chains)
+        rows = _row_layouts(model, inputs, {name for one in found for name in one.modules()})
     return Anatomy(stacks=tuple(one.stack(rows) for one in found), choice=stack)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """On a few tokens, waking up other threads for every operation takes ten times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _row_layouts(

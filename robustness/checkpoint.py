@@ -18,9 +18,10 @@ from robustness.errors import CheckpointError
 from robustness.files import linked_elsewhere, recall, remember, stamp
 from robustness.float32 import float32_folder
 from robustness.hashing import file_sha256, files_hash
-from robustness.loading import loading_errors, quiet, require_memory
+from robustness.loading import loading_errors, require_memory
 from robustness.reference import CheckpointRef, Kind
 from robustness.skeleton import NameMap, build_skeleton, map_names
+from robustness.tensor_values import read_values
 from robustness.tokenization import load_tokenizer, tokenizer_files
 from robustness.verification import Facts, verify
 from robustness.weights import TensorInfo, find_weights, float32_bytes, read_tensors
@@ -146,7 +147,7 @@ class Checkpoint:
         """
         stored = None if self._names is None else self._names.stored.get(name)
         if stored is not None:
-            return _read_tensor(self._tensors[stored])
+            return read_values(self._tensors[stored])
         value = self._loaded.get(name)
         if value is None:
             raise CheckpointError(f"{self.architecture} has no parameter {name!r}.")
@@ -231,9 +232,9 @@ def resolve(
     """
     ref = CheckpointRef.parse(reference)
     cache = cache.absolute()
-    folder, revision, notes = _locate(ref, cache, progress)
+    folder, revision, notes = locate(ref, cache, progress)
     config_file = folder / "config.json"
-    _refuse_adapters(folder, reference)
+    refuse_adapters(folder, reference)
     if not config_file.is_file():
         find_weights(folder)  # has something more helpful to say where there is nothing at all
         raise CheckpointError(f"{folder} has no config.json: it is not a complete checkpoint.")
@@ -282,10 +283,14 @@ def resolve(
     )
 
 
-def _locate(
+def locate(
     ref: CheckpointRef, cache: Path, progress: Progress | None
 ) -> tuple[Path, str | None, list[str]]:
-    """The folder, its revision where the source gives one, and notes."""
+    """The folder, its revision where the source gives one, and notes.
+
+    Raises:
+        CheckpointError: It cannot be fetched or converted.
+    """
     if ref.kind == "hub":
         from robustness.hub import download
 
@@ -308,7 +313,12 @@ def _elsewhere(folder: Path, files: Iterable[Path]) -> str | None:
     return f"{links[0].name}{more} of the folder are links to elsewhere ({links[0].resolve()})"
 
 
-def _refuse_adapters(folder: Path, reference: str) -> None:
+def refuse_adapters(folder: Path, reference: str) -> None:
+    """Refuse what is only a part of a model.
+
+    Raises:
+        CheckpointError: It is a PEFT adapter.
+    """
     if (folder / "adapter_config.json").is_file():
         raise CheckpointError(
             f"{reference} is a PEFT adapter, not a whole model: merge it into its base model with "
@@ -326,17 +336,6 @@ def _facts_key(content: str) -> str:
 def _recall_facts(file: Path) -> Facts | None:
     facts = recall(file)
     return None if facts is None else Facts(**facts)
-
-
-def _read_tensor(info: TensorInfo) -> NDArray[np.floating[Any]]:
-    from safetensors import safe_open
-
-    with (
-        loading_errors(f"The tensor {info.name!r} of {info.file}"),
-        quiet(),
-        safe_open(info.file, framework="pt") as file,
-    ):
-        return _as_numpy(file.get_tensor(info.name), info.name)
 
 
 def _as_numpy(value: Any, name: str) -> NDArray[np.floating[Any]]:

@@ -12,6 +12,7 @@ from rich.text import Text
 from robustness import __version__
 from robustness.baseline import read_profile
 from robustness.check_settings import MatchesBaseline
+from robustness.commands.scan import scan
 from robustness.errors import RobustnessError
 from robustness.files import write_atomically
 from robustness.policy import load_check
@@ -129,6 +130,9 @@ def join(
     verdict = "passed" if facts["passed"] else "did not pass"
     typer.echo(f"robustness: the run of {facts['merged']} shards {verdict}")
     raise typer.Exit(facts["exit_status"])
+
+
+app.command("scan")(scan)
 
 
 class PlainReporter:

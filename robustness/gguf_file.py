@@ -11,6 +11,9 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from robustness.errors import CheckpointError
 
 _VERSIONS = (2, 3)
@@ -21,16 +24,38 @@ _DEFAULT_ALIGNMENT = 32
 
 
 @dataclass(frozen=True, kw_only=True)
+class GgufTensor:
+    """One tensor as the header describes it.
+
+    Attributes:
+        kind: Number of its GGML type.
+        shape: Slowest-moving axis first (torch's order).
+        offset: Where its bytes start in the file.
+        n_bytes: How many there are.
+    """
+
+    kind: int
+    shape: tuple[int, ...]
+    offset: int
+    n_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class GgufSummary:
     """What the header of a GGUF file says.
 
     Attributes:
         architecture: llama.cpp's name of the architecture, such as ``llama``.
-        shapes: Shape of each tensor, slowest-moming axis first (torch's order).
+        tensors: By name.
     """
 
     architecture: str
-    shapes: dict[str, tuple[int, ...]]
+    tensors: dict[str, GgufTensor]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each tensor."""
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
 
     @property
     def float32_bytes(self) -> int:
@@ -82,7 +107,7 @@ def _parse(blob: mmap.mmap, file: Path) -> GgufSummary:
         raise CheckpointError(f"{file} does not say which architecture it holds: it is damaged.")
 
     shapes: dict[str, tuple[int, ...]] = {}
-    places: list[tuple[int, int]] = []
+    places: dict[str, tuple[int, int, int]] = {}
     for _ in range(n_tensors):
         name, position = _string(blob, position)
         (n_dimensions,) = struct.unpack_from("<I", blob, position)
@@ -93,17 +118,42 @@ def _parse(blob: mmap.mmap, file: Path) -> GgufSummary:
         kind, offset = struct.unpack_from("<IQ", blob, position)
         position += 12
         shapes[name] = tuple(reversed(shape))
-        places.append((offset, offset + _tensor_bytes(kind, shapes[name], file)))
+        places[name] = offset, offset + _tensor_bytes(kind, shapes[name], file), kind
     if not shapes:
         raise CheckpointError(f"{file} holds no tensors: it is a vocabulary without a model.")
-    end = _end(places, alignment, file)
+    end = _end([(start, stop) for start, stop, _ in places.values()], alignment, file)
     data = -(-position // alignment) * alignment
     if data + end > len(blob):
         raise CheckpointError(
             f"{file} is truncated: its header promises {data + end} bytes, the file has "
             f"{len(blob)}; download or copy it again."
         )
-    return GgufSummary(architecture=architecture, shapes=shapes)
+    tensors = {
+        name: GgufTensor(kind=kind, shape=shapes[name], offset=data + start, n_bytes=stop - start)
+        for name, (start, stop, kind) in places.items()
+    }
+    return GgufSummary(architecture=architecture, tensors=tensors)
+
+
+def read_gguf_tensor(file: Path, tensor: GgufTensor) -> NDArray[np.float32]:
+    """One tensor's values, dequantised, in torch's order of axes.
+
+    Raises:
+        CheckpointError: They cannot be read.
+        NotImplementedError: The library does not know how to dequantise that type.
+    """
+    from gguf.constants import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    try:
+        stored = np.fromfile(file, np.uint8, count=tensor.n_bytes, offset=tensor.offset)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror or error}.") from error
+    if stored.size != tensor.n_bytes:
+        raise CheckpointError(f"{file} became shorter while it was read.")
+    rows = stored.reshape(*tensor.shape[:-1], -1)
+    values: NDArray[np.float32] = dequantize(rows, GGMLQuantizationType(tensor.kind))
+    return values
 
 
 def _end(places: list[tuple[int, int]], alignment: int, file: Path) -> int:

@@ -40,10 +40,7 @@ def file_sha256(
         if real.parent.name == "blobs" and _is_sha256(real.name):
             return real.name
         before = real.stat()
-        # The time of the last change of status gives away who sets back that of the content.
-        stamp = [
-            str(real), before.st_size, before.st_mtime_ns, before.st_ctime_ns, before.st_ino,
-        ]  # fmt: skip
+        stamp = file_stamp(real, before)
         record = None
         if memory is not None:
             record = memory / f"{hashlib.sha256(os.fsencode(real)).hexdigest()[:32]}.json"
@@ -65,13 +62,46 @@ def file_sha256(
     return digest
 
 
+def file_stamp(real: Path, status: os.stat_result) -> list[str | int]:
+    """What changes when a file is written or replaced.
+
+    The time of the last change of status gives away who sets back that of the content.
+
+    Args:
+        real: the file, links resolved.
+        status: what the file system says of it.
+    """
+    return [str(real), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def file_stamps(files: Iterable[Path]) -> tuple[list[list[str | int]], bool]:
+    """The stamps of some files, links resolved, without reading them.
+
+    Returns:
+        The stamps, and whether all are old enough for another change to show in them.
+
+    Raises:
+        CheckpointError: A file is gone.
+    """
+    stamps, settled = [], True
+    for file in sorted(files):
+        try:
+            real = file.resolve(strict=True)
+            status = real.stat()
+        except OSError as error:
+            raise CheckpointError(f"{file} cannot be read: {error.strerror or error}.") from error
+        stamps.append(file_stamp(real, status))
+        settled &= time.time_ns() - status.st_mtime_ns > _RACY_NS
+    return stamps, settled
+
+
 def files_hash(files: Iterable[Path], digests: Mapping[Path, str]) -> str:
     """Hex sha256 over the sorted (name, sha256) pairs of files of one folder."""
     lines = sorted(f"{digests[file]}  {file.name}\n" for file in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _recall(record: Path, stamp: list[object]) -> str | None:
+def _recall(record: Path, stamp: list[str | int]) -> str | None:
     """The remembered hash; a missing, damaged or outdated record is none."""
     facts = recall(record)
     if facts is None or facts.get("stamp") != stamp:

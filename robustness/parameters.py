@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from robustness.anatomy import Site, Stack, distinct_sites
 from robustness.errors import CheckpointError
+from robustness.stacks import Site, Stack, distinct_sites
 
 _Array: TypeAlias = NDArray[np.float64]
 

@@ -28,5 +28,40 @@ def plain(text: str, *, limit: int | None = _MAX_CHARACTERS) -> str:
     return f"{text[:start]}\\{text[start:]}" if text.startswith("::", start) else text
 
 
+_IN_ASCII = {
+    "\N{GREEK CAPITAL LETTER DELTA}": "delta ",
+    "\N{MULTIPLICATION SIGN}": "x",
+    "\N{MINUS SIGN}": "-",
+    "\N{EN DASH}": "-",
+    "\N{HORIZONTAL ELLIPSIS}": "...",
+    "\N{RIGHTWARDS ARROW}": "->",
+    "\N{GREATER-THAN OR EQUAL TO}": ">=",
+    "\N{LESS-THAN OR EQUAL TO}": "<=",
+}
+
+
+def encodable(text: str, encoding: str | None) -> str:
+    """The text with what an encoding lacks written in ASCII, or as escapes.
+
+    Args:
+        text: any text.
+        encoding: of the stream it is written to; ``None`` is taken for ASCII.
+    """
+    encoding = encoding or "ascii"
+    if is_encodable(text, encoding):
+        return text
+    kept = (c if is_encodable(c, encoding) else _IN_ASCII.get(c) or _escape(c) for c in text)
+    return "".join(kept)
+
+
+def is_encodable(text: str, encoding: str | None) -> bool:
+    """Whether a stream of that encoding can hold the text."""
+    try:
+        text.encode(encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
 def _escape(character: str) -> str:
     return character.encode("unicode_escape", errors="surrogatepass").decode("ascii")

@@ -41,6 +41,13 @@ def digest(facts: Any) -> str:
     return sha256(canonical_json(facts).encode()).hexdigest()
 
 
+def default_root() -> Path:
+    """The store's folder where none is named: in the user's cache."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("pytest-robustness")
+
+
 class Store:
     """The records of one context.
 

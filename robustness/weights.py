@@ -33,12 +33,13 @@ _BITS = {
 
 @dataclass(frozen=True, kw_only=True)
 class TensorInfo:
-    """One tensor as a header describes it."""
+    """One tensor as a header describes it; its bytes start at ``offset`` in the file."""
 
     name: str
     file: Path
     dtype: str
     shape: tuple[int, ...]
+    offset: int
 
     @property
     def n_elements(self) -> int:
@@ -112,13 +113,15 @@ def read_header(file: Path) -> list[TensorInfo]:
         CheckpointError: The header is not valid, tensors overlap or leave gaps, or the file is
             shorter or longer than the header promises.
     """
-    header, data_bytes = _read_header_json(file)
+    header, first, data_bytes = _read_header_json(file)
     metadata = header.get("__metadata__", {})
     texts = (*metadata, *metadata.values()) if isinstance(metadata, dict) else (None,)
     if not all(map(_is_text, (*texts, *header))):
         raise CheckpointError(f"{file} is damaged: its metadata or a name in it is no text.")
     entries = [
-        _tensor_entry(file, name, entry) for name, entry in header.items() if name != "__metadata__"
+        _tensor_entry(file, first, name, entry)
+        for name, entry in header.items()
+        if name != "__metadata__"
     ]
     entries.sort(key=lambda entry: entry[1:])
     end = 0
@@ -141,8 +144,8 @@ def read_header(file: Path) -> list[TensorInfo]:
     return [info for info, _, _ in entries]
 
 
-def _read_header_json(file: Path) -> tuple[dict[str, Any], int]:
-    """The header's JSON object and the number of bytes behind the header."""
+def _read_header_json(file: Path) -> tuple[dict[str, Any], int, int]:
+    """The header's JSON object, where the tensors start, and the number of bytes from there."""
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
@@ -165,10 +168,10 @@ def _read_header_json(file: Path) -> tuple[dict[str, Any], int]:
     header = parse_json(text, what=f"The header of {file}")
     if not isinstance(header, dict):
         raise CheckpointError(f"{file} is no safetensors file: its header is not a JSON object.")
-    return header, size - 8 - length
+    return header, 8 + length, size - 8 - length
 
 
-def _tensor_entry(file: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
+def _tensor_entry(file: Path, first: int, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
     def damaged(what: str) -> NoReturn:
         raise CheckpointError(f"{file} is damaged: tensor {name!r} {what}.")
 
@@ -188,7 +191,8 @@ def _tensor_entry(file: Path, name: str, entry: Any) -> tuple[TensorInfo, int, i
     start, stop = offsets
     if math.prod(shape) * _BITS[dtype] != (stop - start) * 8:
         damaged(f"of shape {shape} and dtype {dtype} cannot fill {stop - start} bytes")
-    return TensorInfo(name=name, file=file, dtype=dtype, shape=tuple(shape)), start, stop
+    info = TensorInfo(name=name, file=file, dtype=dtype, shape=tuple(shape), offset=first + start)
+    return info, start, stop
 
 
 def _is_text(value: Any) -> bool:

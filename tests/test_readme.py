@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from robustness.policy import PolicyFile
-from robustness.report.terminal import COLUMNS
+from robustness.report.table import COLUMNS
 from tests.checkpoint_folders import hub_cache, tiny_model
 from tests.gguf_files import TOKENS, write_llama_gguf
 from tests.planted import planted_model, save_planted

@@ -8,7 +8,7 @@ from typing import Any
 
 from robustness.outliers import Detection, Outlier
 from robustness.plan import RunPlan
-from robustness.report import facts, terminal
+from robustness.report import facts, header, terminal, wording
 from robustness.rules import RULES
 from tests import plugin_support
 from tests.plans import plan
@@ -106,13 +106,13 @@ def test_many_dimensions_of_all_rules_fit() -> None:
     detections = [found(name, *range(4000, 4040 + n)) for n, name in enumerate(RULES)]
     checkpoint, lines = report(*detections)
     shown = [line for line in lines if line.startswith("dimension 4")]
-    assert len(shown) == terminal.DIMENSIONS
-    assert f"and {46 - terminal.DIMENSIONS} more dimensions, all in the JSON report" in lines
-    assert f"  and {40 - terminal.DIMENSIONS} more" in lines
+    assert len(shown) == wording.DIMENSIONS
+    assert f"and {46 - wording.DIMENSIONS} more dimensions, all in the JSON report" in lines
+    assert f"  and {40 - wording.DIMENSIONS} more" in lines
     assert len(checkpoint["outliers"]) == 40
-    header = terminal.header(planned(*detections))
-    assert max(map(len, [*lines, *header])) <= 100
-    assert any("and 24 more" in line for line in header)
+    before = header.header(planned(*detections))
+    assert max(map(len, [*lines, *before])) <= 100
+    assert any("and 24 more" in line for line in before)
 
 
 def test_the_plan_carries_all_rules() -> None:

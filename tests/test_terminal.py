@@ -9,7 +9,7 @@ import pytest
 from robustness.checks import Check
 from robustness.plan import RunPlan
 from robustness.policy import Settings
-from robustness.report import facts, terminal
+from robustness.report import facts, header, terminal
 from robustness.verdict import Verdict
 from tests.plans import plan
 
@@ -63,14 +63,14 @@ def summary(*checks: dict[str, Any], **more: Any) -> list[str]:
 
 def test_the_header_says_which_stack_is_vetted_and_where_it_is_ablated() -> None:
     usual = plan("bart")
-    assert not any("vetted" in line or "ablations" in line for line in terminal.header(usual))
+    assert not any("vetted" in line or "ablations" in line for line in header.header(usual))
     (only,) = usual.checkpoints
     other = replace(
         only,
         examination=replace(only.examination, stack="decoder"),
         settings=Settings(site="residual", mode="mean", layers=[1]),
     )
-    lines = terminal.header(replace(usual, checkpoints=(other,)))
+    lines = header.header(replace(usual, checkpoints=(other,)))
     assert any("2 layers x 32 in the decoder, which is vetted, 110 M" in line for line in lines)
     assert "  ablations (site residual, mode mean, layer 1)" in lines
 
@@ -136,7 +136,7 @@ def test_one_pass_needs_no_explanation() -> None:
     [(None, "policy: defaults;"), ("/somewhere/robustness.toml", "policy: /somewhere/robustness")],
 )
 def test_the_header_names_the_policy_and_fits(source: str | None, shown: str) -> None:
-    lines = terminal.header(plan("bert-base", source=source))
+    lines = header.header(plan("bert-base", source=source))
     assert shown in " ".join(map(str.strip, lines))
     assert max(map(len, lines)) <= 100
     assert "  busters: 7" in lines
@@ -147,7 +147,7 @@ def test_the_header_names_the_policy_and_fits(source: str | None, shown: str) ->
 
 def test_a_long_path_stays_in_one_piece() -> None:
     source = f"/{'a' * 150}/robustness.toml"
-    assert any(f"{source};" in line for line in terminal.header(plan("bert", source=source)))
+    assert any(f"{source};" in line for line in header.header(plan("bert", source=source)))
 
 
 def test_the_policys_source_reaches_the_workers() -> None:
@@ -156,8 +156,8 @@ def test_the_policys_source_reaches_the_workers() -> None:
 
 
 def test_a_selection_has_a_line_and_a_whole_run_none() -> None:
-    assert terminal.partial(0, 6) == []
-    (line,) = terminal.partial(5, 6)
+    assert header.partial(0, 6) == []
+    (line,) = header.partial(5, 6)
     assert "PARTIAL" in line
     assert "5 of 6 planned checks" in line
     assert len(line) <= 100
@@ -195,9 +195,9 @@ def test_the_discrepancy_of_reduced_precision_is_shown(dtype: str, end: str) -> 
 
 def test_the_header_says_which_precision_may_be_used() -> None:
     (planned,) = plan("bert").checkpoints
-    assert " float32 on cpu" in " ".join(terminal.header(plan("bert")))
+    assert " float32 on cpu" in " ".join(header.header(plan("bert")))
     reduced = dataclasses.replace(
         plan("bert"), checkpoints=(dataclasses.replace(planned, dtype="bfloat16"),)
     )
-    text = " ".join(" ".join(terminal.header(reduced)).split())
+    text = " ".join(" ".join(header.header(reduced)).split())
     assert "float32 and, where that suffices, bfloat16 on cpu" in text

@@ -17,7 +17,7 @@ from robustness.pytest_support.planning import planned_run
 from robustness.pytest_support.progress import Line, Watcher
 from robustness.pytest_support.recorder import REPORTED
 from robustness.pytest_support.state import STATE, RunState
-from robustness.report import facts, terminal
+from robustness.report import facts, header, terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,7 +72,7 @@ class Controller:
 
     def pytest_report_header(self) -> list[str]:
         """What is vetted, and how."""
-        return [] if self.plan is None else terminal.header(self.plan)
+        return [] if self.plan is None else header.header(self.plan)
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         """Remember what was left out on request, in a run without workers."""
@@ -105,7 +105,7 @@ class Controller:
         assert self.completeness is not None
         if not self.suite and not self.completeness.collected:
             return []
-        return terminal.partial(len(self.completeness.left_out), len(self.completeness.expected))
+        return header.partial(len(self.completeness.left_out), len(self.completeness.expected))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take in a verdict."""

@@ -8,6 +8,7 @@ import pytest
 
 from robustness.eviction import GIGABYTE
 from robustness.policy import Policy, load_policy
+from robustness.store import default_root
 
 
 def require_writable(file: Path, option: str = "--robustness-json") -> None:
@@ -55,11 +56,7 @@ def run_policy(config: pytest.Config) -> Policy:
 def store_root(config: pytest.Config) -> Path:
     """Folder of the store."""
     chosen: Path | None = config.getoption("robustness_store")
-    if chosen is not None:
-        return chosen.absolute()
-    from platformdirs import user_cache_path
-
-    return user_cache_path("pytest-robustness")
+    return default_root() if chosen is None else chosen.absolute()
 
 
 def store_limit(config: pytest.Config) -> int:

@@ -69,11 +69,11 @@ def show_plan(config: pytest.Config) -> int:
         pytest.UsageError: as before a run, or if there is no checkpoint.
     """
     from robustness.estimate import describe, processor_speed
-    from robustness.report import terminal
+    from robustness.report import header
 
     if not config.getoption("robustness_models"):
         raise pytest.UsageError("robustness: --robustness-plan needs a checkpoint: add --model=X")
     plan = planned_run(config, Line(config), today=datetime.now(UTC).date())
-    for line in terminal.plan_lines(plan, describe(plan, processor_speed())):
+    for line in header.plan_lines(plan, describe(plan, processor_speed())):
         sys.stdout.write(f"{line}\n")
     return int(pytest.ExitCode.OK)
