@@ -16,6 +16,7 @@ from robustness.comparison import (
     perplexity_verdict,
     ratio,
 )
+from robustness.conditions import Fixed
 from robustness.evidence import fixed_evidence, intact_evidence
 from robustness.outliers import Detection
 from robustness.verdict import Verdict, blind_share
@@ -93,7 +94,7 @@ class AgainstBaseline:
         level = vetting.alpha(confidence, alpha)
         ablation = Ablation.from_dict(profile.ablated(name).ablation)
         before = profile.delta_nll(name)
-        for evidence in fixed_evidence(vetting.measurement, ablation):
+        for evidence in fixed_evidence(vetting.measurement, Fixed(ablation=ablation)):
             n = min(len(evidence.delta_nll), len(before))
             delta, then, tokens = evidence.delta_nll[:n], before[:n], evidence.intact.tokens[:n]
             paired = paired_look(

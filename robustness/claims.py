@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 import numpy as np
 
 from robustness.claim_details import intact_details, precision_details, slack_of
+from robustness.conditions import Fixed
 from robustness.evidence import (
     Compare,
     ControlEvidence,
@@ -143,8 +144,9 @@ class AblatedModel(_Model):
 
     def _decided(self, claim: str, threshold: float, alpha: float, *, passes: Side) -> Verdict:
         vetting = self._vetting
+        condition = Fixed(ablation=self.ablation)
         for limit in (threshold, None):
-            for evidence in fixed_evidence(vetting.measurement, self.ablation, threshold=limit):
+            for evidence in fixed_evidence(vetting.measurement, condition, threshold=limit):
                 intact = evidence.intact
                 look = look_at_ratio(
                     evidence.delta_nll,

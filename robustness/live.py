@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from robustness.anatomy import Site, Stack, distinct_sites, trace_anatomy
+from robustness.dense import DenseLayer, dense_layers
 from robustness.detection import few_tokens
 from robustness.errors import UnsupportedArchitecture, UnsupportedSite
 from robustness.parameters import SiteParameters
@@ -78,14 +79,21 @@ def live_sites(model: nn.Module, *, stack: StackChoice = "auto") -> LiveSites:
             this process.
     """
     model = unwrapped(model)
-    table = _token_table(model)
-    inputs = few_tokens(model, table.shape[0])
-    inputs = {name: tensor.to(table.device) for name, tensor in inputs.items()}
-    with undisturbed(table.device), torch.compiler.set_stance("force_eager"):
+    inputs = _few_tokens(model)
+    with undisturbed(inputs["input_ids"].device), torch.compiler.set_stance("force_eager"):
         found = trace_anatomy(model, inputs, stack=stack).stack
     own = dict(model.named_parameters(remove_duplicate=False))
     names = {name for site in found.sites for name in (site.scale, site.bias) if name is not None}
     return LiveSites(stack=found, parameters={name: own[name] for name in sorted(names)})
+
+
+def dense_layers_of(model: nn.Module, stack: Stack) -> tuple[DenseLayer, ...]:
+    """A model's dense layers; see :func:`robustness.dense.dense_layers`.
+
+    Raises:
+        UnsupportedArchitecture: it has no vocabulary, or no dense layers.
+    """
+    return dense_layers(model, _few_tokens(model), stack)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -111,6 +119,13 @@ def undisturbed(device: torch.device) -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(legacy)  # noqa: NPY002
+
+
+def _few_tokens(model: nn.Module) -> dict[str, Tensor]:
+    """What a model is run on to be traced, where its parameters are."""
+    table = _token_table(model)
+    inputs = few_tokens(model, table.shape[0])
+    return {name: tensor.to(table.device) for name, tensor in inputs.items()}
 
 
 def _token_table(model: nn.Module) -> nn.Parameter:
