@@ -46,7 +46,7 @@ def draw(courses: "Sequence[Course]", file: Path) -> None:
                 axis.axhline(line, color="grey", linewidth=0.8, linestyle="--")
             if column == 0:
                 axis.set_ylabel(name)
-        axes[2][column].legend(frameon=False, fontsize=8)
+        axes[0][column].legend(frameon=False, fontsize=8)
         axes[-1][column].set_xlabel("step")
     figure.savefig(file, metadata={"Date": None})
     pyplot.close(figure)

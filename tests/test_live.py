@@ -150,6 +150,20 @@ def test_wrappers_are_looked_through(wrap: Callable[[nn.Module], nn.Module]) -> 
     np.testing.assert_array_equal(live_sites(wrapped).read().scale, live_sites(model).read().scale)
 
 
+def test_distributed_training_is_looked_through() -> None:
+    distributed: Any = torch.distributed
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = tiny_model()
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        assert unwrapped(wrapped) is model
+        before = torch.get_rng_state()
+        assert {"scale", "bias"} <= vars(live_sites(wrapped).read()).keys()
+        assert torch.equal(before, torch.get_rng_state())
+    finally:
+        distributed.destroy_process_group()
+
+
 def test_reduced_precision_is_read_exactly() -> None:
     model = tiny_model().to(torch.bfloat16)
     norm = model.bert.encoder.layer[0].output.LayerNorm
