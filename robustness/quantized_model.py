@@ -118,11 +118,11 @@ def described(details: Mapping[str, Any]) -> str:
     """What the outlier dimensions have to do with it, in one phrase."""
     dims = named(details["int8_spared_dims"])
     text = (
-        f"int8 multiplies it by {float(details['int8_ratio']):.4g}, and by "
-        f"{float(details['int8_ratio_without_outliers']):.4g} with {dims} left in float"
+        f"int8: x{float(details['int8_ratio']):.4g}; with {dims} left in float: "
+        f"x{float(details['int8_ratio_without_outliers']):.4g}"
     )
     part = details["int8_share_of_outliers"]
-    return text if part is None else f"{text}: {part:.0%} of the loss"
+    return text if part is None else f"{text}, {part:.0%} of the loss gone"
 
 
 def _blind(look: Look) -> bool:

@@ -1,9 +1,4 @@
-"""Outlier dimensions while a model is being trained by transformers' Trainer.
-
-trainer = Trainer(...)
-OutlierCallback(every_n_steps=500).attach(trainer)
-trainer.train()
-"""
+"""Outlier dimensions while a model is being trained by transformers' Trainer."""
 
 import re
 import warnings
