@@ -121,6 +121,18 @@ def test_a_whole_model_is_that_of_a_plain_loop(architecture: str, spared: tuple[
     assert (found - intact).abs().max() > 20 * (found - expected).abs().max()
 
 
+def test_reduced_precision_leaves_the_integers_exact() -> None:
+    model: Any = tiny_model("bert")
+    dense = dense_layers_of(model, trace_anatomy(model, tiny_inputs("bert")).stack)
+    module, x = model.bert.encoder.layer[0].intermediate.dense, torch.randn(1, 5, 16)
+    with torch.no_grad(), quantized(model, dense):
+        exact = module(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(module(x), exact)
+            assert module(x.bfloat16()).dtype == torch.bfloat16
+    assert not torch.equal(module(x), exact)
+
+
 # --- the model is left as it was -----------------------------------------------------------------
 
 
