@@ -33,7 +33,7 @@ def main() -> None:
     size = (options["blocks"], options["length"])
     ids = torch.from_numpy(rng.integers(0, network.config.vocab_size, size))
     run = LIBRARIES[library](network, options["dims"], options["model"])
-    batches = ids.split(BATCH)
+    batches = torch.split(ids, BATCH)
     with torch.inference_mode():
         run(batches[0])
         started = time.perf_counter() - began

@@ -17,6 +17,7 @@ from robustness.comparison import (
     perplexity_verdict,
     ratio,
 )
+from robustness.conditions import Fixed
 from robustness.course import Step, course, step
 from robustness.evidence import fixed_evidence, intact_evidence
 from robustness.outliers import Detection
@@ -101,7 +102,7 @@ class AgainstBaseline:
         ablation = Ablation.from_dict(profile.ablated(name).ablation)
         before = profile.delta_nll(name)
         steps = []
-        for evidence in fixed_evidence(vetting.measurement, ablation):
+        for evidence in fixed_evidence(vetting.measurement, Fixed(ablation=ablation)):
             n = min(len(evidence.delta_nll), len(before))
             delta, then, tokens = evidence.delta_nll[:n], before[:n], evidence.intact.tokens[:n]
             paired = paired_look(

@@ -146,6 +146,13 @@ class LayerProfile(CheckTable):
     )
 
 
+class QuantizationIsHarmless(CheckTable):
+    """Simulated int8 weights and activations at the dense layers."""
+
+    enabled: bool = Field(default=False, description="whether the check runs")
+    max_ratio: Ratio = Field(default=1.05, description="must stay below this factor")
+
+
 class Checks(StrictTable):
     """Thresholds of the packaged suite's checks, by the test's name without ``test_``."""
 
@@ -159,3 +166,4 @@ class Checks(StrictTable):
     matches_baseline: MatchesBaseline = MatchesBaseline()
     embedding_norm_alone_is_harmless: EmbeddingNormAloneIsHarmless = EmbeddingNormAloneIsHarmless()
     layer_profile: LayerProfile = LayerProfile()
+    quantization_is_harmless: QuantizationIsHarmless = QuantizationIsHarmless()

@@ -95,6 +95,7 @@ def planned_checks(settings: Settings, examination: Examination) -> tuple[Check,
             Check(test=n, suffix="no-outliers", statistical=False, not_applicable=NO_OUTLIERS)
             for n in names
         ]
+    plan.append(Check(test="test_quantization_is_harmless", dims=dims, suffix="int8"))
     return tuple(check for check in plan if _enabled(settings, check.test))
 
 

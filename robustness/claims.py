@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 import numpy as np
 
 from robustness.claim_details import draw_ratios, intact_details, precision_details, slack_of
+from robustness.conditions import Fixed
 from robustness.course import course, step
 from robustness.evidence import (
     Compare,
@@ -154,9 +155,10 @@ class AblatedModel(_Model):
 
     def _decided(self, claim: str, threshold: float, alpha: float, *, passes: Side) -> Verdict:
         vetting = self._vetting
+        condition = Fixed(ablation=self.ablation)
         for limit in (threshold, None):
             steps = []
-            for evidence in fixed_evidence(vetting.measurement, self.ablation, threshold=limit):
+            for evidence in fixed_evidence(vetting.measurement, condition, threshold=limit):
                 intact = evidence.intact
                 look = look_at_ratio(
                     evidence.delta_nll,

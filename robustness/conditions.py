@@ -94,6 +94,42 @@ class Fixed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """8-bit weights and activations at all dense layers (`robustness.quantization`).
+
+    Rows run alone: the scale of the activations is that of one text block's tensor.
+
+    Attributes:
+        spared: hidden dimensions that stay in float.
+    """
+
+    spared: tuple[int, ...] = ()
+
+    def key(self) -> Any:
+        """See :class:`Condition`."""
+        return {"quantized": "int8, symmetric absmax per tensor", "spared": list(self.spared)}
+
+    def applied(
+        self,
+        model: "nn.Module",
+        anatomy: "Anatomy",
+        _rows: Sequence[int],
+        /,
+        means: "Means | None" = None,  # noqa: ARG002
+    ) -> AbstractContextManager[None]:
+        """See :class:`Condition`; whoever does it often finds the dense layers once, beforehand."""
+        from robustness.live import dense_layers_of
+        from robustness.quantization import quantized
+
+        return quantized(model, dense_layers_of(model, anatomy.stack), self.spared)
+
+    @property
+    def needs_means(self) -> None:
+        """See :class:`Condition`."""
+        return
+
+
+@dataclass(frozen=True, kw_only=True)
 class PerBlock:
     """Other dimensions for each text block of the chunk (the random control).
 

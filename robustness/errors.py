@@ -63,7 +63,3 @@ class ReportError(RobustnessError):
 
 class PlanError(RobustnessError):
     """The plan that a worker process was handed is damaged, or of another version."""
-
-
-class ReportError(RobustnessError):
-    """A saved report cannot be read, or a report cannot be made of it."""

@@ -18,6 +18,7 @@ BESIDE_WEIGHTS_BYTES = 1.0e9
 
 _FACTOR = "test_outliers_matter_more_than_chance"
 _RANDOM = "test_random_ablation_is_harmless"
+_QUANTIZED = "test_quantization_is_harmless"
 _NOT_MEASURED = ("test_outliers_are_present",)
 
 
@@ -47,12 +48,14 @@ def estimate(planned: PlannedCheckpoint) -> Estimate:
     """The cost of a checkpoint's planned checks."""
     n, settings = planned.text_blocks, planned.settings
     fixed: set[tuple[int, ...]] = set()
-    draws = 0
+    draws = quantized = 0
     for check in planned.checks:
         if check.not_applicable is not None or check.test in _NOT_MEASURED:
             continue
         if check.test == _RANDOM:
             draws = max(draws, FIRST_LOOK_DRAWS)
+        elif check.test == _QUANTIZED:
+            quantized = 1 + bool(check.dims)  # all of it, and all but the outlier dimensions
         elif check.test == _FACTOR:
             draws = max(draws, FACTOR_DRAWS)
             fixed.add(check.dims)
@@ -67,8 +70,8 @@ def estimate(planned: PlannedCheckpoint) -> Estimate:
     most_draws = settings.checks.random_ablation_is_harmless.max_draws if draws else 0
     parameters = float(planned.checkpoint["n_parameters"])
     return Estimate(
-        least_blocks=len(fixed) * first + control,
-        most_blocks=len(fixed) * n + max(control, most_draws * per_draw),
+        least_blocks=(len(fixed) + quantized) * first + control,
+        most_blocks=(len(fixed) + quantized) * n + max(control, most_draws * per_draw),
         flops_per_block=2 * parameters * planned.block_size,
         memory_bytes=4 * parameters + BESIDE_WEIGHTS_BYTES,
     )

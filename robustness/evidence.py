@@ -149,17 +149,16 @@ def intact_evidence(
 
 
 def fixed_evidence(
-    measurement: Measurement, ablation: "Ablation", *, threshold: float | None = None
+    measurement: Measurement, condition: Condition, *, threshold: float | None = None
 ) -> Iterator[FixedEvidence]:
-    """A fixed ablation beside the intact model, one item per chunk until the corpus is used up.
+    """One condition beside the intact model, one item per chunk until the corpus is used up.
 
     Args:
         measurement: of the checkpoint.
-        ablation: what is switched off.
+        condition: what is done to the model.
         threshold: on the ratio, by which reduced precision is judged; without, all is float32.
     """
     nll, tokens, delta = _Column(), _Column(), _Column()
-    condition = Fixed(ablation=ablation)
     comparison: Comparison | None = None
     for index in range(measurement.n_chunks):
         if index == COMPARED_CHUNKS and threshold is not None:

@@ -1,7 +1,7 @@
 """How text blocks run: the loaded model, its precision, its batches, and what if memory ends."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from robustness.batching import first_guess, is_out_of_memory, micro_batches
-from robustness.conditions import Condition, PerBlock
+from robustness.conditions import Condition, PerBlock, Quantized
 from robustness.discriminator import Discriminator
 from robustness.dtypes import Dtype
 from robustness.edits import Sum
@@ -19,6 +19,8 @@ from robustness.errors import MeasurementError
 from robustness.examples import Guess
 from robustness.forward import LOGITS_BYTES, Scorer
 from robustness.hooks import Means, summed
+from robustness.live import dense_layers_of
+from robustness.quantization import quantized
 from robustness.resume import kept, resumed
 from robustness.threads import LibraryChoice, Threads
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from robustness.ablation import Ablation
     from robustness.anatomy import Anatomy
     from robustness.architecture import Scoring
+    from robustness.dense import DenseLayer
     from robustness.scoring import AskedChunk, ScoredBlock
 
 Batch = TypeVar("Batch")
@@ -116,14 +119,30 @@ class Execution:
         for rows in self._sharing(micro_batches(lengths, most_tokens=most_tokens)):
             for batch in self._separated(rows, chunk.owner, condition):
                 about = chunk.owner[batch].tolist()
-                with condition.applied(scorer.model, self._anatomy, about, means):
+                with self._applied(condition, about, means):
                     np.add.at(nll, about, scorer.nll_nats([chunk.rows[row] for row in batch]))
         return nll
+
+    def _applied(
+        self, condition: Condition, rows: Sequence[int], means: Means | None
+    ) -> AbstractContextManager[None]:
+        if isinstance(condition, Quantized):
+            return quantized(self._model, self._dense_layers, condition.spared)
+        return condition.applied(self._model, self._anatomy, rows, means)
+
+    @cached_property
+    def _dense_layers(self) -> "tuple[DenseLayer, ...]":
+        return dense_layers_of(self._model, self._anatomy.stack)
 
     def _separated(
         self, rows: list[int], owner: NDArray[np.int64], condition: Condition
     ) -> list[list[int]]:
-        """Rows that need different ablations, apart where the site hides its batch axis."""
+        """Rows apart that must not share a batch.
+
+        They have different ablations, and the site hides its batch axis; or a scale of their own.
+        """
+        if isinstance(condition, Quantized):
+            return [[row] for row in rows]
         if isinstance(condition, PerBlock):
             sites = self._anatomy.stack.at(condition.like.site)
             if any(site.batch_axis is None for site in sites):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustness.ablation import MEAN_BLOCKS, Ablation
-from robustness.conditions import Condition, Fixed, Intact
+from robustness.conditions import Condition, Fixed, Intact, Quantized
 from robustness.dtypes import Dtype
 from robustness.errors import MeasurementError
 from robustness.questionnaire import CHUNK_BLOCKS, Layout, Questionnaire
@@ -219,7 +219,8 @@ class Measurement:
     def _checked(self, record: Mapping[str, Any], condition: Condition) -> ChunkNLL:
         nll = np.array(record["nll_nats"], dtype=np.float64)
         if np.isnan(nll).any() or (isinstance(condition, Intact) and np.isinf(nll).any()):
-            state = "intact" if isinstance(condition, Intact) else "ablated"
+            kinds = {Intact: "intact", Quantized: "quantised"}
+            state = kinds.get(type(condition), "ablated")
             raise MeasurementError(
                 f"the {state} model's negative log-likelihood is not a finite number on "
                 f"{int((~np.isfinite(nll)).sum())} of {len(nll)} text blocks: its weights or "

@@ -90,6 +90,30 @@ def parameter_roles(call: Call) -> ParameterRoles:
     )
 
 
+def is_dense(call: Call) -> ParameterRoles | None:
+    """The roles of a module's parameters if all it does is to multiply by its matrix and to add.
+
+    Tried out with parameters and an input of random numbers: its output is compared with that of
+    the formula.
+    """
+    own = _own_parameters(call)
+    if sum(parameter.ndim == 2 for parameter in own.values()) != 1 or len(call.inputs) != 1:
+        return None
+    try:
+        roles = parameter_roles(call)
+        parameters = _random_parameters(call)
+        matrix = parameters[roles.scale]
+        transposed = matrix.T if roles.feature_axis == 0 else matrix  # (in, out)
+        x = _input(call)
+        expected = x @ transposed
+        if roles.bias is not None:
+            expected = expected + parameters[roles.bias]
+        same = _outcome(call, parameters, x)
+    except (UnsupportedSite, RuntimeError, TypeError, ValueError, IndexError):
+        return None
+    return roles if same.shape == expected.shape and _close(same, expected) else None
+
+
 def _roles(scale: str, biases: list[str], feature_axis: int) -> ParameterRoles:
     return ParameterRoles(
         scale=scale, bias=biases[0] if biases else None, feature_axis=feature_axis

@@ -21,6 +21,7 @@ from robustness.measure import Measurement, library_versions
 from robustness.outlier_dimensions import OutlierDimensions
 from robustness.pace import SOON_S, Pace, in_words
 from robustness.policy import Settings
+from robustness.quantized_model import QuantizedModel
 from robustness.rules import RULES
 from robustness.scoring.options import UNIGRAM
 from robustness.scoring.quantity import Quantity, quantity
@@ -246,6 +247,14 @@ class Vetting:
         """
         like = self._ablation((0,), site=site, mode=mode, layers=layers)
         return RandomlyAblatedModel(self, size, like)
+
+    def quantized(self) -> QuantizedModel:
+        """The model with 8-bit weights and activations, to be asked whether that is harmless.
+
+        Simulated at the dense layers within its layers: symmetric absmax int8, one scale for each
+        weight and for each text block's activations; the head stays in float.
+        """
+        return QuantizedModel(self, self.examination.detection.dims)
 
     def _ablation(
         self,

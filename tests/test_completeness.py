@@ -10,6 +10,7 @@ FILES = {
     "test_weights_are_finite": "test_weights.py",
     "test_random_ablation_is_harmless": "test_controls.py",
     "test_layer_profile": "test_layers.py",
+    "test_quantization_is_harmless": "test_quantization.py",
     "test_embedding_norm_alone_is_harmless": "test_layers.py",
     "test_outliers_matter_more_than_chance": "test_controls.py",
 }

@@ -403,6 +403,7 @@ _SETTINGS = {
         outliers_matter_more_than_chance=_tables(**_CHECK, factor=_RATIO),
         magnitude_alone_is_harmless=_tables(**_CHECK, max_ratio=_RATIO),
         embedding_norm_alone_is_harmless=_tables(**_CHECK, max_ratio=_RATIO),
+        quantization_is_harmless=_tables(**_CHECK, max_ratio=_RATIO),
         layer_profile=_tables(**_CHECK, max_ratio=st.just("record") | _RATIO),
     ),
 }

@@ -246,7 +246,7 @@ def test_what_reduced_precision_leaves_open_at_the_end_is_measured_in_float32(
 def test_evidence_says_what_was_compared(planned: RunPlan) -> None:
     measurement = _vetting(planned).measurement
     condition = Fixed(ablation=Ablation(dims=(PLANTED,)))
-    found = list(fixed_evidence(measurement, condition.ablation, threshold=1.05))
+    found = list(fixed_evidence(measurement, condition, threshold=1.05))
     assert [each.comparison for each in found[:COMPARED_CHUNKS]] == [None] * COMPARED_CHUNKS
     error, full, tokens = [], [], []
     for index in range(COMPARED_CHUNKS):

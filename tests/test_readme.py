@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -17,7 +18,8 @@ from robustness.policy import PolicyFile
 from robustness.report.table import COLUMNS
 from tests.checkpoint_folders import hub_cache, tiny_model
 from tests.gguf_files import TOKENS, write_llama_gguf
-from tests.planted import save_planted
+from tests.planted import planted_model, save_planted
+from tests.trainings import trainer_of
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,6 +33,12 @@ def _blocks(language: str) -> list[str]:
 def _commands() -> list[str]:
     lines = [line for block in _blocks("console") for line in block.splitlines()]
     return [line.removeprefix("$ ").partition("  #")[0].strip() for line in lines if line]
+
+
+def _snippet(containing: str) -> str:
+    """The only piece of Python with these words in it."""
+    (snippet,) = (block for block in _blocks("python") if containing in block)
+    return snippet
 
 
 FLEET_COMMANDS = [command for command in _commands() if command.startswith("robustness fleet ")]
@@ -63,8 +71,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(folder, place / "run" / f"checkpoint-{step}")
     (place / "MODEL_CARD.md").write_text("---\nlicense: mit\n---\n# A model\n")
     (place / "text.txt").write_text(text.read_text())
-    (snippet,) = _blocks("python")
-    (place / "test_release.py").write_text(snippet)
+    (place / "test_release.py").write_text(_snippet("def test_"))
     package = place / "packages" / "my_models"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -166,7 +173,7 @@ def test_the_picture_is_there_and_can_be_made_anew() -> None:
 
 
 def test_the_example_tests_pass(workplace: Path) -> None:
-    (snippet,) = _blocks("python")
+    snippet = _snippet("def test_")
     command = "pytest test_release.py --model=my-checkpoint --robustness-corpus=text.txt -rA"
     result = _run(shlex.split(command), workplace)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -174,6 +181,22 @@ def test_the_example_tests_pass(workplace: Path) -> None:
     assert len(names) >= 3
     for name in names:
         assert re.search(rf"PASSED .*{name}\[my-checkpoint\]", result.stdout)
+
+
+def test_the_training_is_watched(tmp_path: Path) -> None:
+    model = planted_model()
+    trainer = trainer_of(model, tmp_path)
+    names: dict[str, Any] = {
+        "model": model,
+        "arguments": trainer.args,
+        "texts": trainer.train_dataset,
+    }
+    exec(_snippet("OutlierCallback"), names)
+    logged = {name for entry in names["trainer"].state.log_history for name in entry}
+    text = README[README.index("## While training") :]
+    shown = set(re.findall(r"`(outliers/\w+(?:/\w+)?)`", text))
+    assert len(shown) == 3
+    assert shown <= logged
 
 
 def test_the_policy_reference_is_complete_and_shows_the_defaults() -> None:

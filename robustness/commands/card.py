@@ -38,7 +38,7 @@ def card(
     from robustness.plain import encodable
     from robustness.report.card import chosen, eval_results, has_passed, section
     from robustness.report.card_file import new_card, updated
-    from robustness.report.result import read_result
+    from robustness.report.saved import parsed, read_facts
 
     def stop(sentence: str, code: int) -> NoReturn:
         typer.echo(encodable(f"robustness: {sentence}", sys.stderr.encoding), err=True)
@@ -48,7 +48,8 @@ def card(
         stop("--output writes a new card and --update changes one: give one of them", UNUSABLE)
     try:
         _require_repo_id(repo_id)
-        facts = read_result(result)
+        facts = read_facts(result)
+        parsed(facts)
         vetted = chosen(facts, checkpoint)
         if not has_passed(facts, vetted) and not allow_failed:
             stop(

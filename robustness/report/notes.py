@@ -6,6 +6,7 @@ from typing import Any
 
 from robustness.layer_profile import described
 from robustness.outlier_dimensions import named
+from robustness.quantized_model import described as described_int8
 from robustness.report.wording import (
     DIMENSIONS,
     bound,
@@ -109,6 +110,8 @@ def notes(checks: Sequence[Mapping[str, Any]], n_blocks: int) -> Iterable[str]:
                 f"{figure(details['mean_ratio'])}, highest {figure(worst['ratio'])} "
                 f"({named(worst['dims'])}; a single draw is noisy)"
             )
+        if "int8_ratio" in details:
+            yield described_int8(details)
         if profile := details.get("layer_profile"):
             yield described([float(layer["ratio"]) for layer in profile])
     yield from _expectations(checks)

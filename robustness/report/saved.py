@@ -272,7 +272,8 @@ def parsed(facts: Mapping[str, Any]) -> RunResult:
         ReportError: one sentence on what is missing or of the wrong type.
     """
     try:
-        found = RunResult.model_validate(facts)
+        # Strictly, and as JSON: Python's lists would be no tuples.
+        found = RunResult.model_validate_json(json.dumps(facts), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))[:80]

@@ -1,0 +1,1 @@
+"""The package within other libraries' machinery."""
