@@ -13,9 +13,9 @@ from tests.plugin_support import (
     error_sentence,
     run_pytest,
     run_suite,
+    slowly_with_workers,
     stubs,
     text_of,
-    slowly_with_workers,
 )
 
 __all__ = ["stubs"]
