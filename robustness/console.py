@@ -120,26 +120,48 @@ def join(
     junit_file: Annotated[
         Path | None, typer.Option("--junit", help="Write JUnit XML of the whole run.")
     ] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", help="Write a page with figures of the whole run.")
+    ] = None,
 ) -> None:
     """Make one verdict of the JSON reports of --robustness-shard=i/n.
 
     Exit code 0: everything passed; 1: something failed or is missing; 2: not of one run.
     """
     try:
+        _require_page_can_be_drawn(html_file)
         facts = merge([read_shard(file) for file in files], [str(file) for file in files])
     except RobustnessError as error:
         typer.echo(f"robustness: {error}", err=True)
         raise typer.Exit(NOT_COMPARABLE) from None
-    finish(facts, json_file=json_file, junit_file=junit_file)
+    finish(facts, json_file=json_file, junit_file=junit_file, html_file=html_file)
 
 
-def finish(facts: dict[str, Any], *, json_file: Path | None, junit_file: Path | None) -> None:
+def _require_page_can_be_drawn(html_file: Path | None) -> None:
+    """Before anything is merged, as before a run."""
+    if html_file is not None:
+        from robustness.report.html import require_packages
+
+        require_packages()
+
+
+def finish(
+    facts: dict[str, Any],
+    *,
+    json_file: Path | None,
+    junit_file: Path | None,
+    html_file: Path | None = None,
+) -> None:
     """Write and show the report of a run that was merged, and end with its exit code."""
     try:
         for target, text in ((json_file, to_json(facts)), (junit_file, to_junit(facts))):
             if target is not None:
                 write_atomically(target, text)
-    except OSError as error:
+        if html_file is not None:
+            from robustness.report.html import to_html
+
+            write_atomically(html_file, to_html(facts))
+    except (OSError, RobustnessError) as error:
         typer.echo(f"robustness: a report could not be written: {error}", err=True)
         raise typer.Exit(NOT_COMPARABLE) from None
     write_summary(Encoded(PlainReporter(), sys.stdout.encoding), facts, facts["problems"])

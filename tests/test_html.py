@@ -26,6 +26,7 @@ from robustness.report.figures import course, degradation, layer_profile
 from robustness.report.heat_map import MOST_CELLS, columns, heat_map
 from robustness.report.html import (
     embedded,
+    percent,
     require_packages,
     running,
     section,
@@ -248,6 +249,14 @@ def test_tokens_that_are_only_blanks_are_seen_and_told_apart() -> None:
     assert token(" France") == token("France") == "France"
     assert (token("\n"), token("\n\n"), token("  ")) == ("↵", "↵↵", "␣")
     assert running("Rivers\n\nA river is") == "Rivers ↵ A river is"
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.0, "< 0.1 %"), (0.02, "2.0 %"), (0.931, "93 %"), (0.9962, "99.6 %"), (0.99999, "> 99.9 %")],
+)
+def test_a_probability_is_never_rounded_to_certainty(p: float, text: str) -> None:
+    assert percent(p) == text
 
 
 def test_the_verdict_is_one_sentence() -> None:

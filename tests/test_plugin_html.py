@@ -13,9 +13,9 @@ from tests.plugin_support import (
     error_sentence,
     run_pytest,
     run_suite,
+    slowly_with_workers,
     stubs,
     text_of,
-    with_and_without_workers,
 )
 
 __all__ = ["stubs"]
@@ -29,7 +29,7 @@ def _text(file: Path) -> str:
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
 
 
-@with_and_without_workers
+@slowly_with_workers
 def test_a_run_that_fails_writes_its_page(
     stubs: Stubs, tmp_path: Path, state: tuple[str, ...]
 ) -> None:

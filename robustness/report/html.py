@@ -180,4 +180,6 @@ def percent(p: float | None) -> str:
         return ""
     if 0 <= p < 1e-3:
         return "< 0.1 %"
+    if 0.9995 <= p < 1:
+        return "> 99.9 %"
     return f"{100 * p:.1f} %" if p < 0.1 or 0.995 <= p < 1 else f"{100 * p:.0f} %"

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from robustness.errors import ShardError
+from robustness.errors import ReportError, ShardError
 from robustness.report.facts import SCHEMA, is_accepted
+from robustness.report.saved import parsed
 from robustness.store import digest
 
 MOST_BYTES = 256 * 1024**2
@@ -124,6 +125,10 @@ def parse_shard(text: bytes, source: str) -> Facts:
     if checksum != digest(facts):
         raise ShardError(f"{source} was changed after it was written: its checksum does not match")
     found: Facts = _cleaned(facts)
+    try:
+        parsed(found)  # whatever reports will ask of it
+    except ReportError as error:
+        raise ShardError(f"{source}: {error}") from None
     return found
 
 
