@@ -221,3 +221,20 @@ def test_the_excerpt_has_the_columns_of_the_table() -> None:
     header = next(line for line in excerpt.splitlines() if line.startswith("check "))
     assert tuple(header.split()) == COLUMNS
     assert max(map(len, excerpt.splitlines())) <= 100
+
+
+def test_the_excerpt_can_be_made_anew() -> None:
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        from excerpt import excerpt, replaced
+    finally:
+        sys.path.remove(str(ROOT / "docs"))
+    (table,) = re.findall(r"<!-- demo output -->\n```text\n(.*?)\n```", README, re.DOTALL)
+    end = "======================== 8 passed in 183.70s (0:03:03) ========================="
+    assert excerpt(f"collected 8 items\n\n{table}\n{end}\n") == table
+    assert replaced(README, table) == README
+    assert "\nanother\n" in replaced(README, "another")
+    with pytest.raises(SystemExit, match="0 times"):
+        replaced("no mark", table)
+    with pytest.raises(SystemExit, match="no table"):
+        excerpt("1 failed")
