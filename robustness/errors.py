@@ -51,3 +51,7 @@ class BaselineError(RobustnessError):
 
 class ShardError(RobustnessError):
     """The reports of a run's shards cannot be read, or do not belong together."""
+
+
+class ReportError(RobustnessError):
+    """A saved report cannot be read, or a report cannot be made of it."""

@@ -112,10 +112,7 @@ class CheckpointRef:
             raise CheckpointError(
                 f"There is no such folder or file as {_shown(text)}{hint}: check the path."
             )
-        valid = (
-            _HUB_ID.fullmatch(name) and "--" not in name and ".." not in name and len(name) <= 96
-        )
-        if not valid:
+        if not is_hub_id(name):
             raise CheckpointError(
                 f"{_shown(text)} is neither an existing folder or .gguf file nor a possible Hub id "
                 "(name or organisation/name, with @revision if wanted)."
@@ -152,6 +149,13 @@ class CheckpointRef:
             for parent in reversed(parts):
                 names.append(f"{parent}-{names[-1]}")
         return tuple(_sanitised(name) for name in names)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether the Hub could have a repository of that name."""
+    return bool(
+        _HUB_ID.fullmatch(name) and "--" not in name and ".." not in name and len(name) <= 96
+    )
 
 
 def unique_labels(references: Sequence[str]) -> list[str]:

@@ -5,11 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from robustness.checks import Check
 from robustness.plan import RunPlan
 from robustness.policy import Settings
 from robustness.report import facts, header, terminal
+from robustness.report.table import COLUMNS
 from robustness.verdict import Verdict
 from tests.plans import plan
 
@@ -39,7 +42,7 @@ def checked(test: str, **verdict: Any) -> dict[str, Any]:
     return facts.check_facts(test, "bert", check, Verdict(**{"outcome": "pass", **verdict}))
 
 
-def summary(*checks: dict[str, Any], **more: Any) -> list[str]:
+def summary(*checks: dict[str, Any], verbosity: int = 0, **more: Any) -> list[str]:
     checkpoint = {
         "label": "bert",
         "corpus": "wikitext",
@@ -57,7 +60,8 @@ def summary(*checks: dict[str, Any], **more: Any) -> list[str]:
         **more,
     }
     reporter = Lines()
-    terminal.write_summary(reporter, {"checkpoints": [checkpoint], "partial": False}, [])
+    whole = {"checkpoints": [checkpoint], "partial": False}
+    terminal.write_summary(reporter, whole, [], verbosity=verbosity)
     return reporter.lines
 
 
@@ -164,7 +168,7 @@ def test_a_selection_has_a_line_and_a_whole_run_none() -> None:
 
 
 def test_a_discriminators_loss_is_shown_beside_chance_and_not_called_perplexity() -> None:
-    found = {
+    found: dict[str, Any] = {
         "quantity": "replaced-token loss",
         "perplexity": None,
         "nats_per_token": 0.25,
@@ -201,3 +205,90 @@ def test_the_header_says_which_precision_may_be_used() -> None:
     )
     text = " ".join(" ".join(header.header(reduced)).split())
     assert "float32 and, where that suffices, bfloat16 on cpu" in text
+
+
+OUTLIER = {
+    "dim": 7,
+    "layers": [0, 3],
+    "z_scale": [-5.25, 4.0],
+    "z_bias": [3.5, 6.0],
+    "statistics": {},
+}
+
+
+def test_quiet_is_a_line_and_what_failed() -> None:
+    good = checked("test_a", claim="c", ratio=2.0, threshold=1.0, passes="above")
+    bad = checked("test_b", outcome="fail", claim="c", reason="why")
+    skipped = checked("test_c", outcome="not applicable", claim="c")
+    assert summary(good, skipped, verbosity=-1) == [
+        "robustness: bert passed: 2 of 2 checks accepted"
+    ]
+    head, columns, row = summary(good, bad, skipped, verbosity=-1)
+    assert head == "robustness: bert FAILED: 2 of 3 checks accepted"
+    assert tuple(columns.split()) == COLUMNS
+    assert row.split() == ["b", "7", "fail"]
+
+
+def test_verbose_says_what_each_check_claims_and_twice_every_layer() -> None:
+    profile = [{"layer": n, "ratio": 1.5 + n, "interval": [1.0, 2.0 + n]} for n in range(2)]
+    check = checked(
+        "test_a", claim="it is so", reason="since", tokens=99, details={"layer_profile": profile}
+    )
+    default, once, twice = (
+        summary(check, outliers=[OUTLIER], verbosity=level) for level in (0, 1, 2)
+    )
+    assert "    it is so; since; 99 tokens" not in default
+    assert "    it is so; since; 99 tokens" in once
+    assert set(default) < set(once) < set(twice)
+    assert "  dimension 7, scale in std by layer: 0: -5.2, 3: +4.0" in twice
+    assert "  dimension 7, bias in std by layer: 0: +3.5, 3: +6.0" in twice
+    assert "  layer 1: x2.5 (1 to 3)" in twice
+
+
+NUMBERS = st.floats(min_value=1e-300, max_value=1e300) | st.just(float("inf"))
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["test_embedding_norm_alone_is_harmless", "test_a", "test_outliers"]),
+            st.lists(st.integers(0, 20_000), min_size=1, max_size=3, unique=True),
+            NUMBERS,
+            NUMBERS,
+            NUMBERS,
+            st.integers(0, 10**6),
+            st.sampled_from(["pass", "fail", "inconclusive", "not applicable"]),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_the_table_fits_whatever_was_measured(rows: list[Any]) -> None:
+    checks = [
+        {
+            **checked(test, outcome=outcome, ratio=ratio, claim="c", text_blocks=blocks),
+            "dims": dims,
+            "threshold": low,
+            "passes": "above",
+            "interval": [low, high],
+            "expected_failure": {"expired": True, "expires": "2026-01-01", "reason": "r"},
+        }
+        for test, dims, ratio, low, high, blocks, outcome in rows
+    ]
+    lines = summary(*checks)
+    assert max(map(len, lines)) <= 100
+    shown = " ".join(" ".join(lines).split())
+    assert all(test.removeprefix("test_").split("_")[0] in shown for test, *_ in rows)
+
+
+def test_without_unicode_nothing_of_it_is_written() -> None:
+    kept = Lines()
+    reporter = terminal.Encoded(kept, "ascii")
+    reporter.write_sep("=", "a Δ")
+    reporter.write("ΔNLL \N{RIGHTWARDS ARROW} ")
+    reporter.write_line("é\N{HORIZONTAL ELLIPSIS}")
+    assert kept.lines == ["= a delta  =", "delta NLL -> \\xe9..."]
+    kept = Lines()
+    terminal.Encoded(kept, "utf-8").write_line("Δé")
+    assert kept.lines == ["Δé"]

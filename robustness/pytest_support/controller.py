@@ -1,6 +1,7 @@
 """In the process the user started: plans, collects verdicts, reports, and fails closed."""
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ import pytest
 
 from robustness.eviction import evict
 from robustness.files import write_atomically
+from robustness.plain import encodable
 from robustness.pytest_support import baselines
 from robustness.pytest_support.completeness import Completeness, is_narrowed
 from robustness.pytest_support.options import store_limit
@@ -72,7 +74,8 @@ class Controller:
 
     def pytest_report_header(self) -> list[str]:
         """What is vetted, and how."""
-        return [] if self.plan is None else header.header(self.plan)
+        lines = [] if self.plan is None else header.header(self.plan)
+        return [encodable(line, sys.stdout.encoding) for line in lines]
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         """Remember what was left out on request, in a run without workers."""
@@ -163,7 +166,12 @@ class Controller:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """One table per checkpoint."""
         if self.plan is not None and not self.config.option.collectonly:
-            terminal.write_summary(terminalreporter, self._facts(), self.problems)
+            terminal.write_summary(
+                terminal.Encoded(terminalreporter, sys.stdout.encoding),
+                self._facts(),
+                self.problems,
+                verbosity=self.config.option.verbose,
+            )
             for note in self.notes:
                 terminalreporter.write_line(f"robustness: {note}")
 

@@ -7,7 +7,15 @@ from typing import Any
 from robustness.layer_profile import described
 from robustness.outlier_dimensions import named
 from robustness.quantized_model import described as described_int8
-from robustness.report.wording import DIMENSIONS, chance, check_name, figure, in_short, ranges
+from robustness.report.wording import (
+    DIMENSIONS,
+    bound,
+    chance,
+    check_name,
+    figure,
+    in_short,
+    ranges,
+)
 
 
 def findings(checkpoint: Mapping[str, Any]) -> Iterable[str]:
@@ -142,3 +150,22 @@ def _precision_notes(checks: Sequence[Mapping[str, Any]]) -> Iterable[str]:
             f"reduced precision moves ΔNLL by up to {max(costs):.2g} nats per text block, "
             + ("too much so near the threshold: float32" if near else f"used: {details['dtype']}")
         )
+
+
+def by_layer(outliers: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """How far out each dimension lies in every layer in which it was found."""
+    for outlier in outliers:
+        for name, key in (("scale", "z_scale"), ("bias", "z_bias")):
+            if outlier[key] is not None:
+                pairs = zip(outlier["layers"], map(float, outlier[key]), strict=True)
+                each = ", ".join(f"{layer}: {z:+.1f}" for layer, z in pairs)
+                yield f"  dimension {outlier['dim']}, {name} in std by layer: {each}"
+
+
+def profile_rows(checks: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """A line per layer of every profile that was measured."""
+    for check in checks:
+        for entry in check["details"].get("layer_profile") or ():
+            interval = entry.get("interval")
+            ends = "" if interval is None else f" ({' to '.join(map(bound, interval))})"
+            yield f"  layer {entry['layer']}: x{figure(entry['ratio'])}{ends}"

@@ -1,9 +1,10 @@
 """The table of a checkpoint's checks."""
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from robustness.report.wording import bound, check_name, figure, in_short
+from robustness.report.wording import WIDTH, bound, check_name, figure, in_short
 
 COLUMNS = ("check", "dims", "measured", "interval", "needed", "blocks", "verdict")
 EXPECTED = "fail (expected)"
@@ -55,6 +56,25 @@ def _needed(check: Mapping[str, Any]) -> str:
         return ""
     sign = {"below": "<", "above": ">=", None: ""}[check["passes"]]
     return f"{sign} {figure(check['threshold'])}".strip()
+
+
+def laid_out(rows: Sequence[Sequence[str]]) -> list[list[tuple[str, str]]]:
+    """For each row its lines, each as what stands before the verdict, and the verdict.
+
+    Where a table would be wider than the terminal is, names of checks go on in a second line.
+    """
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    excess = sum(widths) + 2 * (len(COLUMNS) - 1) - WIDTH
+    longest_word = max(len(word) for row in rows for word in row[0].split())
+    gap = "  " if widths[0] - longest_word >= excess else " "
+    widths[0] = max(longest_word, widths[0] - max(0, excess))
+    found = []
+    for row in rows:
+        first, *more = textwrap.wrap(row[0], widths[0], break_long_words=False)
+        cells = (first, *row[1:-1])
+        line = gap.join(aligned(cell, widths[i], i) for i, cell in enumerate(cells))
+        found.append([(f"{line}{gap}", row[-1]), *((f"  {part}", "") for part in more)])
+    return found
 
 
 def aligned(text: str, width: int, column: int) -> str:

@@ -1,0 +1,97 @@
+"""When outlier dimensions emerged in a run."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from robustness.console import app
+from robustness.emergence import in_order, step_of
+from robustness.errors import CheckpointError
+from tests.test_scanning import bert
+
+COURSE = {90: None, 100: 5, 200: 7, 1000: 5, 2000: 5}
+"""Which dimension stands out after how many steps."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("run")
+    for step, dim in COURSE.items():
+        bert(step, dim).save_pretrained(root / f"checkpoint-{step}")
+    for file in root.rglob("*"):
+        os.utime(file, (1e9, 1e9))
+    return root
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"--store={tmp_path_factory.mktemp('store')}"
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["trace", *arguments])
+
+
+def test_a_dimension_emerges_where_it_stays(folder: Path, store: str) -> None:
+    result = run(str(folder), store, "--json")
+    assert result.exit_code == 0
+    facts = json.loads(result.stdout)
+    assert [one["step"] for one in facts["steps"]] == sorted(COURSE)
+    assert [one["dims"] for one in facts["steps"]] == [[], [5], [7], [5], [5]]
+    first, second = facts["dimensions"]
+    assert (first["dim"], first["emerged"]) == (5, "checkpoint-1000")
+    assert first["flagged"] == [False, True, False, True, True]
+    assert (second["dim"], second["emerged"]) == (7, None)
+    assert all(abs(z) > 7 for z in (first["z_scale"][1], first["z_bias"][1], second["z_scale"][2]))
+    assert all(abs(z) < 5 for z in (first["z_scale"][0], first["z_bias"][2]))
+
+
+def test_the_order_is_that_of_the_steps_however_they_are_named(folder: Path, store: str) -> None:
+    whole = run(str(folder), store).stdout
+    pattern = run(f"{folder}/checkpoint-*", store).stdout
+    named = run(*(str(folder / f"checkpoint-{step}") for step in reversed(COURSE)), store).stdout
+    assert whole == pattern == named
+    lines = whole.splitlines()
+    assert max(map(len, lines)) <= 100
+    (row,) = [line for line in lines if line.split()[:2] == ["5", "1000"]]
+    assert row.split()[2] == "scale"
+    assert any(line.split()[:2] == ["7", "(gone)"] for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("runs/checkpoint-9000", 9000),
+        ("runs/checkpoint-9000/", 9000),
+        ("google/multiberts-seed_0-step_20k@step_20k", 20_000),
+        ("bert-2@step1M", 1_000_000),
+        ("EleutherAI/pythia-70m@step512", 512),
+        ("runs-17/final", None),
+    ],
+)
+def test_the_step_is_the_last_number_of_the_name(name: str, step: int | None) -> None:
+    assert step_of(name) == step
+
+
+def test_without_steps_the_order_is_the_users() -> None:
+    assert in_order(["b/final", "a/first-1"]) == [("b/final", None), ("a/first-1", 1)]
+    with pytest.raises(CheckpointError, match="after step 1"):
+        in_order(["a/x-1", "b/x-1"])
+
+
+def test_what_is_not_one_run_is_refused_by_name(folder: Path, store: str, tmp_path: Path) -> None:
+    bert(0, None, vocab_size=64).save_pretrained(tmp_path / "checkpoint-1")
+    wider = bert(0, None).config
+    wider.num_hidden_layers = 3
+    type(bert())(wider).save_pretrained(tmp_path / "checkpoint-2")
+    result = run(str(folder / "checkpoint-90"), str(tmp_path / "checkpoint-2"), store)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert "checkpoint-2 and checkpoint-90 are not of one run: their number of layers" in line
+    for arguments in (["missing-*"], [str(folder / "checkpoint-90")], [str(folder), "--rule=x"]):
+        refused = run(*arguments, store)
+        assert refused.exit_code == 2
+        assert len(refused.stderr.splitlines()) == 1
