@@ -1,4 +1,4 @@
-"""The console program ``robustness``: what can be said of files, without a model or pytest."""
+"""The console program ``robustness``: scans checkpoints; shows and compares what was measured."""
 
 import json
 import os
@@ -36,7 +36,7 @@ NOT_COMPARABLE = 2
 STYLES = {"pass": "green", "fail": "bold red"}
 
 app = typer.Typer(
-    help="Compare what pytest --model=X has measured.",
+    help="Scan checkpoints; show, compare and merge what pytest --model=X has measured.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -47,7 +47,7 @@ app = typer.Typer(
 def main(
     *, version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False
 ) -> None:
-    """Compare what pytest --model=X has measured."""
+    """Scan checkpoints; show, compare and merge what pytest --model=X has measured."""
     if version:
         typer.echo(__version__)
         raise typer.Exit
