@@ -110,22 +110,11 @@ class Execution:
         scorer = self._scorer(dtype)
         lengths = [row.length for row in chunk.rows]
         for rows in micro_batches(lengths, most_tokens=most_tokens):
-            for batch in self._separated(rows, chunk.owner, condition):
+            for batch in separated(rows, chunk.owner, condition, self._anatomy):
                 about = chunk.owner[batch].tolist()
                 with condition.applied(scorer.model, self._anatomy, about, means):
                     np.add.at(nll, about, scorer.nll_nats([chunk.rows[row] for row in batch]))
         return nll
-
-    def _separated(
-        self, rows: list[int], owner: NDArray[np.int64], condition: Condition
-    ) -> list[list[int]]:
-        """Rows that need different ablations, apart where the site hides its batch axis."""
-        if isinstance(condition, PerBlock):
-            sites = self._anatomy.stack.at(condition.like.site)
-            if any(site.batch_axis is None for site in sites):
-                blocks = dict.fromkeys(owner[rows].tolist())
-                return [[row for row in rows if owner[row] == block] for block in blocks]
-        return [rows]
 
     def layer_by_layer(
         self, chunk: "AskedChunk", each: Sequence[Condition], means: Means | None
@@ -173,3 +162,22 @@ class Execution:
             kind = Discriminator if self._scoring == "replaced-token" else Scorer
             self._scorers[dtype] = kind(self._model, pad_id=self._pad_id, dtype=dtype)
         return self._scorers[dtype]
+
+
+def separated(
+    rows: list[int], owner: NDArray[np.int64], condition: Condition, anatomy: "Anatomy"
+) -> list[list[int]]:
+    """Rows that need different ablations, apart where the site hides its batch axis.
+
+    Args:
+        rows: of one batch.
+        owner: of every row, what it is about.
+        condition: what is done to the model.
+        anatomy: where.
+    """
+    if isinstance(condition, PerBlock):
+        sites = anatomy.stack.at(condition.like.site)
+        if any(site.batch_axis is None for site in sites):
+            about = dict.fromkeys(owner[rows].tolist())
+            return [[row for row in rows if owner[row] == block] for block in about]
+    return [rows]

@@ -29,6 +29,7 @@ from robustness.errors import PolicyError
 from robustness.rules.settings import Rule, Rules, StrictTable
 from robustness.scoring.masked import Masking
 from robustness.scoring.options import UNIGRAM, Bos, ScoringOptions
+from robustness.tasks.settings import TaskSettings
 
 Profile = Literal["paper", "hardened"]
 StackChoice = Literal["auto", "encoder", "decoder"]
@@ -104,6 +105,7 @@ class Settings(StrictTable):
     exhaustive: bool = Field(
         default=False, description="measure the whole corpus, decide at its end"
     )
+    task: TaskSettings = TaskSettings()
     rules: Rules = Rules()
     checks: Checks = Checks()
 

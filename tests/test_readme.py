@@ -16,6 +16,7 @@ from robustness.report.terminal import COLUMNS
 from tests.checkpoint_folders import hub_cache, tiny_model
 from tests.gguf_files import TOKENS, write_llama_gguf
 from tests.planted import save_planted
+from tests.task_stubs import classified, save_classifier
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -55,6 +56,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "text.txt").write_text(text.read_text())
     (snippet,) = _blocks("python")
     (place / "test_release.py").write_text(snippet)
+    save_classifier(place / "my-classifier", num_labels=2)
+    reviews = [f"{text}\t{label}" for text, label in classified(300)]
+    (place / "reviews.tsv").write_text("\n".join(["sentence\tlabel", *reviews]) + "\n")
     package = place / "packages" / "my_models"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()

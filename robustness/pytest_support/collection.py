@@ -15,6 +15,7 @@ FILES = (
     "test_outliers.py",
     "test_controls.py",
     "test_layers.py",
+    "test_task.py",
     "test_baseline.py",
 )
 ID_PREFIX = "robustness/"

@@ -180,6 +180,7 @@ def _checkpoint_facts(
         "rules": [_rule_facts(detection) for detection in examination.detections],
         "agreement": _agreement(examination.detections),
         "baseline": _baseline_facts(planned.baseline),
+        "task": _task_facts(planned, checks),
         "checks": checks,
     }
 
@@ -195,6 +196,30 @@ def _baseline_facts(profile: CheckpointProfile | None) -> dict[str, Any] | None:
         "text_blocks": profile.held,
         "perplexity": profile.perplexity,
         "dims": list(profile.dims),
+    }
+
+
+def _task_facts(
+    planned: PlannedCheckpoint, checks: Sequence[Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    """The downstream task, and the intact model's score on the examples measured most widely."""
+    task = planned.task
+    if task is None:
+        return None
+    widest: Mapping[str, Any] = max(
+        (check["details"] for check in checks if "intact_score" in check["details"]),
+        key=lambda details: min(details["examples"], details["task_examples"]),
+        default={},
+    )
+    return {
+        "name": task.name,
+        "reference": task.reference,
+        "kind": task.kind,
+        "metric": task.metric,
+        "architecture": task.checkpoint["architecture"],
+        "examples": task.examples,
+        "score": widest.get("intact_score"),
+        "score_examples": min(widest.get("examples", 0), task.examples),
     }
 
 

@@ -102,15 +102,33 @@ def _checkpoint_header(planned: PlannedCheckpoint) -> list[str]:
         f"  {checkpoint['architecture']}, {_stack(found)}, "
         f"{_amount(checkpoint['n_parameters'])} parameters, "
         f"{_precision(planned.dtype)} on {settings.device}",
-        f"  corpus {planned.corpus}: {planned.text_blocks} text blocks of at most "
-        f"{planned.block_size} tokens; {checkpoint['scoring']} scoring"
-        f"{settings.scoring_options.deviations()}, seed {settings.seed}, "
-        f"profile {settings.profile}" + (", exhaustive" if settings.exhaustive else ""),
+        f"  {_measured_on(planned)}, seed {settings.seed}, profile {settings.profile}"
+        + (", exhaustive" if settings.exhaustive else ""),
         *_place(settings),
         *(f"  {each.rule}: {_listed(each.dims)}" for each in found.detections),
         *_baseline_header(planned),
         *(f"  note: {note}" for note in planned.notes),
     ]
+
+
+def _measured_on(planned: PlannedCheckpoint) -> str:
+    parts = []
+    if planned.has_perplexity:
+        parts.append(
+            f"corpus {planned.corpus}: {planned.text_blocks} text blocks of at most "
+            f"{planned.block_size} tokens; {planned.checkpoint['scoring']} scoring"
+            f"{planned.settings.scoring_options.deviations()}"
+        )
+    if (task := planned.task) is not None:
+        where = (
+            ""
+            if task.checkpoint["architecture"] == planned.checkpoint["architecture"]
+            else (f", as {task.checkpoint['architecture']}")
+        )
+        parts.append(
+            f"task {task.name}: {task.examples} examples of {task.kind}, {task.metric}{where}"
+        )
+    return "; ".join(parts)
 
 
 def _stack(found: Examination) -> str:
@@ -176,7 +194,7 @@ def _write_checkpoint(reporter: Reporter, checkpoint: Mapping[str, Any]) -> None
         reporter.write_line(line)
     reporter.write_line("")
     n_blocks = checkpoint["corpus_text_blocks"]
-    rows = [COLUMNS, *(_row(check, n_blocks) for check in checkpoint["checks"])]
+    rows = [COLUMNS, *(_row(check, _total(check, n_blocks)) for check in checkpoint["checks"])]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     for number, row in enumerate(rows):
         line = "  ".join(_aligned(row[i], widths[i], i) for i in range(len(COLUMNS) - 1))
@@ -204,6 +222,13 @@ def _findings(checkpoint: Mapping[str, Any]) -> Iterable[str]:
         yield (
             f"  that is {per_word}{_figure(checkpoint['byte_perplexity'])} per byte, "
             f"{_figure(checkpoint['bits_per_byte'])} bits per byte"
+        )
+    task = checkpoint.get("task")
+    if task is not None and task["score"] is not None:
+        about = "" if task["score_examples"] == task["examples"] else "about "
+        yield (
+            f"intact {task['metric']} {about}{_figure(task['score'])} over "
+            f"{task['score_examples']} of {task['examples']} examples of {task['name']}"
         )
     yield (
         f"outlier dimensions, {checkpoint['rule']} "
@@ -295,7 +320,7 @@ def _row(check: Mapping[str, Any], n_blocks: int) -> tuple[str, ...]:
         shown = " to ".join(map(_bound, interval))
     return (
         check["check"].removeprefix("test_").replace("_", " "),
-        f"{len(check['dims'])} random" if "draws" in check["details"] else _dims(check["dims"]),
+        f"{len(check['dims'])} random" if _is_random(check) else _dims(check["dims"]),
         "" if check["ratio"] is None else _figure(check["ratio"]),
         shown,
         _needed(check),
@@ -304,6 +329,15 @@ def _row(check: Mapping[str, Any], n_blocks: int) -> tuple[str, ...]:
         else "",
         _verdict(check),
     )
+
+
+def _total(check: Mapping[str, Any], n_blocks: int) -> int:
+    """All that there is to measure: text blocks of the corpus, or examples of the task."""
+    return int(check["details"].get("task_examples", n_blocks))
+
+
+def _is_random(check: Mapping[str, Any]) -> bool:
+    return "draws" in check["details"] or "task_draws" in check["details"]
 
 
 def _verdict(check: Mapping[str, Any]) -> str:
@@ -346,15 +380,13 @@ def _figure(value: float | str) -> str:
     number = float(value)
     if math.isinf(number):
         return "inf"
-    return f"{number:.4g}" if 1e-3 <= abs(number) < 1e5 else f"{number:.2e}"
+    return f"{number:.4g}" if not number or 1e-3 <= abs(number) < 1e5 else f"{number:.2e}"
 
 
 def _notes(checks: Sequence[Mapping[str, Any]], n_blocks: int) -> Iterable[str]:
     """What there is to say after the table."""
-    most = max((check["text_blocks"] for check in checks), default=0)
-    if most > n_blocks:
-        passes = math.ceil(most / n_blocks)
-        yield f"* in up to {passes} passes over the corpus of {n_blocks} text blocks"
+    yield from _passes(checks, n_blocks)
+    yield from _task_notes(checks)
     for check in checks:
         details = check["details"]
         if details.get("worst_draws"):
@@ -368,13 +400,54 @@ def _notes(checks: Sequence[Mapping[str, Any]], n_blocks: int) -> Iterable[str]:
             yield described([float(layer["ratio"]) for layer in profile])
     yield from _expectations(checks)
     yield from _precision_notes(checks)
-    shares = [share for check in checks if (share := check["details"].get("blind_share"))]
-    if shares:
-        yield (
-            "where a ratio was found to lie below its threshold, an effect confined to fewer than "
-            f"{max(shares):.0%} of the text blocks could go unseen; --robustness-exhaustive rules "
-            "that out"
-        )
+    for unit, of_task in (("text blocks", False), ("examples", True)):
+        shares = [
+            share
+            for check in checks
+            if ("task" in check["details"]) is of_task
+            and (share := check["details"].get("blind_share"))
+        ]
+        if shares:
+            what = "a drop" if of_task else "a ratio"
+            yield (
+                f"where {what} was found to lie below its threshold, an effect confined to fewer "
+                f"than {max(shares):.0%} of the {unit} could go unseen; --robustness-exhaustive "
+                "rules that out"
+            )
+
+
+def _passes(checks: Sequence[Mapping[str, Any]], n_blocks: int) -> Iterable[str]:
+    """How often all was measured, where random draws needed that."""
+    for of_task in (False, True):
+        some = [check for check in checks if ("task" in check["details"]) is of_task]
+        most = max((check["text_blocks"] for check in some), default=0)
+        total = max((_total(check, n_blocks) for check in some), default=0)
+        if most > total > 0:
+            what = (
+                f"the task's {total} examples"
+                if of_task
+                else (f"the corpus of {total} text blocks")
+            )
+            yield f"* in up to {math.ceil(most / total)} passes over {what}"
+
+
+def _task_notes(checks: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """What the table does not show of a task's checks: scores, and that drops are differences."""
+    of_task = [check for check in checks if "ablated_score" in check["details"]]
+    if not of_task:
+        return
+    yield (
+        "of a task's checks, blocks are examples, and measured is how far the score drops (of "
+        "outliers matter more for task: the ratio of two drops)"
+    )
+    for check in of_task:
+        details = check["details"]
+        if check["check"] == "test_task_score_drops":
+            yield (
+                f"{details['metric']} without {named(check['dims'])}: "
+                f"{_figure(details['ablated_score'])}, intact {_figure(details['intact_score'])} "
+                f"on the same {details['examples']} examples"
+            )
 
 
 def _precision_notes(checks: Sequence[Mapping[str, Any]]) -> Iterable[str]:
