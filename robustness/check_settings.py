@@ -177,7 +177,9 @@ class RandomAblationKeepsTaskScore(CheckTable):
     """Ablating as many random dimensions, measured by the task's score."""
 
     max_drop: Drop = Field(default=0.02, description="the score must fall by less than this")
-    max_draws: int = Field(default=2000, ge=128, description="inconclusive after this many draws")
+    max_examples: int = Field(
+        default=8192, ge=4096, description="inconclusive after this many, over all draws"
+    )
 
 
 class OutliersMatterMoreForTask(CheckTable):

@@ -415,7 +415,7 @@ _SETTINGS = {
             **_CHECK, min_drop=_DROP, min_drop_alone=st.just("record") | _DROP, max_drop=_DROP
         ),
         random_ablation_keeps_task_score=_tables(
-            **_CHECK, max_drop=_DROP, max_draws=st.integers(128, 9999)
+            **_CHECK, max_drop=_DROP, max_examples=st.integers(4096, 99_999)
         ),
         outliers_matter_more_for_task=_tables(**_CHECK, factor=_RATIO),
     ),

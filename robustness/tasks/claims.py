@@ -336,7 +336,7 @@ class RandomlyAblatedOnTask(_OnTask):
             else:
                 look = look_at_median(drops, threshold=within, alpha=level)
             task.progress(claim, len(control.labels), look.ratio)
-            if self._finished(len(control.labels), len(drops), decided=look.side is not None):
+            if self._finished(len(control.labels), decided=look.side is not None):
                 break
         assert look is not None
         once = control.part(slice(0, task.measurement.n_examples))
@@ -354,7 +354,7 @@ class RandomlyAblatedOnTask(_OnTask):
             },
             alpha=level,
             examples=len(control.labels),
-            reason="" if look.side else "the draws allowed by max_draws do not decide it",
+            reason="" if look.side else "max_examples examples do not decide it",
         )
 
     def decide_factor(self, joint: "Ablation", factor: float, alpha: float) -> Verdict:
@@ -383,7 +383,7 @@ class RandomlyAblatedOnTask(_OnTask):
                 joint_drop=whole,
             )
             task.progress(claim, n, look.joint_mean)
-            if self._finished(n, len(drops), decided=look.side is not None):
+            if self._finished(n, decided=look.side is not None):
                 break
         assert look is not None
         assert beside is not None
@@ -404,7 +404,7 @@ class RandomlyAblatedOnTask(_OnTask):
             },
             reason=(
                 f"a drop of {look.joint_mean:.3g} against {look.control_mean:.3g} of the random "
-                "control" + ("" if look.side else "; max_draws draws do not decide it")
+                "control" + ("" if look.side else "; max_examples examples do not decide it")
             ),
         )
 
@@ -453,11 +453,11 @@ class RandomlyAblatedOnTask(_OnTask):
             known.append(paired.part(part).drop(self._task.planned.metric))
         return np.array(known)
 
-    def _finished(self, n: int, draws: int, *, decided: bool) -> bool:
+    def _finished(self, n: int, *, decided: bool) -> bool:
         settings = self._task.vetting.settings
         enough = n >= self._task.measurement.n_examples or not settings.exhaustive
-        limit = settings.checks.random_ablation_keeps_task_score.max_draws
-        return enough and (decided or draws >= limit)
+        limit = settings.checks.random_ablation_keeps_task_score.max_examples
+        return enough and (decided or n >= limit)
 
     def _largest(self, drops: Sequence[float] | Floats) -> list[dict[str, Any]]:
         """The draws with the largest drops; single examples show nothing."""

@@ -43,8 +43,8 @@ def examples_measured(
     if draws:
         fixed[()] = max(first, min(n, control))
     least = sum(min(n, examples) for examples in fixed.values()) + control
-    most_draws = settings.checks.random_ablation_keeps_task_score.max_draws if draws else 0
-    return least, len(fixed) * n + max(control, most_draws * per_draw)
+    most = settings.checks.random_ablation_keeps_task_score.max_examples if draws else 0
+    return least, len(fixed) * n + max(control, most)
 
 
 def tokens_per_example(task: PlannedTask, settings: Settings) -> float:
