@@ -155,7 +155,7 @@ def fine_tune(
     trainer: Any = Trainer(
         model=model,
         args=settings,
-        train_dataset=encoded,  # type: ignore[arg-type]
+        train_dataset=encoded,
         data_collator=DataCollatorWithPadding(tokenizer),
     )
     trainer.train(resume_from_checkpoint=any(work.glob("checkpoint-*")) or None)
