@@ -14,6 +14,16 @@ import transformers
 from robustness.errors import RobustnessError
 from robustness.plan import make_plan
 from robustness.policy import Policy
+from robustness.report.axes import number
+from robustness.report.card import eval_results
+from robustness.report.card import section as card_section
+from robustness.report.figures import degradations
+from robustness.report.github import annotations
+from robustness.report.html import to_html
+from robustness.report.markdown import to_markdown
+from robustness.report.saved import parsed
+from robustness.report.sentences import verdict
+from robustness.report.wording import figure
 from tests.checkpoint_folders import edit_config, save_checkpoint, tiny_model, tiny_tokenizer
 from tests.plugin_support import (
     Run,
@@ -156,6 +166,40 @@ def test_a_classifier_is_vetted_through_its_task(exhaustive: Run) -> None:
     assert float(exhaustive.properties[name]["ratio"]) > 0.2
 
 
+def test_its_report_is_read_by_all_that_read_reports(exhaustive: Run) -> None:
+    """There is no perplexity, no corpus and no text block in it, and drops are no ratios."""
+    facts = exhaustive.facts
+    (point,) = parsed(facts).checkpoints
+    (raw,) = facts["checkpoints"]
+    assert point.task is not None
+    assert degradations(point) == ()
+    said = verdict(point)
+    drop = checks(facts)[DROPS]["ratio"]
+    assert f"without it, the accuracy on task.tsv falls by {number(drop)}" in said
+    markdown = to_markdown(facts)
+    assert f"Its intact accuracy is {figure(raw['task']['score'])} on" in markdown
+    section = card_section(facts, raw, repo_id=None)
+    assert "on the task task.tsv; accuracy" in section
+    assert f"--robustness-task={raw['task']['reference']}" in section
+    for text in (said, markdown, section):
+        assert "perplexity" not in text.replace("there is no perplexity", "")
+        assert "corpus" not in text
+    results = {each.metric_type: each for each in eval_results(facts, raw)}
+    assert results["accuracy"].metric_value == raw["task"]["score"]
+    assert {each.dataset_name for each in results.values()} == {"task.tsv"}
+    assert {each.task_type for each in results.values()} == {"text-classification"}
+    assert not [line for line in annotations(facts) if line.startswith("::error")]
+
+
+def test_its_report_becomes_a_page(exhaustive: Run) -> None:
+    pytest.importorskip("plotly", reason="needs plotly (pip install 'pytest-robustness[html]')")
+    page = to_html(exhaustive.facts)
+    assert "<dt>intact accuracy</dt>" in page
+    assert "<dt>text blocks</dt>" not in page
+    assert "1 random" in page
+    assert "<dt>corpus</dt>" not in page
+
+
 @pytest.mark.slow
 def test_verdicts_are_the_same_with_workers(stub: Stub, tmp_path: Path) -> None:
     def settled(run: Run) -> Any:
@@ -220,6 +264,7 @@ def test_shards_merge_to_the_same_verdicts(stub: Stub, exhaustive: Run, tmp_path
     files = [tmp_path / f"{index}.json" for index in (1, 2)]
     merged = merge([read_shard(file) for file in files], list(map(str, files)))
     assert merged["passed"]
+    assert merged["checkpoints"][0]["task"] == exhaustive.facts["checkpoints"][0]["task"]
     assert checks(merged) == checks(exhaustive.facts)
 
 
