@@ -7,15 +7,16 @@ dictionaries of names; what a class can do beyond them is read off its config.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from robustness.errors import CheckpointError
+from robustness.errors import CheckpointError, NoLanguageModel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Scoring = Literal["masked", "causal", "permutation", "seq2seq", "replaced-token"]
+Scoring = Literal["masked", "causal", "permutation", "seq2seq", "replaced-token", "task"]
 """What a model was trained for: to predict masked tokens, the next token, tokens in an order that
 it is given (XLNet), the other half of a corrupted text (BART, T5), or which tokens were replaced
-(ELECTRA's discriminator)."""
+(ELECTRA's discriminator). ``task``: it has no language-model head, and is only asked about a
+downstream task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +107,17 @@ def model_class(name: str) -> Any:
     return getattr(transformers, name)
 
 
+def model_options(cls: Any) -> dict[str, bool]:
+    """What a class is built with beside its config: without a pooler where that can be left out.
+
+    Nothing that is measured here reads it, and many checkpoints lack it.
+    """
+    import inspect
+
+    parameters = inspect.signature(cls.__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
+
+
 def is_permutation_model(cls: Any) -> bool:
     """Whether a class predicts tokens in an order that is given to it (XLNet).
 
@@ -131,12 +143,21 @@ def tells_replaced_tokens(model: Any) -> bool:
 
 
 def no_head(what: str, architecture: Architecture, missing: list[str]) -> CheckpointError:
-    """The error for files in which weights of the language model are missing."""
+    """The error for files in which weights of the model are missing."""
     shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-    return CheckpointError(
+    lacks = (
         f"{what} lacks weights that {architecture.name} needs ({shown}): transformers would fill "
-        "them with random numbers, so a perplexity would mean nothing; give a checkpoint that was "
-        "saved with its language-model head."
+        "them with random numbers"
+    )
+    if architecture.scoring == "task":
+        return CheckpointError(
+            f"{lacks}, so its answers would mean nothing; give a checkpoint that was fine-tuned "
+            "for the task and saved whole."
+        )
+    kind = CheckpointError if architecture.declared is not None else NoLanguageModel
+    return kind(
+        f"{lacks}, so a perplexity would mean nothing; give a checkpoint that was saved with its "
+        "language-model head."
     )
 
 
@@ -174,9 +195,10 @@ def _refuse_other_inputs(declared: str, what: str, *, text_suffices: bool = Fals
 
 def no_language_model(what: str, name: str) -> CheckpointError:
     """The error for a class without a language-model head."""
-    return CheckpointError(
+    return NoLanguageModel(
         f"{what} is a {name}: it has no language-model head, so it has no perplexity; give the "
-        "masked, causal or sequence-to-sequence language model that it was made from."
+        "masked, causal or sequence-to-sequence language model that it was made from, or vet it "
+        "through a task that it was made for (--robustness-task)."
     )
 
 

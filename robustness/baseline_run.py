@@ -44,6 +44,7 @@ def with_baseline(plan: RunPlan, profile: Profile, source: Path) -> RunPlan:
     checkpoints = []
     for planned in plan.checkpoints:
         if planned.settings.checks.matches_baseline.enabled:
+            _require_perplexity(planned)
             entry = profile.entry(planned.label, only=only, source=str(source))
             vetting = _vetting(planned, plan)
             if found := difference(entry, conditions(vetting), planned.corpus):
@@ -91,6 +92,7 @@ def require_keepable(plan: RunPlan) -> None:
         BaselineError: if the store cannot be written.
     """
     for planned in plan.checkpoints:
+        _require_perplexity(planned)
         vetting = _vetting(planned, plan)
         conditions(vetting)
         if why := vetting.measurement.store.unwritable:
@@ -98,6 +100,14 @@ def require_keepable(plan: RunPlan) -> None:
                 f"a baseline is made of the numbers in the store, which cannot be written: {why}; "
                 "name another with --robustness-store"
             )
+
+
+def _require_perplexity(planned: PlannedCheckpoint) -> None:
+    if not planned.has_perplexity:
+        raise BaselineError(
+            f"{planned.label} has no language-model head, and a baseline compares perplexities: "
+            "vet it without one (checks.matches_baseline.enabled = false)"
+        )
 
 
 def profile_of(plan: RunPlan) -> Profile:

@@ -153,6 +153,50 @@ class QuantizationIsHarmless(CheckTable):
     max_ratio: Ratio = Field(default=1.05, description="must stay below this factor")
 
 
+Drop = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _drop_or_record(value: object) -> object:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
+        return value
+    if value == "record":
+        return value
+    raise ValueError("must be 'record' or a number that is not negative")
+
+
+class TaskIsLearned(CheckTable):
+    """The intact model does better on its task than a guess that reads no text."""
+
+
+class TaskScoreDrops(CheckTable):
+    """Ablating outlier dimensions, measured by the task's score."""
+
+    min_drop: Drop = Field(
+        default=0.05, description="the score must fall by this much without all of them (paper)"
+    )
+    min_drop_alone: Annotated[Literal["record"] | float, BeforeValidator(_drop_or_record)] = Field(
+        default="record", description="… without one alone, or it is only recorded (paper)"
+    )
+    max_drop: Drop = Field(default=0.02, description="it must fall by less (hardened)")
+
+
+class RandomAblationKeepsTaskScore(CheckTable):
+    """Ablating as many random dimensions, measured by the task's score."""
+
+    max_drop: Drop = Field(default=0.02, description="the score must fall by less than this")
+    max_examples: int = Field(
+        default=8192, ge=4096, description="inconclusive after this many, over all draws"
+    )
+
+
+class OutliersMatterMoreForTask(CheckTable):
+    """The drop without the outlier dimensions against that without random ones."""
+
+    factor: Ratio = Field(
+        default=5.0, description="the joint drop must be this many times the control's"
+    )
+
+
 class Checks(StrictTable):
     """Thresholds of the packaged suite's checks, by the test's name without ``test_``."""
 
@@ -167,3 +211,7 @@ class Checks(StrictTable):
     embedding_norm_alone_is_harmless: EmbeddingNormAloneIsHarmless = EmbeddingNormAloneIsHarmless()
     layer_profile: LayerProfile = LayerProfile()
     quantization_is_harmless: QuantizationIsHarmless = QuantizationIsHarmless()
+    task_is_learned: TaskIsLearned = TaskIsLearned()
+    task_score_drops: TaskScoreDrops = TaskScoreDrops()
+    random_ablation_keeps_task_score: RandomAblationKeepsTaskScore = RandomAblationKeepsTaskScore()
+    outliers_matter_more_for_task: OutliersMatterMoreForTask = OutliersMatterMoreForTask()

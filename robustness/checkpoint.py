@@ -8,12 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robustness.architecture import Scoring, model_class
+from robustness.architecture import Architecture, Scoring, model_class
 from robustness.errors import CheckpointError
 from robustness.files import linked_elsewhere, recall, remember, stamp
 from robustness.float32 import float32_folder
@@ -28,6 +28,9 @@ from robustness.weights import TensorInfo, find_weights, float32_bytes, read_ten
 
 _SCHEMA = 1  # of to_dict, and of remembered facts
 Progress = Callable[[str], None]
+
+if TYPE_CHECKING:
+    from robustness.tasks.settings import KindChoice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +132,11 @@ class Checkpoint:
                 cache=self.cache,
                 progress=progress,
             )
-        model = load_verified(model_class(self.architecture), config, folder, what=self.reference)
+        known = Architecture(
+            name=self.architecture, scoring=self.scoring, declared=self.architecture
+        )
+        cls = model_class(self.architecture)
+        model = load_verified(cls, config, folder, architecture=known, what=self.reference)
         with loading_errors(f"Moving {self.reference} to {device}"):
             return model.to(device)
 
@@ -215,6 +222,7 @@ def resolve(
     cache: Path,
     progress: Progress | None = None,
     check_memory: bool = True,
+    task: "KindChoice | None" = None,
 ) -> Checkpoint:
     """Find a checkpoint, download or convert it if necessary, and verify it from its headers.
 
@@ -225,8 +233,11 @@ def resolve(
         cache: Directory for converted weights and remembered hashes.
         progress: Told in a short phrase when a long step starts.
         check_memory: Refuse what would not fit into free memory; weight-only work needs none.
+        task: The kind of downstream task it is to answer, instead of being a language model.
 
     Raises:
+        TaskError: It has no head for that task.
+        NoLanguageModel: It is complete, but a task is all that it could be asked.
         CheckpointError: It cannot be found or reached, or is damaged, incomplete, not a language
             model, or too large.
     """
@@ -254,11 +265,16 @@ def resolve(
     config_hash = digests[config_file]
     content = hashlib.sha256(f"{weights_hash} {config_hash} {tokenizer_hash}".encode()).hexdigest()
 
-    remembered = cache / "checkpoints" / f"{_facts_key(content)}.json"
+    remembered = cache / "checkpoints" / f"{_facts_key(content, task)}.json"
     facts = _recall_facts(remembered)
     if facts is None:
         with loading_errors(reference):  # settings of any type and size meet other people's code
-            facts = verify(folder, tensors, what=reference, progress=progress)
+            if task is None:
+                facts = verify(folder, tensors, what=reference, progress=progress)
+            else:
+                from robustness.tasks.heads import verify_task
+
+                facts = verify_task(folder, tensors, task, what=reference, progress=progress)
         with suppress(OSError):  # what cannot be remembered is found out again
             remember(remembered, dataclasses.asdict(facts))
     elsewhere = _elsewhere(folder, (*weights, *tokenizer, config_file))
@@ -326,11 +342,14 @@ def refuse_adapters(folder: Path, reference: str) -> None:
         )
 
 
-def _facts_key(content: str) -> str:
+def _facts_key(content: str, task: str | None) -> str:
     """Content and everything that decides how it is understood."""
     packages = ("torch", "transformers", "tokenizers")
     versions = [f"{name}={importlib.metadata.version(name)}" for name in packages]
-    return hashlib.sha256(" ".join([str(_SCHEMA), content, *versions]).encode()).hexdigest()[:32]
+    asked = [] if task is None else [f"task={task}"]
+    return hashlib.sha256(
+        " ".join([str(_SCHEMA), content, *versions, *asked]).encode()
+    ).hexdigest()[:32]
 
 
 def _recall_facts(file: Path) -> Facts | None:

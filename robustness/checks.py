@@ -68,8 +68,20 @@ class Check:
         )
 
 
-def planned_checks(settings: Settings, examination: Examination) -> tuple[Check, ...]:
+def planned_checks(
+    settings: Settings,
+    examination: Examination,
+    *,
+    task: bool = False,
+    language_model: bool = True,
+) -> tuple[Check, ...]:
     """The checks of a checkpoint, in the order of the suite.
+
+    Args:
+        settings: the policy's settings for it.
+        examination: what was found in it.
+        task: whether it has a downstream task.
+        language_model: whether it has a perplexity.
 
     A check that the outlier dimensions found leave nothing to ask for is in the plan too, marked
     as not applicable: nothing passes because nothing was found.
@@ -78,9 +90,12 @@ def planned_checks(settings: Settings, examination: Examination) -> tuple[Check,
     joint = f"dims{'+'.join(map(str, dims))}" if len(dims) <= 4 else f"{len(dims)}dims"
     joint = f"dim{dims[0]}" if len(dims) == 1 else joint
     random = f"{len(dims)}random"
-    plan = [
-        Check(test="test_weights_are_finite"),
+    whole = [
+        # Without a perplexity, it only looks at the parameters.
+        Check(test="test_weights_are_finite", statistical=language_model),
         Check(test="test_outliers_are_present", dims=dims, statistical=False),
+    ]
+    of_perplexity = [
         *(Check(test="test_ablation_degrades", dims=(dim,), suffix=f"dim{dim}") for dim in dims),
         Check(test="test_joint_ablation_degrades", dims=dims, suffix=joint),
         Check(test="test_random_ablation_is_harmless", dims=dims, suffix=random),
@@ -89,18 +104,52 @@ def planned_checks(settings: Settings, examination: Examination) -> tuple[Check,
         _embedding_norm(examination, joint),
         _layer_profile(settings, dims, joint),
     ]
-    if not dims:
-        names = ["test_ablation_degrades", *(check.test for check in plan[2:])]
-        plan[2:] = [
-            Check(test=n, suffix="no-outliers", statistical=False, not_applicable=NO_OUTLIERS)
-            for n in names
-        ]
-    plan.append(Check(test="test_quantization_is_harmless", dims=dims, suffix="int8"))
+    # Asked whether there are outlier dimensions or not.
+    quantization = Check(test="test_quantization_is_harmless", dims=dims, suffix="int8")
+    of_task = [
+        *_score_drops(settings, dims, joint),
+        Check(test="test_random_ablation_keeps_task_score", dims=dims, suffix=random),
+        _factor(settings, dims, joint, test="test_outliers_matter_more_for_task"),
+    ]
+    plan = [
+        *whole,
+        *(_applicable(of_perplexity, dims, "test_ablation_degrades") if language_model else ()),
+        *((quantization,) if language_model else ()),
+        *((Check(test="test_task_is_learned"), *_applicable(of_task, dims)) if task else ()),
+    ]
     return tuple(check for check in plan if _enabled(settings, check.test))
 
 
-def _factor(settings: Settings, dims: tuple[int, ...], suffix: str) -> Check:
-    test = "test_outliers_matter_more_than_chance"
+def _applicable(checks: list[Check], dims: tuple[int, ...], *of_single_dims: str) -> list[Check]:
+    """The checks, or that each of their tests has nothing to ask for."""
+    if dims:
+        return checks
+    names = [*of_single_dims, *(check.test for check in checks)]
+    return [
+        Check(test=name, suffix="no-outliers", statistical=False, not_applicable=NO_OUTLIERS)
+        for name in names
+    ]
+
+
+def _score_drops(settings: Settings, dims: tuple[int, ...], suffix: str) -> list[Check]:
+    """One for each dimension alone and one for all, which of a single dimension are the same."""
+    test = "test_task_score_drops"
+    limits = settings.checks.task_score_drops
+    compared = settings.profile == "hardened" or limits.min_drop_alone != "record"
+    alone = [
+        Check(test=test, dims=(dim,), suffix=f"dim{dim}", statistical=compared)
+        for dim in (dims if len(dims) > 1 else ())
+    ]
+    return [*alone, Check(test=test, dims=dims, suffix=suffix)]
+
+
+def _factor(
+    settings: Settings,
+    dims: tuple[int, ...],
+    suffix: str,
+    *,
+    test: str = "test_outliers_matter_more_than_chance",
+) -> Check:
     if settings.profile == "paper":
         return Check(test=test, dims=dims, suffix=suffix)
     why = "profile hardened does not ask for it"

@@ -15,25 +15,25 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
-import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from robustness.corpus_files import (
-    first_line,
-    quiet_datasets,
-    read_json,
-    read_packaged,
-    read_separated,
-    read_text,
-)
+from robustness.corpus_files import read_packaged, read_text
 from robustness.errors import CorpusError
 from robustness.plain import plain
+from robustness.tables import (
+    DATASET_ID,
+    TABLES,
+    existing_path,
+    file_columns,
+    listed,
+    load_split,
+    split_reference,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
 __all__ = ["BUILTIN_VERSION", "Corpus", "load_corpus"]
 
@@ -44,8 +44,6 @@ Layout = Literal["packed", "lines"]
 
 _TEXT = frozenset({".txt", ".text", ".raw", ".md"})
 _FASTA = frozenset({".fa", ".fasta", ".faa"})
-_TABLES = frozenset({".csv", ".tsv", ".jsonl", ".json", ".parquet"})
-_DATASET_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[^@:]+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +141,7 @@ def _read(reference: str) -> _Source:
         return _read_named_dataset(reference)
     path, rest = found
     if path.is_dir():
-        parts = _split(rest) if rest else []
+        parts = split_reference(rest) if rest else []
         if len(parts) not in (2, 3):
             raise CorpusError(
                 f"corpus {reference} is a folder; name a file in it, or the data set as "
@@ -153,29 +151,11 @@ def _read(reference: str) -> _Source:
     return _read_file(path, rest)
 
 
-def existing_path(reference: str) -> tuple[Path, str] | None:
-    """The longest part of the reference, up to a colon or the end, that exists, and the rest."""
-    ends = [len(reference), *(m.start() for m in reversed(list(re.finditer(":", reference))))]
-    for end in ends:
-        try:
-            path = Path(reference[:end]).expanduser()
-            if reference[:end] and path.exists():
-                return path, reference[end + 1 :]
-        except (OSError, RuntimeError):  # a name too long for a file, or no home folder
-            continue
-    return None
-
-
-def _split(text: str) -> list[str]:
-    """Splits at colons outside brackets: ``test[:100]`` is one part."""
-    return re.split(r":(?![^\[\]]*\])", text)
-
-
 def _read_named_dataset(reference: str) -> _Source:
-    name, *parts = _split(reference)
-    if Path(name).suffix.lower() in _TEXT | _FASTA | _TABLES:
+    name, *parts = split_reference(reference)
+    if Path(name).suffix.lower() in _TEXT | _FASTA | TABLES:
         raise CorpusError(f"there is no file {name}; check the path of the corpus")
-    if len(parts) not in (2, 3) or not _DATASET_ID.fullmatch(name):
+    if len(parts) not in (2, 3) or not DATASET_ID.fullmatch(name):
         raise CorpusError(
             f"corpus {reference!r} is neither an existing file nor a data set; name a file, "
             "'builtin', or a data set as id:config:split:column"
@@ -193,28 +173,19 @@ def _read_file(path: Path, column: str) -> _Source:
     if suffix in _FASTA:
         sequences = read_packaged(path, "fasta", columns=["sequence"])
         return _Source(name=path.name, rows=sequences["sequence"][:], layout="lines")
-    if suffix not in _TABLES:
-        known = ", ".join(sorted(_TEXT | _FASTA | _TABLES))
+    if suffix not in TABLES:
+        known = ", ".join(sorted(_TEXT | _FASTA | TABLES))
         raise CorpusError(f"{path} has an extension that says nothing; use one of {known}")
-    if suffix == ".parquet":
-        columns = read_packaged(path, "parquet")
-    elif suffix in {".csv", ".tsv"}:
-        columns = read_separated(path, "," if suffix == ".csv" else "\t")
-    else:
-        columns = read_json(path, lines=suffix == ".jsonl")
+    columns = file_columns(path)
     if not column:
         raise CorpusError(
             f"{path} is a table; name a column behind it, as in {path.name}:COLUMN "
-            f"({_listed(columns)})"
+            f"({listed(columns)})"
         )
     if column not in columns:
-        raise CorpusError(f"{path} has no column {column}; choose one of {_listed(columns)}")
+        raise CorpusError(f"{path} has no column {column}; choose one of {listed(columns)}")
     rows = _texts(columns[column][:], f"column {column} of {path}")
     return _Source(name=f"{path.name}, column {column}", rows=rows, layout="lines")
-
-
-def _listed(names: Collection[str]) -> str:
-    return ", ".join(names) if names else "there are none"
 
 
 def _texts(values: Sequence[Any], where: str) -> list[str]:
@@ -247,41 +218,10 @@ def _read_dataset(name: str, revision: str | None, parts: Sequence[str], *, loca
     *config, split, column = parts
     if not split or not column:
         raise CorpusError(f"data set {name} needs a split and a column, as in {name}:test:text")
-    with quiet_datasets() as datasets, tempfile.TemporaryDirectory() as cache:
-        try:
-            table = datasets.load_dataset(
-                name,
-                (config or [""])[0] or None,
-                split=split,
-                revision=revision,
-                cache_dir=cache if local else None,
-                keep_in_memory=True,
-            )
-        except Exception as error:  # its own errors, the Hub's, the network's, and those of files
-            if local:
-                raise CorpusError(
-                    f"the data set in {name} cannot be loaded: {first_line(error)}"
-                ) from error
-            raise _hub_error(name, error, offline=datasets.config.HF_HUB_OFFLINE) from error
-        if column not in table.column_names:
-            known = _listed(table.column_names)
-            raise CorpusError(f"data set {name} has no column {column}; choose one of {known}")
-        rows = _texts(table[column][:], f"column {column} of data set {name}")
+    table = load_split(name, revision, (config or [""])[0], split, local=local)
+    if column not in table.column_names:
+        known = listed(table.column_names)
+        raise CorpusError(f"data set {name} has no column {column}; choose one of {known}")
+    rows = _texts(table[column][:], f"column {column} of data set {name}")
     label = [Path(name).resolve().name if local else name, *config, split]
     return _Source(name=" ".join(part for part in label if part), rows=rows, layout="packed")
-
-
-def _hub_error(name: str, error: Exception, *, offline: bool) -> CorpusError:
-    """Says in one sentence why a data set of the Hub could not be loaded."""
-    reason = first_line(error)
-    if not isinstance(error, ConnectionError | FileNotFoundError):
-        return CorpusError(f"data set {name} cannot be loaded: {reason}")
-    if offline:
-        return CorpusError(
-            f"data set {name} is not in the local cache and offline mode is on (HF_HUB_OFFLINE or "
-            "HF_DATASETS_OFFLINE); load it once without, or name a file or 'builtin'"
-        )
-    return CorpusError(
-        f"data set {name} cannot be found or reached ({reason}); check its name and the network, "
-        "or name a file or 'builtin'"
-    )

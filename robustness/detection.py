@@ -146,20 +146,8 @@ def examine(
             a rule needs another kind of site.
         RuleError: if a rule cannot say anything about this model.
     """
-    store = Store(
-        store_root,
-        {
-            "examination": EXAMINATION,
-            "config": checkpoint.config_hash,
-            "weights": checkpoint.weights_hash,
-            "architecture": checkpoint.architecture,
-            "versions": library_versions(),
-        },
-        newer_than=newer_than,
-    )
-    (found,) = store.obtain(
-        [{"anatomy": 1, "stack": settings.stack}], lambda _: _trace(checkpoint, settings.stack)
-    )
+    store = _store(checkpoint, store_root, newer_than)
+    found = _traced(store, checkpoint, settings.stack)
     reading = Reading(
         checkpoint=checkpoint,
         settings=settings,
@@ -212,6 +200,38 @@ def examine(
         compared=tuple(compared),
         values=kept["values"] and SiteValues.from_dict(kept["values"]),
     )
+
+
+def traced(
+    checkpoint: "Checkpoint",
+    stack: StackChoice,
+    *,
+    store_root: Path,
+    newer_than: float | None = None,
+) -> Record:
+    """The anatomy of a checkpoint alone, in plain JSON types under ``anatomy``.
+
+    Raises:
+        UnsupportedArchitecture, UnsupportedSite: if tracing finds no layers or no output site.
+    """
+    return _traced(_store(checkpoint, store_root, newer_than), checkpoint, stack)
+
+
+def _store(checkpoint: "Checkpoint", root: Path, newer_than: float | None) -> Store:
+    context = {
+        "examination": EXAMINATION,
+        "config": checkpoint.config_hash,
+        "weights": checkpoint.weights_hash,
+        "architecture": checkpoint.architecture,
+        "versions": library_versions(),
+    }
+    return Store(root, context, newer_than=newer_than)
+
+
+def _traced(store: Store, checkpoint: "Checkpoint", stack: StackChoice) -> Record:
+    key = {"anatomy": 1, "stack": stack}
+    (found,) = store.obtain([key], lambda _: _trace(checkpoint, stack))
+    return found
 
 
 def _trace(checkpoint: "Checkpoint", stack: StackChoice) -> Record:

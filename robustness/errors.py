@@ -21,6 +21,10 @@ class CheckpointError(RobustnessError):
     """A checkpoint cannot be found, resolved, verified or loaded."""
 
 
+class NoLanguageModel(CheckpointError):
+    """A checkpoint is complete, but has no language-model head: only a task can vet it."""
+
+
 class UnsupportedArchitecture(RobustnessError):
     """Tracing found no repeated layers, or no head, that the measurement could use."""
 
@@ -31,6 +35,10 @@ class UnsupportedSite(RobustnessError):
 
 class CorpusError(RobustnessError):
     """A corpus cannot be found or read, or is too short to measure anything."""
+
+
+class TaskError(RobustnessError):
+    """A task's examples cannot be read, or do not suit the checkpoint."""
 
 
 class PolicyError(RobustnessError):

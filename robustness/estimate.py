@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,14 @@ BESIDE_WEIGHTS_BYTES = 1.0e9
 _FACTOR = "test_outliers_matter_more_than_chance"
 _RANDOM = "test_random_ablation_is_harmless"
 _QUANTIZED = "test_quantization_is_harmless"
-_NOT_MEASURED = ("test_outliers_are_present",)
+_NOT_TEXT_BLOCKS = (
+    "test_outliers_are_present",
+    "test_task_is_learned",
+    "test_task_score_drops",
+    "test_random_ablation_keeps_task_score",
+    "test_outliers_matter_more_for_task",
+)
+"""Checks that measure nothing, or examples of a task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,26 +38,63 @@ class Estimate:
         most_blocks: if none comes before its end.
         flops_per_block: floating-point operations of one of them, 2 per parameter and token.
         memory_bytes: of one process.
+        least_examples: of the task, likewise.
+        most_examples: likewise.
+        flops_per_example: likewise.
     """
 
     least_blocks: int
     most_blocks: int
     flops_per_block: float
     memory_bytes: float
+    least_examples: int = 0
+    most_examples: int = 0
+    flops_per_example: float = 0.0
 
     def seconds(self, flops_per_s: float) -> tuple[float, float]:
         """At least and at most, at this speed."""
-        per_block = self.flops_per_block / flops_per_s
-        return self.least_blocks * per_block, self.most_blocks * per_block
+        least = self.least_blocks * self.flops_per_block
+        most = self.most_blocks * self.flops_per_block
+        return (
+            (least + self.least_examples * self.flops_per_example) / flops_per_s,
+            (most + self.most_examples * self.flops_per_example) / flops_per_s,
+        )
 
 
 def estimate(planned: PlannedCheckpoint) -> Estimate:
     """The cost of a checkpoint's planned checks."""
+    parameters = float(planned.checkpoint["n_parameters"])
+    found = Estimate(
+        least_blocks=0,
+        most_blocks=0,
+        flops_per_block=2 * parameters * planned.block_size,
+        memory_bytes=4 * parameters + BESIDE_WEIGHTS_BYTES,
+    )
+    if planned.has_perplexity:
+        least, most = _text_blocks(planned)
+        found = replace(found, least_blocks=least, most_blocks=most)
+    if planned.task is not None:
+        from robustness.tasks.cost import examples_measured, tokens_per_example
+
+        task, settings = planned.task, planned.settings
+        least, most = examples_measured(task, settings, planned.checks)
+        tokens = tokens_per_example(task, settings)
+        found = replace(
+            found,
+            least_examples=least,
+            most_examples=most,
+            flops_per_example=2 * float(task.checkpoint["n_parameters"]) * tokens,
+        )
+    return found
+
+
+def _text_blocks(planned: PlannedCheckpoint) -> tuple[int, int]:
+    """Text blocks through the model, at least and at most."""
     n, settings = planned.text_blocks, planned.settings
     fixed: set[tuple[int, ...]] = set()
     draws = quantized = 0
     for check in planned.checks:
-        if check.not_applicable is not None or check.test in _NOT_MEASURED:
+        if check.not_applicable is not None or check.test in _NOT_TEXT_BLOCKS:
             continue
         if check.test == _RANDOM:
             draws = max(draws, FIRST_LOOK_DRAWS)
@@ -68,13 +112,8 @@ def estimate(planned: PlannedCheckpoint) -> Estimate:
     if draws and settings.exhaustive:
         control = max(control, n)
     most_draws = settings.checks.random_ablation_is_harmless.max_draws if draws else 0
-    parameters = float(planned.checkpoint["n_parameters"])
-    return Estimate(
-        least_blocks=(len(fixed) + quantized) * first + control,
-        most_blocks=(len(fixed) + quantized) * n + max(control, most_draws * per_draw),
-        flops_per_block=2 * parameters * planned.block_size,
-        memory_bytes=4 * parameters + BESIDE_WEIGHTS_BYTES,
-    )
+    passes = len(fixed) + quantized
+    return passes * first + control, passes * n + max(control, most_draws * per_draw)
 
 
 def _blocks_per_draw(planned: PlannedCheckpoint) -> int:
@@ -113,7 +152,7 @@ def _checks(planned: PlannedCheckpoint) -> list[str]:
         line = check.test_name(planned.label)
         if check.not_applicable is not None:
             line += f": not applicable, {check.not_applicable}"
-        elif check.test == _RANDOM:
+        elif check.test in (_RANDOM, "test_random_ablation_keeps_task_score"):
             line += f": {len(check.dims)} random, many times"
         elif check.dims:
             line += f": dimension{'s' * (len(check.dims) > 1)} {', '.join(map(str, check.dims))}"
@@ -125,10 +164,15 @@ def _checks(planned: PlannedCheckpoint) -> list[str]:
 
 def _cost(planned: PlannedCheckpoint, flops_per_s: float) -> list[str]:
     found = estimate(planned)
-    work = (
-        f"estimate: {found.least_blocks:,} to {found.most_blocks:,} text blocks of "
-        f"{planned.block_size} tokens through the model, fewer where the store holds numbers"
-    )
+    parts = []
+    if planned.has_perplexity:
+        parts.append(
+            f"{found.least_blocks:,} to {found.most_blocks:,} text blocks of "
+            f"{planned.block_size} tokens"
+        )
+    if planned.task is not None:
+        parts.append(f"{found.least_examples:,} to {found.most_examples:,} examples")
+    work = f"estimate: {' and '.join(parts)} through the model, fewer where the store holds numbers"
     if planned.settings.device == "cpu":
         low, high = (_duration(seconds) for seconds in found.seconds(flops_per_s))
         work += (

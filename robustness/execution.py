@@ -117,7 +117,7 @@ class Execution:
         scorer = self._scorer(dtype)
         lengths = [row.length for row in chunk.rows]
         for rows in self._sharing(micro_batches(lengths, most_tokens=most_tokens)):
-            for batch in self._separated(rows, chunk.owner, condition):
+            for batch in separated(rows, chunk.owner, condition, self._anatomy):
                 about = chunk.owner[batch].tolist()
                 with self._applied(condition, about, means):
                     np.add.at(nll, about, scorer.nll_nats([chunk.rows[row] for row in batch]))
@@ -133,22 +133,6 @@ class Execution:
     @cached_property
     def _dense_layers(self) -> "tuple[DenseLayer, ...]":
         return dense_layers_of(self._model, self._anatomy.stack)
-
-    def _separated(
-        self, rows: list[int], owner: NDArray[np.int64], condition: Condition
-    ) -> list[list[int]]:
-        """Rows apart that must not share a batch.
-
-        They have different ablations, and the site hides its batch axis; or a scale of their own.
-        """
-        if isinstance(condition, Quantized):
-            return [[row] for row in rows]
-        if isinstance(condition, PerBlock):
-            sites = self._anatomy.stack.at(condition.like.site)
-            if any(site.batch_axis is None for site in sites):
-                blocks = dict.fromkeys(owner[rows].tolist())
-                return [[row for row in rows if owner[row] == block] for block in blocks]
-        return [rows]
 
     def layer_by_layer(
         self, chunk: "AskedChunk", each: Sequence[Condition], means: Means | None
@@ -209,23 +193,52 @@ class Execution:
 
     @cached_property
     def _model(self) -> nn.Module:
-        self._take_threads()
+        take_threads(self._threads)
         return self._load()
 
-    def _take_threads(self) -> None:
-        threads = self._threads()
-        if threads is not None and threads != torch.get_num_threads():
-            torch.set_num_threads(threads)
-
     def _sharing(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches, each with the threads that other processes leave to this one by then."""
-        with self._threads.computing():
-            for batch in batches:
-                self._take_threads()
-                yield batch
+        return sharing(batches, self._threads)
 
     def _scorer(self, dtype: Dtype) -> Scorer | Discriminator:
         if dtype not in self._scorers:
             kind = Discriminator if self._scoring == "replaced-token" else Scorer
             self._scorers[dtype] = kind(self._model, pad_id=self._pad_id, dtype=dtype)
         return self._scorers[dtype]
+
+
+def take_threads(threads: Threads) -> None:
+    """Let torch use the threads that other processes leave to this one now."""
+    number = threads()
+    if number is not None and number != torch.get_num_threads():
+        torch.set_num_threads(number)
+
+
+def sharing(batches: Iterable[Batch], threads: Threads) -> Iterator[Batch]:
+    """The batches, each with the threads that other processes leave to this one by then."""
+    with threads.computing():
+        for batch in batches:
+            take_threads(threads)
+            yield batch
+
+
+def separated(
+    rows: list[int], owner: NDArray[np.int64], condition: Condition, anatomy: "Anatomy"
+) -> list[list[int]]:
+    """Rows apart that must not share a batch.
+
+    They have different ablations, and the site hides its batch axis; or a scale of their own.
+
+    Args:
+        rows: of one batch.
+        owner: of every row, what it is about.
+        condition: what is done to the model.
+        anatomy: where.
+    """
+    if isinstance(condition, Quantized):
+        return [[row] for row in rows]
+    if isinstance(condition, PerBlock):
+        sites = anatomy.stack.at(condition.like.site)
+        if any(site.batch_axis is None for site in sites):
+            about = dict.fromkeys(owner[rows].tolist())
+            return [[row for row in rows if owner[row] == block] for block in about]
+    return [rows]

@@ -16,10 +16,11 @@ from robustness.checks import Check, planned_checks
 from robustness.corpus import load_corpus
 from robustness.detection import Examination
 from robustness.dtypes import Dtype
-from robustness.errors import PlanError, PolicyError
+from robustness.errors import NoLanguageModel, PlanError, PolicyError
 from robustness.expected import with_expectations
 from robustness.policy import Policy, Settings
 from robustness.store import digest
+from robustness.tasks.planned import PlannedTask, plan_task
 from robustness.verdict import alpha_for
 from robustness.vetting import Vetting
 
@@ -48,6 +49,7 @@ class PlannedCheckpoint:
         dtype: the precision that may be used besides float32.
         baseline: the profile that it is compared with.
         generator: the masked language model that replaces a discriminator's tokens, resolved.
+        task: what it is asked beside, or instead of, being a language model.
     """
 
     label: str
@@ -62,6 +64,12 @@ class PlannedCheckpoint:
     dtype: Dtype = "float32"
     baseline: CheckpointProfile | None = None
     generator: Mapping[str, Any] | None = None
+    task: PlannedTask | None = None
+
+    @property
+    def has_perplexity(self) -> bool:
+        """Whether it is a language model; otherwise there are no text blocks."""
+        return bool(self.checkpoint["scoring"] != "task")
 
     def load(self) -> "Checkpoint":
         """The checkpoint itself; nothing is resolved again."""
@@ -137,6 +145,7 @@ class RunPlan:
                         "dtype": planned.dtype,
                         "baseline": planned.baseline and planned.baseline.to_dict(),
                         "generator": None if planned.generator is None else dict(planned.generator),
+                        "task": planned.task and planned.task.to_dict(),
                     }
                     for planned in self.checkpoints
                 ],
@@ -174,6 +183,7 @@ class RunPlan:
                     baseline=planned["baseline"]
                     and CheckpointProfile.from_dict(planned["baseline"]),
                     generator=planned["generator"],
+                    task=planned["task"] and PlannedTask.from_dict(planned["task"]),
                 )
                 for planned in data["checkpoints"]
             ),
@@ -260,10 +270,19 @@ def _planned(
     settings = policy.settings(reference, label)
     _require_device(settings.device)
     # First what is quickly found to be wrong: a checkpoint can take minutes to hash or to convert.
-    progress(f"{label}: reading corpus {settings.corpus}")
-    corpus = load_corpus(settings.corpus, layout=settings.layout)
+    # With a task, only the checkpoint tells whether there is a perplexity to measure.
+    corpus = None
+    if settings.task.data is None:
+        progress(f"{label}: reading corpus {settings.corpus}")
+        corpus = load_corpus(settings.corpus, layout=settings.layout)
     progress(f"{label}: resolving the checkpoint")
-    checkpoint = resolve(reference, cache=store_root, progress=progress)
+    try:
+        checkpoint = resolve(reference, cache=store_root, progress=progress)
+    except NoLanguageModel:
+        if settings.task.data is None:
+            raise
+        kind = settings.task.kind
+        checkpoint = resolve(reference, cache=store_root, progress=progress, task=kind)
     settings.scoring_options.require_suits(checkpoint.scoring, label=label)
     vetting = Vetting(
         checkpoint=checkpoint,
@@ -273,25 +292,60 @@ def _planned(
         newer_than=newer_than,
         progress=lambda line: progress(f"{label}: {line}"),
     )
+    has_perplexity = checkpoint.scoring != "task"
+    if has_perplexity and corpus is None:
+        progress(f"{label}: reading corpus {settings.corpus}")
+        vetting.corpus  # noqa: B018 (what is wrong with it comes before the rules)
     progress(f"{label}: looking for outlier dimensions")
     examination = vetting.examination
     vetting.require_site()
-    progress(f"{label}: cutting the corpus into text blocks")
-    layout = vetting.measurement.layout
-    notes = _notes(vetting)
-    return PlannedCheckpoint(
+    task = None
+    if settings.task.data is not None:
+        progress(f"{label}: reading task {settings.task.data}")
+        task = plan_task(
+            checkpoint, settings, examination, store_root=store_root, newer_than=newer_than
+        )
+    planned = PlannedCheckpoint(
         label=label,
         checkpoint=checkpoint.to_dict(),
         settings=settings,
         examination=examination,
-        corpus=corpus.description,
+        corpus="none",
+        block_size=0,
+        text_blocks=0,
+        notes=tuple(_task_notes(vetting, task)),
+        checks=planned_checks(
+            settings, examination, task=task is not None, language_model=has_perplexity
+        ),
+        task=task,
+    )
+    if not has_perplexity:
+        return planned
+    progress(f"{label}: cutting the corpus into text blocks")
+    layout = vetting.measurement.layout
+    return replace(
+        planned,
+        corpus=vetting.corpus.description,
         block_size=vetting.measurement.block_size,
         text_blocks=layout.n_blocks,
-        notes=tuple(notes),
-        checks=planned_checks(settings, examination),
+        notes=(*_notes(vetting), *planned.notes),
         dtype=vetting.measurement.dtype,
         generator=None if vetting.generator is None else vetting.generator.to_dict(),
     )
+
+
+def _task_notes(vetting: Vetting, task: PlannedTask | None) -> list[str]:
+    """What the user should know about what a task does and does not show."""
+    notes = []
+    if vetting.checkpoint.scoring == "task":
+        notes = [vetting.checkpoint.note] if vetting.checkpoint.note else []
+        notes.append(
+            "it has no language-model head, so there is no perplexity: its weights, its outlier "
+            "dimensions and its task are checked"
+        )
+    if task is not None and vetting.settings.dtype != "float32":
+        notes.append("tasks are measured in float32, whatever the dtype")
+    return notes
 
 
 def _notes(vetting: Vetting) -> list[str]:

@@ -73,6 +73,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "named as for --model; 'unigram': tokens of the corpus itself (default: unigram)",
     )
     group.addoption(
+        "--robustness-task",
+        metavar="DATA",
+        help="labelled examples of the checkpoint's downstream task: 'glue/NAME'; a .csv, .tsv, "
+        ".jsonl or .parquet file with ':text:label' or ':text,text:label'; or a datasets id as "
+        "'id:config:split:text,text:label'",
+    )
+    group.addoption(
         "--robustness-profile",
         choices=("paper", "hardened"),
         help="paper: ablating outlier dimensions must hurt; hardened: it must not (default: paper)",

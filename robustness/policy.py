@@ -29,6 +29,7 @@ from robustness.errors import PolicyError
 from robustness.rules.settings import Rule, Rules, StrictTable
 from robustness.scoring.masked import Masking
 from robustness.scoring.options import UNIGRAM, Bos, ScoringOptions
+from robustness.tasks.settings import TaskSettings
 
 Profile = Literal["paper", "hardened"]
 StackChoice = Literal["auto", "encoder", "decoder"]
@@ -107,6 +108,7 @@ class Settings(StrictTable):
     examples: int = Field(
         default=3, ge=0, le=32, description="pieces of text shown intact and ablated; 0: none"
     )
+    task: TaskSettings = TaskSettings()
     rules: Rules = Rules()
     checks: Checks = Checks()
 

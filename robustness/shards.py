@@ -110,4 +110,5 @@ def _of_checkpoint(planned: PlannedCheckpoint) -> Mapping[str, Any]:
         "text_blocks": planned.text_blocks,
         "checks": [check.to_dict() for check in planned.checks],
         "baseline": planned.baseline and digest(planned.baseline.to_dict()),
+        "task": planned.task and planned.task.content,
     }

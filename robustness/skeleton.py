@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from robustness.architecture import model_options
 from robustness.errors import CheckpointError
 from robustness.loading import loading_errors, quiet, require_memory
 from robustness.weights import TensorInfo
@@ -50,7 +51,7 @@ def build_skeleton(cls: Any, config: Any, *, what: str) -> Any:
     with loading_errors(f"The config.json of {what}"), quiet():
         _require_modest_sizes(cls, config, what)
         with _count_modules(what), accelerate.init_empty_weights(include_buffers=False):
-            model = cls(config)
+            model = cls(config, **model_options(cls))
         _fill(model)
         model.tie_weights()
     model.eval()
@@ -67,7 +68,7 @@ def _require_modest_sizes(cls: Any, config: Any, what: str) -> None:
 
     try:
         with _count_modules(what), torch.device("meta"):
-            model = cls(config)
+            model = cls(config, **model_options(cls))
     except CheckpointError:
         raise
     except Exception:

@@ -126,6 +126,10 @@ class Verdict:
         if not self.text_blocks:
             return ""
         extent = f"{self.text_blocks:,} text blocks with {self.tokens:,} scored tokens"
+        if "task" in self.details:
+            extent = f"{self.text_blocks:,} examples"
+            if self.exact:
+                return f", exactly, on all {extent} of the task"
         if not self.exact:
             return f", estimated from {extent}"
         if self.ratio == math.inf:
@@ -138,7 +142,8 @@ class Verdict:
         share = self.details.get("blind_share")
         if share is None:
             return ""
-        return f"; blind to effects in fewer than {100 * share:.2g} % of text blocks"
+        unit = "examples" if "task" in self.details else "text blocks"
+        return f"; blind to effects in fewer than {100 * share:.2g} % of {unit}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; infinity becomes ``"inf"``."""

@@ -17,6 +17,7 @@ from robustness.architecture import (
     candidates,
     is_permutation_model,
     model_class,
+    model_options,
     no_head,
     no_language_model,
     tells_replaced_tokens,
@@ -112,7 +113,7 @@ def verify(
     refused: list[tuple[bool, CheckpointError]] = []
     for architecture in candidates(config, what=what):
         try:
-            skeleton, note = _verify_head(architecture, config, folder, tensors, what, progress)
+            skeleton, note = verify_head(architecture, config, folder, tensors, what, progress)
         except CheckpointError as error:
             # Few pre-training classes tell replaced tokens: that one does not is no explanation.
             refused.append((architecture.scoring == "replaced-token", error))
@@ -133,8 +134,17 @@ def verify(
     raise min(refused, key=itemgetter(0))[1]
 
 
-def load_verified(cls: Any, config: Any, folder: Path, *, what: str) -> Any:
+def load_verified(
+    cls: Any, config: Any, folder: Path, *, architecture: Architecture, what: str
+) -> Any:
     """Load a model in float32, refusing any weight that is not from the files.
+
+    Args:
+        cls: The transformers class.
+        config: Its config.
+        folder: Where the files lie.
+        architecture: What is known of the class, for messages.
+        what: The checkpoint's reference.
 
     Raises:
         CheckpointError: Weights are missing (transformers would draw them at random) or misshapen.
@@ -153,11 +163,11 @@ def load_verified(cls: Any, config: Any, folder: Path, *, what: str) -> Any:
             use_safetensors=True,
             generation_config=unused(),  # nothing is generated, so no file is read for it
             output_loading_info=True,
+            **model_options(cls),
         )
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     missing = sorted(parameters.intersection(info["missing_keys"]))
     if missing:
-        architecture = Architecture(name=cls.__name__, scoring="masked", declared=None)
         raise no_head(what, architecture, missing)
     if info["mismatched_keys"]:
         raise _misshapen(what, cls.__name__, sorted(info["mismatched_keys"]))
@@ -193,7 +203,7 @@ def usable_positions(model: Any) -> int | None:
     return limit
 
 
-def _verify_head(
+def verify_head(
     architecture: Architecture,
     config: Any,
     folder: Path,
@@ -216,7 +226,7 @@ def _verify_head(
         # Names alone cannot tell: transformers may compute these weights from others.
         if progress is not None:
             progress(f"loading {what} to see whether its weights are complete")
-        load_verified(cls, config, folder, what=what)
+        load_verified(cls, config, folder, architecture=architecture, what=what)
     if names is None:
         return skeleton, None
     surplus = surplus_layers(names)

@@ -26,6 +26,8 @@ from robustness.rules import RULES
 from robustness.scoring.options import UNIGRAM
 from robustness.scoring.quantity import Quantity, quantity
 from robustness.store import Record, Store
+from robustness.tasks.claims import Task
+from robustness.tasks.planned import PlannedTask, plan_task
 
 if TYPE_CHECKING:
     from robustness.checkpoint import Checkpoint
@@ -53,6 +55,7 @@ class Vetting:
         newer_than: seconds since the epoch; what the store has from before is not used.
         progress: called with one line after every chunk.
         baseline: the profile that it is compared with.
+        task: the downstream task, if it is known already.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Vetting:
         newer_than: float | None = None,
         progress: Progress | None = None,
         baseline: CheckpointProfile | None = None,
+        task: PlannedTask | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.settings = settings
@@ -79,6 +83,7 @@ class Vetting:
         self._progress = progress
         self._baseline = baseline
         self._pace = Pace()
+        self._planned_task = task
         if examination is not None:
             self.__dict__["examination"] = examination
         if corpus is not None:
@@ -175,7 +180,7 @@ class Vetting:
         Raises:
             UnsupportedSite: the model has no such site, or no such layer.
         """
-        self._ablation((0,), site=None, mode=None, layers=None)
+        self.ablation((0,), site=None, mode=None, layers=None)
 
     def ablate(
         self,
@@ -201,7 +206,7 @@ class Vetting:
             UnsupportedSite: if the model has no such site, mode or layer.
             ValueError: if a dimension is out of range, or an index given twice.
         """
-        ablation = self._ablation(
+        ablation = self.ablation(
             tuple(dims) if isinstance(dims, Iterable) else (index(dims),),
             site=site,
             mode=mode,
@@ -226,7 +231,7 @@ class Vetting:
             mode: likewise.
         """
         layers = range(self.examination.layers)
-        ablation = self._ablation(tuple(dims), site=site, mode=mode, layers=layers)
+        ablation = self.ablation(tuple(dims), site=site, mode=mode, layers=layers)
         return LayerProfile(self, replace(ablation, layers=None))
 
     def ablate_random(
@@ -245,7 +250,7 @@ class Vetting:
             mode: likewise.
             layers: likewise.
         """
-        like = self._ablation((0,), site=site, mode=mode, layers=layers)
+        like = self.ablation((0,), site=site, mode=mode, layers=layers)
         return RandomlyAblatedModel(self, size, like)
 
     def quantized(self) -> QuantizedModel:
@@ -256,13 +261,13 @@ class Vetting:
         """
         return QuantizedModel(self, self.examination.detection.dims)
 
-    def _ablation(
+    def ablation(
         self,
         dims: tuple[int, ...],
         *,
-        site: str | None,
-        mode: str | None,
-        layers: Iterable[int] | None,
+        site: str | None = None,
+        mode: str | None = None,
+        layers: Iterable[int] | None = None,
         embeddings: bool = False,
     ) -> Ablation:
         """An ablation that this model knows, the policy's where nothing else is said."""
@@ -324,6 +329,29 @@ class Vetting:
             )
         return AgainstBaseline(self, self._baseline)
 
+    @cached_property
+    def task(self) -> Task:
+        """The checkpoint on its downstream task.
+
+        Raises:
+            TaskError: if the policy names none, or it does not suit the checkpoint.
+        """
+        if self._planned_task is None:
+            self._planned_task = plan_task(
+                self.checkpoint,
+                self.settings,
+                self.examination,
+                store_root=self._store_root,
+                newer_than=self._newer_than,
+            )
+        measurement = self._planned_task.measurement(
+            self.settings,
+            threads=self._threads,
+            store_root=self._store_root,
+            newer_than=self._newer_than,
+        )
+        return Task(self, self._planned_task, measurement)
+
     def non_finite_tensors(self) -> tuple[str, ...]:
         """Names of the checkpoint's tensors that hold NaN or infinity."""
         context = {"weights": self.checkpoint.weights_hash}
@@ -344,34 +372,35 @@ class Vetting:
     def report_progress(
         self,
         claim: str,
-        text_blocks: int,
+        seen: int,
         found: str,
         *,
         interval: tuple[float, float] | None = None,
         most: int | None = None,
+        examples: int | None = None,
     ) -> None:
         """Tell whoever waits how far a decision has come: numbers first, a line may be cut.
 
         Args:
             claim: what is decided.
-            text_blocks: seen so far, over all passes.
+            seen: text blocks measured, or examples of a task, over all passes.
             found: the figure so far.
             interval: of that figure, if there is one.
-            most: text blocks after which it ends whatever was found; by default the corpus'.
+            most: after how many it ends whatever was found; by default the corpus' or the task's.
+            examples: of the task; ``None`` where text blocks of the corpus are meant.
         """
         if self._progress is None:
             return
-        n_blocks = self.measurement.layout.n_blocks
-        passes, place = divmod(text_blocks - 1, n_blocks)
+        total = self.measurement.layout.n_blocks if examples is None else examples
+        unit = "text blocks" if examples is None else "examples"
+        passes, place = divmod(seen - 1, total)
         again = f", pass {passes + 1}" if passes else ""
         narrowed = interval is not None and interval != NOTHING_EXCLUDED
         within = f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval and narrowed else ""
-        left = self._pace.left_s(claim, text_blocks, most or n_blocks)
+        left = self._pace.left_s(claim, seen, most or total)
         long = left is not None and left >= SOON_S
         until = f", at most {in_words(left)} left" if left is not None and long else ""
-        self._progress(
-            f"{found}{within} after {place + 1}/{n_blocks} text blocks{again}{until}: {claim}"
-        )
+        self._progress(f"{found}{within} after {place + 1}/{total} {unit}{again}{until}: {claim}")
 
     def alpha(self, confidence: float | None, alpha: float | None) -> float:
         """Error probability of one verdict.

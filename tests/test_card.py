@@ -273,7 +273,10 @@ def test_of_several_one_is_named_and_the_others_do_not_matter() -> None:
         ({"shard": {"index": 1, "count": 2}, "passed": False}, "merge"),
         ({"schema": 99}, "schema"),
         ({"checkpoints": []}, "holds none"),
-        ({"checkpoints": [{"label": "x"}]}, "is not a run's report: checkpoints.0.reference"),
+        (
+            {"checkpoints": [{"label": "x"}]},
+            "is not the JSON report of a run: checkpoints.0.reference",
+        ),
     ],
 )
 def test_what_is_no_verdict_is_refused(changes: dict[str, Any], named: str) -> None:

@@ -345,6 +345,7 @@ def test_settings_cannot_be_changed() -> None:
 # --- any valid policy ----------------------------------------------------------------------------
 
 _RATIO = st.floats(min_value=1e-6, max_value=1e6)
+_DROP = st.floats(min_value=0, max_value=2)
 _WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1, max_size=20)
 
 
@@ -378,6 +379,12 @@ _SETTINGS = {
     "dtype": st.sampled_from(["float32", "bfloat16", "auto"]),
     "exhaustive": st.booleans(),
     "examples": st.integers(0, 32),
+    "task": _tables(
+        data=_WORDS,
+        kind=st.sampled_from(["auto", "classification", "regression", "similarity"]),
+        metric=st.sampled_from(["auto", "accuracy", "f1", "matthews", "pearson", "spearman"]),
+        max_length=st.integers(8, 4096),
+    ),
     "rules": _tables(
         text_blocks=st.integers(1, 99),
         busters=_tables(k=_STD, min_layer_share=_SHARE),
@@ -405,6 +412,14 @@ _SETTINGS = {
         embedding_norm_alone_is_harmless=_tables(**_CHECK, max_ratio=_RATIO),
         quantization_is_harmless=_tables(**_CHECK, max_ratio=_RATIO),
         layer_profile=_tables(**_CHECK, max_ratio=st.just("record") | _RATIO),
+        task_is_learned=_tables(**_CHECK),
+        task_score_drops=_tables(
+            **_CHECK, min_drop=_DROP, min_drop_alone=st.just("record") | _DROP, max_drop=_DROP
+        ),
+        random_ablation_keeps_task_score=_tables(
+            **_CHECK, max_drop=_DROP, max_examples=st.integers(4096, 99_999)
+        ),
+        outliers_matter_more_for_task=_tables(**_CHECK, factor=_RATIO),
     ),
 }
 _OVERRIDES = st.dictionaries(_WORDS, _tables(**_SETTINGS), max_size=2)

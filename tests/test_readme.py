@@ -19,6 +19,7 @@ from robustness.report.table import COLUMNS
 from tests.checkpoint_folders import hub_cache, tiny_model
 from tests.gguf_files import TOKENS, write_llama_gguf
 from tests.planted import planted_model, save_planted
+from tests.task_stubs import classified, save_classifier
 from tests.trainings import trainer_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,6 +73,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "MODEL_CARD.md").write_text("---\nlicense: mit\n---\n# A model\n")
     (place / "text.txt").write_text(text.read_text())
     (place / "test_release.py").write_text(_snippet("def test_"))
+    save_classifier(place / "my-classifier", num_labels=2)
+    reviews = [f"{text}\t{label}" for text, label in classified(300)]
+    (place / "reviews.tsv").write_text("\n".join(["sentence\tlabel", *reviews]) + "\n")
     package = place / "packages" / "my_models"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()

@@ -163,7 +163,7 @@ def _with_corpus(
     reference: str | None,
 ) -> tuple[dict[str, bytes], str | None, tuple[str, ...]]:
     """The files to send, how the corpus is called where they arrive, and what must be there."""
-    from robustness.corpus import existing_path
+    from robustness.tables import existing_path
 
     found = None if reference in (None, "builtin") else existing_path(str(reference))
     if found is None:

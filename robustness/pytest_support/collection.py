@@ -16,6 +16,7 @@ FILES = (
     "test_controls.py",
     "test_layers.py",
     "test_quantization.py",
+    "test_task.py",
     "test_baseline.py",
 )
 ID_PREFIX = "robustness/"

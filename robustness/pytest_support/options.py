@@ -46,6 +46,8 @@ def run_policy(config: pytest.Config) -> Policy:
         )
     }  # fmt: skip
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if (task := option("robustness_task")) is not None:
+        options["task"] = {"data": task}
     enabled = option("robustness_enable") or []
     if enabled:
         options["checks"] = {name.removeprefix("test_"): {"enabled": True} for name in enabled}

@@ -44,6 +44,7 @@ class RunState:
                 newer_than=self.plan.newer_than,
                 progress=self.progress.show,
                 baseline=planned.baseline,
+                task=planned.task,
             )
         return self._vettings[label]
 

@@ -28,6 +28,16 @@ TASKS = {
 }
 """The Hub's names of tasks, by scoring."""
 
+OF_TASKS = {
+    "classification": "text-classification",
+    "regression": "text-classification",
+    "similarity": "sentence-similarity",
+}
+"""The same by kind of a downstream task; GLUE's regression is listed there as a classification."""
+
+METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
+"""The Hub's names of metrics, where they are others."""
+
 SETTINGS = {"profile": "paper", "seed": 0, "block_size": 128, "site": "output", "mode": "zero"}
 """Settings with an option of their own that a command has to name where they are not these."""
 
@@ -77,12 +87,18 @@ def eval_results(facts: Facts, checkpoint: Facts) -> "list[EvalResult]":
     """What was measured, in the classes of ``huggingface_hub``."""
     from huggingface_hub import EvalResult
 
-    def result(kind: str, name: str, value: Any, **args: Any) -> "EvalResult":
+    task = checkpoint.get("task")
+
+    def result(
+        kind: str, name: str, value: Any, *, of_task: bool = False, **args: Any
+    ) -> "EvalResult":
+        asked = OF_TASKS.get(task["kind"], "other") if of_task else None
+        data = task["name"] if of_task else checkpoint["corpus"]
         return EvalResult(
-            task_type=TASKS.get(checkpoint["scoring"], "other"),
+            task_type=asked or TASKS.get(checkpoint["scoring"], "other"),
             task_name=TASK_NAME,
-            dataset_type=_slug(checkpoint["corpus"]),
-            dataset_name=plain(checkpoint["corpus"]),
+            dataset_type=_slug(data),
+            dataset_name=plain(data),
             metric_type=kind,
             metric_name=name,
             metric_value=value,
@@ -97,10 +113,22 @@ def eval_results(facts: Facts, checkpoint: Facts) -> "list[EvalResult]":
             "robustness": facts["robustness"],
         }
         found.append(result("perplexity", "Perplexity", checkpoint["perplexity"], **about))
+    if task is not None and task["score"] is not None:
+        kind, about = (
+            METRICS.get(task["metric"], task["metric"]),
+            {"robustness": facts["robustness"]},
+        )
+        about["examples"] = task["score_examples"]
+        found.append(result(kind, plain(task["metric"]), task["score"], of_task=True, **about))
     dims = [outlier["dim"] for outlier in checkpoint["outliers"]]
     found.append(
         result(
-            "outlier_dimensions", "Outlier dimensions", len(dims), dims=dims, rule=_rule(checkpoint)
+            "outlier_dimensions",
+            "Outlier dimensions",
+            len(dims),
+            of_task=checkpoint["scoring"] == "task",
+            dims=dims,
+            rule=_rule(checkpoint),
         )
     )
     for check in checkpoint["checks"]:
@@ -110,7 +138,8 @@ def eval_results(facts: Facts, checkpoint: Facts) -> "list[EvalResult]":
                 for key in ("dims", "interval", "threshold", "passes", "text_blocks", "verdict")
             }
             kind = check["check"].removeprefix("test_")
-            found.append(result(kind, _named(check), check["ratio"], **args))
+            of_task = "task" in check["details"]
+            found.append(result(kind, _named(check), check["ratio"], of_task=of_task, **args))
     return found
 
 
@@ -118,7 +147,9 @@ def section(facts: Facts, checkpoint: Facts, *, repo_id: str | None) -> str:
     """Markdown: what was vetted, the verdict, dimensions and degradations, how to repeat it."""
     lines = ["## Outlier dimensions", "", *_verdict(facts, checkpoint), "", _vetted(checkpoint), ""]
     if checkpoint["outliers"]:
-        columns = ("dimension", "layers", "scale, std", "bias, std", "ratio when ablated")
+        measured = "drop of the score" if checkpoint["scoring"] == "task" else "ratio"
+        effect = f"{measured} when ablated"
+        columns = ("dimension", "layers", "scale, std", "bias, std", effect)
         rows = [_outlier(one, checkpoint) for one in checkpoint["outliers"][:DIMENSIONS]]
         lines += [*table(columns, "rlrrr", rows), ""]
         if more := len(checkpoint["outliers"]) - DIMENSIONS:
@@ -157,27 +188,42 @@ def _verdict(facts: Facts, checkpoint: Facts) -> Iterator[str]:
 
 
 def _vetted(checkpoint: Facts) -> str:
-    figures = ""
-    if checkpoint["perplexity"] is not None:
-        figures = (
-            f"; {escaped(checkpoint['quantity'])} {figure(checkpoint['perplexity'])} over "
-            f"{checkpoint['perplexity_text_blocks']} text blocks"
+    on, meanings = [], []
+    if checkpoint["scoring"] != "task":
+        figures = ""
+        if checkpoint["perplexity"] is not None:
+            figures = (
+                f"; {escaped(checkpoint['quantity'])} {figure(checkpoint['perplexity'])} over "
+                f"{checkpoint['perplexity_text_blocks']} text blocks"
+            )
+        on.append(f"{escaped(checkpoint['corpus'])}{figures}")
+        meanings.append(
+            "a ratio is perplexity with them switched off over perplexity with the model intact"
         )
+    if (task := checkpoint.get("task")) is not None:
+        score = "" if task["score"] is None else f" {figure(task['score'])}"
+        on.append(
+            f"the task {escaped(task['name'])}; {escaped(task['metric'])}{score} over "
+            f"{task['score_examples']} of {task['examples']} examples"
+        )
+        meanings.append("of a task's checks, measured is how far its score drops without them")
     return (
         f"Vetted: {code(checkpoint['reference'])} at {code(checkpoint['revision'])}, "
         f"{escaped(checkpoint['architecture'])}, {checkpoint['layers']} layers x "
-        f"{checkpoint['hidden_size']}, on {escaped(checkpoint['corpus'])}{figures}. Rule: "
+        f"{checkpoint['hidden_size']}, on {'; and on '.join(on)}. Rule: "
         f"{escaped(checkpoint['rule'])}. [Outlier dimensions](https://arxiv.org/abs/2105.06990) "
-        "are features on which a model's predictions depend far more than on any others; a ratio "
-        "is perplexity with them switched off over perplexity with the model intact."
+        "are features on which a model's predictions depend far more than on any others; "
+        f"{'; '.join(meanings)}."
     )
 
 
 def _outlier(outlier: Facts, checkpoint: Facts) -> list[str]:
+    of_task = checkpoint["scoring"] == "task"
+    test = "test_task_score_drops" if of_task else "test_ablation_degrades"
     alone = [
         check
         for check in checkpoint["checks"]
-        if check["check"] == "test_ablation_degrades" and check["dims"] == [outlier["dim"]]
+        if check["check"] == test and check["dims"] == [outlier["dim"]]
     ]
     ratio = alone[0]["ratio"] if alone else None
     return [
@@ -199,13 +245,16 @@ def _repeat(facts: Facts, checkpoint: Facts, repo_id: str | None) -> Iterator[st
             arguments.append(f"--robustness-{name.replace('_', '-')}={checkpoint[name]}")
     if checkpoint["exhaustive"]:
         arguments.append("--robustness-exhaustive")
+    if (task := checkpoint.get("task")) is not None:
+        arguments.append(f"--robustness-task={task['reference']}")
     versions = ", ".join(
         f"{name} {facts['versions'][name]}"
         for name in ("torch", "transformers")
         if name in facts["versions"]
     )
     corpus = checkpoint["corpus"]
-    on = "" if corpus.startswith("builtin") else f", with --robustness-corpus set to {corpus}"
+    unnamed = corpus.startswith("builtin") or checkpoint["scoring"] == "task"
+    on = "" if unnamed else f", with --robustness-corpus set to {corpus}"
     policy = "" if facts["policy"] is None else f", and the policy of that run ({facts['policy']})"
     yield f"To repeat it: {code(shlex.join(['pytest', *arguments]))}{escaped(on + policy)}"
     yield f"({escaped(versions)})."
@@ -216,7 +265,7 @@ def _named(check: Facts) -> str:
     dims = check["dims"]
     if not dims:
         return name
-    if "draws" in check["details"]:
+    if "draws" in check["details"] or "task_draws" in check["details"]:
         return f"{name}, {len(dims)} random"
     shown = ", ".join(map(str, dims[:DIMENSIONS]))
     return f"{name}, dimension{'s' * (len(dims) > 1)} {shown}"

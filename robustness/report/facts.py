@@ -201,6 +201,7 @@ def _checkpoint_facts(
         "sites": None if examination.values is None else _plain(examination.values.to_dict()),
         "baseline": _baseline_facts(planned.baseline),
         "examples": _examples(by_name[name] for name in names if name in by_name),
+        "task": _task_facts(planned, checks),
         "checks": checks,
     }
 
@@ -221,6 +222,30 @@ def _baseline_facts(profile: CheckpointProfile | None) -> dict[str, Any] | None:
         "text_blocks": profile.held,
         "perplexity": profile.perplexity,
         "dims": list(profile.dims),
+    }
+
+
+def _task_facts(
+    planned: PlannedCheckpoint, checks: Sequence[Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    """The downstream task, and the intact model's score on the examples measured most widely."""
+    task = planned.task
+    if task is None:
+        return None
+    widest: Mapping[str, Any] = max(
+        (check["details"] for check in checks if "intact_score" in check["details"]),
+        key=lambda details: min(details["examples"], details["task_examples"]),
+        default={},
+    )
+    return {
+        "name": task.name,
+        "reference": task.reference,
+        "kind": task.kind,
+        "metric": task.metric,
+        "architecture": task.checkpoint["architecture"],
+        "examples": task.examples,
+        "score": widest.get("intact_score"),
+        "score_examples": min(widest.get("examples", 0), task.examples),
     }
 
 

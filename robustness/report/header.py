@@ -51,15 +51,30 @@ def _checkpoint_header(planned: PlannedCheckpoint) -> list[str]:
         f"  {checkpoint['architecture']}, {_stack(found)}, "
         f"{amount(checkpoint['n_parameters'])} parameters, "
         f"{_precision(planned.dtype)} on {settings.device}",
-        f"  corpus {planned.corpus}: {planned.text_blocks} text blocks of at most "
-        f"{planned.block_size} tokens; {checkpoint['scoring']} scoring"
-        f"{settings.scoring_options.deviations()}, seed {settings.seed}, "
-        f"profile {settings.profile}" + (", exhaustive" if settings.exhaustive else ""),
+        f"  {_measured_on(planned)}, seed {settings.seed}, profile {settings.profile}"
+        + (", exhaustive" if settings.exhaustive else ""),
         *_place(settings),
         *(f"  {each.rule}: {listed(each.dims)}" for each in found.detections),
         *_baseline_header(planned),
         *(f"  note: {note}" for note in planned.notes),
     ]
+
+
+def _measured_on(planned: PlannedCheckpoint) -> str:
+    parts = []
+    if planned.has_perplexity:
+        parts.append(
+            f"corpus {planned.corpus}: {planned.text_blocks} text blocks of at most "
+            f"{planned.block_size} tokens; {planned.checkpoint['scoring']} scoring"
+            f"{planned.settings.scoring_options.deviations()}"
+        )
+    if (task := planned.task) is not None:
+        same = task.checkpoint["architecture"] == planned.checkpoint["architecture"]
+        where = "" if same else f", as {task.checkpoint['architecture']}"
+        parts.append(
+            f"task {task.name}: {task.examples} examples of {task.kind}, {task.metric}{where}"
+        )
+    return "; ".join(parts)
 
 
 def _stack(found: Examination) -> str:

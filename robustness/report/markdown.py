@@ -160,6 +160,21 @@ def _run_sentence(facts: Mapping[str, Any]) -> str:
 
 
 def _intact(checkpoint: Mapping[str, Any]) -> str:
+    return f"{_intact_perplexity(checkpoint)}{_intact_score(checkpoint)}"
+
+
+def _intact_score(checkpoint: Mapping[str, Any]) -> str:
+    task = checkpoint.get("task")
+    if task is None or task["score"] is None:
+        return ""
+    about = "" if task["score_examples"] == task["examples"] else "about "
+    return (
+        f" Its intact {escaped(task['metric'])} is {about}{figure(task['score'])} on "
+        f"{code(task['name'])}."
+    )
+
+
+def _intact_perplexity(checkpoint: Mapping[str, Any]) -> str:
     if checkpoint["nats_per_token"] is None:
         return ""
     whole = checkpoint["perplexity_text_blocks"] == checkpoint["corpus_text_blocks"]
@@ -232,11 +247,17 @@ def _provenance(
         f"{checkpoint['hidden_size']}, {checkpoint['parameters']:,} parameters",
     )
     yield "baseline", "" if then is None else f"{then['reference']} at {then['revision']}"
-    yield (
-        "corpus",
-        f"{checkpoint['corpus']}: {checkpoint['corpus_text_blocks']} text blocks of at most "
-        f"{checkpoint['block_size']} tokens",
-    )
+    if checkpoint["scoring"] != "task":
+        yield (
+            "corpus",
+            f"{checkpoint['corpus']}: {checkpoint['corpus_text_blocks']} text blocks of at most "
+            f"{checkpoint['block_size']} tokens",
+        )
+    if (task := checkpoint.get("task")) is not None:
+        yield (
+            "task",
+            f"{task['reference']}: {task['examples']} examples of {task['kind']}, {task['metric']}",
+        )
     yield (
         "ablated",
         f"site {checkpoint['site']}, mode {checkpoint['mode']}, layers "

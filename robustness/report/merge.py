@@ -252,7 +252,10 @@ def _checkpoints(
             shown: list[Facts] = next(
                 (part["examples"] for part in parts if part.get("examples")), []
             )
-            found.append({**widest, "examples": shown, "checks": checks})
+            whole_part = {**widest, "examples": shown, "checks": checks}
+            if tasks := [part["task"] for part in parts if part.get("task")]:
+                whole_part["task"] = max(tasks, key=lambda task: task["score_examples"])
+            found.append(whole_part)
     return found
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from robustness.layer_profile import described
 from robustness.outlier_dimensions import named
 from robustness.quantized_model import described as described_int8
+from robustness.report.table import total_of
 from robustness.report.wording import (
     DIMENSIONS,
     bound,
@@ -34,6 +35,13 @@ def findings(checkpoint: Mapping[str, Any]) -> Iterable[str]:
         yield (
             f"  that is {per_word}{figure(checkpoint['byte_perplexity'])} per byte, "
             f"{figure(checkpoint['bits_per_byte'])} bits per byte"
+        )
+    task = checkpoint.get("task")
+    if task is not None and task["score"] is not None:
+        about = "" if task["score_examples"] == task["examples"] else "about "
+        yield (
+            f"intact {task['metric']} {about}{figure(task['score'])} over "
+            f"{task['score_examples']} of {task['examples']} examples of {task['name']}"
         )
     yield (
         f"outlier dimensions, {checkpoint['rule']} "
@@ -97,10 +105,8 @@ def _extreme(z: Sequence[float]) -> str:
 
 def notes(checks: Sequence[Mapping[str, Any]], n_blocks: int) -> Iterable[str]:
     """What there is to say after the table."""
-    most = max((check["text_blocks"] for check in checks), default=0)
-    if most > n_blocks:
-        passes = math.ceil(most / n_blocks)
-        yield f"* in up to {passes} passes over the corpus of {n_blocks} text blocks"
+    yield from _passes(checks, n_blocks)
+    yield from _task_notes(checks)
     for check in checks:
         details = check["details"]
         if details.get("worst_draws"):
@@ -116,13 +122,55 @@ def notes(checks: Sequence[Mapping[str, Any]], n_blocks: int) -> Iterable[str]:
             yield described([float(layer["ratio"]) for layer in profile])
     yield from _expectations(checks)
     yield from _precision_notes(checks)
-    shares = [share for check in checks if (share := check["details"].get("blind_share"))]
-    if shares:
-        yield (
-            "where a ratio was found to lie below its threshold, an effect confined to fewer than "
-            f"{max(shares):.0%} of the text blocks could go unseen; --robustness-exhaustive rules "
-            "that out"
-        )
+    yield from _blind_shares(checks)
+
+
+def _blind_shares(checks: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """What a comparison that ended early could have missed."""
+    for unit, of_task in (("text blocks", False), ("examples", True)):
+        shares = [
+            share
+            for check in checks
+            if ("task" in check["details"]) is of_task
+            and (share := check["details"].get("blind_share"))
+        ]
+        if shares:
+            what = "a drop" if of_task else "a ratio"
+            yield (
+                f"where {what} was found to lie below its threshold, an effect confined to fewer "
+                f"than {max(shares):.0%} of the {unit} could go unseen; --robustness-exhaustive "
+                "rules that out"
+            )
+
+
+def _passes(checks: Sequence[Mapping[str, Any]], n_blocks: int) -> Iterable[str]:
+    """How often all was measured, where random draws needed that."""
+    for of_task in (False, True):
+        some = [check for check in checks if ("task" in check["details"]) is of_task]
+        most = max((check["text_blocks"] for check in some), default=0)
+        total = max((total_of(check, n_blocks) for check in some), default=0)
+        if most > total > 0:
+            every = f"task's {total} examples" if of_task else f"corpus of {total} text blocks"
+            yield f"* in up to {math.ceil(most / total)} passes over the {every}"
+
+
+def _task_notes(checks: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """What the table does not show of a task's checks: scores, and that drops are differences."""
+    of_task = [check for check in checks if "ablated_score" in check["details"]]
+    if not of_task:
+        return
+    yield (
+        "of a task's checks, blocks are examples, and measured is how far the score drops (of "
+        "outliers matter more for task: the ratio of two drops)"
+    )
+    for check in of_task:
+        details = check["details"]
+        if check["check"] == "test_task_score_drops":
+            yield (
+                f"{details['metric']} without {named(check['dims'])}: "
+                f"{figure(details['ablated_score'])}, intact {figure(details['intact_score'])} "
+                f"on the same {details['examples']} examples"
+            )
 
 
 def _expectations(checks: Sequence[Mapping[str, Any]]) -> Iterable[str]:

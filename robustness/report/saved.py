@@ -62,6 +62,8 @@ class Details(_Facts):
     intact_perplexity: Number | None = None
     baseline_ratio: Number | None = None
     ratio_now: Number | None = None
+    task: str | None = None
+    task_draws: int | None = None
     appeared: tuple[int, ...] = ()
     vanished: tuple[int, ...] = ()
 
@@ -183,6 +185,18 @@ class Baseline(_Facts):
     dims: tuple[int, ...]
 
 
+class Task(_Facts):
+    """The downstream task, and the intact model's score on the examples that were measured."""
+
+    name: str
+    reference: str
+    kind: str
+    metric: str
+    examples: int
+    score: Number | None
+    score_examples: int
+
+
 class CheckpointResult(_Facts):
     """Everything found out about one checkpoint."""
 
@@ -229,6 +243,12 @@ class CheckpointResult(_Facts):
     checks: tuple[CheckResult, ...]
     sites: Sites | None = None
     examples: tuple[Example, ...] = ()
+    task: Task | None = None
+
+    @property
+    def has_perplexity(self) -> bool:
+        """Whether it is a language model; otherwise there are no text blocks."""
+        return self.scoring != "task"
 
     @property
     def dims(self) -> tuple[int, ...]:

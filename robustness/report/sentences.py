@@ -1,7 +1,7 @@
 """What a report says of a run and of a checkpoint, in sentences."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from robustness.report.axes import number
 from robustness.report.figures import degradations, row_name
@@ -59,7 +59,25 @@ def found(checkpoint: CheckpointResult) -> str:
     if random is not None:
         lead = "as many random ones" if plural else "a random one"
         parts.append(f"{'; ' if joint else ''}{lead}, by {number(random.ratio)}")
+    drop = _drop(checkpoint)
+    if drop and (joint or random):
+        parts.append(f"; without {'them' if plural else 'it'}, {drop}")
+    elif drop:
+        parts[0] += f"; without {'them' if plural else 'it'}, {drop}"
     return " ".join(parts).replace(" ; ", "; ")
+
+
+def _drop(checkpoint: CheckpointResult) -> str | None:
+    """How far the task's score falls without all outlier dimensions."""
+    task = checkpoint.task
+    found = [
+        check
+        for check in checkpoint.of("test_task_score_drops")
+        if check.ratio is not None and check.dims == checkpoint.dims
+    ]
+    if not found or task is None:
+        return None
+    return f"the {task.metric} on {task.name} falls by {number(found[0].ratio)}"
 
 
 def _first(checkpoint: CheckpointResult, test: str) -> CheckResult | None:
@@ -172,6 +190,17 @@ def subject(check: CheckResult) -> str:
     return name
 
 
+def _measured_on(checkpoint: CheckpointResult) -> Iterator[tuple[str, str]]:
+    if checkpoint.has_perplexity:
+        yield (
+            "corpus",
+            f"{checkpoint.corpus}; {checkpoint.corpus_text_blocks} text blocks of at most "
+            f"{checkpoint.block_size} tokens",
+        )
+    if (task := checkpoint.task) is not None:
+        yield "task", f"{task.reference}; {task.examples} examples of {task.kind}, {task.metric}"
+
+
 def provenance(checkpoint: CheckpointResult) -> list[tuple[str, str]]:
     """What was measured, and how: terms and their explanations."""
     stack = "" if checkpoint.stack == "only" else f" of the {checkpoint.stack}"
@@ -196,11 +225,7 @@ def provenance(checkpoint: CheckpointResult) -> list[tuple[str, str]]:
             f"{checkpoint.architecture}; {checkpoint.layers} layers × {checkpoint.hidden_size}"
             f"{stack}; {checkpoint.parameters:,} parameters; vocabulary {checkpoint.vocabulary:,}",
         ),
-        (
-            "corpus",
-            f"{checkpoint.corpus}; {checkpoint.corpus_text_blocks} text blocks of at most "
-            f"{checkpoint.block_size} tokens",
-        ),
+        *_measured_on(checkpoint),
         ("scoring", "; ".join([checkpoint.scoring, *options])),
         ("precision", f"{checkpoint.dtype} on {checkpoint.device}"),
         ("ablation", f"{checkpoint.mode} at {checkpoint.site} in {where}"),

@@ -27,15 +27,25 @@ def row_of(check: Mapping[str, Any], n_blocks: int) -> tuple[str, ...]:
         n_blocks: text blocks in the corpus.
     """
     dims, blocks = check["dims"], check["text_blocks"]
+    total = total_of(check, n_blocks)
     return (
         check_name(check["check"]),
-        f"{len(dims)} random" if "draws" in check["details"] else in_short(dims),
+        f"{len(dims)} random" if _is_random(check) else in_short(dims),
         "" if check["ratio"] is None else figure(check["ratio"]),
         _interval(check),
         _needed(check),
-        f"{blocks}{'*' * (blocks > n_blocks)}" if blocks else "",
+        f"{blocks}{'*' * (blocks > total)}" if blocks else "",
         _verdict(check),
     )
+
+
+def total_of(check: Mapping[str, Any], n_blocks: int) -> int:
+    """All that there is to measure: text blocks of the corpus, or examples of the task."""
+    return int(check["details"].get("task_examples", n_blocks))
+
+
+def _is_random(check: Mapping[str, Any]) -> bool:
+    return "draws" in check["details"] or "task_draws" in check["details"]
 
 
 def _interval(check: Mapping[str, Any]) -> str:

@@ -70,7 +70,7 @@ def figure(value: float | str) -> str:
     number = float(value)
     if math.isinf(number):
         return "inf"
-    return f"{number:.4g}" if 1e-3 <= abs(number) < 1e5 else f"{number:.2e}"
+    return f"{number:.4g}" if not number or 1e-3 <= abs(number) < 1e5 else f"{number:.2e}"
 
 
 def chance(expected: float | None) -> str:

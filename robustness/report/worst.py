@@ -25,10 +25,14 @@ def severity(check: Facts) -> tuple[int, float]:
 
 
 def margin(check: Facts) -> float:
-    """How far a check lies on the passing side, as the log of a ratio; infinite if unknown."""
+    """How far a check lies on the passing side, as the log of a ratio; infinite if unknown.
+
+    A task's drops are no ratios: for them it is the difference.
+    """
     if check["ratio"] is None or check["threshold"] is None or check["passes"] is None:
         return math.inf
-    distance = _log(float(check["ratio"])) - _log(float(check["threshold"]))
+    scale = float if "task" in check["details"] else _log
+    distance = scale(float(check["ratio"])) - scale(float(check["threshold"]))
     if math.isnan(distance):
         return -math.inf
     return distance if check["passes"] == "above" else -distance

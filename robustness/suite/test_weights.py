@@ -3,6 +3,7 @@
 import pytest
 
 from robustness.pytest_support.gate import Gate
+from robustness.verdict import Verdict
 from robustness.vetting import Vetting
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -11,11 +12,14 @@ pytestmark = pytest.mark.filterwarnings("default")
 def test_weights_are_finite(vetting: Vetting, gate: Gate) -> None:
     """All parameters are finite, and perplexity is finite and better than a uniform guess.
 
-    A discriminator's loss has to be better than a guess at the base rate.
+    A discriminator's loss has to be better than a guess at the base rate. Without a language-model
+    head, what the model knows is asked by ``test_task_is_learned``.
     """
+    claim = "all parameters are finite numbers"
     if broken := vetting.non_finite_tensors():
-        gate.fail(
-            claim="all parameters are finite numbers",
-            reason=f"{len(broken)} tensors hold NaN or infinity, the first is {broken[0]}",
-        )
+        reason = f"{len(broken)} tensors hold NaN or infinity, the first is {broken[0]}"
+        gate.fail(claim=claim, reason=reason)
+    if vetting.checkpoint.scoring == "task":
+        gate.settle(Verdict(outcome="pass", claim=claim))
+        return
     gate.settle(vetting.intact().beats_uniform_guess(alpha=gate.alpha))

@@ -1,0 +1,1 @@
+"""Downstream tasks: labelled examples, a model's predictions on them, and what ablation costs."""

@@ -1,0 +1,271 @@
+"""Task references: what ``--robustness-task=`` accepts, and how it becomes labelled examples.
+
+A reference is one of
+
+* ``glue/NAME``: a task of GLUE from the Hub, with its own columns and validation split
+  (``glue/mrpc``, ``glue/sst2:train``);
+* a file with columns: ``FILE:text:label`` or, for pairs, ``FILE:text,text:label`` (``.csv``,
+  ``.tsv``, ``.jsonl``, ``.json``, ``.parquet``);
+* a data set: ``id:config:split:text,text:label`` or ``id:split:text,text:label``, with an optional
+  ``@revision`` behind the id, one of the Hub or a local folder.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from robustness.errors import CorpusError, TaskError
+from robustness.plain import plain
+from robustness.store import digest
+from robustness.tables import (
+    DATASET_ID,
+    TABLES,
+    existing_path,
+    file_columns,
+    listed,
+    load_split,
+    split_reference,
+)
+from robustness.tasks.settings import Metric
+
+MIN_EXAMPLES = 32
+"""With fewer, nothing can be decided."""
+
+Label = str | int | float
+
+
+class _Glue(NamedTuple):
+    columns: str
+    metric: Metric = "accuracy"
+    split: str = "validation"
+
+
+# Wang et al. 2019; of two metrics the one that the follow-up papers' tables print.
+_GLUE: Mapping[str, _Glue] = {
+    "cola": _Glue("sentence", "matthews"),
+    "mnli": _Glue("premise,hypothesis", split="validation_matched"),
+    "mrpc": _Glue("sentence1,sentence2"),
+    "qnli": _Glue("question,sentence"),
+    "qqp": _Glue("question1,question2"),
+    "rte": _Glue("sentence1,sentence2"),
+    "sst2": _Glue("sentence"),
+    "stsb": _Glue("sentence1,sentence2", "spearman"),
+    "wnli": _Glue("sentence1,sentence2"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskData:
+    """Labelled examples.
+
+    Attributes:
+        name: a short name for reports.
+        texts: of each example, one or two.
+        labels: of each example, as they stand there.
+        numbers: of each example, where the data set numbers its labels itself.
+        metric: the task's own, where it is known.
+        texts_fingerprint: identifies the texts and their order, wherever they lie.
+    """
+
+    name: str
+    texts: tuple[tuple[str, ...], ...]
+    labels: tuple[Label, ...]
+    numbers: tuple[int, ...] | None = None
+    metric: Metric | None = None
+    texts_fingerprint: str
+
+    @property
+    def n_examples(self) -> int:
+        """How many there are."""
+        return len(self.texts)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether an example is a pair of texts."""
+        return len(self.texts[0]) == 2
+
+    @property
+    def description(self) -> str:
+        """For a header."""
+        return f"{self.name} ({self.n_examples:,} examples)"
+
+    def classes(self, names: Mapping[int, str]) -> list[int]:
+        """The examples' labels as numbers of a classifier's outputs.
+
+        By name where the classifier knows these names (two data sets may number the same labels
+        differently), else by number.
+
+        Args:
+            names: of the classifier's outputs (``id2label``).
+
+        Raises:
+            TaskError: if a label is neither a name nor a number that it has.
+        """
+        by_name = {str(name).casefold(): number for number, name in names.items()}
+        keys = [str(label).casefold() for label in self.labels]
+        if all(key in by_name for key in keys):
+            return [by_name[key] for key in keys]
+        numbers = self.numbers or [_whole(label) for label in self.labels]
+        for place, number in enumerate(numbers):
+            if number is None or not 0 <= number < len(names):
+                known = ", ".join(map(str, names.values()))
+                raise TaskError(
+                    f"{self.name}: the label {self.labels[place]!r} of example {place + 1} is none "
+                    f"of the checkpoint's ({known}) and no number from 0 to {len(names) - 1}: name "
+                    "the data it was fine-tuned for, a split with labels, or set id2label in its "
+                    "config.json"
+                )
+        return [int(number) for number in numbers if number is not None]
+
+    def values(self) -> list[float]:
+        """The examples' labels as numbers on a scale.
+
+        Raises:
+            TaskError: if one is none.
+        """
+        found = []
+        for place, label in enumerate(self.labels, start=1):
+            try:
+                value = float(label)
+            except ValueError:
+                value = math.nan
+            if not math.isfinite(value):
+                raise TaskError(
+                    f"{self.name}: the label {label!r} of example {place} is no number, which "
+                    "regression and similarity need"
+                )
+            found.append(value)
+        return found
+
+
+def load_task(reference: str) -> TaskData:
+    """Read the examples that a reference names.
+
+    Raises:
+        TaskError: it names nothing that can be read as labelled examples.
+    """
+    try:
+        return _read(reference)
+    except CorpusError as error:
+        raise TaskError(f"task {reference}: {error}") from error
+
+
+def _read(reference: str) -> TaskData:
+    found = existing_path(reference)
+    if found is not None and found[0].is_file():
+        path, rest = found
+        if path.suffix.lower() not in TABLES:
+            known = ", ".join(sorted(TABLES))
+            raise TaskError(f"task file {path} has no columns; use one of {known}")
+        parts = split_reference(rest)
+        columns = file_columns(path)
+        if len(parts) != 2:
+            raise TaskError(
+                f"task file {path} needs its columns, as in {path.name}:text:label or "
+                f"{path.name}:text,text:label ({listed(columns)})"
+            )
+        return _task(path.name, columns, *parts)
+    name, *parts = split_reference(reference) if found is None else [str(found[0]), *_rest(found)]
+    if found is None and name.startswith("glue/"):
+        return _read_glue(reference, name.removeprefix("glue/"), parts)
+    if found is None and name.lower().endswith(tuple(TABLES)):
+        raise TaskError(f"there is no task file {name}; check its path")
+    if len(parts) not in (3, 4) or (found is None and not DATASET_ID.fullmatch(name)):
+        raise TaskError(
+            f"task {reference!r} is none that is known; name glue/NAME, FILE:text,text:label, or a "
+            "data set as id:config:split:text,text:label"
+        )
+    *config, split, texts, label = parts
+    return _read_split(name, "".join(config) or None, split, texts, label, local=found is not None)
+
+
+def _rest(found: tuple[Any, str]) -> list[str]:
+    return split_reference(found[1]) if found[1] else []
+
+
+def _read_glue(reference: str, task: str, parts: Sequence[str]) -> TaskData:
+    known = _GLUE.get(task)
+    if known is None or len(parts) > 1:
+        raise TaskError(
+            f"task {reference!r} is none of GLUE; name one of "
+            f"{', '.join(f'glue/{name}' for name in _GLUE)}, with a split behind a colon"
+        )
+    split = parts[0] if parts else known.split
+    return _read_split(
+        "nyu-mll/glue", task, split, known.columns, "label", local=False, metric=known.metric
+    )
+
+
+def _read_split(
+    dataset: str,
+    config: str | None,
+    split: str,
+    texts: str,
+    label: str,
+    *,
+    local: bool,
+    metric: Metric | None = None,
+) -> TaskData:
+    identity, _, revision = dataset.partition("@") if not local else (dataset, "", "")
+    table = load_split(identity, revision or None, config, split, local=local)
+    columns: dict[str, Any] = {name: table[name] for name in table.column_names}
+    name = " ".join(part for part in (identity.rstrip("/").split("/")[-1], config, split) if part)
+    names = getattr(table.features.get(label), "names", None)
+    return _task(name, columns, texts, label, class_names=names, metric=metric)
+
+
+def _task(
+    name: str,
+    columns: Mapping[str, Any],
+    text_columns: str,
+    label_column: str,
+    *,
+    class_names: Sequence[str] | None = None,
+    metric: Metric | None = None,
+) -> TaskData:
+    wanted = _text_columns(text_columns, columns)
+    for column in (*wanted, label_column):
+        if column not in columns:
+            raise TaskError(f"{name} has no column {column!r}; choose from {listed(columns)}")
+    if len(wanted) > 2:
+        raise TaskError(f"{name}: an example is one text or a pair, not {len(wanted)} texts")
+    rows = list(zip(*(columns[column][:] for column in wanted), strict=True))
+    for place, row in enumerate(rows, start=1):
+        if not all(isinstance(text, str) and text.strip() for text in row):
+            raise TaskError(f"{name}: example {place} lacks a text in {text_columns!r}")
+    labels = list(columns[label_column][:])
+    for place, value in enumerate(labels, start=1):
+        if isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
+            raise TaskError(f"{name}: example {place} has no label in {label_column!r}")
+    if len(rows) < MIN_EXAMPLES:
+        raise TaskError(
+            f"{name} has {len(rows)} examples; nothing can be decided on fewer than {MIN_EXAMPLES}"
+        )
+    numbers = None
+    if class_names is not None:
+        numbers = tuple(map(int, labels))
+        known = range(len(class_names))
+        labels = [class_names[n] if n in known else n for n in numbers]
+    return TaskData(
+        name=plain(name, limit=120),
+        texts=tuple(tuple(row) for row in rows),
+        labels=tuple(labels),
+        numbers=numbers,
+        metric=metric,
+        texts_fingerprint=digest([list(row) for row in rows]),
+    )
+
+
+def _text_columns(text: str, columns: Mapping[str, Any]) -> list[str]:
+    """Names between commas, unless one column is called just that."""
+    return [text] if text in columns else text.split(",")
+
+
+def _whole(label: Label) -> int | None:
+    """The whole number that a label is, if it is one."""
+    try:
+        value = float(label)
+    except ValueError:
+        return None
+    return int(value) if value.is_integer() else None

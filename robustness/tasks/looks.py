@@ -1,0 +1,241 @@
+"""Deciding how far a task's score drops, from the examples seen so far.
+
+Where the score is a mean over examples, by the confidence sequence that verdicts on perplexity rest
+on, with an example in the place of a text block. An example's drop is 1, 0 or -1: a sample may have
+met none of the rare examples that make up a mean, so that the tail guard takes the largest drop
+that there can be, and not the largest seen. Where it is not (F1, correlations), by a paired
+bootstrap at a few sample sizes that are fixed beforehand and share the error probability. When the
+examples are used up, the drop of a fixed ablation is known and decides.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from robustness.looks import FactorLook, Look, Side
+from robustness.sequential import (
+    Summary,
+    mean_bounds,
+    mean_side,
+    median_interval,
+    median_side,
+    summarise,
+)
+from robustness.tasks.metrics import Floats, bootstrap_drops, score
+from robustness.tasks.settings import Metric
+
+FIRST_LOOK = 32
+FIRST_LOOK_AT_DRAWS = 128
+FIRST_LOOK_AT_BLOCKS = 64
+"""Draws before the median draw is decided on, where each has a block of examples."""
+
+FIRST_BOOTSTRAP = 256
+"""Examples; the next bootstraps come whenever their number has doubled."""
+
+_RESAMPLES = (2_000, 40_000)
+_MOST_WEIGHTS = 40_000_000
+_SIDES: Mapping[int, Side | None] = {1: "above", -1: "below", 0: None}
+_NOTHING_EXCLUDED = (-math.inf, math.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """Two predictions for each of the examples seen, shapes (n,).
+
+    Attributes:
+        labels: class numbers, or values.
+        first: the predictions whose score should be the higher one.
+        second: the others.
+    """
+
+    labels: Floats
+    first: Floats
+    second: Floats
+
+    def drop(self, metric: Metric) -> float:
+        """Score of the first minus score of the second predictions."""
+        return score(metric, self.labels, self.first) - score(metric, self.labels, self.second)
+
+    def drop_per_example(self) -> Floats:
+        """Of the accuracy: 1 where only the first prediction is right, -1 where only the second."""
+        right = [(each == self.labels).astype(np.float64) for each in (self.first, self.second)]
+        drops: Floats = right[0] - right[1]
+        return drops
+
+    def part(self, rows: NDArray[np.int64] | slice) -> "Paired":
+        """Some of the examples."""
+        return Paired(labels=self.labels[rows], first=self.first[rows], second=self.second[rows])
+
+
+def bounded(values: ArrayLike, bound: float, looks: ArrayLike | None = None) -> Summary:
+    """A sample of numbers from -bound to bound, for the confidence sequence.
+
+    Args:
+        values: shape (..., n).
+        bound: of the population, whatever was seen of it.
+        looks: as for :func:`robustness.sequential.summarise`.
+    """
+    sample = summarise(values, looks)
+    most = np.full_like(sample.mean, bound)
+    return replace(sample, minimum=-most, maximum=most)
+
+
+def look_at_mean(
+    drops: ArrayLike, *, threshold: float, alpha: float, minimum: int = FIRST_LOOK, exhausted: bool
+) -> Look:
+    """Compare the mean drop with a threshold; ``ratio`` and ``interval`` are drops.
+
+    Args:
+        drops: per example, from -1 to 1, shape (n,), in the order in which they were seen.
+        threshold: on the mean.
+        alpha: error probability over all looks.
+        minimum: examples before the first decision.
+        exhausted: whether these are all examples, of a fixed ablation.
+    """
+    values = np.asarray(drops, dtype=np.float64)
+    n, mean = len(values), math.fsum(values) / len(values)
+    if exhausted:
+        return _exact(mean, threshold, n)
+    interval = _NOTHING_EXCLUDED
+    if n >= minimum:
+        lower, upper = mean_bounds(bounded(values, 1.0), alpha)
+        interval = (float(lower), float(upper))
+    return _estimate(mean, interval, threshold, n)
+
+
+def look_at_factor(
+    joint: ArrayLike,
+    control: ArrayLike,
+    *,
+    factor: float,
+    alpha: float,
+    bound: float | None,
+    joint_drop: float | None,
+) -> FactorLook:
+    """Ask whether a joint drop is positive and at least ``factor`` times the mean control's.
+
+    As for perplexity, on joint - factor * control of each draw, never on a ratio of estimates.
+
+    Args:
+        joint: drops of a fixed ablation, per draw, shape (n,).
+        control: of a random one on the same examples.
+        factor: positive.
+        alpha: error probability over all looks.
+        bound: of single drops, where they are those of single examples.
+        joint_drop: of the fixed ablation on the whole task, once it is known.
+    """
+    fixed, random = np.asarray(joint, dtype=np.float64), np.asarray(control, dtype=np.float64)
+    means = float(fixed.mean()), float(random.mean())
+    side: Side | None = None
+    if joint_drop is not None and joint_drop <= 0:
+        side = "below"
+    elif len(fixed) >= FIRST_LOOK_AT_DRAWS:
+        samples = [(fixed - factor * random, 1 + factor)]
+        samples += [(fixed, 1.0)] if joint_drop is None else []
+        sides = (
+            mean_side(summarise(s) if bound is None else bounded(s, widest * bound), alpha)
+            for s, widest in samples
+        )
+        side = _SIDES[min(map(int, sides))]
+    ratio = means[0] / means[1] if means[1] > 0 else (math.inf if means[0] > 0 else 0.0)
+    return FactorLook(
+        side=side,
+        joint_mean=means[0],
+        control_mean=means[1],
+        ratio=ratio,
+        text_blocks=len(fixed),
+    )
+
+
+def bootstrap_looks(n_examples: int) -> tuple[int, ...]:
+    """Sample sizes at which a bootstrap decides, before the examples are used up."""
+    found, size = [], FIRST_BOOTSTRAP
+    while size < n_examples:
+        found.append(size)
+        size *= 2
+    return tuple(found)
+
+
+def look_at_score(
+    paired: Paired,
+    metric: Metric,
+    *,
+    threshold: float,
+    alpha: float,
+    n_examples: int,
+    seed: int,
+) -> Look:
+    """Compare the drop of a score that is no mean over examples with a threshold.
+
+    The interval reaches as far as both the bootstrap's percentiles and a normal distribution with
+    the bootstrap's standard deviation do: the first follow the skewness of correlations, the second
+    does not end where the samples end.
+
+    Args:
+        paired: predictions for the examples seen so far.
+        metric: the score.
+        threshold: on the drop.
+        alpha: error probability over all looks, in each direction.
+        n_examples: of the whole task.
+        seed: of the bootstrap.
+    """
+    n, drop = len(paired.labels), paired.drop(metric)
+    if n >= n_examples:
+        return _exact(drop, threshold, n)
+    looks = bootstrap_looks(n_examples)
+    interval = _NOTHING_EXCLUDED
+    if n in looks:
+        interval = bootstrap_interval(paired, metric, alpha=alpha / len(looks), seed=seed)
+    return _estimate(drop, interval, threshold, n)
+
+
+def bootstrap_interval(
+    paired: Paired, metric: Metric, *, alpha: float, seed: int
+) -> tuple[float, float]:
+    """Of the drop, each end with error probability ``alpha``."""
+    n = len(paired.labels)
+    least, most = _RESAMPLES
+    wanted = min(most, math.ceil(10 / alpha))
+    n_resamples = max(least, min(wanted, _MOST_WEIGHTS // n))
+    drops = bootstrap_drops(
+        metric, paired.labels, paired.first, paired.second, n_resamples=n_resamples, seed=seed
+    )
+    margin = -NormalDist().inv_cdf(alpha) * float(drops.std(ddof=1))
+    drop = paired.drop(metric)
+    low, high = np.quantile(drops, [alpha, 1 - alpha])
+    return min(float(low), drop - margin), max(float(high), drop + margin)
+
+
+def look_at_median(drops: ArrayLike, *, threshold: float, alpha: float) -> Look:
+    """Compare the median draw's drop with a threshold, by the exact sign test.
+
+    Args:
+        drops: per draw.
+        threshold: on the median; a draw exactly there counts against either decision.
+        alpha: error probability in each direction, over all looks.
+    """
+    values = np.asarray(drops, dtype=np.float64)
+    n, middle = len(values), float(np.median(values))
+    interval, side = _NOTHING_EXCLUDED, None
+    if n >= FIRST_LOOK_AT_BLOCKS:
+        interval = median_interval(values, alpha=alpha)
+        side = _SIDES[int(median_side(values - threshold, alpha=alpha))]
+    return Look(side=side, ratio=middle, interval=interval, exact=False, text_blocks=n, tokens=0)
+
+
+def _exact(drop: float, threshold: float, n: int) -> Look:
+    side: Side = "above" if drop >= threshold else "below"
+    return Look(side=side, ratio=drop, interval=None, exact=True, text_blocks=n, tokens=0)
+
+
+def _estimate(drop: float, interval: tuple[float, float], threshold: float, n: int) -> Look:
+    side: Side | None = None
+    if interval[0] > threshold:
+        side = "above"
+    elif interval[1] < threshold:
+        side = "below"
+    return Look(side=side, ratio=drop, interval=interval, exact=False, text_blocks=n, tokens=0)

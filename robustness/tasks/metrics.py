@@ -1,0 +1,194 @@
+"""Scores of predictions, and their bootstrap distribution.
+
+The scores are those of ``evaluate`` (accuracy, F1 of the class numbered 1, Matthews' correlation,
+Pearson's and Spearman's), correlations through scipy. Where a correlation is not defined, because
+labels or predictions are all the same, it counts as 0: such predictions say nothing. For the
+bootstrap the same scores are computed of many weighted samples at a time.
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustness.errors import TaskError
+from robustness.tasks.settings import Metric, MetricChoice, TaskKind
+
+Floats = NDArray[np.float64]
+
+OF_CLASSES: tuple[Metric, ...] = ("accuracy", "f1", "matthews")
+OF_VALUES: tuple[Metric, ...] = ("pearson", "spearman")
+TWO_CLASSES: tuple[Metric, ...] = ("f1", "matthews")
+MEANS: tuple[Metric, ...] = ("accuracy",)
+"""Metrics that are means over examples, so that single examples can be compared."""
+
+_SLICE = 2_000_000
+"""Weights that exist at a time."""
+
+
+def chosen_metric(
+    choice: MetricChoice, kind: TaskKind, *, usual: Metric | None, n_classes: int, what: str
+) -> Metric:
+    """The metric of a task.
+
+    Args:
+        choice: of the policy.
+        kind: of the task.
+        usual: the data set's own.
+        n_classes: of a classifier.
+        what: the task's name, for messages.
+
+    Raises:
+        TaskError: if the metric does not suit the task, or needs a package that is not installed.
+    """
+    fitting = OF_CLASSES if kind == "classification" else OF_VALUES
+    if choice == "auto":
+        metric = usual if usual in fitting else fitting[0 if kind == "classification" else -1]
+        assert metric is not None
+        if metric in TWO_CLASSES and n_classes != 2:
+            metric = "accuracy"
+    else:
+        metric = choice
+    if metric not in fitting:
+        raise TaskError(
+            f"{what}: the metric {metric} does not suit {kind}; choose one of {', '.join(fitting)}"
+        )
+    if metric in TWO_CLASSES and n_classes != 2:
+        raise TaskError(
+            f"{what}: the metric {metric} is one of two classes, and the checkpoint has "
+            f"{n_classes}; choose accuracy"
+        )
+    if metric not in ("accuracy", "f1") and importlib.util.find_spec("scipy") is None:
+        raise TaskError(
+            f"{what}: the metric {metric} needs scipy: pip install 'pytest-robustness[tasks]'"
+        )
+    return metric
+
+
+def score(metric: Metric, labels: Floats, predictions: Floats) -> float:
+    """The score of predictions, both of shape (n,); of classes, their numbers."""
+    if metric == "accuracy":
+        return float(np.mean(labels == predictions))
+    if metric == "f1":
+        hits = float(np.sum((labels == 1) & (predictions == 1)))
+        named = float(np.sum(labels == 1) + np.sum(predictions == 1))
+        return 2 * hits / named if named else 0.0
+    if _constant(labels) or _constant(predictions):
+        return 0.0
+    from scipy import stats
+
+    # Matthews' correlation of two classes is Pearson's of their numbers (the phi coefficient).
+    correlate: Any = stats.spearmanr if metric == "spearman" else stats.pearsonr
+    return float(correlate(labels, predictions).statistic)
+
+
+def _constant(values: Floats) -> bool:
+    return bool(np.all(values == values[0]))
+
+
+def bootstrap_drops(
+    metric: Metric, labels: Floats, first: Floats, second: Floats, *, n_resamples: int, seed: int
+) -> Floats:
+    """Score of ``first`` minus score of ``second`` on samples drawn with replacement.
+
+    Paired: a sample has the same examples for both.
+
+    Args:
+        metric: the score.
+        labels: shape (n,).
+        first: predictions, shape (n,).
+        second: likewise.
+        n_resamples: how many.
+        seed: of the samples.
+
+    Returns:
+        Shape (n_resamples,).
+    """
+    cells, counts = np.unique(np.stack([labels, first, second]), axis=1, return_counts=True)
+    drops = []
+    for weights in _weights(counts, n_resamples, np.random.default_rng(seed)):
+        scores = [_weighted(metric, cells[0], each, weights) for each in cells[1:]]
+        drops.append(scores[0] - scores[1])
+    return np.concatenate(drops)
+
+
+def _weights(
+    counts: NDArray[np.int64], n_resamples: int, generator: np.random.Generator
+) -> Iterator[Floats]:
+    """How often each distinct example is drawn, in slices of shape (samples, cells)."""
+    n = int(counts.sum())
+    size = max(1, _SLICE // max(len(counts), 1))
+    for start in range(0, n_resamples, size):
+        samples = min(size, n_resamples - start)
+        if len(counts) * 4 < n:  # few cells, as of classes: draw their counts at once
+            yield generator.multinomial(n, counts / n, size=samples).astype(np.float64)
+            continue
+        cell = np.repeat(np.arange(len(counts)), counts)
+        drawn = cell[generator.integers(0, n, size=(samples, n))]
+        drawn += np.arange(samples)[:, None] * len(counts)
+        flat = np.bincount(drawn.ravel(), minlength=samples * len(counts))
+        yield flat.reshape(samples, len(counts)).astype(np.float64)
+
+
+def _weighted(metric: Metric, labels: Floats, predictions: Floats, weights: Floats) -> Floats:
+    """Scores of samples in which examples occur ``weights`` times, shape (samples,)."""
+    return _WEIGHTED[metric](labels, predictions, weights)
+
+
+def _weighted_accuracy(labels: Floats, predictions: Floats, weights: Floats) -> Floats:
+    found: Floats = weights @ (labels == predictions) / weights.sum(1)
+    return found
+
+
+def _weighted_f1(labels: Floats, predictions: Floats, weights: Floats) -> Floats:
+    hits = weights @ ((labels == 1) & (predictions == 1))
+    named = weights @ ((labels == 1) * 1.0 + (predictions == 1))
+    found: Floats = np.divide(2 * hits, named, out=np.zeros_like(hits), where=named > 0)
+    return found
+
+
+def _weighted_pearson(labels: Floats, predictions: Floats, weights: Floats) -> Floats:
+    # Around a value of their own, so that equal values have a variance of exactly 0.
+    x, y = labels - labels[0], predictions - predictions[0]
+    n = weights.sum(1)
+    mean_x, mean_y = weights @ x / n, weights @ y / n
+    covariance = weights @ (x * y) / n - mean_x * mean_y
+    return _correlation(covariance, weights @ x**2 / n - mean_x**2, weights @ y**2 / n - mean_y**2)
+
+
+def _weighted_spearman(labels: Floats, predictions: Floats, weights: Floats) -> Floats:
+    x, y = _weighted_ranks(labels, weights), _weighted_ranks(predictions, weights)
+    n = weights.sum(1)
+    middle = ((n + 1) / 2)[:, None]  # the mean of all ranks, ties or not
+    x, y = x - middle, y - middle
+    return _correlation(*((weights * p).sum(1) / n for p in (x * y, x * x, y * y)))
+
+
+def _weighted_ranks(values: Floats, weights: Floats) -> Floats:
+    """Ranks, ties with their mean rank, shape (samples, n)."""
+    _, group = np.unique(values, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    per_group = np.add.reduceat(weights[:, order], starts, axis=1)  # (samples, groups)
+    middle = per_group.cumsum(1) - per_group / 2 + 0.5
+    ranks: Floats = middle[:, group]
+    return ranks
+
+
+def _correlation(covariance: Floats, variance_x: Floats, variance_y: Floats) -> Floats:
+    product = np.maximum(variance_x, 0) * np.maximum(variance_y, 0)
+    found: Floats = np.divide(
+        covariance, np.sqrt(product), out=np.zeros_like(covariance), where=product > 1e-24
+    )
+    return found
+
+
+_WEIGHTED: Mapping[Metric, Callable[[Floats, Floats, Floats], Floats]] = {
+    "accuracy": _weighted_accuracy,
+    "f1": _weighted_f1,
+    "matthews": _weighted_pearson,
+    "pearson": _weighted_pearson,
+    "spearman": _weighted_spearman,
+}

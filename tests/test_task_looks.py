@@ -1,0 +1,187 @@
+"""Error rates at the exact boundary, where alone they say something; and what is exact."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from robustness.looks import Look
+from robustness.sequential import mean_side
+from robustness.tasks.looks import (
+    FIRST_BOOTSTRAP,
+    Paired,
+    bootstrap_interval,
+    bootstrap_looks,
+    bounded,
+    look_at_factor,
+    look_at_mean,
+    look_at_median,
+    look_at_score,
+)
+from robustness.tasks.metrics import score
+from robustness.tasks.settings import Metric
+
+LOOKS = np.array([32, *range(48, 1025, 16)])
+
+
+def _simulated(values: list[float], shares: list[float], runs: int) -> NDArray[np.float64]:
+    rng = np.random.default_rng(0)
+    return rng.choice(np.array(values, dtype=np.float32), p=shares, size=(runs, 1024))
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+@pytest.mark.parametrize(
+    ("values", "shares"),
+    [
+        ([0, 1], [0.98, 0.02]),  # rare flips: a sample may have met none
+        ([0, 1, -1], [0.9, 0.06, 0.04]),
+        ([0, 1, -1], [0.4, 0.31, 0.29]),
+        ([0, 1], [0.5, 0.5]),
+        ([0, -1, 1], [0.96, 0.01, 0.03]),
+    ],
+)
+def test_a_mean_drop_at_the_threshold_is_decided_wrongly_no_more_often_than_alpha(
+    values: list[float], shares: list[float], alpha: float
+) -> None:
+    threshold = math.fsum(v * p for v, p in zip(values, shares, strict=True))
+    drops = _simulated(values, shares, 4000)
+    side = mean_side(
+        bounded(drops - threshold, 1.0 - abs(threshold), LOOKS), alpha
+    )  # bounds as seen from the threshold; narrower than those of the drops on one side
+    for direction in (1, -1):
+        assert float((side == direction).any(axis=1).mean()) <= alpha
+
+
+def test_a_sample_that_met_no_rare_flip_is_not_taken_for_a_population_without() -> None:
+    """The observed range would decide at once: 2 % of flips are missed by 128 examples in 7 %."""
+    alpha, drops = 0.01, np.zeros(128)
+    assert int(mean_side(bounded(drops - 0.02, 1.0), alpha)) == 0
+    look = look_at_mean(drops, threshold=0.02, alpha=alpha, exhausted=False)
+    assert look.side is None
+    assert look.interval == pytest.approx((-0.036, 0.036), abs=1e-3)  # ln(100) / 128
+    later = look_at_mean(np.zeros(256), threshold=0.02, alpha=alpha, exhausted=False)
+    assert later.side == "below"
+
+
+def test_the_end_of_the_task_is_exact_and_includes_the_threshold() -> None:
+    drops = np.array([1.0] * 3 + [0.0] * 57)
+    at = look_at_mean(drops, threshold=0.05, alpha=0.01, exhausted=True)
+    assert (at.side, at.exact, at.interval, at.ratio) == ("above", True, None, 0.05)
+    assert look_at_mean(drops, threshold=0.051, alpha=0.01, exhausted=True).side == "below"
+
+
+def test_nothing_is_decided_before_the_first_look() -> None:
+    look = look_at_mean(np.ones(31), threshold=0.05, alpha=0.01, exhausted=False)
+    assert look.side is None
+    assert look.interval == (-math.inf, math.inf)
+    first = look_at_mean(np.ones(128), threshold=0.05, alpha=0.01, exhausted=False)
+    assert first.side == "above"
+
+
+def test_bootstraps_come_at_sizes_that_are_fixed_beforehand() -> None:
+    assert bootstrap_looks(256) == ()
+    assert bootstrap_looks(257) == (256,)
+    assert bootstrap_looks(1500) == (256, 512, 1024)
+    assert all(n % 16 == 0 for n in bootstrap_looks(100_000))  # where chunks end
+
+
+def _population(metric: Metric) -> Paired:
+    """Labels and two predictions, 40,000 examples."""
+    rng = np.random.default_rng(5)
+    n = 40_000
+    if metric in ("f1", "matthews"):
+        labels = (rng.random(n) < 0.68).astype(float)  # as in MRPC
+        right = rng.random((2, n)) < [[0.85], [0.75]]
+        return Paired(
+            labels=labels,
+            first=np.where(right[0], labels, 1 - labels),
+            second=np.where(right[1], labels, 1 - labels),
+        )
+    labels = rng.integers(0, 26, n) / 5
+    noise = rng.normal(0, 1, (2, n))
+    return Paired(labels=labels, first=labels + noise[0], second=labels + 2 * noise.sum(0))
+
+
+@pytest.mark.parametrize(
+    "metric", ["f1", "matthews", pytest.param("spearman", marks=pytest.mark.slow)]
+)
+def test_the_bootstrap_at_the_threshold_errs_no_more_often_than_alpha(metric: Metric) -> None:
+    population, alpha, runs = _population(metric), 0.05, 250
+    truth = population.drop(metric)
+    rng = np.random.default_rng(7)
+    errors = Counter[str]()
+    for run in range(runs):
+        sample = population.part(rng.integers(0, len(population.labels), FIRST_BOOTSTRAP))
+        low, high = bootstrap_interval(sample, metric, alpha=alpha, seed=run)
+        errors["above"] += low > truth
+        errors["below"] += high < truth
+    # 250 runs with 5 %: more than 20 errors have a probability of 1 %.
+    assert max(errors.values()) <= 20
+    assert sum(errors.values()) > 0  # the interval is no wider than it needs to be
+
+
+def test_a_score_is_decided_at_its_looks_and_exactly_at_the_end() -> None:
+    population = _population("spearman")
+    sample = population.part(slice(0, 300))
+    drop = score("spearman", sample.labels, sample.first) - score(
+        "spearman", sample.labels, sample.second
+    )
+
+    def looked(seen: Paired, threshold: float, n_examples: int) -> Look:
+        return look_at_score(
+            seen, "spearman", threshold=threshold, alpha=0.01, n_examples=n_examples, seed=1
+        )
+
+    between = looked(sample, 0.0, 1500)
+    assert (between.side, between.interval) == (None, (-math.inf, math.inf))
+    first = sample.part(slice(0, 256))
+    look = looked(first, 0.05, 1500)
+    assert look.side == "above"
+    assert look.interval is not None
+    assert look.interval[0] > 0.05
+    again = looked(first, 0.05, 1500)
+    assert look == again
+    end = looked(sample, drop, 300)
+    assert (end.side, end.exact, end.ratio) == ("above", True, drop)
+
+
+def test_the_median_draw_needs_64_draws() -> None:
+    small = np.full(64, 0.001)
+    assert look_at_median(small[:63], threshold=0.02, alpha=0.001).side is None
+    look = look_at_median(small, threshold=0.02, alpha=0.001)
+    assert (look.side, look.ratio) == ("below", 0.001)
+    assert look_at_median(small + 0.1, threshold=0.02, alpha=0.001).side == "above"
+
+
+@pytest.mark.parametrize(
+    ("joint", "control", "whole", "side"),
+    [
+        (1.0, 0.0, 1.0, "above"),
+        (0.0, 0.0, 0.0, "below"),  # no drop at all is not 5 times none
+        (0.0, 0.0, -0.1, "below"),
+        (0.3, 0.3, 0.3, "below"),
+        (1.0, 0.2, 1.0, None),  # exactly five times
+    ],
+)
+def test_the_factor_needs_a_drop_and_five_times_the_controls(
+    joint: float, control: float, whole: float, side: str | None
+) -> None:
+    def flips(share: float) -> NDArray[np.float64]:
+        return np.array([float(n % 10 < round(10 * share)) for n in range(2000)])
+
+    look = look_at_factor(
+        flips(joint), flips(control), factor=5.0, alpha=0.01, bound=1.0, joint_drop=whole
+    )
+    assert look.side == side
+    assert look.joint_mean == pytest.approx(joint)
+    assert look.control_mean == pytest.approx(control)
+
+
+def test_the_factor_needs_128_draws() -> None:
+    ones, none = np.ones(127), np.zeros(127)
+    levels = {"factor": 5.0, "alpha": 0.01, "bound": None, "joint_drop": 1.0}
+    assert look_at_factor(ones, none, **levels).side is None  # type: ignore[arg-type]
+    more = np.ones(128), np.zeros(128)
+    assert look_at_factor(*more, **levels).side == "above"  # type: ignore[arg-type]
