@@ -77,7 +77,6 @@ def _convert_into(folder: Path, file: Path) -> None:
             loading_errors(f"The GGUF file {file}", advice=_ADVICE),
             quiet(),
             contextlib.redirect_stderr(io.StringIO()),
-            _parsed_once(),
         ):
             _convert(file, temporary)
         temporary.replace(folder)
@@ -87,18 +86,22 @@ def _convert_into(folder: Path, file: Path) -> None:
 
 def _convert(file: Path, folder: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    local = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
+    with _made_once("GGUFReader"):  # not around the tensors: it holds as much memory as they do
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **local)
+        config = AutoConfig.from_pretrained(file.parent, **local)
     auto: Any = AutoModelForCausalLM  # with output_loading_info it returns a pair
-    model, info = auto.from_pretrained(
-        file.parent,
-        gguf_file=file.name,
-        dtype=torch.float32,
-        local_files_only=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-        **_dequantised(),
-    )
+    with _made_once("get_tensor_name_map"):
+        model, info = auto.from_pretrained(
+            file.parent,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **local,
+            **_dequantised(),
+        )
     if info["missing_keys"] or info["mismatched_keys"]:
         names = ", ".join(sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]}))[:5])
         raise CheckpointError(
@@ -106,29 +109,24 @@ def _convert(file: Path, folder: Path) -> None:
             "original model again with a current llama.cpp."
         )
     model.save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(
-        file.parent, gguf_file=file.name, local_files_only=True, trust_remote_code=False
-    )
     tokenizer.save_pretrained(folder)
 
 
 @contextlib.contextmanager
-def _parsed_once() -> Iterator[None]:
-    """One header and one table of names per file.
+def _made_once(name: str) -> Iterator[None]:
+    """What gguf's function or class of this name makes of a file, once and not again and again.
 
-    transformers makes a reader three times, and the table once per module of the model; each time
-    takes seconds.
+    transformers makes a reader for each of tokenizer, config and tensors, and the table of tensors'
+    names for each module of a model; each time takes seconds.
     """
     import gguf
 
-    originals = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
-    for name, original in originals.items():
-        setattr(gguf, name, functools.cache(original))
+    original = getattr(gguf, name)
+    setattr(gguf, name, functools.cache(original))
     try:
         yield
     finally:
-        for name, original in originals.items():
-            setattr(gguf, name, original)
+        setattr(gguf, name, original)
 
 
 def _dequantised() -> dict[str, Any]:

@@ -165,6 +165,7 @@ class Verdict:
         if values["interval"] is not None:
             low, high = map(float, values["interval"])
             values["interval"] = (low, high)
+        values["course"] = tuple(values.get("course", ()))
         return cls(**values)
 
 

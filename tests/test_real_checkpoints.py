@@ -334,6 +334,8 @@ def test_workers_change_nothing_and_a_second_run_measures_nothing(tmp_path: Path
         again = _run(case, folder, folder / "store", *options)
         assert _without_times(again) == _without_times(runs[state])
         assert set((folder / "store").rglob("*.json")) == chunks
+    commands = [runs[state].pop("command") for state in ("alone", "workers")]
+    assert ["-n 2" in command for command in commands] == [False, True]
     one, two = (_flat(runs[state]) for state in ("alone", "workers"))
     assert one.keys() == two.keys()
     for key, value in one.items():
