@@ -1085,7 +1085,7 @@ def test_help_lists_every_option(pytester: pytest.Pytester) -> None:
                 "context", "profile", "rule", "stack", "site", "mode", "enable", "confidence",
                 "exhaustive", "seed", "device", "dtype", "policy", "json", "store", "fresh",
                 "store-limit", "baseline", "save-baseline", "plan", "shard", "github", "html",
-                "examples",
+                "examples", "task",
             )
         ),
     }  # fmt: skip

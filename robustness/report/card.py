@@ -92,8 +92,9 @@ def eval_results(facts: Facts, checkpoint: Facts) -> "list[EvalResult]":
     def result(
         kind: str, name: str, value: Any, *, of_task: bool = False, **args: Any
     ) -> "EvalResult":
-        asked = OF_TASKS.get(task["kind"], "other") if of_task else None
-        data = task["name"] if of_task else checkpoint["corpus"]
+        asked, data = None, checkpoint["corpus"]
+        if of_task and task is not None:
+            asked, data = OF_TASKS.get(task["kind"], "other"), task["name"]
         return EvalResult(
             task_type=asked or TASKS.get(checkpoint["scoring"], "other"),
             task_name=TASK_NAME,
@@ -114,11 +115,8 @@ def eval_results(facts: Facts, checkpoint: Facts) -> "list[EvalResult]":
         }
         found.append(result("perplexity", "Perplexity", checkpoint["perplexity"], **about))
     if task is not None and task["score"] is not None:
-        kind, about = (
-            METRICS.get(task["metric"], task["metric"]),
-            {"robustness": facts["robustness"]},
-        )
-        about["examples"] = task["score_examples"]
+        kind = METRICS.get(task["metric"], task["metric"])
+        about = {"examples": task["score_examples"], "robustness": facts["robustness"]}
         found.append(result(kind, plain(task["metric"]), task["score"], of_task=True, **about))
     dims = [outlier["dim"] for outlier in checkpoint["outliers"]]
     found.append(
