@@ -109,3 +109,10 @@ def run(*checkpoints: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "checkpoints": list(checkpoints),
         **changes,
     }
+
+
+def shard_facts() -> dict[str, Any]:
+    """The only shard of a run."""
+    name = "test_joint_ablation_degrades[it-dim7]"
+    shard = {"index": 1, "count": 1, "plan": "0" * 64, "expected": [name], "all": {"it": [name]}}
+    return {**run(checkpoint()), "shard": shard, "passed": False}

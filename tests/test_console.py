@@ -13,7 +13,9 @@ from typer.testing import CliRunner, Result
 from robustness import __version__
 from robustness.baseline import Profile, write_profile
 from robustness.console import app
+from robustness.report.merge import sealed
 from tests.profiles import CONDITIONS, entry, profile
+from tests.run_reports import shard_facts
 
 
 @pytest.fixture(autouse=True)
@@ -135,3 +137,13 @@ def test_it_imports_nothing_heavy_and_is_installed() -> None:
     assert {"torch", "transformers", "datasets", "pytest"}.isdisjoint(done.stdout.split())
     assert run("--version").stdout.strip() == __version__
     assert version("typer")
+
+
+def test_a_merge_draws_a_page_and_shows_reports_that_lack_what_is_optional(tmp_path: Path) -> None:
+    pytest.importorskip("plotly")
+    shard, page = tmp_path / "shard.json", tmp_path / "page.html"
+    shard.write_text(json.dumps(sealed(shard_facts())))
+    result = run("merge", str(shard), f"--html={page}")
+    assert result.exit_code == 0, result.output
+    assert "the run of 1 shards passed" in result.output
+    assert page.read_text().startswith("<!")

@@ -42,7 +42,7 @@ from tests.checkpoint_folders import VOCABULARY, save_checkpoint, tiny_model, ti
 from tests.gguf_files import TOKENS, write_llama_gguf
 from tests.mutations import spoilt_bytes, spoilt_json
 from tests.plans import plan
-from tests.run_reports import checkpoint, run
+from tests.run_reports import shard_facts
 
 SLOW_FACTOR = 20
 MOST_SECONDS = 10.0
@@ -370,12 +370,6 @@ def plan_of_a_run(folder: Path) -> Case:
 
     inputs = st.one_of(spoilt_bytes(content), spoilt_json(json.loads(content)))
     return Case(file=file, valid=content, inputs=inputs, read=read)
-
-
-def shard_facts() -> dict[str, Any]:
-    name = "test_joint_ablation_degrades[it-dim7]"
-    shard = {"index": 1, "count": 1, "plan": "0" * 64, "expected": [name], "all": {"it": [name]}}
-    return {**run(checkpoint()), "shard": shard, "passed": False}
 
 
 def report_of_a_shard(folder: Path) -> Case:

@@ -21,7 +21,7 @@ from robustness.report.wording import (
 
 def findings(checkpoint: Mapping[str, Any]) -> Iterable[str]:
     """What there is to say before the table."""
-    if checkpoint["nats_per_token"] is not None:
+    if checkpoint.get("nats_per_token") is not None:
         whole = checkpoint["perplexity_text_blocks"] == checkpoint["corpus_text_blocks"]
         about = "" if whole else "about "
         yield (
@@ -29,8 +29,8 @@ def findings(checkpoint: Mapping[str, Any]) -> Iterable[str]:
             f"{checkpoint['perplexity_text_blocks']} of {checkpoint['corpus_text_blocks']} text "
             f"blocks ({checkpoint['perplexity_tokens']} scored tokens) of {checkpoint['corpus']}"
         )
-    if checkpoint["bits_per_byte"] is not None:
-        words = checkpoint["word_perplexity"]
+    if checkpoint.get("bits_per_byte") is not None:
+        words = checkpoint.get("word_perplexity")
         per_word = "" if words is None else f"{figure(words)} per word, "
         yield (
             f"  that is {per_word}{figure(checkpoint['byte_perplexity'])} per byte, "
@@ -65,10 +65,10 @@ def _intact(checkpoint: Mapping[str, Any]) -> str:
 
 def comparison(checkpoint: Mapping[str, Any]) -> Iterable[str]:
     """Which rules found which dimensions, if several were asked for."""
-    names = [rule["rule"] for rule in checkpoint["rules"]]
+    names = [rule["rule"] for rule in checkpoint.get("rules", ())]
     if len(names) < 2:
         return
-    agreement = checkpoint["agreement"]
+    agreement = checkpoint.get("agreement", ())
     rows = [["rules agree on", *names]]
     for entry in agreement[:DIMENSIONS]:
         marks = ["x" if name in entry["rules"] else "." for name in names]
