@@ -18,7 +18,7 @@ from robustness.evidence import (
 )
 from robustness.looks import NOTHING_EXCLUDED
 from robustness.outlier_dimensions import named
-from robustness.sampling import random_dims
+from robustness.sampling import random_candidates, random_dims
 from robustness.verdict import (
     Look,
     Outcome,
@@ -201,14 +201,9 @@ class RandomlyAblatedModel(_Model):
     questions = ".is_harmless(within=…)"
 
     def __init__(self, vetting: "Vetting", size: int, like: "Ablation") -> None:
-        outliers = set(vetting.outliers().dims)
-        dims = range(vetting.examination.hidden_size)
-        self._candidates = [dim for dim in dims if dim not in outliers]
-        if not 0 < size <= len(self._candidates):
-            raise ValueError(
-                f"cannot ablate {size} random dimensions: there are {len(self._candidates)} "
-                "that are not outliers"
-            )
+        self._candidates = random_candidates(
+            vetting.outliers().dims, hidden_size=vetting.examination.hidden_size, size=size
+        )
         self._vetting = vetting
         self._size = size
         self._like = like  # where and how, its dimensions aside

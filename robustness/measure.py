@@ -15,6 +15,7 @@ from robustness.ablation import MEAN_BLOCKS, Ablation
 from robustness.conditions import Condition, Fixed, Intact, Quantized
 from robustness.dtypes import Dtype
 from robustness.errors import MeasurementError
+from robustness.means import stored_means
 from robustness.questionnaire import CHUNK_BLOCKS, Layout, Questionnaire
 from robustness.store import Record, Store, canonical_json, digest
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from robustness.checkpoint import Checkpoint
     from robustness.corpus import Corpus
     from robustness.detection import Examination
+    from robustness.edits import Sum
     from robustness.examples import Example
     from robustness.execution import Execution
     from robustness.hooks import Means
@@ -361,25 +363,16 @@ class Measurement:
 
     def _means(self, ablation: Ablation | None) -> "Means | None":
         """The intact model's mean features where an ablation puts them, from the store if known."""
-        if ablation is None:
-            return None
-        import torch
+        return stored_means(
+            self.store,
+            ablation,
+            identity={"blocks": MEAN_BLOCKS, "sites": self._sites},
+            sums=self._feature_sums,
+        )
 
-        place = {"site": ablation.site, "embeddings": ablation.embeddings}
-        key = {"means": 1, "blocks": MEAN_BLOCKS, "sites": self._sites, **place}
-        whole = replace(ablation, layers=None)
-        (record,) = self.store.obtain([key], lambda _: self._measure_means(whole))
-        return {int(layer): torch.tensor(mean) for layer, mean in record["means"].items()}
-
-    def _measure_means(self, ablation: Ablation) -> Record:
+    def _feature_sums(self, ablation: Ablation) -> "Mapping[int, Sum]":
         """Over all positions of text blocks that run one by one, so that there is no padding."""
         rows = self.asked.rows(self.order[:MEAN_BLOCKS].tolist())
         sums = self._execution.feature_sums(rows, ablation)
         self.checkpoint.require_unchanged()
-        means = {str(layer): (one.total / one.count).tolist() for layer, one in sums.items()}
-        if not all(np.isfinite(mean).all() for mean in means.values()):
-            raise MeasurementError(
-                "the intact model's mean features are not finite numbers, so no feature can be "
-                "replaced by its mean: use the mode 'zero'"
-            )
-        return {"means": means}
+        return sums

@@ -148,3 +148,17 @@ class DrawClock:
             if self._scored >= TOKENS_PER_DRAW:
                 self.complete, self._scored = self.complete + 1, 0
         return numbers
+
+
+def random_candidates(outliers: Iterable[int], *, hidden_size: int, size: int) -> list[int]:
+    """The dimensions that ``size`` random ones are drawn from: all but the outliers.
+
+    Raises:
+        ValueError: if there are not that many.
+    """
+    found = sorted(set(range(hidden_size)) - set(outliers))
+    if not 0 < size <= len(found):
+        raise ValueError(
+            f"cannot ablate {size} random dimensions: there are {len(found)} that are not outliers"
+        )
+    return found

@@ -9,7 +9,7 @@ import numpy as np
 
 from robustness.conditions import Condition, Fixed, Intact, PerBlock
 from robustness.outlier_dimensions import named
-from robustness.sampling import random_dims, uniform_index
+from robustness.sampling import random_candidates, random_dims, uniform_index
 from robustness.sequential import blind_share
 from robustness.tasks.looks import (
     FIRST_LOOK_AT_DRAWS,
@@ -295,14 +295,9 @@ class RandomlyAblatedOnTask(_OnTask):
     def __init__(self, task: Task, size: int, like: "Ablation") -> None:
         super().__init__(task)
         vetting = task.vetting
-        outliers = set(vetting.outliers().dims)
-        dims = range(vetting.examination.hidden_size)
-        self._candidates = [dim for dim in dims if dim not in outliers]
-        if not 0 < size <= len(self._candidates):
-            raise ValueError(
-                f"cannot ablate {size} random dimensions: there are {len(self._candidates)} "
-                "that are not outliers"
-            )
+        self._candidates = random_candidates(
+            vetting.outliers().dims, hidden_size=vetting.examination.hidden_size, size=size
+        )
         self._size = size
         self._like = like
         self._per_draw = 1 if task.is_mean else EXAMPLES_PER_DRAW

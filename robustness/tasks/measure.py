@@ -1,7 +1,6 @@
 """What turns (checkpoint, task, ablation) into stored predictions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from robustness.ablation import MEAN_BLOCKS, Ablation
 from robustness.conditions import Condition, Intact
 from robustness.errors import MeasurementError
+from robustness.means import stored_means
 from robustness.measure import library_versions
 from robustness.questionnaire import CHUNK_BLOCKS
 from robustness.sampling import block_order
@@ -21,6 +21,7 @@ from robustness.tasks.settings import TaskKind
 
 if TYPE_CHECKING:
     from robustness.checkpoint import Checkpoint
+    from robustness.edits import Sum
     from robustness.hooks import Means
     from robustness.tasks.predict import Predictor, Row
     from robustness.threads import Threads
@@ -173,24 +174,14 @@ class TaskMeasurement:
 
     def _means(self, ablation: Ablation | None) -> "Means | None":
         """The intact model's mean features over the first examples, from the store if known."""
-        if ablation is None:
-            return None
-        import torch
+        return stored_means(
+            self.store,
+            ablation,
+            identity={"examples": MEAN_BLOCKS, "sites": self._sites},
+            sums=self._feature_sums,
+        )
 
-        place = {"site": ablation.site, "embeddings": ablation.embeddings}
-        key = {"means": 1, "examples": MEAN_BLOCKS, "sites": self._sites, **place}
-        whole = replace(ablation, layers=None)
-        (record,) = self.store.obtain([key], lambda _: self._measure_means(whole))
-        return {int(layer): torch.tensor(mean) for layer, mean in record["means"].items()}
-
-    def _measure_means(self, ablation: Ablation) -> Record:
-        rows = self._rows(self.order[:MEAN_BLOCKS])
-        sums = self._predictor.feature_sums(rows, ablation)
+    def _feature_sums(self, ablation: Ablation) -> "Mapping[int, Sum]":
+        sums = self._predictor.feature_sums(self._rows(self.order[:MEAN_BLOCKS]), ablation)
         self.checkpoint.require_unchanged()
-        means = {str(layer): (one.total / one.count).tolist() for layer, one in sums.items()}
-        if not all(np.isfinite(mean).all() for mean in means.values()):
-            raise MeasurementError(
-                "the intact model's mean features are not finite numbers, so no feature can be "
-                "replaced by its mean: use the mode 'zero'"
-            )
-        return {"means": means}
+        return sums
