@@ -40,6 +40,35 @@ class Pace:
             return None
         return (now - began) / (last - first) * max(0, most - last)
 
+    def line(
+        self,
+        claim: str,
+        seen: int,
+        found: str,
+        *,
+        interval: tuple[float, float] | None,
+        total: int,
+        most: int | None,
+        unit: str,
+    ) -> str:
+        """How far a decision has come: numbers first, the line may be cut.
+
+        Args:
+            claim: what is decided.
+            seen: text blocks (or examples) measured, over all passes.
+            found: the figure so far.
+            interval: of that figure, if it excludes anything.
+            total: there are in one pass.
+            most: after how many it ends whatever was found; by default after one pass.
+            unit: of these numbers, for people.
+        """
+        passes, place = divmod(seen - 1, total)
+        again = f", pass {passes + 1}" if passes else ""
+        within = f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval else ""
+        left = self.left_s(claim, seen, most or total)
+        until = f", at most {in_words(left)} left" if left is not None and left >= SOON_S else ""
+        return f"{found}{within} after {place + 1}/{total} {unit}{again}{until}: {claim}"
+
 
 def in_words(seconds: float) -> str:
     """``40 s``, ``12 min`` or ``3.5 h``."""

@@ -15,17 +15,17 @@ from robustness.corpus import Corpus, load_corpus
 from robustness.detection import Examination, examine
 from robustness.dtypes import chosen_dtype
 from robustness.errors import BaselineError, PolicyError, RuleError
+from robustness.finite import recorded_non_finite_tensors
+from robustness.generator import chosen_generator
 from robustness.layer_profile import LayerProfile
 from robustness.looks import NOTHING_EXCLUDED
-from robustness.measure import Measurement, library_versions
+from robustness.measure import Measurement
 from robustness.outlier_dimensions import OutlierDimensions
-from robustness.pace import SOON_S, Pace, in_words
+from robustness.pace import Pace
 from robustness.policy import Settings
 from robustness.quantized_model import QuantizedModel
 from robustness.rules import RULES
-from robustness.scoring.options import UNIGRAM
 from robustness.scoring.quantity import Quantity, quantity
-from robustness.store import Record, Store
 from robustness.tasks.claims import Task
 from robustness.tasks.planned import PlannedTask, plan_task
 
@@ -125,19 +125,9 @@ class Vetting:
         Raises:
             PolicyError: if it is no masked language model, or has another vocabulary.
         """
-        reference = self.settings.generator
-        if reference == UNIGRAM:
-            return None
-        from robustness.checkpoint import resolve
-
-        found = resolve(reference, cache=self._store_root)
-        if (found.scoring, found.vocab_size) != ("masked", self.checkpoint.vocab_size):
-            raise PolicyError(
-                f"generator {reference!r} is scored {found.scoring} and has {found.vocab_size} "
-                "tokens: name a masked language model with the "
-                f"{self.checkpoint.vocab_size} tokens of {self.checkpoint.label}"
-            )
-        return found
+        return chosen_generator(
+            self.settings.generator, self.checkpoint, store_root=self._store_root
+        )
 
     @cached_property
     def measurement(self) -> Measurement:
@@ -354,20 +344,9 @@ class Vetting:
 
     def non_finite_tensors(self) -> tuple[str, ...]:
         """Names of the checkpoint's tensors that hold NaN or infinity."""
-        context = {"weights": self.checkpoint.weights_hash}
-        store = Store(self._store_root, context, newer_than=self._newer_than)
-        (record,) = store.obtain(
-            [{"non_finite_tensors": 1, "versions": library_versions()}],
-            lambda _: self._look_for_non_finite_tensors(),
+        return recorded_non_finite_tensors(
+            self.checkpoint, store_root=self._store_root, newer_than=self._newer_than
         )
-        return tuple(record["names"])
-
-    def _look_for_non_finite_tensors(self) -> Record:
-        from robustness.finite import non_finite_tensors
-
-        names = non_finite_tensors(self.checkpoint.folder)
-        self.checkpoint.require_unchanged()
-        return {"names": names}
 
     def report_progress(
         self,
@@ -391,16 +370,17 @@ class Vetting:
         """
         if self._progress is None:
             return
-        total = self.measurement.layout.n_blocks if examples is None else examples
-        unit = "text blocks" if examples is None else "examples"
-        passes, place = divmod(seen - 1, total)
-        again = f", pass {passes + 1}" if passes else ""
         narrowed = interval is not None and interval != NOTHING_EXCLUDED
-        within = f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval and narrowed else ""
-        left = self._pace.left_s(claim, seen, most or total)
-        long = left is not None and left >= SOON_S
-        until = f", at most {in_words(left)} left" if left is not None and long else ""
-        self._progress(f"{found}{within} after {place + 1}/{total} {unit}{again}{until}: {claim}")
+        line = self._pace.line(
+            claim,
+            seen,
+            found,
+            interval=interval if narrowed else None,
+            total=self.measurement.layout.n_blocks if examples is None else examples,
+            most=most,
+            unit="text blocks" if examples is None else "examples",
+        )
+        self._progress(line)
 
     def alpha(self, confidence: float | None, alpha: float | None) -> float:
         """Error probability of one verdict.
