@@ -26,6 +26,7 @@ from pydantic import (
     with_config,
 )
 
+from robustness.documents import first_fault, read_document
 from robustness.errors import BaselineError
 from robustness.files import write_atomically
 
@@ -33,8 +34,6 @@ SCHEMA: Literal[1] = 1
 """Of a profile; part of the public interface."""
 
 KIND: Literal["robustness profile"] = "robustness profile"
-MOST_BYTES = 256 * 1024**2
-"""A profile of 100,000 text blocks and 20 ablations has about 40 MB."""
 MOST_NATS = 1e12
 """Of a text block: sums of what is read cannot overflow."""
 
@@ -280,17 +279,9 @@ def read_profile(file: Path) -> Profile:
     Raises:
         BaselineError: one sentence on why it cannot be read.
     """
-    try:
-        if not file.is_file():
-            raise BaselineError(f"{file} is no file; name a profile that a run has saved")
-        if (size := file.stat().st_size) > MOST_BYTES:
-            raise BaselineError(
-                f"{file} has {size / 1e6:.0f} MB, more than a profile may have "
-                f"({MOST_BYTES / 1e6:.0f} MB)"
-            )
-        text = file.read_bytes()
-    except OSError as error:
-        raise BaselineError(f"{file} cannot be read: {error.strerror or error}") from None
+    text = read_document(
+        file, kind="profile", name="a profile that a run has saved", error=BaselineError
+    )
     head = _checked(TypeAdapter(_Head), text, str(file))
     if head.schema != SCHEMA:
         raise BaselineError(
@@ -325,8 +316,5 @@ def _checked(kind: TypeAdapter[T], text: bytes, source: str) -> T:
     try:
         return kind.validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))[:80]
-        message = first["msg"].removeprefix("Value error, ")[:200]
-        shown = f"{place}: {message}" if place.isprintable() and place else message
-        raise BaselineError(f"{source} is not a profile that can be read: {shown}") from None
+        fault = first_fault(error)
+        raise BaselineError(f"{source} is not a profile that can be read: {fault}") from None

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustness.baseline import (
-    MOST_BYTES,
     SCHEMA,
     AblationProfile,
     CheckpointProfile,
@@ -28,6 +27,7 @@ from robustness.comparison import (
     outlier_verdict,
     paired_look,
 )
+from robustness.documents import MOST_BYTES
 from robustness.errors import BaselineError
 from robustness.verdict import Verdict
 from tests.profiles import CONDITIONS, entry, profile

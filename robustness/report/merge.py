@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from robustness.documents import first_fault, read_document, shortened
 from robustness.errors import ReportError, ShardError
 from robustness.report.facts import SCHEMA, is_accepted
 from robustness.report.saved import parsed
 from robustness.store import digest
 
-MOST_BYTES = 256 * 1024**2
 OUTLIERS = "test_outliers_are_present"
 
 Facts = dict[str, Any]
@@ -86,14 +86,9 @@ def read_shard(file: Path) -> Facts:
     Raises:
         ShardError: one sentence on why it cannot be read.
     """
-    try:
-        if not file.is_file():
-            raise ShardError(f"{file} is no file; name the JSON reports of the shards")
-        if file.stat().st_size > MOST_BYTES:
-            raise ShardError(f"{file} is larger than a report may be")
-        text = file.read_bytes()
-    except (OSError, ValueError) as error:
-        raise ShardError(f"{file} cannot be read: {_printable(str(error))[:200]}") from None
+    text = read_document(
+        file, kind="report", name="the JSON reports of the shards", error=ShardError
+    )
     return parse_shard(text, str(file))
 
 
@@ -112,13 +107,10 @@ def parse_shard(text: bytes, source: str) -> Facts:
         facts: Facts = json.loads(text)
         json.dumps(facts, allow_nan=False)  # Python reads Infinity and 1e999; JSON has neither
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))[:80]
-        raise ShardError(
-            f"{source} is not the report of a shard: {_printable(place)}: {first['msg'][:200]}"
-        ) from None
+        fault = first_fault(error)
+        raise ShardError(f"{source} is not the report of a shard: {fault}") from None
     except (ValueError, RecursionError) as error:
-        raise ShardError(f"{source} cannot be read: {_printable(str(error))[:200]}") from None
+        raise ShardError(f"{source} cannot be read: {shortened(error)}") from None
     if facts["schema"] != SCHEMA:
         raise ShardError(f"{source} has schema {facts['schema']}, and this version reads {SCHEMA}")
     checksum = facts.pop("sha256")

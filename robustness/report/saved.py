@@ -11,12 +11,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from robustness.documents import first_fault, read_document, shortened
 from robustness.errors import ReportError
-from robustness.plain import plain
 from robustness.report.facts import SCHEMA, is_accepted
-
-MOST_BYTES = 256 * 1024**2
-"""Of a JSON report that is read."""
 
 
 def _number(value: Any) -> Any:
@@ -295,11 +292,7 @@ def parsed(facts: Mapping[str, Any]) -> RunResult:
         # Strictly, and as JSON: Python's lists would be no tuples.
         found = RunResult.model_validate_json(json.dumps(facts), strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))[:80]
-        raise ReportError(
-            f"this is not the JSON report of a run: {place}: {first['msg'][:200]}"
-        ) from None
+        raise ReportError(f"this is not the JSON report of a run: {first_fault(error)}") from None
     if found.schema_ != SCHEMA:
         raise ReportError(f"the report has schema {found.schema_}, and this version reads {SCHEMA}")
     return found
@@ -311,14 +304,13 @@ def read_facts(file: Path) -> dict[str, Any]:
     Raises:
         ReportError: one sentence on why it cannot be read.
     """
+    text = read_document(
+        file, kind="report", name="what --robustness-json has written", error=ReportError
+    )
     try:
-        if not file.is_file():
-            raise ReportError(f"{file} is no file; name what --robustness-json has written")
-        if file.stat().st_size > MOST_BYTES:
-            raise ReportError(f"{file} is larger than a report may be")
-        facts = json.loads(file.read_bytes(), parse_constant=_refused)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ReportError(f"{file} cannot be read: {plain(str(error))[:200]}") from None
+        facts = json.loads(text, parse_constant=_refused)
+    except (ValueError, RecursionError) as error:
+        raise ReportError(f"{file} cannot be read: {shortened(error)}") from None
     if not isinstance(facts, dict):
         raise ReportError(f"{file} is not the JSON report of a run")
     return facts

@@ -1,0 +1,50 @@
+"""JSON documents that a user names: read, or refused in one sentence."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from robustness.errors import RobustnessError
+
+MOST_BYTES = 256 * 1024**2
+"""Of a document. A profile of 100,000 text blocks and 20 ablations has about 40 MB."""
+
+_MOST_CHARACTERS = 200
+"""Of what another library says."""
+
+
+def read_document(file: Path, *, kind: str, name: str, error: type[RobustnessError]) -> bytes:
+    """What a file holds, if it can be a document at all.
+
+    Args:
+        file: that the user has named.
+        kind: of document, for messages: ``report``.
+        name: what should have been named instead of no file.
+        error: raised with one sentence on why it cannot be read.
+    """
+    try:
+        if not file.is_file():
+            raise error(f"{file} is no file; name {name}")
+        if (size := file.stat().st_size) > MOST_BYTES:
+            raise error(
+                f"{file} has {size / 1e6:.0f} MB, more than a {kind} may have "
+                f"({MOST_BYTES / 1e6:.0f} MB)"
+            )
+        return file.read_bytes()
+    except OSError as cause:
+        raise error(f"{file} cannot be read: {cause.strerror or cause}") from None
+    except ValueError as cause:  # of a path
+        raise error(f"{file} cannot be read: {shortened(cause)}") from None
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing that is wrong with a document, and where."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))[:80]
+    message = first["msg"].removeprefix("Value error, ")[:_MOST_CHARACTERS]
+    return f"{place}: {message}" if place else message
+
+
+def shortened(error: Exception) -> str:
+    """What another library says, in so far as it has a place in a sentence."""
+    return str(error)[:_MOST_CHARACTERS]
