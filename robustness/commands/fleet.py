@@ -6,8 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-NO_VERDICT = 2
-"""Exit code of a run that could not be carried out; that of a usage problem, too."""
+from robustness.commands.whole_run import NO_VERDICT, JsonFile, JUnitFile, finish
 
 BEHIND = "robustness.pytest_arguments"
 
@@ -64,12 +63,8 @@ def fleet(
     store: Annotated[
         Path | None, typer.Option(help="As --robustness-store, on the nodes: best a shared disk.")
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the report of the whole run.")
-    ] = None,
-    junit_file: Annotated[
-        Path | None, typer.Option("--junit", help="Write JUnit XML of the whole run.")
-    ] = None,
+    json_file: JsonFile = None,
+    junit_file: JUnitFile = None,
 ) -> None:
     """Vet checkpoints on a Ray cluster, one task each, and make one verdict of it.
 
@@ -77,7 +72,6 @@ def fleet(
 
     Exit code 0: everything passed; 1: something failed or is missing; 2: it could not be run.
     """
-    from robustness.console import finish
     from robustness.errors import RobustnessError
     from robustness.fleet.progress import Board
     from robustness.fleet.ray_cluster import RayCluster
