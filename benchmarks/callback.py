@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from transformers.utils import logging
 from robustness.integrations.transformers import OutlierCallback
 
 sys.path.insert(0, str(Path(__file__).parent))
-from vet_checkpoints import RESULTS, conditions
+from results import conditions, header, keep, row, section, versions_of
 
 EVERY = 100
 LENGTH = 128
@@ -142,10 +141,14 @@ def measure(name: str, steps: int) -> str:
         trainer.train()
     step, reading = _median(clock.steps[1:]), _median(clock.readings[1:])
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    return (
-        f"| {name} | {n_parameters / 1e6:.1f} M | {1000 * step:.1f} | {1000 * reading:.2f} "
-        f"| {1000 * clock.tracing:.0f} | {100 * reading / step:.2f} % "
-        f"| {100 * reading / step / EVERY:.4f} % |"
+    return row(
+        name,
+        f"{n_parameters / 1e6:.1f} M",
+        f"{1000 * step:.1f}",
+        f"{1000 * reading:.2f}",
+        f"{1000 * clock.tracing:.0f}",
+        f"{100 * reading / step:.2f} %",
+        f"{100 * reading / step / EVERY:.4f} %",
     )
 
 
@@ -168,26 +171,17 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     rows = [measure(name, arguments.steps) for name in MODELS if arguments.only in name]
-    versions = {name: version(name) for name in ("torch", "transformers", "accelerate", "numpy")}
-    text = "\n".join(
-        [
-            "",
-            f"## `python benchmarks/callback.py {' '.join(sys.argv[1:])}`",
-            "",
-            f"{conditions({'versions': versions})}; batches of {BATCH} x {LENGTH} tokens, medians; "
-            f"{torch.get_num_threads()} threads",
-            "",
-            "| model | parameters | step, ms | reading, ms | tracing once, ms "
-            f"| reading every step | every {EVERY} steps |",
-            "|---|---|---|---|---|---|---|",
-            *rows,
-            "",
-        ]
+    versions = versions_of(("torch", "transformers", "accelerate", "numpy"))
+    text = section(
+        f"{conditions(versions)}; batches of {BATCH} x {LENGTH} tokens, medians; "
+        f"{torch.get_num_threads()} threads",
+        *header(
+            *("model", "parameters", "step, ms", "reading, ms", "tracing once, ms"),
+            *("reading every step", f"every {EVERY} steps"),
+        ),
+        *rows,
     )
-    print(text)
-    if arguments.write:
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(text)
+    keep(text, write=arguments.write)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ from robustness.vetting import Vetting
 
 sys.path.insert(0, str(Path(__file__).parent))
 from emergence_training import Arm, Recipe, checkpoints, split, train
-from vet_checkpoints import RESULTS, conditions
+from results import RESULTS, conditions, header, keep, row, section, versions_of
 
 RELAXED = Rules.model_validate({"busters": {"k": 2.0}})
 """What the paper's authors relax their rule to for RoBERTa."""
@@ -205,37 +204,35 @@ def report(courses: Sequence[Course], recipe: Recipe, versions: str) -> str:
     some = courses[0]
     setting = ", ".join(f"{name} {value}" for name, value in asdict(recipe).items())
     lines = [
-        "",
-        f"## `python benchmarks/emergence.py {' '.join(sys.argv[1:])}".rstrip() + "`",
-        "",
-        versions,
-        "",
         f"{len(courses)} trainings of a BERT of {some.parameters:,} parameters on antibody "
         f"sequences ({setting.replace('_', ' ')}; AdamW, linear warm-up and decay; dropout 0.1).",
         "",
-        "| seed | norm decay | loss | perplexity | outliers, k = 3 | outliers, k = 2 "
-        "| largest \\|z\\| at the end |",
-        "|---|---|---|---|---|---|---|",
+        *header(
+            *("seed", "norm decay", "loss", "perplexity", "outliers, k = 3", "outliers, k = 2"),
+            "largest \\|z\\| at the end",
+        ),
         *map(_row, courses),
         "",
         "What ablating them does to the last checkpoint (held-out text; suite's verdicts, each at "
         "confidence 0.99):",
         "",
-        "| seed | norm decay | dimensions | median z of scale, bias | ratio | at least 1.05 "
-        "| as many random: median, mean | below 1.1 | 5 times chance |",
-        "|---|---|---|---|---|---|---|---|---|",
+        *header(
+            *("seed", "norm decay", "dimensions", "median z of scale, bias", "ratio"),
+            *("at least 1.05", "as many random: median, mean", "below 1.1", "5 times chance"),
+        ),
         *map(_harm, courses),
         "",
         "Over the steps, mean of the seeds (lowest to highest):",
         "",
-        "| norm decay | step | perplexity | outliers, k = 3 | outliers, k = 2 | largest \\|z\\| "
-        "| degradation by the followed dimensions |",
-        "|---|---|---|---|---|---|---|",
+        *header(
+            *("norm decay", "step", "perplexity", "outliers, k = 3", "outliers, k = 2"),
+            *("largest \\|z\\|", "degradation by the followed dimensions"),
+        ),
     ]
     for norm_decay in (False, True):
         own = [course for course in courses if course.arm.norm_decay == norm_decay]
         lines += _over_steps(own, "yes" if norm_decay else "no")
-    return "\n".join([*lines, "", "![over the steps](emergence.svg)", ""])
+    return section(versions, *lines, "", "![over the steps](emergence.svg)")
 
 
 def _row(course: Course) -> str:
@@ -251,7 +248,7 @@ def _row(course: Course) -> str:
         course.emerged(relaxed=True),
         f"{last.largest_z:.2f}",
     ]
-    return f"| {' | '.join(cells)} |"
+    return row(*cells)
 
 
 def _harm(course: Course) -> str:
@@ -267,7 +264,7 @@ def _harm(course: Course) -> str:
         course.control.outcome,
         course.factor.outcome,
     ]
-    return f"| {' | '.join(cells)} |"
+    return row(*cells)
 
 
 def _name(course: Course) -> tuple[str, str]:
@@ -289,7 +286,7 @@ def _over_steps(courses: Sequence[Course], name: str) -> list[str]:
             spread([point.largest_z for point in points]),
             spread([point.degradation for point in points]),
         ]
-        rows.append(f"| {' | '.join(cells)} |")
+        rows.append(row(*cells))
     return rows
 
 
@@ -316,14 +313,12 @@ def main() -> None:
             courses.append(course)
             print(_row(course), _harm(course), sep="\n", flush=True)
     names = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
-    text = report(courses, recipe, conditions({"versions": {n: version(n) for n in names}}))
-    print(text)
+    text = report(courses, recipe, conditions(versions_of(names)))
+    keep(text, write=arguments.write)
     if arguments.write:
         from emergence_plot import draw
 
         draw(courses, RESULTS.with_name("emergence.svg"))
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(text)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from results import header
+from results import row as table_row
 
 from robustness.checkpoint import Checkpoint, resolve
 from robustness.conditions import Condition, Fixed, Intact
@@ -246,14 +248,17 @@ def markdown(rows: Sequence[Row], args: Any) -> Iterator[str]:
         f"{version('torch')}, transformers {version('transformers')}, {args.device}."
     )
     yield ""
-    yield "| task | score | dims before | dims after | intact | each alone | all | random |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield from header(
+        *("task", "score", "dims before", "dims after", "intact", "each alone", "all", "random")
+    )
     for each in rows:
         alone = ", ".join(f"{dim}: {value:.3f}" for dim, value in each.alone.items())
-        yield (
-            f"| {each.task} | {each.metric} ({each.dev_examples}) | {_dims(each.dims_before)} "
-            f"| {_dims(each.dims)} | {each.intact:.3f} | {alone or '-'} "
-            f"| {'-' if each.joint is None else f'{each.joint:.3f}'} | {_spread(each.random)} |"
+        yield table_row(
+            each.task,
+            f"{each.metric} ({each.dev_examples})",
+            *(_dims(each.dims_before), _dims(each.dims), f"{each.intact:.3f}", alone or "-"),
+            "-" if each.joint is None else f"{each.joint:.3f}",
+            _spread(each.random),
         )
     yield ""
     yield f"Random: mean of {args.draws} draws of as many other dimensions, lowest and highest."

