@@ -4,15 +4,19 @@ import hashlib
 import json
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 VOCABULARY = 32
+TINY_GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 40}
 _SPECIAL = {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",
@@ -82,3 +86,39 @@ def hub_cache(cache: Path, folder: Path, name: str, *, commit: str = "c" * 40) -
         shutil.copy(file, blob)
         (snapshot / file.name).symlink_to(Path("../../blobs") / blob.name)
     return snapshot
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A random BERT with its tokenizer."""
+    return save_checkpoint(tmp_path / "tiny")
+
+
+def rewrite_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    # The file is memory-mapped, so it must be replaced, not overwritten.
+    tensors = {name: value.clone() for name, value in tensors.items()}
+    change(tensors)
+    (folder / "model.safetensors").unlink()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def without(name: str) -> Callable[[dict[str, torch.Tensor]], None]:
+    """A change of weights that leaves one out."""
+
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors[name]
+
+    return change
+
+
+def change_weights(folder: Path) -> None:
+    def add(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["bert.embeddings.LayerNorm.bias"] += 1
+
+    rewrite_weights(folder, add)

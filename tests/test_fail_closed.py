@@ -1,4 +1,4 @@
-"""What could let a run pass although something went wrong, beside what test_plugin.py tries."""
+"""What could let a run pass although something went wrong, beside test_plugin_fail_closed.py."""
 
 import json
 import textwrap
