@@ -14,11 +14,17 @@ pytest_plugins = ["pytester"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--run-slow", action="store_true", help="run the tests marked slow, too")
+    parser.addoption(
+        "--run-slow", action="store_true", help="run all tests, also slow and long ones"
+    )
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out slow tests unless they are asked for by ``--run-slow`` or ``-m``."""
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker("slow")
     if config.getoption("--run-slow") or config.getoption("-m"):
         return
     skip = pytest.mark.skip(reason="slow: run with --run-slow")

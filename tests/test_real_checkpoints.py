@@ -227,8 +227,14 @@ def test_every_number_of_a_gguf_is_that_of_the_plain_loop(store: Path) -> None:
     _compare(CASES["llama"], store, n_chunks=1)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("bert", marks=pytest.mark.long),
+        pytest.param("albert", marks=pytest.mark.long),
+        pytest.param("roberta", marks=pytest.mark.slow),
+    ],
+)
 def test_the_whole_corpus_is_that_of_the_plain_loop(name: str, store: Path) -> None:
     _compare(CASES[name], store, n_chunks=None)
 
@@ -293,7 +299,7 @@ def test_early_decisions_are_those_of_the_whole_corpus(
             assert check["text_blocks"] >= checkpoint["corpus_text_blocks"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_early_decisions_about_a_gguf_are_those_of_the_whole_corpus(
     tmp_path: Path, store: Path
 ) -> None:
