@@ -176,6 +176,17 @@ class CheckpointProfile:
         """Of the intact model on the text blocks held."""
         return float(np.exp(min(math.fsum(self.nll_nats) / sum(self.tokens), 700.0)))
 
+    def summary(self) -> dict[str, Any]:
+        """What reports say of it, in JSON types."""
+        return {
+            "label": self.label,
+            "reference": self.reference,
+            "revision": self.revision,
+            "text_blocks": self.held,
+            "perplexity": self.perplexity,
+            "dims": list(self.dims),
+        }
+
     def ablated(self, name: str) -> AblationProfile:
         """The ablation of this name."""
         return next(ablated for ablated in self.ablations if ablated.name == name)

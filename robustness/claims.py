@@ -95,16 +95,12 @@ class IntactModel(_Model):
                     break
             if look.side:
                 break  # otherwise reduced precision leaves it open: once more, in float32
-        return Verdict(
-            outcome="pass" if look.side == "below" else "fail",
+        return Verdict.of(
+            look,
+            "pass" if look.side == "below" else "fail",
             claim=claim,
-            ratio=look.ratio,
-            interval=look.interval,
             threshold=1.0,
             passes="below",
-            text_blocks=look.text_blocks,
-            tokens=look.tokens,
-            exact=look.exact,
             details={
                 **intact_details(vetting, evidence),
                 **precision_details(evidence.comparison),
@@ -176,16 +172,12 @@ class AblatedModel(_Model):
                     break
             if look.side:
                 break  # otherwise reduced precision leaves it open: once more, in float32
-        return Verdict(
-            outcome="pass" if look.side == passes else "fail",
+        return Verdict.of(
+            look,
+            "pass" if look.side == passes else "fail",
             claim=claim,
-            ratio=look.ratio,
-            interval=look.interval,
             threshold=threshold,
             passes=passes,
-            text_blocks=look.text_blocks,
-            tokens=look.tokens,
-            exact=look.exact,
             details={
                 **intact_details(vetting, intact),
                 **_blindness(look, alpha),

@@ -281,17 +281,12 @@ def _infinitely_less(
 
 
 def _verdict(paired: Paired, claim: str, reason: str, details: Mapping[str, Any]) -> Verdict:
-    look = paired.look
-    return Verdict(
-        outcome="inconclusive" if paired.within is None else "pass" if paired.within else "fail",
+    return Verdict.of(
+        paired.look,
+        "inconclusive" if paired.within is None else "pass" if paired.within else "fail",
         claim=claim,
-        ratio=look.ratio,
-        interval=look.interval,
         threshold=paired.threshold,
         passes=paired.passes,
-        text_blocks=look.text_blocks,
-        tokens=look.tokens,
-        exact=look.exact,
         reason=reason,
         details=details,
     )

@@ -40,8 +40,8 @@ class CheckpointDiff:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return {
-            "then": _named(self.then),
-            "now": _named(self.now),
+            "then": self.then.summary(),
+            "now": self.now.summary(),
             "outcome": self.outcome,
             "verdicts": {name: verdict.to_dict() for name, verdict in self.verdicts.items()},
             "not_compared": list(self.left_out),
@@ -95,14 +95,3 @@ def diff(
         left_out = tuple(a.name for a in before.ablations if a.name not in verdicts)
         found.append(CheckpointDiff(then=before, now=after, verdicts=verdicts, left_out=left_out))
     return tuple(found)
-
-
-def _named(profile: CheckpointProfile) -> dict[str, Any]:
-    return {
-        "label": profile.label,
-        "reference": profile.reference,
-        "revision": profile.revision,
-        "text_blocks": profile.held,
-        "perplexity": profile.perplexity,
-        "dims": list(profile.dims),
-    }

@@ -62,16 +62,12 @@ class QuantizedModel:
             if look.side:
                 break  # otherwise reduced precision leaves it open: once more, in float32
         details = self._without_outliers(look.text_blocks)
-        return Verdict(
-            outcome="pass" if look.side == "below" else "fail",
+        return Verdict.of(
+            look,
+            "pass" if look.side == "below" else "fail",
             claim=claim,
-            ratio=look.ratio,
-            interval=look.interval,
             threshold=within,
             passes="below",
-            text_blocks=look.text_blocks,
-            tokens=look.tokens,
-            exact=look.exact,
             reason=described(details) if details else "",
             details={
                 **intact_details(vetting, evidence.intact),

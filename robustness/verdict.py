@@ -95,6 +95,35 @@ class Verdict:
         if self.passes not in (None, *get_args(Side)):
             raise ValueError(f"{self.passes!r} is no side; one of {get_args(Side)} is")
 
+    @classmethod
+    def of(
+        cls,
+        look: Look,
+        outcome: Outcome,
+        *,
+        claim: str,
+        threshold: float,
+        passes: Side,
+        details: Mapping[str, Any],
+        reason: str = "",
+        course: Sequence[Mapping[str, Any]] = (),
+    ) -> "Verdict":
+        """The verdict on a degradation that a last look has decided, with its numbers."""
+        return cls(
+            outcome=outcome,
+            claim=claim,
+            ratio=look.ratio,
+            interval=look.interval,
+            threshold=threshold,
+            passes=passes,
+            text_blocks=look.text_blocks,
+            tokens=look.tokens,
+            exact=look.exact,
+            details=details,
+            reason=reason,
+            course=course,
+        )
+
     def __bool__(self) -> bool:
         """Whether it passes a gate: only ``pass`` does."""
         return self.outcome == "pass"

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from robustness import __version__
-from robustness.baseline import CheckpointProfile
 from robustness.checks import Check
 from robustness.outliers import Detection
 from robustness.plan import PlannedCheckpoint, RunPlan
@@ -199,7 +198,7 @@ def _checkpoint_facts(
         "rules": [_rule_facts(detection) for detection in examination.detections],
         "agreement": _agreement(examination.detections),
         "sites": None if examination.values is None else _plain(examination.values.to_dict()),
-        "baseline": _baseline_facts(planned.baseline),
+        "baseline": None if planned.baseline is None else planned.baseline.summary(),
         "examples": _examples(by_name[name] for name in names if name in by_name),
         "task": _task_facts(planned, checks),
         "checks": checks,
@@ -209,20 +208,6 @@ def _checkpoint_facts(
 def _examples(records: Iterable[Mapping[str, Any]]) -> list[Any]:
     """What the check on the joint ablation has shown."""
     return next((list(found) for record in records if (found := record.get("examples"))), [])
-
-
-def _baseline_facts(profile: CheckpointProfile | None) -> dict[str, Any] | None:
-    """What a checkpoint was compared with."""
-    if profile is None:
-        return None
-    return {
-        "label": profile.label,
-        "reference": profile.reference,
-        "revision": profile.revision,
-        "text_blocks": profile.held,
-        "perplexity": profile.perplexity,
-        "dims": list(profile.dims),
-    }
 
 
 def _task_facts(
