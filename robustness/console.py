@@ -31,10 +31,10 @@ def main(
         raise typer.Exit
 
 
+app.command("scan")(scan)
+app.command("trace")(trace)
 app.command("report")(report)
+app.command("card")(card)
 app.command("diff")(diff)
 app.command("merge")(merge)
 app.command("fleet", cls=Passing)(fleet)
-app.command("scan")(scan)
-app.command("card")(card)
-app.command("trace")(trace)

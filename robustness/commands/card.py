@@ -49,7 +49,7 @@ def card(
     try:
         _require_repo_id(repo_id)
         facts = read_facts(result)
-        parsed(facts)
+        parsed(facts, str(result))
         vetted = chosen(facts, checkpoint)
         if not has_passed(facts, vetted) and not allow_failed:
             stop(

@@ -34,7 +34,7 @@ def report(
         if html_file is None and markdown_file is None:
             raise ReportError("nothing to write: name a file with --html=FILE or --markdown=FILE")
         facts = read_facts(result)
-        parsed(facts)
+        parsed(facts, str(result))
         texts: dict[Path, str] = {}
         if html_file is not None:
             from robustness.report.html import to_html

@@ -118,9 +118,9 @@ def parse_shard(text: bytes, source: str) -> Facts:
         raise ShardError(f"{source} was changed after it was written: its checksum does not match")
     found: Facts = _cleaned(facts)
     try:
-        parsed(found)  # whatever reports will ask of it
+        parsed(found, source)  # whatever reports will ask of it
     except ReportError as error:
-        raise ShardError(f"{source}: {error}") from None
+        raise ShardError(str(error)) from None
     return found
 
 

@@ -279,11 +279,12 @@ class RunResult(_Facts):
     checkpoints: tuple[CheckpointResult, ...]
 
 
-def parsed(facts: Mapping[str, Any]) -> RunResult:
+def parsed(facts: Mapping[str, Any], source: str = "this") -> RunResult:
     """The facts of a run, typed.
 
     Args:
         facts: by :func:`robustness.report.facts.run_facts`, or read from a JSON report.
+        source: what they were read from, for messages.
 
     Raises:
         ReportError: one sentence on what is missing or of the wrong type.
@@ -292,9 +293,10 @@ def parsed(facts: Mapping[str, Any]) -> RunResult:
         # Strictly, and as JSON: Python's lists would be no tuples.
         found = RunResult.model_validate_json(json.dumps(facts), strict=True)
     except ValidationError as error:
-        raise ReportError(f"this is not the JSON report of a run: {first_fault(error)}") from None
+        fault = first_fault(error)
+        raise ReportError(f"{source} is not the JSON report of a run: {fault}") from None
     if found.schema_ != SCHEMA:
-        raise ReportError(f"the report has schema {found.schema_}, and this version reads {SCHEMA}")
+        raise ReportError(f"{source} has schema {found.schema_}, and this version reads {SCHEMA}")
     return found
 
 
