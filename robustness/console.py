@@ -22,7 +22,7 @@ from robustness.commands.trace import trace
 from robustness.errors import RobustnessError
 from robustness.files import write_atomically
 from robustness.policy import load_check
-from robustness.profile_diff import SCHEMA, CheckpointDiff, diff
+from robustness.profile_diff import SCHEMA, CheckpointDiff, degradation, diff
 from robustness.report import github
 from robustness.report.facts import to_json
 from robustness.report.junit import to_junit
@@ -212,8 +212,13 @@ def _show(checkpoint: CheckpointDiff) -> None:
         style = STYLES.get(verdict.outcome, "bold")
         cells = (name, *_figures(verdict), verdict.outcome, verdict.reason)
         table.add_row(*(Text(cell, style if cell == verdict.outcome else "") for cell in cells))
-    for name in checkpoint.left_out:
-        table.add_row(Text(name), "", "", "", "not compared", Text(f"{now.label} was not ablated"))
+    for profile, names, when, not_when in (
+        (then, checkpoint.left_out, "then", "now"),
+        (now, checkpoint.new, "now", "then"),
+    ):
+        for name in names:
+            harm = f"x{degradation(profile, name):.4g} {when}; not ablated {not_when}"
+            table.add_row(Text(name), "", "", "", "not compared", Text(harm))
     console.print(table)
 
 
