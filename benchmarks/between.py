@@ -128,7 +128,8 @@ def fine_tune(model: Any, tokenizer: Any, sequences: list[str], steps: int) -> N
     rows = cycle(order)
     model.train()
     for _ in range(steps):
-        inputs = tokenizer(list(islice(rows, 16)), return_tensors="pt", padding=True)
+        texts = list(islice(rows, 16))
+        inputs = tokenizer(texts, return_tensors="pt", padding=True, truncation=True)
         ids, special = inputs["input_ids"], torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
         for token in tokenizer.all_special_ids:
             special |= ids == token

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 pytest.importorskip("plotly", reason="needs plotly (pip install 'pytest-robustness[html]')")
 
 OVER_STEPS = "over-steps"
+OFTEN = (("one", True), ("unnamed", False))
+"""What is looked at in every run: where something was wrong once."""
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +101,11 @@ def _fits(page: Shown) -> None:
 
 @pytest.mark.parametrize(
     ("scheme", "phone"),
-    [("light", False), ("dark", False), ("dark", True)],
-    ids=["light", "dark", "phone"],
+    [
+        pytest.param("light", False, id="light", marks=pytest.mark.slow),
+        pytest.param("dark", False, id="dark", marks=pytest.mark.slow),
+        pytest.param("dark", True, id="phone"),
+    ],
 )
 def test_it_opens_quietly_and_fits_any_screen(
     browser: "Browser", file: Path, scheme: Any, phone: bool
@@ -114,8 +119,14 @@ def test_it_opens_quietly_and_fits_any_screen(
         assert (min(ink) > 200) == (scheme == "dark")
 
 
-@pytest.mark.parametrize("case", ["bare", "quiet", "one", "unmeasured", "unnamed"])
-@pytest.mark.parametrize("phone", [False, True], ids=["desk", "phone"])
+@pytest.mark.parametrize(
+    ("case", "phone"),
+    [
+        pytest.param(case, phone, marks=[] if (case, phone) in OFTEN else pytest.mark.slow)
+        for case in ("bare", "quiet", "one", "unmeasured", "unnamed")
+        for phone in (False, True)
+    ],
+)
 def test_runs_that_lack_something_look_right(
     browser: "Browser", tmp_path: Path, case: str, phone: bool
 ) -> None:
@@ -134,6 +145,7 @@ def test_runs_that_lack_something_look_right(
 
 
 def test_marks_stand_at_their_values(desk: Shown) -> None:
+    _fits(desk)
     flagged = sorted(_marks(desk, OVER_STEPS, "flagged"))
     expected = [
         (5000, 0), (5000, 2), (20_000, 0), (100_000, 0), (100_000, 1), (200_000, 0), (200_000, 1)

@@ -45,20 +45,20 @@ class StepAxis:
         )
 
 
-def step_axis(steps: Sequence[int | None], labels: Sequence[str]) -> StepAxis:
+def step_axis(steps: Sequence[int | None]) -> StepAxis:
     """The axis of a run's checkpoints.
 
     Step 0 has no place on a logarithmic axis: it is drawn before the first one, at its half.
 
     Args:
-        steps: ascending and different; or, where one has none, any.
-        labels: of the checkpoints, for when they have no steps.
+        steps: ascending and different; where one has none, the checkpoints are counted instead.
     """
     known = [step for step in steps if step is not None]
     if len(known) < len(steps):
+        places = range(1, len(steps) + 1)
         return StepAxis(
-            x=tuple(map(float, range(1, len(steps) + 1))),
-            names=tuple(_cut(label) for label in labels),
+            x=tuple(map(float, places)),
+            names=tuple(map(str, places)),
             title="checkpoint, in the order given",
             logarithmic=False,
         )
@@ -86,8 +86,3 @@ def _spread(places: Sequence[float], distance: float) -> list[int]:
         if min(places[shown[-1]] - places[place], places[place] - places[0]) >= distance:
             shown.append(place)
     return sorted({0, *shown})
-
-
-def _cut(label: str, limit: int = 12) -> str:
-    kept = "".join(c if c.isprintable() and c not in "<>&" else "?" for c in label)
-    return kept if len(kept) <= limit else f"…{kept[1 - limit :]}"

@@ -9,21 +9,40 @@ from robustness.report.axes import LogAxis, log_axis, number
 from robustness.report.dimension_figures import at_step, line_of, signed
 from robustness.report.parts import Figure, axis, bounded, interval, layout, log_scale
 from robustness.report.step_axis import StepAxis
-from robustness.report.wording import in_short
 from robustness.step_measure import Degradation, Measured
 
 TIMELINE = 24
 """Dimensions in the figure of when they were flagged, at most."""
 ROW_PX, FIGURE_PX, GAP_PX, EDGE_PX = 22, 190, 42, 58
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """How the points of a line look.
+
+    Attributes:
+        symbol: for plotly.
+        letter: the same as text.
+        colour: name of one.
+    """
+
+    symbol: str
+    letter: str
+    colour: str
+
+
+TOGETHER = Mark(symbol="circle", letter="●", colour="@accent")
+RANDOM = Mark(symbol="circle-open", letter="○", colour="@muted")
 ALONE = (
-    ("square", "■", "@first"),
-    ("diamond", "◆", "@second"),
-    ("triangle-up", "▲", "@third"),
-    ("star", "★", "@fourth"),
+    Mark(symbol="square", letter="■", colour="@first"),
+    Mark(symbol="diamond", letter="◆", colour="@second"),
+    Mark(symbol="triangle-up", letter="▲", colour="@third"),
+    Mark(symbol="star", letter="★", colour="@fourth"),
 )
-"""Marks of dimensions that are switched off one by one: for plotly, as a letter, their colour."""
-TOGETHER = ("circle", "●", "@accent")
-RANDOM = ("circle-open", "○", "@muted")
+"""Of dimensions that are switched off one by one."""
+
+Point = tuple[int, float, tuple[float, float] | None, str]
+"""Place of a step, ratio, interval, and what more is to be said of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,56 +51,46 @@ class Line:
 
     Attributes:
         name: what is switched off.
-        mark: of its points, for plotly.
-        letter: the same as text.
-        colour: name of one.
-        points: place of a step, ratio, interval, and what more is to be said of it.
+        mark: of its points.
+        points: at the steps where it was measured.
     """
 
     name: str
-    mark: str
-    letter: str
-    colour: str
-    points: tuple[tuple[int, float, tuple[float, float] | None, str], ...]
+    mark: Mark
+    points: tuple[Point, ...]
 
 
 def degradation_lines(steps: Sequence[Step]) -> tuple[Line, ...]:
     """All that was switched off at some step: together, one by one, and at random."""
-    points = [(place, step.measured) for place, step in enumerate(steps) if step.measured]
-
-    def line(
-        name: str, mark: tuple[str, str, str], of: "Callable[[Measured], Degradation | None]"
-    ) -> Line:
-        known = [(place, found) for place, one in points if (found := of(one)) is not None]
-        return Line(
-            name=name,
-            mark=mark[0],
-            letter=mark[1],
-            colour=mark[2],
-            points=tuple((place, each.ratio, each.interval, "") for place, each in known),
-        )
-
-    some = next((one for _, one in points if one.joint is not None), None)
+    known = [(place, step.measured) for place, step in enumerate(steps) if step.measured]
+    some = next((one for _, one in known if one.joint is not None), None)
     if some is None or some.joint is None:
         return ()
-    size = len(some.joint.dims)
-    lines = [line(together(some.joint.dims), TOGETHER, lambda one: one.joint)]
+    joint = [_point(place, one.joint) for place, one in known if one.joint is not None]
+    lines = [Line(name=together(some.joint.dims), mark=TOGETHER, points=tuple(joint))]
     for n, (alone, mark) in enumerate(zip(some.alone, ALONE, strict=False)):
-        lines.append(line(f"{alone.dims[0]} alone", mark, lambda one, n=n: one.alone[n]))  # type: ignore[misc]
-    drawn = tuple(
-        (place, one.random.median, one.random.interval, f", {_draws(one)}")
-        for place, one in points
-        if one.random is not None
-    )
-    mark, letter, colour = RANDOM
+        own = tuple(_point(place, one.alone[n]) for place, one in known)
+        lines.append(Line(name=f"{alone.dims[0]} alone", mark=mark, points=own))
+    size = len(some.joint.dims)
     name = f"{size} random" if size > 1 else "a random one"
-    lines.append(Line(name=name, mark=mark, letter=letter, colour=colour, points=drawn))
+    drawn: list[Point] = [
+        (place, one.random.median, one.random.interval, f", {_draws(one)}")
+        for place, one in known
+        if one.random is not None
+    ]
+    lines.append(Line(name=name, mark=RANDOM, points=tuple(drawn)))
     return tuple(each for each in lines if each.points)
 
 
 def together(dims: Sequence[int]) -> str:
-    """``dimension 308``, ``308, 381 together``."""
-    return f"dimension {dims[0]}" if len(dims) == 1 else f"{in_short(dims)} together"
+    """``dimension 308``, ``308, 381 together``, ``all 5 together``."""
+    if len(dims) == 1:
+        return f"dimension {dims[0]}"
+    return f"{dims[0]}, {dims[1]} together" if len(dims) == 2 else f"all {len(dims)} together"
+
+
+def _point(place: int, found: Degradation) -> Point:
+    return place, found.ratio, found.interval, ""
 
 
 def _draws(measured: Measured) -> str:
@@ -268,21 +277,21 @@ def _degradations(
                 for place, ratio, ends, more in line.points
             ],
             name=line.name,
-            mark=line.mark,
-            colour=line.colour,
+            mark=line.mark.symbol,
+            colour=line.mark.colour,
             y=y,
         )
         trace["marker"]["symbol"] = [
-            line.mark if scale.contains(ratio) else "triangle-up-open"
+            line.mark.symbol if scale.contains(ratio) else "triangle-up-open"
             for _, ratio, *_ in line.points
         ]
         trace["error_y"] = _error_bars(
             [ratio for _, ratio, *_ in line.points],
             [ends for *_, ends, _ in line.points],
             scale,
-            line.colour,
+            line.mark.colour,
         )
-        if line.mark == RANDOM[0]:
+        if line.mark == RANDOM:
             trace["line"]["dash"] = "dot"
         traces.append(trace)
     return traces, log_scale("multiplied by", scale)

@@ -60,7 +60,7 @@ def to_html(
         ReportError: a package is missing.
     """
     found = courses(steps, rule, also=also)
-    x = step_axis([step.step for step in steps], [step.scan.label for step in steps])
+    x = step_axis([step.step for step in steps])
     figures: dict[str, Figure] = {}
     if (course := over_steps(steps, found, x)) is not None:
         figures["over-steps"] = course
