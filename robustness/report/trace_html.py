@@ -132,7 +132,7 @@ def _caption(
         )
     if (some := next((step.measured for step in steps if step.measured), None)) is not None:
         what = ", with what it is multiplied by where dimensions are switched off" if lines else ""
-        parts.append(f"Below, the intact model's {some.quantity}{what}.")
+        parts.append(f"{'Below, the' if found else 'The'} intact model's {some.quantity}{what}.")
         sure = "" if run is None else f", each right with confidence {number(run.confidence)}"
         parts.append(
             f"Upright bars are intervals for the whole corpus{sure}; a value without one is exact, "
