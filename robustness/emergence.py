@@ -1,21 +1,21 @@
 """When outlier dimensions emerged: the checkpoints of one run, in the order of its steps."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from glob import glob, has_magic
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from robustness.errors import CheckpointError
+from robustness.run_order import step_of
 from robustness.scanning import Scan
+from robustness.tracks import Track, track
+
+if TYPE_CHECKING:
+    from robustness.step_measure import Measured
 
 SCHEMA = 1
 """Of what a trace is in JSON; part of the public interface."""
-
-_FOLDERS = "checkpoint-*"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +26,19 @@ class Step:
         reference: as it is scanned.
         step: the number in its name; ``None`` where it has none.
         scan: what the rules on weights say of it.
+        measured: on text; ``None`` where it was not.
+        unmeasurable: why it could not be, although it should.
     """
 
     reference: str
     step: int | None
     scan: Scan
+    measured: "Measured | None" = None
+    unmeasurable: str = ""
+
+    def dims(self, rule: str) -> tuple[int, ...]:
+        """The outlier dimensions by a rule, ascending."""
+        return next(one.dims for one in self.scan.findings if one.rule == rule)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +52,8 @@ class Course:
             is not found in the last.
         z_scale: for each step, the scale's z furthest from 0 in any layer.
         z_bias: likewise of the bias; ``None`` where the sites have none.
+        scale: the scale in one layer over the steps.
+        bias: likewise; ``None`` where the sites have none.
     """
 
     dim: int
@@ -51,43 +61,8 @@ class Course:
     emerged: int | None
     z_scale: tuple[float, ...]
     z_bias: tuple[float, ...] | None
-
-
-def in_order(references: Sequence[str]) -> list[tuple[str, int | None]]:
-    """The checkpoints of a run with their steps, ascending; as named where a name has no number.
-
-    Args:
-        references: checkpoints; a quoted pattern stands for what it matches, and a folder that is
-            none but holds ``checkpoint-*`` for these.
-
-    Raises:
-        CheckpointError: a pattern matches nothing, two checkpoints have the same step, or there is
-            only one.
-    """
-    found = [
-        (reference, step_of(reference)) for text in references for reference in _expanded(text)
-    ]
-    steps = [step for _, step in found]
-    if all(step is not None for step in steps):
-        found.sort(key=lambda one: one[1] or 0)
-        twice = [step for step in steps if steps.count(step) > 1]
-        if twice:
-            raise CheckpointError(
-                f"two of the checkpoints are named after step {twice[0]}: name those of one run"
-            )
-    if len(found) < 2:
-        raise CheckpointError("a trace needs at least two checkpoints of one run, in order")
-    return found
-
-
-def step_of(reference: str) -> int | None:
-    """The step in a checkpoint's name: the last number of ``checkpoint-9000`` or ``x@step_20k``."""
-    name = reference.rpartition("@")[2].rstrip("/").rpartition("/")[2]
-    numbers = re.findall(r"(\d+)([kKmM]?)(?![A-Za-z\d])", name)
-    if not numbers:
-        return None
-    digits, unit = numbers[-1]
-    return int(digits) * {"": 1, "k": 1000, "m": 1_000_000}[unit.lower()]
+    scale: Track
+    bias: Track | None
 
 
 def require_one_run(steps: Sequence[Step]) -> None:
@@ -111,16 +86,17 @@ def require_one_run(steps: Sequence[Step]) -> None:
                 )
 
 
-def courses(steps: Sequence[Step], rule: str) -> tuple[Course, ...]:
+def courses(steps: Sequence[Step], rule: str, *, also: Sequence[int] = ()) -> tuple[Course, ...]:
     """Every dimension that a rule finds in some step, the earliest to emerge first.
 
     Args:
         steps: in order.
         rule: as named in a scan's findings.
+        also: dimensions that are followed whether or not it finds them.
     """
     require_one_run(steps)
-    found = [set(_dims(step.scan, rule)) for step in steps]
-    dims = sorted(set().union(*found))
+    found = [set(step.dims(rule)) for step in steps]
+    dims = sorted(set(also).union(*found))
     all_courses = [_course(dim, steps, [dim in one for one in found]) for dim in dims]
     last = len(steps)
     return tuple(
@@ -128,8 +104,14 @@ def courses(steps: Sequence[Step], rule: str) -> tuple[Course, ...]:
     )
 
 
-def to_dict(steps: Sequence[Step], rule: str) -> dict[str, Any]:
-    """Plain JSON types."""
+def followed(found: Sequence[Course]) -> tuple[int, ...]:
+    """The dimensions to switch off, ascending: those that emerged, or else all that were found."""
+    emerged = [course.dim for course in found if course.emerged is not None]
+    return tuple(sorted(emerged or [course.dim for course in found]))
+
+
+def to_dict(steps: Sequence[Step], rule: str, *, also: Sequence[int] = ()) -> dict[str, Any]:
+    """Plain JSON types; see :func:`courses`."""
     return {
         "schema": SCHEMA,
         "rule": rule,
@@ -139,7 +121,9 @@ def to_dict(steps: Sequence[Step], rule: str) -> dict[str, Any]:
                 "label": step.scan.label,
                 "revision": step.scan.revision,
                 "step": step.step,
-                "dims": list(_dims(step.scan, rule)),
+                "dims": list(step.dims(rule)),
+                "measured": step.measured and step.measured.to_dict(),
+                "unmeasurable": step.unmeasurable,
             }
             for step in steps
         ],
@@ -150,41 +134,31 @@ def to_dict(steps: Sequence[Step], rule: str) -> dict[str, Any]:
                 "emerged": None if course.emerged is None else steps[course.emerged].scan.label,
                 "z_scale": list(course.z_scale),
                 "z_bias": None if course.z_bias is None else list(course.z_bias),
+                "scale": course.scale.to_dict(),
+                "bias": course.bias and course.bias.to_dict(),
             }
-            for course in courses(steps, rule)
+            for course in courses(steps, rule, also=also)
         ],
     }
-
-
-def _expanded(text: str) -> Iterator[str]:
-    path = Path(text)
-    if has_magic(text) and not path.exists():
-        matches = [match for match in sorted(glob(text)) if Path(match).exists()]  # noqa: PTH207
-        if not matches:
-            raise CheckpointError(f"nothing matches {text!r}: check the path")
-        yield from matches
-    elif path.is_dir() and not (path / "config.json").exists() and any(path.glob(_FOLDERS)):
-        yield from (str(found) for found in sorted(path.glob(_FOLDERS)) if found.is_dir())
-    else:
-        yield text
-
-
-def _dims(scan: Scan, rule: str) -> tuple[int, ...]:
-    return next(finding.dims for finding in scan.findings if finding.rule == rule)
 
 
 def _course(dim: int, steps: Sequence[Step], flagged: list[bool]) -> Course:
     emerged = len(flagged)
     while emerged > 0 and flagged[emerged - 1]:
         emerged -= 1
-    bias = [step.scan.z_bias for step in steps]
-    known = [z for z in bias if z is not None]
+    last = max((n for n, found in enumerate(flagged) if found), default=len(flagged) - 1)
+    scans = [step.scan for step in steps]
+    z_bias = [scan.z_bias for scan in scans if scan.z_bias is not None]
+    biases = [scan.bias for scan in scans if scan.bias is not None]
+    biased = len(z_bias) == len(biases) == len(scans)
     return Course(
         dim=dim,
         flagged=tuple(flagged),
         emerged=emerged if emerged < len(flagged) else None,
-        z_scale=tuple(_furthest(step.scan.z_scale, dim) for step in steps),
-        z_bias=tuple(_furthest(z, dim) for z in known) if len(known) == len(bias) else None,
+        z_scale=tuple(_furthest(scan.z_scale, dim) for scan in scans),
+        z_bias=tuple(_furthest(z, dim) for z in z_bias) if biased else None,
+        scale=track(dim, [s.scale for s in scans], [s.z_scale for s in scans], layer_of=last),
+        bias=track(dim, biases, z_bias, layer_of=last) if biased else None,
     )
 
 

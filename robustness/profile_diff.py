@@ -1,12 +1,13 @@
 """Two files of profiles beside each other, without a model: what ``robustness diff`` shows."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from robustness.baseline import CheckpointProfile, Profile
 from robustness.check_settings import MatchesBaseline
-from robustness.comparison import compare_profiles, difference
+from robustness.comparison import compare_profiles, difference, ratio
 from robustness.errors import BaselineError
 from robustness.verdict import Verdict
 
@@ -25,12 +26,14 @@ class CheckpointDiff:
         now: the newer one.
         verdicts: by what they are about: ``outliers``, ``perplexity``, ``dim308``.
         left_out: ablations of the older profile that the newer one does not hold.
+        new: ablations of the newer profile that the older one does not hold.
     """
 
     then: CheckpointProfile
     now: CheckpointProfile
     verdicts: Mapping[str, Verdict]
     left_out: tuple[str, ...]
+    new: tuple[str, ...] = ()
 
     @property
     def outcome(self) -> Outcome:
@@ -45,6 +48,10 @@ class CheckpointDiff:
             "outcome": self.outcome,
             "verdicts": {name: verdict.to_dict() for name, verdict in self.verdicts.items()},
             "not_compared": list(self.left_out),
+            "degradations": {
+                "then_only": {name: _degradation(self.then, name) for name in self.left_out},
+                "now_only": {name: _degradation(self.now, name) for name in self.new},
+            },
         }
 
 
@@ -92,6 +99,30 @@ def diff(
             max_degradation_ratio=limits.max_degradation_ratio,
             alpha=alpha,
         )
-        left_out = tuple(a.name for a in before.ablations if a.name not in verdicts)
-        found.append(CheckpointDiff(then=before, now=after, verdicts=verdicts, left_out=left_out))
+        found.append(
+            CheckpointDiff(
+                then=before,
+                now=after,
+                verdicts=verdicts,
+                left_out=_only_in(before, after),
+                new=_only_in(after, before),
+            )
+        )
     return tuple(found)
+
+
+def _only_in(one: CheckpointProfile, other: CheckpointProfile) -> tuple[str, ...]:
+    """Ablations, by where, how and what they switch off."""
+    known = [ablated.ablation for ablated in other.ablations]
+    return tuple(ablated.name for ablated in one.ablations if ablated.ablation not in known)
+
+
+def degradation(profile: CheckpointProfile, name: str) -> float:
+    """What an ablation multiplies a profile's perplexity by; may be infinite."""
+    delta = profile.delta_nll(name)
+    return ratio(delta, profile.tokens[: len(delta)])
+
+
+def _degradation(profile: CheckpointProfile, name: str) -> float | str:
+    found = degradation(profile, name)
+    return found if math.isfinite(found) else "inf"

@@ -72,6 +72,8 @@ class Scan:
         kind: what the output sites are: ``norm`` or ``writer``.
         distinct_sites: different modules among them.
         findings: one for each rule on weights, in the order of the rules.
+        scale: of every feature in every layer, shape (L, D).
+        bias: likewise; ``None`` where the sites have none.
         z_scale: distance of every scale from its layer's mean in unbiased std, shape (L, D).
         z_bias: likewise of every bias; ``None`` where the sites have none.
     """
@@ -85,6 +87,8 @@ class Scan:
     kind: Literal["norm", "writer"]
     distinct_sites: int
     findings: tuple[Finding, ...]
+    scale: NDArray[np.float64]
+    bias: NDArray[np.float64] | None
     z_scale: NDArray[np.float64]
     z_bias: NDArray[np.float64] | None
 
@@ -194,6 +198,8 @@ def scan(
         kind=found.kind,
         distinct_sites=found.parameters.distinct_sites,
         findings=findings,
+        scale=scale,
+        bias=bias,
         z_scale=z_scores(scale),
         z_bias=None if bias is None else z_scores(bias),
     )

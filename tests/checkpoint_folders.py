@@ -70,14 +70,16 @@ def write_safetensors(file: Path, header: Any, data: bytes = b"") -> Path:
     return file
 
 
-def hub_cache(cache: Path, folder: Path, name: str, *, commit: str = "c" * 40) -> Path:
+def hub_cache(
+    cache: Path, folder: Path, name: str, *, commit: str = "c" * 40, revision: str = "main"
+) -> Path:
     """Lay a folder out as the Hub client's cache does: blobs, refs, snapshots."""
     repository = cache / f"models--{name.replace('/', '--')}"
     snapshot = repository / "snapshots" / commit
     snapshot.mkdir(parents=True)
-    (repository / "blobs").mkdir()
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
+    (repository / "blobs").mkdir(exist_ok=True)
+    (repository / "refs").mkdir(exist_ok=True)
+    (repository / "refs" / revision).write_text(commit)
     for file in folder.iterdir():
         content = file.read_bytes()
         large = file.suffix == ".safetensors"  # the Hub names large files by sha256, others by sha1

@@ -1,6 +1,7 @@
 """The console program: profiles compared offline, with exit codes for machines."""
 
 import json
+import math
 import subprocess
 import sys
 from importlib.metadata import version
@@ -71,6 +72,24 @@ def test_what_lies_outside_its_tolerance_is_a_regression(
     verdicts = {name: v["outcome"] for name, v in checkpoint["verdicts"].items()}
     assert [name for name, outcome in verdicts.items() if outcome == "fail"] == failing
     assert checkpoint["not_compared"] == (["dim7"] if changes.get("dims") == () else [])
+
+
+def test_what_only_one_of_them_was_ablated_of_is_told_with_its_harm() -> None:
+    result = compared(profile(), profile(entry(dims=(), perplexity_times=1.01)), "--dims=any")
+    assert result.exit_code == 0
+    (row,) = [line for line in result.stdout.splitlines() if "dim7" in line]
+    assert "not compared" in row
+    then = profile().checkpoints[0]
+    delta = sum(then.ablations[0].nll_nats) - sum(then.nll_nats)
+    harm = math.exp(delta / sum(then.tokens))
+    assert f"x{harm:.4g} then; not ablated now" in row
+    found = facts(compared(profile(entry(dims=())), profile(), "--dims=any", "--json"))
+    (checkpoint,) = found["checkpoints"]
+    assert checkpoint["not_compared"] == []
+    assert checkpoint["degradations"] == {
+        "then_only": {},
+        "now_only": {"dim7": pytest.approx(harm)},
+    }
 
 
 def test_tolerances_can_be_given() -> None:

@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 from typer.testing import CliRunner, Result
 
 from robustness.console import app
-from robustness.emergence import in_order, step_of
 from robustness.errors import CheckpointError
+from robustness.run_order import in_order, step_of
+from tests.checkpoint_folders import hub_cache
 from tests.test_scanning import bert
 
 COURSE = {90: None, 100: 5, 200: 7, 1000: 5, 2000: 5}
@@ -70,6 +73,8 @@ def test_the_order_is_that_of_the_steps_however_they_are_named(folder: Path, sto
         ("bert-2@step1M", 1_000_000),
         ("EleutherAI/pythia-70m@step512", 512),
         ("runs-17/final", None),
+        ("org/model@3f2a9c1", None),
+        ("org/model@1000000", 1_000_000),
     ],
 )
 def test_the_step_is_the_last_number_of_the_name(name: str, step: int | None) -> None:
@@ -82,6 +87,47 @@ def test_without_steps_the_order_is_the_users() -> None:
         in_order(["a/x-1", "b/x-1"])
 
 
+def test_other_folders_beside_the_checkpoints_do_not_disturb_their_order(tmp_path: Path) -> None:
+    for name in ("checkpoint-90", "checkpoint-1000", "checkpoint-best", "runs", "tmp-checkpoint-7"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-5").touch()
+    assert [step for _, step in in_order([str(tmp_path)])] == [90, 1000]
+    matched = [Path(name).name for name, _ in in_order([f"{tmp_path}/checkpoint-*[0-9t]"])]
+    assert matched == ["checkpoint-5", "checkpoint-90", "checkpoint-1000", "checkpoint-best"]
+
+
+def test_a_single_checkpoint_is_a_short_run(folder: Path, store: str) -> None:
+    result = run(str(folder / "checkpoint-100"), store)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("1 checkpoint, checkpoint-100: ")
+    assert re.search(r"^ +5 +100 +scale ", result.stdout, re.MULTILINE)
+
+
+def test_revisions_on_the_hub_are_taken_in_the_order_of_their_steps(
+    folder: Path, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the Hub client has them once they have been fetched."""
+    cache = tmp_path / "hub"
+    names = {"step_90": 90, "step_1k": 1000, "step_2k": 2000}
+    for number, (revision, step) in enumerate(names.items()):
+        source = folder / f"checkpoint-{step}"
+        hub_cache(cache, source, "org/tiny", commit=str(number) * 40, revision=revision)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    result = run(*(f"org/tiny@{name}" for name in reversed(names)), store, "--json")
+    assert result.exit_code == 0, result.stderr
+    facts = json.loads(result.stdout)
+    assert [one["step"] for one in facts["steps"]] == [90, 1000, 2000]
+    assert [one["revision"] for one in facts["steps"]] == [str(n) * 40 for n in range(3)]
+    assert [one["label"] for one in facts["steps"]] == [f"tiny-{name}" for name in names]
+    assert facts["dimensions"][0]["emerged"] == "tiny-step_1k"
+    refused = run("org/tiny@step_90", "org/tiny@step_3k", store)
+    assert refused.exit_code == 2
+    (line,) = refused.stderr.splitlines()
+    assert "step_3k" in line
+    assert "HF_HUB_OFFLINE is set" in line
+
+
 def test_what_is_not_one_run_is_refused_by_name(folder: Path, store: str, tmp_path: Path) -> None:
     bert(0, None, vocab_size=64).save_pretrained(tmp_path / "checkpoint-1")
     wider = bert(0, None).config
@@ -91,7 +137,7 @@ def test_what_is_not_one_run_is_refused_by_name(folder: Path, store: str, tmp_pa
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
     assert "checkpoint-2 and checkpoint-90 are not of one run: their number of layers" in line
-    for arguments in (["missing-*"], [str(folder / "checkpoint-90")], [str(folder), "--rule=x"]):
+    for arguments in (["missing-*"], [str(folder), "--rule=x"]):
         refused = run(*arguments, store)
         assert refused.exit_code == 2
         assert len(refused.stderr.splitlines()) == 1

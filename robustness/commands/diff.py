@@ -86,6 +86,8 @@ def _show(checkpoint: "CheckpointDiff") -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from robustness.profile_diff import degradation
+
     console = Console(highlight=False)
     then, now = checkpoint.then, checkpoint.now
     console.print(Text(f"{now.label}: {then.reference} at {then.revision}"))
@@ -95,8 +97,13 @@ def _show(checkpoint: "CheckpointDiff") -> None:
         style = STYLES.get(verdict.outcome, "bold")
         cells = (name, *_figures(verdict), verdict.outcome, verdict.reason)
         table.add_row(*(Text(cell, style if cell == verdict.outcome else "") for cell in cells))
-    for name in checkpoint.left_out:
-        table.add_row(Text(name), "", "", "", "not compared", Text(f"{now.label} was not ablated"))
+    for profile, names, when, not_when in (
+        (then, checkpoint.left_out, "then", "now"),
+        (now, checkpoint.new, "now", "then"),
+    ):
+        for name in names:
+            harm = f"x{degradation(profile, name):.4g} {when}; not ablated {not_when}"
+            table.add_row(Text(name), "", "", "", "not compared", Text(harm))
     console.print(table)
 
 

@@ -108,6 +108,23 @@ def section(run: RunResult, place: int) -> Section:
 
 
 def _rendered(run: RunResult, sections: list[Section], figures: Mapping[str, Figure]) -> str:
+    return rendered(
+        "report.html.j2", figures, run=run, sections=sections, say=sentences, parameters=parameters
+    )
+
+
+def rendered(template: str, figures: Mapping[str, Figure], **names: Any) -> str:
+    """A page of a template, with its figures, its style and the two scripts that draw.
+
+    Args:
+        template: beside the others.
+        figures: by their ids in the page.
+        names: what else the template speaks of.
+
+    Raises:
+        ReportError: a package is missing.
+    """
+    require_packages()
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
@@ -122,13 +139,12 @@ def _rendered(run: RunResult, sections: list[Section], figures: Mapping[str, Fig
     )
     environment.filters.update(number=number, percent=percent, interval=interval, needed=needed)
     environment.filters.update(running=running, token=token)
-    environment.globals.update(say=sentences, parameters=parameters, ICONS=ICONS, SHOWN=SHOWN)
+    environment.globals.update(ICONS=ICONS, SHOWN=SHOWN)
     read = partial(_source, environment)
     # A parser reads CR LF as LF: the hashes are of what it reads.
     scripts = [get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n"), read("page.js")]
-    return environment.get_template("report.html.j2").render(
-        run=run,
-        sections=sections,
+    return environment.get_template(template).render(
+        **names,
         figures=Markup(embedded(figures)),
         drawn=figures,
         style=Markup(read("style.css")),

@@ -4,26 +4,84 @@ from collections.abc import Iterator, Sequence
 
 from robustness.emergence import Course, Step, courses
 from robustness.report.sketch import legend, per_sign, sketch
-from robustness.report.wording import DIMENSIONS, listed, wrapped
+from robustness.report.wording import DIMENSIONS, WIDTH, figure, listed, wrapped
+from robustness.step_measure import Degradation, Measured
 
 SKETCH = 40
+LABEL = 28
+"""Letters of a checkpoint's name in the table of what was measured."""
 
 
-def lines_of(steps: Sequence[Step], rule: str, *, unicode: bool) -> list[str]:
+def lines_of(
+    steps: Sequence[Step], rule: str, *, also: Sequence[int] = (), unicode: bool
+) -> list[str]:
     """The report, in lines of at most 100 columns."""
-    found = courses(steps, rule)
+    found = courses(steps, rule, also=also)
     scan = steps[0].scan
+    n = len(steps)
+    ends = f"{scan.label} to {steps[-1].scan.label}" if n > 1 else scan.label
     lines = wrapped(
-        f"{len(steps)} checkpoints, {steps[0].scan.label} to {steps[-1].scan.label}: "
-        f"{scan.architecture}, {scan.layers} layers x {scan.hidden_size}; rule {rule}"
+        f"{n} checkpoint{'s' * (n > 1)}, {ends}: {scan.architecture}, {scan.layers} layers x "
+        f"{scan.hidden_size}; rule {rule}"
     )
     lines.append("")
-    for step in steps:
-        dims = next(one.dims for one in step.scan.findings if one.rule == rule)
-        lines += wrapped(f"  {step.scan.label}: {listed(dims)}")
+    if any(step.measured for step in steps):
+        lines += _measured(steps, rule)
+    else:
+        for step in steps:
+            lines += wrapped(f"  {step.scan.label}: {listed(step.dims(rule))}")
     if found:
         lines += ["", *_table(steps, found, unicode=unicode), "", *wrapped(_signs(unicode))]
     return [line.rstrip() for line in lines]
+
+
+def _measured(steps: Sequence[Step], rule: str) -> Iterator[str]:
+    """A row for each checkpoint, measured or not, and what the columns are."""
+    some = next(step.measured for step in steps if step.measured)
+    labels = [_cut(step.scan.label) for step in steps]
+    width = max(10, *map(len, labels))
+    heads = [some.quantity.removeprefix("replaced-token ")]
+    if some.joint is not None:
+        heads += [f"{each.dims[0]} off" for each in some.alone]
+        heads.append("all off" if len(some.joint.dims) > 1 else f"{some.joint.dims[0]} off")
+        heads.append("random off")
+    head = f"{'checkpoint':{width}}" + "".join(f"{name:>12}" for name in heads)
+    yield f"{head}  dimensions"
+    for label, step in zip(labels, steps, strict=True):
+        cells = _cells(step.measured, some) if step.measured else ["-"] * len(heads)
+        row = f"{label:{width}}" + "".join(f"{cell:>12}" for cell in cells)
+        dims = listed(step.dims(rule))
+        if len(row) + 2 + len(dims) > WIDTH:
+            dims = str(len(step.dims(rule)))
+        yield f"{row}  {dims}"
+    yield ""
+    yield from wrapped(_explained(some))
+
+
+def _cells(measured: Measured, some: Measured) -> list[str]:
+    cells = [figure(measured.figure)]
+    if some.joint is not None:
+        cells += [_ratio(each) for each in (*measured.alone, measured.joint)]
+        random = measured.random
+        cells.append("-" if random is None else f"x{figure(random.median)}")
+    return cells
+
+
+def _ratio(found: Degradation | None) -> str:
+    return "-" if found is None else f"x{figure(found.ratio)}"
+
+
+def _explained(some: Measured) -> str:
+    blocks = f"{some.text_blocks} text blocks" + (" (all)" if some.exact else "")
+    if some.joint is None:
+        return f"{blocks} of each; no dimension was found that could be switched off"
+    text = (
+        f"{blocks} of each; off: {some.quantity} times this without these dimensions "
+        f"({listed(some.joint.dims)})"
+    )
+    if some.random is None:
+        return f"{text}; there are not as many others for a random control"
+    return f"{text}, or without as many random others (median of {some.random.draws} draws)"
 
 
 def _table(steps: Sequence[Step], found: Sequence[Course], *, unicode: bool) -> Iterator[str]:
@@ -34,7 +92,8 @@ def _table(steps: Sequence[Step], found: Sequence[Course], *, unicode: bool) -> 
     emerged = max(7, *(len(label) for label in labels))
     yield f"dimension  {'emerged':{emerged}}  parameter  {title:{width}}  {'first':>8}  {'last':>8}"
     for course in found[:DIMENSIONS]:
-        at = "(gone)" if course.emerged is None else labels[course.emerged]
+        never = "(gone)" if any(course.flagged) else "(never)"
+        at = never if course.emerged is None else labels[course.emerged]
         for name, z in (("scale", course.z_scale), ("bias", course.z_bias)):
             if z is None:
                 continue
@@ -50,6 +109,10 @@ def _table(steps: Sequence[Step], found: Sequence[Course], *, unicode: bool) -> 
 def _short(step: Step) -> str:
     """A step's number; the last 16 letters of its name where it has none."""
     return step.scan.label[-16:] if step.step is None else str(step.step)
+
+
+def _cut(label: str) -> str:
+    return label if len(label) <= LABEL else f"...{label[3 - LABEL :]}"
 
 
 def _signs(unicode: bool) -> str:
