@@ -14,7 +14,7 @@ One command, one machine, one after the other; processor threads as the library 
 (d) the same with ``-n 2``; (e) the run of (c) again, from its store.
 
 Peak memory is the largest resident set of one process, and where there are several also the most
-that all of them hold together (proportional set sizes, looked at every half second).
+that all of them hold together (proportional set sizes, looked at every two seconds).
 
 ``peers`` times one ablation through the hooks of nnsight, pyvene and TransformerLens, which the
 interpreter of ``--peers-python`` must be able to import. ``batches`` shows what larger batches, of
@@ -47,7 +47,7 @@ PROCESS = Path(__file__).with_name("speed_process.py")
 PEERS = Path(__file__).with_name("speed_peers.py")
 LIBRARIES = ("plain", "robustness", "nnsight", "pyvene", "transformer_lens")
 PARTS = ("smollm2", "rxnfp", "bert-base", "peers", "batches", "growth")
-LOOK_EVERY_S = 0.5
+LOOK_EVERY_S = 2.0
 RANDOM_DRAWS = 10
 HEADER = (
     "| subject | run | seconds | (a) / this | verdicts | text blocks | peak MB | of matmul peak |",
