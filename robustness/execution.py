@@ -70,6 +70,10 @@ class Execution:
         hidden_size = self._anatomy.hidden_size
         return first_guess(self._device, hidden_size=hidden_size, reserved=2 * LOGITS_BYTES)
 
+    def load(self) -> None:
+        """Have the model in memory, should it not be there yet."""
+        assert self._model is not None
+
     def run(
         self,
         chunk: "AskedChunk",

@@ -191,10 +191,11 @@ class Measurement:
         """
         store = self._stores[dtype]
         self.asked.prepare(index)
+        first = self._chunk_key(index, Intact())
+        if store.read(first) is None:
+            self._load()
         # The intact model first: its batches are those of every ablation of the chunk.
-        (intact,) = store.obtain(
-            [self._chunk_key(index, Intact())], lambda _: self._measure_intact(index, dtype)
-        )
+        (intact,) = store.obtain([first], lambda _: self._measure_intact(index, dtype))
         by_key = {self._chunk_key(index, condition)["id"]: condition for condition in conditions}
         for condition in conditions:  # before a chunk is locked: nobody waits holding a lock
             if store.read(self._chunk_key(index, condition)) is None:
@@ -242,6 +243,14 @@ class Measurement:
             device=self.device,
             threads=self.threads,
         )
+
+    def _load(self) -> None:
+        """Have model and text blocks at hand before a lock is taken or waited for.
+
+        Of several processes one measures the first chunk, and the others load meanwhile.
+        """
+        self.asked.load()
+        self._execution.load()
 
     # ---------------------------------------------------------------- forward passes
 

@@ -132,6 +132,10 @@ class Questionnaire:
         if self.generator is not None:
             self.store.obtain([{"replacements": index}], self._generate)
 
+    def load(self) -> None:
+        """Have the tokenizer and the text blocks in memory, should they not be there yet."""
+        assert self._questions is not None
+
     def chunk(self, index: int) -> "AskedChunk":
         """All that is asked about one chunk of the seeded order."""
         from robustness.scoring import AskedChunk

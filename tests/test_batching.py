@@ -1,6 +1,8 @@
 """Micro-batches: execution detail that no verdict may depend on."""
 
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from robustness.ablation import Ablation
 from robustness.batching import CPU_TOKENS, first_guess, is_out_of_memory, micro_batches
 from robustness.conditions import Fixed, Intact, PerBlock
 from robustness.errors import MeasurementError
+from robustness.execution import Execution
 from robustness.forward import Scorer
 from robustness.plan import make_plan
 from robustness.policy import load_policy
@@ -169,3 +172,30 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(
     with pytest.raises(RuntimeError, match="shapes"):
         fresh("broken").measurement.chunk(0, Intact())
     assert not sizes
+
+
+# --- several processes ---------------------------------------------------------------------------
+
+
+def test_who_waits_for_the_first_chunk_has_loaded_the_model_by_then(
+    fresh: Callable[[str], Vetting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measurements = [fresh("shared").measurement for _ in range(2)]
+    both_loaded = threading.Barrier(2, timeout=60)
+    load, nll_nats = Execution.load, Scorer.nll_nats
+    passes: list[int] = []
+
+    def loads(self: Execution) -> None:
+        load(self)
+        both_loaded.wait()
+
+    def counts(self: Scorer, blocks: Sequence[ScoredBlock]) -> NDArray[np.float64]:
+        passes.append(len(blocks))
+        return nll_nats(self, blocks)
+
+    monkeypatch.setattr(Execution, "load", loads)
+    monkeypatch.setattr(Scorer, "nll_nats", counts)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda each: each.chunk(0, Intact()), measurements)
+    np.testing.assert_array_equal(one[0].nll_nats, other[0].nll_nats)
+    assert sum(passes) == 16  # one of them waited for the other

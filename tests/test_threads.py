@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustness.threads import LibraryChoice, SharedCores, wanted_at_most
+from robustness.threads import LibraryChoice, SharedCores, wait_asleep, wanted_at_most
 
 
 def shared(folder: Path, *, processes: int = 4, cores: int = 8, number: int = 0) -> SharedCores:
@@ -76,3 +76,13 @@ def test_the_user_can_bound_the_threads_of_a_process(tmp_path: Path) -> None:
 def test_a_process_without_others_leaves_the_choice_to_the_library() -> None:
     with LibraryChoice().computing():
         assert LibraryChoice()() is None
+
+
+def test_waiting_threads_sleep_unless_the_user_has_said_otherwise() -> None:
+    environment: dict[str, str] = {}
+    wait_asleep(environment)
+    assert int(environment["GOMP_SPINCOUNT"]) < 300_000  # the library's default
+    for own in ({"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}):
+        environment = dict(own)
+        wait_asleep(environment)
+        assert environment == own

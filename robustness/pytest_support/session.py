@@ -18,7 +18,7 @@ from robustness.pytest_support.controller import (
 from robustness.pytest_support.progress import FileProgress
 from robustness.pytest_support.recorder import Recorder
 from robustness.pytest_support.state import STATE, RunState
-from robustness.threads import SharedCores, cores, wanted_at_most
+from robustness.threads import SharedCores, cores, wait_asleep, wanted_at_most
 
 CORES = "cores"
 """Folder of the run in which workers tell each other that they compute."""
@@ -37,6 +37,7 @@ def register(config: pytest.Config) -> None:
         suite = workerinput[SUITE_INPUT]
         folder = Path(workerinput[PROGRESS_INPUT])
         number = int(workerinput["workerid"].removeprefix("gw"))
+        wait_asleep(os.environ)
         config.stash[STATE] = RunState(
             plan=RunPlan.from_json(workerinput[PLAN_INPUT]),
             threads=SharedCores(
