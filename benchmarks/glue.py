@@ -34,14 +34,14 @@ import numpy as np
 
 from robustness.checkpoint import Checkpoint, resolve
 from robustness.conditions import Condition, Fixed, Intact
-from robustness.errors import NoLanguageModel, TaskError
+from robustness.errors import NoLanguageModel, RobustnessError, TaskError
 from robustness.plain import plain
 from robustness.policy import Settings, load_policy
 from robustness.rules.settings import Rule
 from robustness.sampling import random_dims
-from robustness.tasks.claims import Task
 from robustness.tasks.looks import Paired, bootstrap_interval
 from robustness.tasks.metrics import Floats, score
+from robustness.tasks.task import Task
 from robustness.vetting import Vetting
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -155,9 +155,7 @@ def scores(vetted: Vetting, args: Any, what: str) -> dict[str, Any]:
         joint = without(dims, "without all")
         paired = Paired(labels=labels, first=intact, second=joint)
         found["joint"] = score(metric, labels, joint)
-        found["joint_drop_95"] = list(
-            bootstrap_interval(paired, metric, alpha=0.025, seed=args.seed)
-        )
+        found["joint_drop_95"] = bootstrap_interval(paired, metric, alpha=0.025, seed=args.seed)
         for number in range(args.draws):
             draw = random_dims(others, len(dims), seed=args.seed, draw=number)
             found["random"].append(score(metric, labels, without(draw, f"random {number + 1}")))
@@ -175,7 +173,7 @@ def rows_of(name: str, args: Any) -> Iterator[Row]:
     file = folder / "dev.jsonl"
     file.write_text("".join(f"{json.dumps(example)}\n" for example in dev), encoding="utf-8")
     task = f"{file}:{'a,b' if len(source.texts) == 2 else 'a'}:label"
-    known = {
+    known: dict[str, Any] = {
         "task": name,
         "metric": source.metric,
         "dev_examples": len(dev),
@@ -268,4 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RobustnessError as error:
+        raise SystemExit(plain(str(error), limit=None)) from None

@@ -43,7 +43,7 @@ class Row:
     intact: float
     alone: dict[str, float]
     joint: float | None
-    joint_drop_95: list[float] | None
+    joint_drop_95: tuple[float, float] | None
     random: list[float]
 
     @property

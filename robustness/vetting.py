@@ -26,8 +26,8 @@ from robustness.rules import RULES
 from robustness.scoring.options import UNIGRAM
 from robustness.scoring.quantity import Quantity, quantity
 from robustness.store import Record, Store
-from robustness.tasks.claims import Task
 from robustness.tasks.planned import PlannedTask, plan_task
+from robustness.tasks.task import Task
 
 if TYPE_CHECKING:
     from robustness.checkpoint import Checkpoint
