@@ -85,6 +85,14 @@ def test_the_table_is_written_and_a_second_run_does_nothing_again(tmp_path: Path
 
 
 @pytest.mark.slow
+def test_a_checkpoint_that_cannot_be_read_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    found = run_python(tmp_path, *_options(tmp_path, "--out=out"))  # there is no such folder
+    assert found.ret == 1
+    assert "Traceback" not in found.stderr.str()
+    assert "neither a folder nor" in found.stderr.str()
+
+
+@pytest.mark.slow
 def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
     """Killed between two saved steps, with a third one half written."""
     _base(tmp_path / "base")

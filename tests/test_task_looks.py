@@ -186,7 +186,7 @@ def test_the_guard_adds_the_examples_that_move_the_drop_most(name: str) -> None:
     sample = population.part(slice(0, 60))
     drop = sample.drop(metric)
     columns = (sample.labels, sample.first, sample.second)
-    kinds = set(zip(*columns, strict=True))
+    kinds: set[tuple[float, ...]] = set(zip(*columns, strict=True))
     assert sample.n_distinct == len(kinds)
     if metric in ("f1", "matthews"):
         kinds |= set(itertools.product((0.0, 1.0), repeat=3))
