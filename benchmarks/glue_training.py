@@ -109,7 +109,7 @@ def fine_tune(
         save_strategy="steps",
         save_steps=save_every,
         save_total_limit=1,
-        logging_steps=10,
+        logging_steps=min(10, len(order)),
         disable_tqdm=True,
         report_to=[],
         use_cpu=device == "cpu",

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,16 @@ def test_a_checkpoint_that_cannot_be_read_is_refused_in_one_sentence(tmp_path: P
     found = run_python(tmp_path, *_options(tmp_path, "--out=out"))  # there is no such folder
     assert found.ret == 1
     assert "Traceback" not in found.stderr.str()
-    assert "neither a folder nor" in found.stderr.str()
+    assert "There is no such folder" in found.stderr.str()
+
+
+def _saved_steps(work: Path) -> list[int]:
+    """Of the checkpoints that were written to their end."""
+    found = []
+    for state in work.glob("checkpoint-*/trainer_state.json"):
+        with suppress(ValueError, OSError):
+            found.append(int(json.loads(state.read_text())["global_step"]))
+    return found
 
 
 @pytest.mark.slow
@@ -105,15 +115,15 @@ def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(tmp_path: P
     killed = subprocess.Popen([sys.executable, *options, "--out=killed"], cwd=tmp_path)
     work = tmp_path / "killed" / "sst2" / "training"
     deadline = time.monotonic() + 120
-    while not list(work.glob("checkpoint-*/trainer_state.json")):
+    while not _saved_steps(work):
         assert killed.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.001)
     killed.kill()
     assert killed.wait() != 0
     assert not (tmp_path / "killed" / "sst2" / "model").exists()
-    saved = max(int(each.parent.name[11:]) for each in work.glob("*/trainer_state.json"))
-    assert saved < 240  # steps
+    saved = max(_saved_steps(work))
+    assert saved < 240
     half = work / f"checkpoint-{saved + 10}"
     half.mkdir(exist_ok=True)
     (half / "trainer_state.json").write_text('{"global_st')
