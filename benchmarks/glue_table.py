@@ -143,7 +143,7 @@ def plot(rows: Sequence[Row], file: Path, title: str) -> bool:
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # type: ignore[import-not-found, unused-ignore]
 
-    width = max(5.0, 1.5 + 1.3 * len(rows))
+    width = max(7.0, 1.5 + 1.3 * len(rows))
     figure, axes = plt.subplots(figsize=(width, 4), layout="constrained")
     for place, each in enumerate(rows):
         axes.plot([place - 0.3, place + 0.3], [each.guess] * 2, color="#999999", lw=1, ls=":")
@@ -164,8 +164,8 @@ def plot(rows: Sequence[Row], file: Path, title: str) -> bool:
     axes.set_xticks(range(len(rows)), names)
     axes.set_xlim(-0.6, len(rows) - 0.4)
     axes.set_ylabel("score")
-    axes.set_title(title.replace("$", r"\$"), fontsize=10)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+    axes.set_title(title.replace("$", r"\$"), fontsize=9)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     for name in (file, file.with_suffix(".svg")):
         figure.savefig(name, dpi=150, metadata={"Date": None} if name.suffix == ".svg" else None)
     plt.close(figure)
