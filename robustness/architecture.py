@@ -19,6 +19,9 @@ it is given (XLNet), the other half of a corrupted text (BART, T5), or which tok
 downstream task."""
 
 
+_OR_TASK = ", or vet it through a task that it was made for (--robustness-task)"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """A language-model class of transformers and what its head predicts.
@@ -154,10 +157,11 @@ def no_head(what: str, architecture: Architecture, missing: list[str]) -> Checkp
             f"{lacks}, so its answers would mean nothing; give a checkpoint that was fine-tuned "
             "for the task and saved whole."
         )
-    kind = CheckpointError if architecture.declared is not None else NoLanguageModel
+    damaged = architecture.declared is not None
+    kind = CheckpointError if damaged else NoLanguageModel
     return kind(
         f"{lacks}, so a perplexity would mean nothing; give a checkpoint that was saved with its "
-        "language-model head."
+        f"language-model head{'' if damaged else _OR_TASK}."
     )
 
 
@@ -197,8 +201,7 @@ def no_language_model(what: str, name: str) -> CheckpointError:
     """The error for a class without a language-model head."""
     return NoLanguageModel(
         f"{what} is a {name}: it has no language-model head, so it has no perplexity; give the "
-        "masked, causal or sequence-to-sequence language model that it was made from, or vet it "
-        "through a task that it was made for (--robustness-task)."
+        f"masked, causal or sequence-to-sequence language model that it was made from{_OR_TASK}."
     )
 
 

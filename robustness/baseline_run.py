@@ -44,7 +44,7 @@ def with_baseline(plan: RunPlan, profile: Profile, source: Path) -> RunPlan:
     checkpoints = []
     for planned in plan.checkpoints:
         if planned.settings.checks.matches_baseline.enabled:
-            _require_perplexity(planned)
+            _require_no_task(planned)
             entry = profile.entry(planned.label, only=only, source=str(source))
             vetting = _vetting(planned, plan)
             if found := difference(entry, conditions(vetting), planned.corpus):
@@ -92,7 +92,7 @@ def require_keepable(plan: RunPlan) -> None:
         BaselineError: if the store cannot be written.
     """
     for planned in plan.checkpoints:
-        _require_perplexity(planned)
+        _require_no_task(planned)
         vetting = _vetting(planned, plan)
         conditions(vetting)
         if why := vetting.measurement.store.unwritable:
@@ -102,11 +102,12 @@ def require_keepable(plan: RunPlan) -> None:
             )
 
 
-def _require_perplexity(planned: PlannedCheckpoint) -> None:
-    if not planned.has_perplexity:
+def _require_no_task(planned: PlannedCheckpoint) -> None:
+    if planned.task is not None:
         raise BaselineError(
-            f"{planned.label} has no language-model head, and a baseline compares perplexities: "
-            "vet it without one (checks.matches_baseline.enabled = false)"
+            f"{planned.label} is vetted through the task {planned.task.name}, and a baseline holds "
+            "perplexities and no task's answers: compare with a baseline and vet through a task "
+            "in two runs, or set checks.matches_baseline.enabled = false"
         )
 
 

@@ -77,29 +77,64 @@ def file_columns(path: Path) -> Mapping[str, Any]:
 
 
 def load_split(
-    name: str, revision: str | None, config: str | None, split: str, *, local: bool
+    name: str, revision: str | None, config: str | None, split: str | None, *, local: bool
 ) -> Any:
     """One split of a data set; only what comes from the Hub goes into the user's cache.
+
+    Args:
+        name: of the Hub, or a local folder: of data files, or what ``save_to_disk`` wrote.
+        revision: of the Hub.
+        config: one of several.
+        split: its name or a slice of it (``test[:100]``); ``None``: the only one.
+        local: whether it is a folder.
 
     Raises:
         CorpusError: it cannot be found, reached or read.
     """
     with quiet_datasets() as datasets, tempfile.TemporaryDirectory() as cache:
+        saved = local and _is_saved(Path(name))
         try:
-            return datasets.load_dataset(
-                name,
-                config or None,
-                split=split,
-                revision=revision,
-                cache_dir=cache if local else None,
-                keep_in_memory=True,
-            )
+            if saved:
+                found = datasets.load_from_disk(name, keep_in_memory=True)
+            else:
+                found = datasets.load_dataset(
+                    name,
+                    config or None,
+                    split=split,
+                    revision=revision,
+                    cache_dir=cache if local else None,
+                    keep_in_memory=True,
+                )
         except Exception as error:  # its own errors, the Hub's, the network's, and those of files
             if local:
                 raise CorpusError(
                     f"the data set in {name} cannot be loaded: {first_line(error)}"
                 ) from error
             raise _hub_error(name, error, offline=datasets.config.HF_HUB_OFFLINE) from error
+        return _chosen(found, split, name) if saved or split is None else found
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether ``save_to_disk`` wrote the folder: a data set, or several as splits."""
+    return (folder / "dataset_dict.json").is_file() or (
+        (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    )
+
+
+def _chosen(found: Any, split: str | None, name: str) -> Any:
+    """A split of all that a folder holds.
+
+    Raises:
+        CorpusError: it has no such split, or several and none is named.
+    """
+    splits = found if isinstance(found, dict) else {str(found.split or ""): found}
+    if split is None and len(splits) == 1:
+        return next(iter(splits.values()))
+    if split not in splits:
+        wrong = "several splits" if split is None else f"no split {split!r}"
+        known = listed([each for each in splits if each])
+        raise CorpusError(f"the data set in {name} has {wrong}; its splits: {known}")
+    return splits[split]
 
 
 def _hub_error(name: str, error: Exception, *, offline: bool) -> CorpusError:

@@ -26,8 +26,8 @@ from robustness.policy import Settings
 from robustness.quantized_model import QuantizedModel
 from robustness.rules import RULES
 from robustness.scoring.quantity import Quantity, quantity
-from robustness.tasks.claims import Task
 from robustness.tasks.planned import PlannedTask, plan_task
+from robustness.tasks.task import Task
 
 if TYPE_CHECKING:
     from robustness.checkpoint import Checkpoint

@@ -1,5 +1,6 @@
 """A downstream task vetted end to end, beside predictions by a plain loop."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,8 @@ import pytest
 import torch
 import transformers
 
-from robustness.errors import RobustnessError
+from robustness.checkpoint import resolve
+from robustness.errors import NoLanguageModel, RobustnessError
 from robustness.plan import make_plan
 from robustness.policy import Policy
 from robustness.report.axes import number
@@ -24,6 +26,7 @@ from robustness.report.markdown import to_markdown
 from robustness.report.saved import parsed
 from robustness.report.sentences import verdict
 from robustness.report.wording import figure
+from tests import profiles
 from tests.checkpoint_folders import edit_config, save_checkpoint, tiny_model, tiny_tokenizer
 from tests.plugin_support import (
     Run,
@@ -37,6 +40,16 @@ from tests.plugin_support import (
 from tests.task_stubs import DIM, VOCABULARY, classified, save_classifier, write_classified
 
 LABEL = "classifier"
+TINY_T5 = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
+TINY_BART = {
+    "d_model": 16,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 24,
+    "decoder_ffn_dim": 24,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,6 +360,43 @@ def test_labels_and_metrics_that_do_not_suit_the_head(stub: Stub, tmp_path: Path
     other = tmp_path / "other.tsv"
     other.write_text("\n".join(["s\tl", *(f"w{n}\t{n % 3}" for n in range(40))]))
     assert "the label '2' of example 3 is none" in _refused(one, f"{other}:s:l", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("BartForSequenceClassification", TINY_BART),
+        ("BartForConditionalGeneration", TINY_BART),
+        ("T5ForSequenceClassification", TINY_T5),
+    ],
+)
+def test_an_encoder_and_a_decoder_together_are_refused_in_one_sentence(
+    model: str, settings: dict[str, Any], stub: Stub, tmp_path: Path
+) -> None:
+    built = tiny_model(model, **{**settings, "vocab_size": VOCABULARY})
+    folder = save_checkpoint(tmp_path / "model", built, tiny_tokenizer(VOCABULARY))
+    sentence = _refused(folder, stub.task, tmp_path)
+    assert "has an encoder and a decoder, and no task is supported for both together" in sentence
+    assert "\n" not in sentence
+
+
+def test_an_encoder_without_a_named_class_is_told_of_tasks(tmp_path: Path) -> None:
+    built = tiny_model("BertModel", vocab_size=VOCABULARY)
+    folder = save_checkpoint(tmp_path / "model", built, tiny_tokenizer(VOCABULARY))
+    for change in ({}, {"architectures": None}):
+        edit_config(folder, **change)
+        with pytest.raises(NoLanguageModel, match=r"a task that it was made for \(--robustness-t"):
+            resolve(str(folder), cache=tmp_path / "store")
+
+
+@pytest.mark.parametrize("option", ["--robustness-baseline=b.json", "--robustness-save-baseline=c"])
+def test_a_baseline_and_a_task_are_refused_together(
+    option: str, stub: Stub, tmp_path: Path
+) -> None:
+    (tmp_path / "b.json").write_text(json.dumps(profiles.profile(profiles.entry()).to_dict()))
+    result = run_pytest(tmp_path, *stub.options, option)
+    assert result.ret == 4
+    assert "a baseline holds perplexities and no task's answers" in error_sentence(result)
 
 
 def test_the_task_may_stand_in_the_policy(stub: Stub, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from robustness.conditions import Fixed, Intact, PerBlock
 from robustness.errors import TaskError
 from robustness.plan import make_plan
 from robustness.policy import Policy
-from robustness.tasks.claims import Task
+from robustness.tasks.task import Task
 from robustness.vetting import Vetting
 from tests.checkpoint_folders import edit_config, save_checkpoint, tiny_model, tiny_tokenizer
 from tests.task_stubs import (

@@ -179,13 +179,14 @@ def _described(check: CheckResult) -> str:
 
 
 def course(check: CheckResult) -> Figure | None:
-    """How a decision narrowed over text blocks; None where that was not recorded."""
+    """How a decision narrowed over text blocks or examples; None where that was not recorded."""
     looks = [look for look in check.course or () if finite(look.ratio)]
     if len(looks) < 2 or check.threshold is None:
         return None
     last = next((look.interval for look in reversed(looks) if look.interval is not None), ())
     ratios = [look.ratio for look in looks]
-    logarithmic = min(ratios) > 0 and check.threshold > 0
+    logarithmic = min(ratios) > 0 and check.threshold > 0 and not check.is_drop
+    sign = "" if check.is_drop else "×"
     # Early intervals are wide: they run out of a frame that is made for the last one.
     shown = [*bounded(last, [*ratios, check.threshold]), *ratios, check.threshold]
     scale = log_axis(shown, margin=0.3)
@@ -205,15 +206,15 @@ def course(check: CheckResult) -> Figure | None:
                 "name": "measured",
                 "x": [look.text_blocks for look in looks],
                 "y": ratios,
-                "text": [f"×{number(k.ratio)}{interval(k.interval)}" for k in looks],
-                "hovertemplate": "%{x} text blocks: %{text}<extra></extra>",
+                "text": [f"{sign}{number(k.ratio)}{interval(k.interval)}" for k in looks],
+                "hovertemplate": f"%{{x}} {check.unit}: %{{text}}<extra></extra>",
                 "line": {"color": colour(check), "width": 2},
                 "marker": {"size": 5, "color": colour(check)},
             },
         ],
         "layout": layout(
             height=190,
-            xaxis=axis("text blocks", rangemode="tozero", nticks=5, fixedrange=True),
+            xaxis=axis(check.unit, rangemode="tozero", nticks=5, fixedrange=True),
             yaxis={**y_axis, "fixedrange": True},
             shapes=[threshold_line(check.threshold)],
         ),

@@ -99,6 +99,16 @@ class CheckResult(_Facts):
         return self.check.removeprefix("test_").replace("_", " ")
 
     @property
+    def unit(self) -> str:
+        """Of its number of text blocks: those of a task are examples."""
+        return "text blocks" if self.details.task is None else "examples"
+
+    @property
+    def is_drop(self) -> bool:
+        """Whether its ratio is the drop of a task's score, and no ratio."""
+        return self.details.task is not None and self.check != "test_outliers_matter_more_for_task"
+
+    @property
     def accepted(self) -> bool:
         """Whether it lets the run pass."""
         return is_accepted(self.model_dump(include={"verdict", "expected_failure"}))

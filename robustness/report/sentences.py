@@ -165,7 +165,7 @@ def described_course(check: CheckResult) -> str:
     looks = check.course or ()
     first, last = looks[0], looks[-1]
     return (
-        f"After {first.text_blocks} text blocks: {number(first.ratio)}{interval(first.interval)}; "
+        f"After {first.text_blocks} {check.unit}: {number(first.ratio)}{interval(first.interval)}; "
         f"after {last.text_blocks}: {number(last.ratio)}{interval(last.interval)}; "
         f"needed {'at least' if check.passes == 'above' else 'below'} {number(check.threshold)}."
     )
@@ -184,8 +184,11 @@ def subject(check: CheckResult) -> str:
         "test_joint_ablation_degrades": "joint ablation",
         "test_random_ablation_is_harmless": "random control",
         "test_outliers_matter_more_than_chance": "effect over chance",
+        "test_task_score_drops": "task score",
+        "test_random_ablation_keeps_task_score": "task score, random control",
+        "test_outliers_matter_more_for_task": "task score, effect over chance",
     }.get(check.check, check.name)
-    if check.check == "test_ablation_degrades":
+    if check.check in ("test_ablation_degrades", "test_task_score_drops"):
         return f"{name}, dimension {listed(check.dims)}"
     return name
 

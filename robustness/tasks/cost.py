@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from robustness.checks import Check
 from robustness.policy import Settings
-from robustness.tasks.claims import EXAMPLES_PER_DRAW, RECORDED_EXAMPLES
+from robustness.tasks.ablated import RECORDED_EXAMPLES
+from robustness.tasks.control import EXAMPLES_PER_DRAW
 from robustness.tasks.looks import (
     FIRST_BOOTSTRAP,
     FIRST_LOOK,

@@ -6,8 +6,10 @@ A reference is one of
   (``glue/mrpc``, ``glue/sst2:train``);
 * a file with columns: ``FILE:text:label`` or, for pairs, ``FILE:text,text:label`` (``.csv``,
   ``.tsv``, ``.jsonl``, ``.json``, ``.parquet``);
-* a data set: ``id:config:split:text,text:label`` or ``id:split:text,text:label``, with an optional
-  ``@revision`` behind the id, one of the Hub or a local folder.
+* a data set of the Hub: ``id:config:split:text,text:label`` or ``id:split:text,text:label``, with
+  an optional ``@revision`` behind the id;
+* a local folder of data files, or one that ``save_to_disk`` of ``datasets`` wrote, in the same way,
+  or ``FOLDER:text,text:label`` where it holds one split only.
 """
 
 import math
@@ -171,10 +173,12 @@ def _read(reference: str) -> TaskData:
         return _read_glue(reference, name.removeprefix("glue/"), parts)
     if found is None and name.lower().endswith(tuple(TABLES)):
         raise TaskError(f"there is no task file {name}; check its path")
+    if found is not None and len(parts) == 2:
+        return _read_split(name, None, None, *parts, local=True)
     if len(parts) not in (3, 4) or (found is None and not DATASET_ID.fullmatch(name)):
         raise TaskError(
-            f"task {reference!r} is none that is known; name glue/NAME, FILE:text,text:label, or a "
-            "data set as id:config:split:text,text:label"
+            f"task {reference!r} is none that is known; name glue/NAME, FILE:text,text:label, "
+            "FOLDER:split:text,text:label, or a data set as id:config:split:text,text:label"
         )
     *config, split, texts, label = parts
     return _read_split(name, "".join(config) or None, split, texts, label, local=found is not None)
@@ -200,7 +204,7 @@ def _read_glue(reference: str, task: str, parts: Sequence[str]) -> TaskData:
 def _read_split(
     dataset: str,
     config: str | None,
-    split: str,
+    split: str | None,
     texts: str,
     label: str,
     *,

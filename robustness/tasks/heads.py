@@ -60,6 +60,11 @@ def task_architecture(config: Any, kind: TaskKind, *, what: str) -> Architecture
     from transformers.models.auto import modeling_auto as auto
 
     declared = _declared(config)
+    if getattr(config, "is_encoder_decoder", False):
+        raise TaskError(
+            f"{what} has an encoder and a decoder, and no task is supported for both together: "
+            "give an encoder or a decoder that was fine-tuned for the task"
+        )
     if kind != "similarity":
         assert declared is not None
         decoder = config.model_type not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -69,11 +74,6 @@ def task_architecture(config: Any, kind: TaskKind, *, what: str) -> Architecture
                 "cannot tell where a text ends: set it as in training"
             )
         return Architecture(name=declared, scoring="task", declared=declared)
-    if getattr(config, "is_encoder_decoder", False):
-        raise TaskError(
-            f"{what} has an encoder and a decoder, whose embeddings are not supported: give an "
-            "encoder, or one with a classification head"
-        )
     encoders: Mapping[str, str] = auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
     found = auto.MODEL_MAPPING_NAMES.get(config.model_type)
     name = found if isinstance(found, str) else next(iter(found or ()), None)

@@ -11,6 +11,7 @@ examples are used up, the drop of a fixed ablation is known and decides.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import NormalDist
 
 import numpy as np
@@ -25,7 +26,7 @@ from robustness.sequential import (
     median_side,
     summarise,
 )
-from robustness.tasks.metrics import Floats, bootstrap_drops, score
+from robustness.tasks.metrics import TWO_CLASSES, Floats, bootstrap_drops, drops_with_more, score
 from robustness.tasks.settings import Metric
 
 FIRST_LOOK = 32
@@ -36,8 +37,13 @@ FIRST_LOOK_AT_BLOCKS = 64
 FIRST_BOOTSTRAP = 256
 """Examples; the next bootstraps come whenever their number has doubled."""
 
-_RESAMPLES = (2_000, 40_000)
-_MOST_WEIGHTS = 40_000_000
+BEYOND_A_QUANTILE = 10
+"""Bootstrap samples beyond each end of an interval: with fewer, an end is that of the noise."""
+
+_FEWEST_RESAMPLES = 2_000
+_MOST_WEIGHTS = 100_000_000
+"""Samples times distinct examples that a bootstrap may draw; seconds."""
+
 _SIDES: Mapping[int, Side | None] = {1: "above", -1: "below", 0: None}
 _NOTHING_EXCLUDED = (-math.inf, math.inf)
 
@@ -65,6 +71,12 @@ class Paired:
         right = [(each == self.labels).astype(np.float64) for each in (self.first, self.second)]
         drops: Floats = right[0] - right[1]
         return drops
+
+    @cached_property
+    def n_distinct(self) -> int:
+        """Different triples of label and predictions."""
+        triples = np.stack([self.labels, self.first, self.second])
+        return int(np.unique(triples, axis=1).shape[1])
 
     def part(self, rows: NDArray[np.int64] | slice) -> "Paired":
         """Some of the examples."""
@@ -171,9 +183,9 @@ def look_at_score(
 ) -> Look:
     """Compare the drop of a score that is no mean over examples with a threshold.
 
-    The interval reaches as far as both the bootstrap's percentiles and a normal distribution with
-    the bootstrap's standard deviation do: the first follow the skewness of correlations, the second
-    does not end where the samples end.
+    The interval is that of the bootstrap (:func:`bootstrap_interval`), each end moved outwards by
+    the tail guard (:func:`guarded`). Where a bootstrap of the allowed size cannot resolve the error
+    probability, the look excludes nothing: a later one decides, at the latest the end.
 
     Args:
         paired: predictions for the examples seen so far.
@@ -187,27 +199,63 @@ def look_at_score(
     if n >= n_examples:
         return _exact(drop, threshold, n)
     looks = bootstrap_looks(n_examples)
-    interval = _NOTHING_EXCLUDED
+    interval = None
     if n in looks:
-        interval = bootstrap_interval(paired, metric, alpha=alpha / len(looks), seed=seed)
-    return _estimate(drop, interval, threshold, n)
+        level = alpha / len(looks)
+        interval = bootstrap_interval(paired, metric, alpha=level, seed=seed)
+        if interval is not None:
+            interval = guarded(interval, paired, metric, alpha=level)
+    return _estimate(drop, interval or _NOTHING_EXCLUDED, threshold, n)
 
 
 def bootstrap_interval(
     paired: Paired, metric: Metric, *, alpha: float, seed: int
-) -> tuple[float, float]:
-    """Of the drop, each end with error probability ``alpha``."""
-    n = len(paired.labels)
-    least, most = _RESAMPLES
-    wanted = min(most, math.ceil(10 / alpha))
-    n_resamples = max(least, min(wanted, _MOST_WEIGHTS // n))
+) -> tuple[float, float] | None:
+    """Of the drop, each end with error probability ``alpha``; ``None`` where that is too small.
+
+    Each end lies as far out as both the bootstrap's percentile and a normal distribution with the
+    bootstrap's standard deviation do: the first follows the skewness of correlations, the second
+    does not end where the samples end. It takes ten samples beyond each end, 10/alpha in all.
+    """
+    n_resamples = max(_FEWEST_RESAMPLES, math.ceil(BEYOND_A_QUANTILE / alpha))
+    if n_resamples * paired.n_distinct > _MOST_WEIGHTS:
+        return None
     drops = bootstrap_drops(
         metric, paired.labels, paired.first, paired.second, n_resamples=n_resamples, seed=seed
     )
     margin = -NormalDist().inv_cdf(alpha) * float(drops.std(ddof=1))
     drop = paired.drop(metric)
-    low, high = np.quantile(drops, [alpha, 1 - alpha])
-    return min(float(low), drop - margin), max(float(high), drop + margin)
+    beyond = math.floor(alpha * n_resamples)
+    ordered = np.sort(drops)
+    return (
+        min(float(ordered[beyond - 1]), drop - margin),
+        max(float(ordered[-beyond]), drop + margin),
+    )
+
+
+def guarded(
+    interval: tuple[float, float], paired: Paired, metric: Metric, *, alpha: float
+) -> tuple[float, float]:
+    """An interval with each end moved outwards by the tail guard.
+
+    A sample of n examples can have missed a share of ln(1/alpha)/n of the population with
+    probability ``alpha``; a bootstrap of it has missed them, too. The guard is how far the drop
+    moves if that many examples of the kind that moves it most are added: of classes, any that there
+    can be; of values, any that were seen, as for likelihoods.
+    """
+    drop = paired.drop(metric)
+    moved = drops_with_more(
+        metric,
+        paired.labels,
+        paired.first,
+        paired.second,
+        more=-math.log(alpha),
+        unseen=metric in TWO_CLASSES,
+    )
+    return (
+        interval[0] - max(0.0, drop - float(moved.min())),
+        interval[1] + max(0.0, float(moved.max()) - drop),
+    )
 
 
 def look_at_median(drops: ArrayLike, *, threshold: float, alpha: float) -> Look:

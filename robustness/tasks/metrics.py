@@ -8,6 +8,7 @@ bootstrap the same scores are computed of many weighted samples at a time.
 
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,44 @@ def bootstrap_drops(
     cells, counts = np.unique(np.stack([labels, first, second]), axis=1, return_counts=True)
     drops = []
     for weights in _weights(counts, n_resamples, np.random.default_rng(seed)):
+        scores = [_weighted(metric, cells[0], each, weights) for each in cells[1:]]
+        drops.append(scores[0] - scores[1])
+    return np.concatenate(drops)
+
+
+def drops_with_more(
+    metric: Metric, labels: Floats, first: Floats, second: Floats, *, more: float, unseen: bool
+) -> Floats:
+    """Drops if ``more`` examples of one kind were added, for every kind.
+
+    A kind is a triple of label and two predictions.
+
+    Args:
+        metric: the score.
+        labels: shape (n,).
+        first: predictions, shape (n,).
+        second: likewise.
+        more: how many; need not be whole.
+        unseen: whether kinds that were not seen count: all triples of the classes 0 and 1.
+
+    Returns:
+        Shape (kinds,).
+    """
+    cells, counts = np.unique(np.stack([labels, first, second]), axis=1, return_counts=True)
+    if unseen:
+        every = np.array(list(product((0.0, 1.0), repeat=3))).T
+        cells, place = np.unique(
+            np.concatenate([cells, every], axis=1), axis=1, return_inverse=True
+        )
+        whole = np.concatenate([counts, np.zeros(every.shape[1], dtype=np.int64)])
+        counts = np.bincount(place.ravel(), weights=whole)
+    kinds = len(counts)
+    size = max(1, _SLICE // kinds)
+    drops = []
+    for start in range(0, kinds, size):
+        added = np.arange(start, min(kinds, start + size))
+        weights = np.tile(counts.astype(np.float64), (len(added), 1))
+        weights[np.arange(len(added)), added] += more
         scores = [_weighted(metric, cells[0], each, weights) for each in cells[1:]]
         drops.append(scores[0] - scores[1])
     return np.concatenate(drops)
