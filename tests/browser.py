@@ -77,6 +77,62 @@ def shown(browser: "Browser", file: Path, *, phone: bool = False, **more: Any) -
         context.close()
 
 
+def points(page: Shown, name: str, trace: int) -> list[tuple[float, float]]:
+    """Where the marks of a trace are drawn, in units of the axes: read off the SVG's own pixels.
+
+    Args:
+        page: that is shown.
+        name: of the figure.
+        trace: its place among the scatter traces that are drawn.
+    """
+    pixels, frame, ranges, kinds = page.page.evaluate(
+        """([name, trace]) => {
+          const plot = document.getElementById(name);
+          const marks = plot.querySelectorAll(".scatterlayer .trace")[trace]
+            .querySelectorAll(".points path.point");
+          const centre = (box) => [box.x + box.width / 2, box.y + box.height / 2];
+          const pixels = [...marks].map((mark) => {
+            const matrix = mark.getCTM(), svg = mark.ownerSVGElement.getCTM();
+            return [matrix.e - (svg ? svg.e : 0), matrix.f - (svg ? svg.f : 0)];
+          });
+          const grid = plot.querySelector(".plotclip rect"), size = plot._fullLayout._size;
+          const frame = [size.l, size.t, +grid.getAttribute("width"), +grid.getAttribute("height")];
+          const { xaxis, yaxis } = plot.layout;
+          return [pixels, frame, [xaxis.range, yaxis.range], [xaxis.type, yaxis.type]];
+        }""",
+        [name, trace],
+    )
+    left, top, width, height = frame
+
+    def value(share: float, axis: int) -> float:
+        low, high = ranges[axis]
+        found = low + share * (high - low)
+        return float(10**found if kinds[axis] == "log" else found)
+
+    return [(value((x - left) / width, 0), value(1 - (y - top) / height, 1)) for x, y in pixels]
+
+
+def overflow(page: Shown) -> int:
+    """By how many pixels the page is wider than the screen."""
+    wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    return int(page.page.evaluate(wide))
+
+
+def touching_labels(page: Shown) -> list[str]:
+    """Axes whose labels touch each other."""
+    found: list[str] = page.page.locator(".plot").evaluate_all(
+        """plots => plots.flatMap((plot) => ["xtick", "ytick"].flatMap((kind) => {
+          const boxes = [...plot.querySelectorAll(`.${kind} text`)]
+            .map((text) => text.getBoundingClientRect());
+          const touch = (a, b) => a.left < b.right - 1 && b.left < a.right - 1
+            && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+          return boxes.flatMap((a, i) => boxes.slice(i + 1).filter((b) => touch(a, b)))
+            .map(() => `${plot.id} ${kind}`);
+        }))"""
+    )
+    return found
+
+
 def _note(found: Shown, url: str, file: Path) -> None:
     """Any request but that for the file itself is trouble; data in the page is none."""
     if url.partition("#")[0] != file.as_uri() and not url.startswith(("data:", "blob:")):

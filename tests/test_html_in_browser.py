@@ -9,7 +9,7 @@ import pytest
 
 from robustness.report.html import to_html
 from tests import report_facts as facts
-from tests.browser import Shown, shown, started
+from tests.browser import Shown, overflow, points, shown, started, touching_labels
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -44,41 +44,6 @@ def desk(browser: "Browser", file: Path) -> Iterator[Shown]:
         yield page
 
 
-def _points(page: Shown, name: str, trace: int) -> list[tuple[float, float]]:
-    """Where the marks of a trace are drawn, in units of the axes: read off the SVG's own pixels.
-
-    Args:
-        page: that is shown.
-        name: of the figure.
-        trace: its place among the scatter traces that are drawn.
-    """
-    pixels, frame, ranges, kinds = page.page.evaluate(
-        """([name, trace]) => {
-          const plot = document.getElementById(name);
-          const marks = plot.querySelectorAll(".scatterlayer .trace")[trace]
-            .querySelectorAll(".points path.point");
-          const centre = (box) => [box.x + box.width / 2, box.y + box.height / 2];
-          const pixels = [...marks].map((mark) => {
-            const matrix = mark.getCTM(), svg = mark.ownerSVGElement.getCTM();
-            return [matrix.e - (svg ? svg.e : 0), matrix.f - (svg ? svg.f : 0)];
-          });
-          const grid = plot.querySelector(".plotclip rect"), size = plot._fullLayout._size;
-          const frame = [size.l, size.t, +grid.getAttribute("width"), +grid.getAttribute("height")];
-          const { xaxis, yaxis } = plot.layout;
-          return [pixels, frame, [xaxis.range, yaxis.range], [xaxis.type, yaxis.type]];
-        }""",
-        [name, trace],
-    )
-    left, top, width, height = frame
-
-    def value(share: float, axis: int) -> float:
-        low, high = ranges[axis]
-        found = low + share * (high - low)
-        return float(10**found if kinds[axis] == "log" else found)
-
-    return [(value((x - left) / width, 0), value(1 - (y - top) / height, 1)) for x, y in pixels]
-
-
 def _until(page: Shown, done: Callable[[], bool]) -> None:
     """Wait for something; the page's policy forbids playwright's own way, which is ``eval``."""
     for _ in range(200):
@@ -99,8 +64,7 @@ def test_it_opens_quietly_and_fits_any_screen(
     with shown(browser, file, phone=phone, color_scheme=scheme) as page:
         picture = page.page.screenshot(path=tmp_path / "page.png", full_page=True)
         assert picture.startswith(b"\x89PNG")
-        wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        assert page.page.evaluate(wide) == 0
+        assert overflow(page) == 0
         light = page.page.evaluate(
             "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
         )
@@ -115,39 +79,29 @@ def test_it_opens_quietly_and_fits_any_screen(
         )
         assert len(drawn) >= 6
         assert all(drawn)
-        overlaps = page.page.locator(".plot").evaluate_all(
-            """plots => plots.flatMap((plot) => ["xtick", "ytick"].flatMap((kind) => {
-              const boxes = [...plot.querySelectorAll(`.${kind} text`)]
-                .map((text) => text.getBoundingClientRect());
-              const touch = (a, b) => a.left < b.right - 1 && b.left < a.right - 1
-                && a.top < b.bottom - 1 && b.top < a.bottom - 1;
-              return boxes.flatMap((a, i) => boxes.slice(i + 1).filter((b) => touch(a, b)))
-                .map(() => `${plot.id} ${kind}`);
-            }))"""
-        )
-        assert overlaps == []  # labels of an axis do not touch
+        assert touching_labels(page) == []
 
 
 def test_points_of_degradations_are_drawn_at_their_values(desk: Shown) -> None:
     traces = [t for t in desk.figure(DEGRADATION)["data"] if t["type"] == "scatter" and t["x"]]
     names = [trace["name"] for trace in traces]
-    points = _points(desk, DEGRADATION, names.index("measured"))
+    measured = points(desk, DEGRADATION, names.index("measured"))
     edge = 10 ** desk.figure(DEGRADATION)["layout"]["xaxis"]["range"][1]
-    assert [x for x, _ in points] == pytest.approx([3.0, edge, 1.01], rel=0.02)
-    assert [y for _, y in points] == pytest.approx([0, 1, 2], abs=0.05)
-    ends = _points(desk, DEGRADATION, names.index("interval 0"))
+    assert [x for x, _ in measured] == pytest.approx([3.0, edge, 1.01], rel=0.02)
+    assert [y for _, y in measured] == pytest.approx([0, 1, 2], abs=0.05)
+    ends = points(desk, DEGRADATION, names.index("interval 0"))
     assert [x for x, _ in ends] == pytest.approx([2.0, 4.5], rel=0.02)
-    draws = _points(desk, DEGRADATION, names.index("draws"))
+    draws = points(desk, DEGRADATION, names.index("draws"))
     assert [x for x, _ in draws] == pytest.approx([0.99, 1.0, 1.02, 1.3], rel=0.02)
 
 
 def test_a_decision_and_a_layer_profile_are_drawn_at_their_values(desk: Shown) -> None:
     names = [trace.get("name") for trace in desk.figure(COURSE)["data"]]
     marks = [name for name in names if name]  # the band's edges have none
-    looks = _points(desk, COURSE, names.index(marks[-1]))
+    looks = points(desk, COURSE, names.index(marks[-1]))
     assert [x for x, _ in looks] == pytest.approx([16, 32, 48, 64], rel=0.02)
     assert [y for _, y in looks] == pytest.approx([3.9, 3.6, 3.3, 3.0], rel=0.03)
-    layers = _points(desk, PROFILE, 0)
+    layers = points(desk, PROFILE, 0)
     assert [x for x, _ in layers] == pytest.approx(range(6), abs=0.05)
     assert [y for _, y in layers][:4] == pytest.approx([1.1, 1.2, 5.0, 1.0], rel=0.03)
 
@@ -185,7 +139,7 @@ def test_the_heat_map_has_its_colours_where_the_outliers_are(desk: Shown) -> Non
         nearness = [abs(z[name][layer][dim]) for layer, dim in ((2, 7), (5, 7), (2, 20))]
         assert nearness[2] < 3 < nearness[0]
         assert max(distance[:2]) < 60 < distance[2]
-    marks = _points(desk, MAP, 0)
+    marks = points(desk, MAP, 0)
     assert [x for x, _ in marks] == pytest.approx([7] * 6, abs=0.3)
 
 
