@@ -20,7 +20,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).parent))
-from vet_checkpoints import SMOLLM2, conditions
+from results import conditions, versions_of
+from vet_checkpoints import SMOLLM2
 
 POLICY = """
 exhaustive = true
@@ -350,7 +350,7 @@ def main() -> None:
     arguments.shared = arguments.shared.absolute()
     arguments.work.mkdir(parents=True, exist_ok=True)
     names = ("torch", "transformers", "tokenizers", "numpy", "gguf")
-    print(conditions({"versions": {name: version(name) for name in names}}), HEAD, sep="\n\n")
+    print(conditions(versions_of(names)), HEAD, sep="\n\n")
     parts = {"sapiens": sapiens, "smollm2": smollm2}
     for part in arguments.part or parts:
         for found in parts[part](arguments):

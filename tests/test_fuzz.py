@@ -456,7 +456,7 @@ def _modest() -> Iterator[None]:
     assert grown < MOST_BYTES
 
 
-@pytest.mark.parametrize("factor", [1, pytest.param(SLOW_FACTOR, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("factor", [1, pytest.param(SLOW_FACTOR, marks=pytest.mark.long)])
 @pytest.mark.parametrize(("n", "arrange"), READERS.values(), ids=READERS.keys())
 def test_a_reader_returns_what_is_valid_or_one_sentence(
     n: int, arrange: Arrange, factor: int, tmp_path: Path

@@ -13,7 +13,7 @@ from robustness.report.step_axis import step_axis, step_name
 from robustness.report.trace import lines_of
 from robustness.report.trace_figures import degradation_lines, over_steps, tight
 from robustness.report.trace_html import heading, said, to_html
-from tests.test_html import Page
+from tests.html_page import Page
 from tests.trace_steps import RULE, ablated, emerging, furthest_layer, measured
 
 pytest.importorskip("plotly", reason="needs plotly (pip install 'pytest-robustness[html]')")
