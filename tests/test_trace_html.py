@@ -84,6 +84,18 @@ def test_without_measurements_or_outliers_or_with_one_checkpoint_it_says_so() ->
     gone = emerging()[:4]
     gone[-1] = replace(gone[-1], scan=replace(gone[0].scan, label="checkpoint-20000"))
     assert heading(gone, courses(gone, RULE)) == "No outlier dimension stayed"
+    there = emerging()[2:4]
+    text = Page(to_html(there, RULE)).text
+    assert "Dimension 7 stands out from the first checkpoint on" in text
+    assert "7 at the first 2 of 2" in text
+    both = courses(emerging()[3:], RULE)
+    found = heading(emerging()[3:], both)
+    assert (
+        found == "Dimension 30 emerged and stayed; 1 more stands out from the first checkpoint on"
+    )
+    assert not distances(both[0], emerging()[3:], _axis(emerging()[3:]), of="bias", k=3.0)[
+        "layout"
+    ]["shapes"][2:]
     followed = courses(quiet, RULE, also=[3])
     assert said(followed[0], quiet) == "Never flagged; followed since it was asked for."
 

@@ -113,7 +113,7 @@ def _course_figure(
         }
         for at in lines
     ]
-    if course.emerged is not None and len(x.x) > 1:
+    if course.emerged:  # not where it was there from the first checkpoint on
         at = x.x[course.emerged]
         dashed.append(
             {

@@ -108,13 +108,20 @@ def heading(steps: Sequence[Step], found: Sequence[Course]) -> str:
     if not emerged:
         ever = any(any(course.flagged) for course in found)
         return "No outlier dimension stayed" if ever else "No outlier dimension emerged"
-    dims = sorted(course.dim for course in emerged)
     if len(steps) == 1:
-        return f"{_counted(len(dims))} at {named(steps[0])}"
-    if len(dims) > 3:
-        return f"{_counted(len(dims))} emerged and stayed"
-    plural = "s" * (len(dims) > 1)
-    return f"Dimension{plural} {listed(dims)} emerged and stayed"
+        return f"{_counted(len(emerged))} at {named(steps[0])}"
+    later = sorted(course.dim for course in emerged if course.emerged)
+    first = sorted(course.dim for course in emerged if not course.emerged)
+    from_first = f"stand{'s' * (len(first) == 1)} out from the first checkpoint on"
+    if not later:
+        return f"{_subject(first)} {from_first}"
+    more = f"; {len(first)} more {from_first}" if first else ""
+    return f"{_subject(later)} emerged and stayed{more}"
+
+
+def _subject(dims: Sequence[int]) -> str:
+    few = len(dims) <= 3
+    return f"Dimension{'s' * (len(dims) > 1)} {listed(dims)}" if few else _counted(len(dims))
 
 
 def _caption(
