@@ -28,10 +28,10 @@ def card(
         bool, typer.Option("--allow-failed", help="Also where the run failed; the card says so.")
     ] = False,
 ) -> None:
-    """Write what a run found for a model card: model-index entries and a section of Markdown.
+    """Write model-index entries and a section of a model card from a result.
 
-    Exit code 0: written; 1: the checkpoint did not pass, and nothing was written; 2: the report or
-    the card cannot be used.
+    Exit code 0: written; 1: the checkpoint did not pass, and nothing was
+    written; 2: the report or the card cannot be used.
     """
     from robustness.errors import ReportError, RobustnessError
     from robustness.files import write_atomically

@@ -33,8 +33,9 @@ def scan(
 ) -> None:
     """Show the outlier dimensions of checkpoints by every rule on weights.
 
-    No model is built and no text is read. Exit code 0: scanned, whatever was found; 2: a checkpoint
-    cannot be used.
+    No model is built and no text is read.
+
+    Exit code 0: scanned, whatever was found; 2: a checkpoint cannot be used.
     """
     from robustness.errors import RobustnessError
     from robustness.plain import encodable, is_encodable

@@ -63,12 +63,15 @@ def trace(
 ) -> None:
     """Show when each outlier dimension of a training run emerged, and what it was good for.
 
-    All checkpoints are read by their weights alone; those that --measure names also run on text:
-    perplexity, and what it is multiplied by without the dimensions that emerged, and without as
-    many random ones. Nothing is measured twice.
+    All checkpoints are read by their weights alone; those that --measure
+    names also run on text: perplexity, and what it is multiplied by without
+    the dimensions that emerged, and without as many random ones. Nothing is
+    measured twice.
 
-    Dimensions are followed by their index, which means something within one run only. Exit code 0:
-    traced, whatever was found; 2: a checkpoint cannot be used.
+    Dimensions are followed by their index, which means something within one
+    run only.
+
+    Exit code 0: traced, whatever was found; 2: a checkpoint cannot be used.
     """
     from robustness.commands.live_line import LiveLine
     from robustness.errors import RobustnessError
