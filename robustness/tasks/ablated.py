@@ -87,18 +87,11 @@ class AblatedOnTask(OnTask):
 
     def _decided(self, claim: str, threshold: float, alpha: float, *, passes: Side) -> Verdict:
         task = self._task
-        look, steps = None, []
-        for paired in self._pairs(Fixed(ablation=self.ablation)):
-            look = task.look(paired, threshold=threshold, alpha=alpha)
-            n = len(paired.labels)
-            if look is None:
-                task.progress(claim, n, paired.drop(task.planned.metric))
-                continue
-            task.progress(claim, n, look.ratio, interval=finite_interval(look))
-            steps.append(look_step(look, examples=n))
-            if look.side and (look.exact or not task.vetting.settings.exhaustive):
-                break
-        assert look is not None
+        look, paired, steps = self._looked_at(
+            claim,
+            self._pairs(Fixed(ablation=self.ablation)),
+            lambda each: task.look(each, threshold=threshold, alpha=alpha),
+        )
         return verdict(
             claim,
             look,

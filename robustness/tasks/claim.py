@@ -1,7 +1,7 @@
 """What all claims on a task share: paired answers, and the verdict that a look becomes."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -43,6 +43,31 @@ class OnTask:
             yield Paired(
                 labels=task.labels[: len(intact)], first=intact, second=np.concatenate(second)
             )
+
+    def _looked_at(
+        self, claim: str, growing: Iterable[Paired], look_at: Callable[[Paired], Look | None]
+    ) -> tuple[Look, Paired, list[Step]]:
+        """Look at more and more examples until that decides: the last look, at what, and all.
+
+        Args:
+            claim: shown with the progress.
+            growing: answers side by side, one chunk of examples more in each.
+            look_at: says what they tell; ``None`` where that is nothing yet.
+        """
+        task = self._task
+        look, steps = None, []
+        for paired in growing:
+            n = len(paired.labels)
+            look = look_at(paired)
+            if look is None:
+                task.progress(claim, n, paired.drop(task.planned.metric))
+                continue
+            task.progress(claim, n, look.ratio, interval=finite_interval(look))
+            steps.append(look_step(look, examples=n))
+            if look.side and (look.exact or not task.vetting.settings.exhaustive):
+                break
+        assert look is not None
+        return look, paired, steps
 
 
 def finite_interval(look: Look) -> tuple[float, float] | None:

@@ -1,11 +1,13 @@
 """What can be claimed of the intact model on its task."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from robustness.tasks.claim import OnTask, finite_interval, look_step, verdict
+from robustness.tasks.claim import OnTask, verdict
 from robustness.tasks.looks import Paired, look_at_mean
 from robustness.tasks.metrics import Floats
-from robustness.verdict import Verdict
+from robustness.verdict import Look, Verdict
 
 
 class IntactOnTask(OnTask):
@@ -24,25 +26,21 @@ class IntactOnTask(OnTask):
         task = self._task
         level = task.vetting.alpha(confidence, alpha)
         guess, claim = self._guess()
-        look, steps = None, []
-        for intact in self._pairs(None):
-            n = len(intact.labels)
-            against = Paired(labels=intact.labels, first=guess[:n], second=intact.first)
-            if task.planned.kind == "classification":
-                exhausted = n >= task.measurement.n_examples
-                drops = against.drop_per_example()
-                look = look_at_mean(drops, threshold=0.0, alpha=level, exhausted=exhausted)
-            else:
-                look = task.look(against, threshold=0.0, alpha=level)
-            if look is None:
-                task.progress(claim, n, against.drop(task.planned.metric))
-                continue
-            task.progress(claim, n, look.ratio, interval=finite_interval(look))
-            steps.append(look_step(look, examples=n))
-            if look.side and (look.exact or not task.vetting.settings.exhaustive):
-                break
-        assert look is not None
-        alone = Paired(labels=intact.labels, first=intact.first, second=intact.first)
+
+        def against_the_guess() -> Iterator[Paired]:
+            for intact in self._pairs(None):
+                n = len(intact.labels)
+                yield Paired(labels=intact.labels, first=guess[:n], second=intact.first)
+
+        def look_at(against: Paired) -> Look | None:
+            if task.planned.kind != "classification":
+                return task.look(against, threshold=0.0, alpha=level)
+            exhausted = len(against.labels) >= task.measurement.n_examples
+            drops = against.drop_per_example()
+            return look_at_mean(drops, threshold=0.0, alpha=level, exhausted=exhausted)
+
+        look, against, steps = self._looked_at(claim, against_the_guess(), look_at)
+        alone = Paired(labels=against.labels, first=against.second, second=against.second)
         return verdict(
             claim,
             look,
