@@ -23,7 +23,7 @@ LOGITS_BYTES = 128 * 1024**2
 """Bound on the float32 logits that exist at a time."""
 
 _SOFTMAX_BYTES = 8 * 1024**2
-"""Logits that are turned into likelihoods at a time: about what a processor's cache holds."""
+"""Logits that are turned into likelihoods at a time on a processor: about what its cache holds."""
 
 
 class Scorer:
@@ -165,8 +165,12 @@ def _rows(head: nn.Module) -> int:
 
 
 def _nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """-log softmax(logits)[target], shape (n,); a few rows at a time, since exp makes a copy."""
-    rows = max(1, _SOFTMAX_BYTES // (4 * logits.shape[-1]))
+    """-log softmax(logits)[target], shape (n,); a few rows at a time, since exp makes a copy.
+
+    On an accelerator all at once: there small slices cost more in launches than they save.
+    """
+    most = _SOFTMAX_BYTES if logits.device.type == "cpu" else LOGITS_BYTES
+    rows = max(1, most // (4 * logits.shape[-1]))
     nll = []
     for start in range(0, len(logits), rows):
         part, wanted = logits[start : start + rows], targets[start : start + rows]
