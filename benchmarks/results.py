@@ -40,14 +40,22 @@ def versions_of(packages: Iterable[str]) -> dict[str, str]:
     return {name: version(name) for name in packages}
 
 
-def conditions(versions: Mapping[str, str]) -> str:
+def conditions(versions: Mapping[str, str], device: str = "cpu") -> str:
     """Date, machine and versions, in one line."""
     listed = ", ".join(f"{name} {number}" for name, number in versions.items())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return (
-        f"{datetime.now(UTC):%Y-%m-%d}; {platform.machine()}, {_processor()}, {cores} cores; "
-        f"{listed}; float32"
+        f"{datetime.now(UTC):%Y-%m-%d}; {platform.machine()}, {_processor()}, {cores} cores"
+        f"{_accelerator(device)}; {listed}; float32"
     )
+
+
+def _accelerator(device: str) -> str:
+    if device == "cpu":
+        return ""
+    import torch
+
+    return f", {torch.cuda.get_device_name(device)}"
 
 
 def _processor() -> str:

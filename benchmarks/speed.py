@@ -1,8 +1,10 @@
 """How fast vetting is, beside the plain script that a user would write instead.
 
-    python benchmarks/speed.py [--part PART]… [--shared DIR] [--peers-python FILE] [--write]
+    python benchmarks/speed.py [--part PART]… [--shared DIR] [--peers-python FILE] [--device DEVICE]
+        [--write]
 
-PART is smollm2, rxnfp, bert-base, peers, batches or growth.
+PART is smollm2, rxnfp, bert-base, peers, batches, growth or ablations, or one of the random
+checkpoints bert-base-run, llama-1b-run and tiny-run.
 
 One command, one machine, one after the other; processor threads as the library chooses.
 
@@ -20,7 +22,13 @@ that all of them hold together (proportional set sizes, looked at every two seco
 interpreter of ``--peers-python`` must be able to import. ``batches`` shows what larger batches, of
 several ablations at once, could gain.
 
-Without ``--part`` all are run (about fifteen minutes on two idle cores).
+``*-run`` are the rows (a) to (e) on a random checkpoint of that size with WikiText-2 and two
+outlier dimensions: for speed, since verdicts on noise are worth nothing. ``ablations`` compares an
+ablation with the intact model, and four ablations of a chunk one after the other with all in one
+batch. With ``--device cuda`` everything but ``peers``, ``batches``, ``growth`` and ``bert-base``
+runs on a GPU, the script too.
+
+Without ``--part`` the first six are run (about fifteen minutes on two idle cores).
 """
 
 import argparse
@@ -29,13 +37,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from results import conditions, header, keep, row, section
 from speed_beside_peers import peers
 from speed_growth import growth, larger_batches
-from speed_runs import Report, Subject, measured, subjects, verdicts, vet
+from speed_runs import Report, Subject, measured, saved, subjects, verdicts, vet
 
 from robustness.measure import library_versions
 
@@ -43,6 +52,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PARTS = ("smollm2", "rxnfp", "bert-base", "peers", "batches", "growth")
+SAVED = {"bert-base-run": "bert-base", "llama-1b-run": "llama-1b", "tiny-run": "tiny"}
+FOUR = (5, 50, 40, 60)
 HEADER = header(
     *("subject", "run", "seconds", "(a) / this", "verdicts", "text blocks", "peak MB"),
     "of matmul peak",
@@ -58,7 +69,8 @@ def compare(subject: Subject, report: Report) -> None:
         text=str(subject.text),
         column=subject.column,
         dims=subject.dims or (0,),
-        blocks=subject.share,
+        blocks=subject.n_measured,
+        device=subject.device,
     )
     n_blocks, n_conditions = plain["corpus_blocks"], subject.plain_conditions
     script = plain["start_s"] + n_conditions * n_blocks * plain["per_block_s"]
@@ -68,7 +80,7 @@ def compare(subject: Subject, report: Report) -> None:
             name,
             f"(a) plain script, extrapolated from {plain['measured_blocks']} of {passes} passes",
             *(f"{script:.0f}", 1, "", passes),
-            f"{plain['peak_mb']:.0f} (loading alone {plain['load_peak_mb']:.0f})",
+            f"{_memory(plain)} (loading alone {plain['load_peak_mb']:.0f})",
             f"{plain['share_of_peak']:.0%}",
         )
     )
@@ -109,8 +121,9 @@ def _exhaustive(
         corpus=subject.corpus,
         store=str(store),
         dims=subject.dims or (0,),
-        chunks=max(1, subject.share // 16),
+        chunks=max(1, subject.n_measured // 16),
         dtype=dtype,
+        device=subject.device,
     )
     n_dims = len(subject.dims)
     n_conditions = 1 + n_dims + (n_dims > 1) + (n_dims > 0)  # the control is one
@@ -122,9 +135,53 @@ def _exhaustive(
             subject.name,
             f"(b) exhaustive, {dtype}, extrapolated from {extent}",
             *(f"{seconds:.0f}", f"{script / seconds:.1f}", "", passes),
-            *(f"{found['peak_mb']:.0f}", f"{found['share_of_peak']:.0%}"),
+            *(_memory(found), f"{found['share_of_peak']:.0%}"),
         )
     )
+
+
+def _memory(found: dict[str, Any]) -> str:
+    """Of one process, and what its tensors took on a GPU."""
+    there = found["accelerator_mb"]
+    return f"{found['peak_mb']:.0f}" + ("" if there is None else f" + {there:.0f} on the GPU")
+
+
+def saved_run(report: Report, shared: Path, kind: str, device: str) -> None:
+    """Rows (a) to (e) on a random checkpoint, and its ablations."""
+    with tempfile.TemporaryDirectory() as place:
+        subject = saved(kind, Path(place) / kind, shared, device)
+        report.add("", *HEADER)
+        compare(subject, report)
+        ablations(subject, report)
+
+
+def ablations(subject: Subject, report: Report) -> None:
+    """One ablation beside none, and four one after the other beside four in one batch."""
+    columns = ("dtype", "run", "ms per text block", "of the intact", "of matmul peak")
+    report.add("", *header(subject.name, *columns))
+    for dtype in ("float32", "auto"):
+        with tempfile.TemporaryDirectory() as store:
+            found = measured(
+                "ablations",
+                model=subject.model,
+                corpus=subject.corpus,
+                store=store,
+                dims=FOUR,
+                dtype=dtype,
+                device=subject.device,
+            )
+        if dtype == "auto" and found["dtype"] == "float32":
+            continue
+        seconds: dict[str, float] = found["per_block_s"]
+        for name, second in seconds.items():
+            share = f"{found['share_of_peak'][name]:.0%}"
+            ratio = f"{second / seconds['intact']:.2f}"
+            report.add(row("", found["dtype"], name, f"{second * 1000:.3f}", ratio, share))
+        largest = f"{found['largest_difference_nats_per_token']:.1e} nats per token"
+        report.add(
+            row("", found["dtype"], f"differ by at most {largest}", "", "", ""),
+            row("", found["dtype"], f"peak: {found['peak'] / 1e12:.1f} TFLOP/s", "", "", ""),
+        )
 
 
 def bert_base(report: Report) -> None:
@@ -146,7 +203,10 @@ def main() -> None:
     )
     shared = Path("../shared")
     parser.add_argument("--shared", type=Path, default=shared, help="models and data")
-    parser.add_argument("--part", action="append", choices=PARTS, help="repeatable")
+    parser.add_argument(
+        "--part", action="append", choices=[*PARTS, "ablations", *SAVED], help="repeatable"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument(
         "--peers-python", default=sys.executable, help="an interpreter that has the peers"
     )
@@ -158,21 +218,27 @@ def main() -> None:
     began = time.perf_counter()
     if not {"smollm2", "rxnfp", "bert-base"}.isdisjoint(parts):
         report.add(*HEADER)
-    known = subjects(shared)
+    known = subjects(shared, arguments.device)
     actions: dict[str, Callable[[], None]] = {
         "smollm2": lambda: compare(known["smollm2"], report),
         "rxnfp": lambda: compare(known["rxnfp"], report),
         "bert-base": lambda: bert_base(report),
         "peers": lambda: peers(report, arguments.peers_python),
         "batches": lambda: larger_batches(report),
-        "growth": lambda: growth(report, shared),  # the last, since it has tables of its own
+        # From here on tables of their own.
+        "growth": lambda: growth(report, shared),
+        "ablations": lambda: ablations(known["smollm2"], report),
+        **{
+            part: partial(saved_run, report, shared, kind, arguments.device)
+            for part, kind in SAVED.items()
+        },
     }
     for part, action in actions.items():
         if part in parts:
             action()
+    about = conditions(library_versions(), arguments.device)
     text = section(
-        f"{conditions(library_versions())}; {time.perf_counter() - began:.0f} s in all, load "
-        f"average before {load:.1f}",
+        f"{about}; {time.perf_counter() - began:.0f} s in all, load average before {load:.1f}",
         *report.lines,
     )
     keep(text, write=arguments.write)

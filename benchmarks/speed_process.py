@@ -4,7 +4,9 @@
 
 ``plain`` is the script that a user would write instead: load in float32, zero the parameters in
 place, run, restore; full logits, batches of eight text blocks. ``ours`` measures the same
-conditions through the package, exhaustively. ``random`` compares the two on a random model.
+conditions through the package, exhaustively, and ``ablations`` several ablations of one chunk, one
+after the other and in one batch. ``random`` compares the two on a random model. ``saved`` makes a
+random checkpoint.
 """
 
 import json
@@ -26,12 +28,20 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def matmul_peak(n: int = 1536, repeats: int = 6) -> float:
-    """Floating-point operations per second of a large float32 matrix product, the best of some."""
+def accelerator_mb(device: str) -> float | None:
+    """Most memory that tensors held on a GPU so far, in MB."""
     import torch
 
-    a, b = torch.randn(n, n), torch.randn(n, n)
-    return 2 * n**3 / min(_seconds(lambda: a @ b) for _ in range(repeats))
+    return torch.cuda.max_memory_allocated(device) / 1024**2 if device != "cpu" else None
+
+
+def matmul_peak(device: str = "cpu", dtype: str = "float32", repeats: int = 6) -> float:
+    """Floating-point operations per second of a large matrix product, the best of some."""
+    import torch
+
+    n = 1536 if device == "cpu" else 8192
+    a, b = (torch.randn(n, n, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
+    return 2 * n**3 / min(_seconds(lambda: a @ b, device) for _ in range(repeats))
 
 
 def operations(run: Callable[[], object]) -> int:
@@ -43,9 +53,13 @@ def operations(run: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-def _seconds(run: Callable[[], object]) -> float:
+def _seconds(run: Callable[[], object], device: str = "cpu") -> float:
+    import torch
+
     began = time.perf_counter()
     run()
+    if device != "cpu":
+        torch.cuda.synchronize(device)
     return time.perf_counter() - began
 
 
@@ -53,11 +67,12 @@ def _seconds(run: Callable[[], object]) -> float:
 
 
 def plain(
-    *, model: str, text: str, column: str | None, dims: Sequence[int], blocks: int
+    *, model: str, text: str, column: str | None, dims: Sequence[int], blocks: int, device: str
 ) -> dict[str, Any]:
     """Load, run the first text blocks intact and ablated; how long a text block takes."""
     began = time.perf_counter()
     network, tokenizer = _load(model)
+    network.to(device)
     texts = _texts(Path(text), column)
     rows = _lines(tokenizer, texts) if column else _packed(tokenizer, texts[0])
     loaded, load_peak = time.perf_counter() - began, peak_mb()
@@ -69,22 +84,25 @@ def plain(
     seconds = 0.0
     for chosen in ([], dims):
         with _zeroed(network, chosen):
-            seconds += _seconds(lambda: [_plain_nll(network, b, pad, mask) for b in batches])
+            seconds += _seconds(
+                lambda: [_plain_nll(network, b, pad, mask) for b in batches], device
+            )
     per_block = seconds / (2 * count)
     return {
         "start_s": loaded,
         "load_peak_mb": load_peak,
         "peak_mb": peak_mb(),
+        "accelerator_mb": accelerator_mb(device),
         "per_block_s": per_block,
         "measured_blocks": 2 * count,
         "corpus_blocks": len(rows),
-        "share_of_peak": first / per_block / matmul_peak(),
+        "share_of_peak": first / per_block / matmul_peak(device),
     }
 
 
 def _load(model: str) -> tuple[Any, Any]:
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
     causal: Any = AutoModelForCausalLM
     masked: Any = AutoModelForMaskedLM
@@ -96,7 +114,9 @@ def _load(model: str) -> tuple[Any, Any]:
         folder, gguf = Path(spec.origin).parent, {"gguf_file": inside}
         network = causal.from_pretrained(folder, dtype=torch.float32, **gguf)
         return network.eval(), AutoTokenizer.from_pretrained(folder, **gguf)
-    network = masked.from_pretrained(model, dtype=torch.float32)
+    (architecture,) = AutoConfig.from_pretrained(model).architectures
+    cls = causal if architecture.endswith("CausalLM") else masked
+    network = cls.from_pretrained(model, dtype=torch.float32)
     return network.eval(), AutoTokenizer.from_pretrained(model)
 
 
@@ -126,12 +146,13 @@ def _plain_nll(network: Any, rows: Sequence[Sequence[int]], pad: int, mask: int 
     length = max(map(len, rows))
     ids = torch.tensor([[*row, *[pad] * (length - len(row))] for row in rows])
     attended = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
+    ids, attended = ids.to(network.device), attended.to(network.device)
     with torch.no_grad():
         if mask is None:
             logits = network(input_ids=ids, attention_mask=attended).logits[:, :-1]
             targets, scored = ids[:, 1:], attended[:, 1:].bool()
         else:
-            scored = (torch.rand(ids.shape) < 0.15) & attended.bool()
+            scored = (torch.rand(ids.shape, device=ids.device) < 0.15) & attended.bool()
             corrupted = ids.masked_fill(scored, mask)
             logits, targets = network(input_ids=corrupted, attention_mask=attended).logits, ids
         losses = torch.nn.functional.cross_entropy(
@@ -164,23 +185,22 @@ def _zeroed(network: Any, dims: Sequence[int]) -> Iterator[None]:
 
 
 def ours(
-    *, model: str, corpus: str, store: str, dims: Sequence[int], chunks: int, dtype: str
+    *,
+    model: str,
+    corpus: str,
+    store: str,
+    dims: Sequence[int],
+    chunks: int,
+    dtype: str,
+    device: str,
 ) -> dict[str, Any]:
     """The same conditions through the package, which is what an exhaustive run consists of."""
     began = time.perf_counter()
     from robustness.ablation import Ablation
-    from robustness.checkpoint import resolve
     from robustness.conditions import Condition, Fixed, Intact, PerBlock
-    from robustness.policy import load_policy
-    from robustness.vetting import Vetting
 
-    settings = load_policy(None, options={"corpus": corpus, "dtype": dtype}).settings(model)
-    checkpoint = resolve(model, cache=Path(store))
-    measurement = Vetting(
-        checkpoint=checkpoint, settings=settings, store_root=Path(store)
-    ).measurement
-    execution = measurement._execution
-    reduced = measurement.dtype
+    measurement = _measurement(model, corpus, store, dtype, device)
+    execution, reduced = measurement._execution, measurement.dtype
     scorer = execution._scorer(reduced)
     asked = [measurement.asked.chunk(index) for index in range(chunks)]
     started = time.perf_counter() - began
@@ -188,19 +208,88 @@ def ours(
     conditions: list[Condition] = [Intact(), Fixed(ablation=ablation)]
     conditions.append(PerBlock(like=ablation, dims=tuple((row,) for row in range(16))))
     first = operations(lambda: scorer.nll_nats(asked[0].rows[:4])) / 4
+    if device != "cpu":  # its libraries load at their first use
+        execution.run(asked[0], conditions, execution.most_tokens, reduced)
     seconds = _seconds(
         lambda: [
             execution.run(chunk, conditions, execution.most_tokens, reduced) for chunk in asked
-        ]
+        ],
+        device,
     )
     count = len(conditions) * sum(chunk.n_blocks for chunk in asked)
     return {
         "start_s": started,
         "peak_mb": peak_mb(),
+        "accelerator_mb": accelerator_mb(device),
         "per_block_s": seconds / count,
         "measured_blocks": count,
         "corpus_blocks": measurement.layout.n_blocks,
-        "share_of_peak": first * count / seconds / matmul_peak(),
+        "dtype": reduced,
+        "share_of_peak": first * count / seconds / matmul_peak(device, reduced),
+    }
+
+
+def _measurement(model: str, corpus: str, store: str, dtype: str, device: str) -> Any:
+    from robustness.checkpoint import resolve
+    from robustness.policy import load_policy
+    from robustness.vetting import Vetting
+
+    options = {"corpus": corpus, "dtype": dtype, "device": device}
+    settings = load_policy(None, options=options).settings(model)
+    checkpoint = resolve(model, cache=Path(store))
+    return Vetting(checkpoint=checkpoint, settings=settings, store_root=Path(store)).measurement
+
+
+def ablations(
+    *, model: str, corpus: str, store: str, dims: Sequence[int], dtype: str, device: str
+) -> dict[str, Any]:
+    """One chunk of text blocks under several ablations, one after the other and in one batch."""
+    import numpy as np
+
+    from robustness.ablation import Ablation
+    from robustness.conditions import Condition, Fixed, Intact, PerBlock
+    from robustness.scoring import AskedChunk
+
+    measurement = _measurement(model, corpus, store, dtype, device)
+    execution, reduced = measurement._execution, measurement.dtype
+    chunk = measurement.asked.chunk(0)
+    tokens = sum(row.length for row in chunk.rows)
+    single = [Fixed(ablation=Ablation(dims=(dim,))) for dim in dims]
+    batch = AskedChunk.of([[row] for _ in dims for row in chunk.rows])
+    together = PerBlock(
+        like=single[0].ablation, dims=tuple((dim,) for dim in dims for _ in chunk.rows)
+    )
+
+    def run(asked: Any, conditions: Sequence[Condition], most_tokens: int) -> Any:
+        return execution.run(asked, conditions, most_tokens, reduced)[0]
+
+    def timed(asked: Any, conditions: Sequence[Condition], most_tokens: int) -> float:
+        """Seconds per text block and condition, the median of some."""
+        passes = len(asked.rows) * len(conditions)
+        run(asked, conditions, most_tokens)
+        times: list[float] = []
+        while len(times) < 5 or (sum(times) < 1 and len(times) < 50):
+            times.append(_seconds(lambda: run(asked, conditions, most_tokens), device))
+        return float(np.median(times)) / passes
+
+    first = operations(lambda: execution._scorer(reduced).nll_nats(chunk.rows)) / len(chunk.rows)
+    usual, large = execution.most_tokens, len(dims) * tokens
+    alone = np.concatenate(run(chunk, single, usual))
+    differ = np.abs(alone - run(batch, [together], large)[0]) / np.tile(chunk.tokens, len(dims))
+    per_block = {
+        "intact": timed(chunk, [Intact()], usual),
+        "one ablation": timed(chunk, single[:1], usual),
+        f"{len(dims)} ablations, one after the other": timed(chunk, single, usual),
+        f"{len(dims)} ablations in one batch": timed(batch, [together], large),
+    }
+    peak = matmul_peak(device, reduced)
+    return {
+        "dtype": reduced,
+        "peak": peak,
+        "per_block_s": per_block,
+        "share_of_peak": {name: first / seconds / peak for name, seconds in per_block.items()},
+        "largest_difference_nats_per_token": float(differ.max()),
+        "accelerator_mb": accelerator_mb(device),
     }
 
 
@@ -212,6 +301,13 @@ def converted(*, model: str, store: str) -> dict[str, Any]:
 
 
 # --- random models -------------------------------------------------------------------------------
+
+
+def saved(*, kind: str, folder: str, text: str, dims: Sequence[int]) -> dict[str, Any]:
+    """A random checkpoint with outlier dimensions and a tokenizer trained on the text."""
+    from speed_random import save
+
+    return {"parameters": save(kind, Path(folder), Path(text), dims)}
 
 
 def random(
@@ -278,7 +374,9 @@ if __name__ == "__main__":
     scripts: dict[str, Callable[..., dict[str, Any]]] = {
         "plain": plain,
         "ours": ours,
+        "ablations": ablations,
         "converted": converted,
         "random": random,
+        "saved": saved,
     }
     print(json.dumps(scripts[sys.argv[1]](**json.loads(sys.argv[2]))))

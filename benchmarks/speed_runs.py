@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Subject:
             model alone, and the script ten random draws besides.
         policy: lines of a policy file.
         share: text blocks on which the plain script is measured.
+        device: ``--robustness-device``, and the plain script's.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Subject:
     column: str | None = None
     policy: tuple[str, ...] = ()
     share: int = 32
+    device: str = "cpu"
 
     @property
     def corpus(self) -> str:
@@ -50,15 +52,20 @@ class Subject:
         return f"{self.text}:{self.column}" if self.column else str(self.text)
 
     @property
+    def n_measured(self) -> int:
+        """Text blocks to measure, which a GPU takes in less than a CPU's tick."""
+        return self.share if self.device == "cpu" else 16 * self.share
+
+    @property
     def plain_conditions(self) -> int:
         """Intact, each outlier alone, all together, random draws."""
         return 1 + len(self.dims) + (len(self.dims) > 1) + RANDOM_DRAWS
 
 
-def subjects(shared: Path) -> dict[str, Subject]:
+def subjects(shared: Path, device: str = "cpu") -> dict[str, Subject]:
     """The checkpoints, by part."""
     models, data = shared / "models", shared / "data"
-    return {
+    found = {
         "smollm2": Subject(
             name="SmolLM2-135M, WikiText-2 test",
             model=SMOLLM2,
@@ -81,6 +88,16 @@ def subjects(shared: Path) -> dict[str, Subject]:
             dims=(92, 112),
         ),
     }
+    return {name: replace(subject, device=device) for name, subject in found.items()}
+
+
+def saved(kind: str, folder: Path, shared: Path, device: str) -> Subject:
+    """A random checkpoint, written into a folder, on WikiText-2."""
+    text = shared / "data" / "wikitext-2-raw" / "wiki.test.raw"
+    dims = (7, 11) if kind == "tiny" else (308, 381)
+    found = measured("saved", kind=kind, folder=str(folder), text=str(text), dims=dims)
+    name = f"random {kind}, {found['parameters'] / 1e6:.0f} M, WikiText-2 test"
+    return Subject(name=name, model=str(folder), text=text, dims=dims, device=device)
 
 
 @dataclass(kw_only=True)
@@ -194,7 +211,8 @@ def vet(
     command = [
         *(sys.executable, "-m", "pytest", "-q", f"--model={subject.model}"),
         *(f"--robustness-corpus={subject.corpus}", f"--robustness-store={folder / store}"),
-        *(f"--robustness-json={report}", "--robustness-policy=policy.toml", *options),
+        *(f"--robustness-json={report}", "--robustness-policy=policy.toml"),
+        *(f"--robustness-device={subject.device}", *options),
     ]
     process = run(command, folder)
     if process.returncode not in (0, 1):
