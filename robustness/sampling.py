@@ -7,6 +7,7 @@ worker, batch or order of execution. The labels are part of the public protocol
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from itertools import count, pairwise
 
@@ -27,6 +28,18 @@ def _rank(*label: object) -> int:
     return int.from_bytes(sha256(":".join(map(str, label)).encode()).digest(), "big")
 
 
+def _in_order(numbers: Sequence[int], *label: object) -> list[int]:
+    """The numbers sorted by the :func:`_rank` of ``(*label, number)``, hashing the label once."""
+    begun = sha256("".join(f"{part}:" for part in label).encode())
+
+    def rank(number: int) -> bytes:
+        own = begun.copy()
+        own.update(str(number).encode())
+        return own.digest()
+
+    return sorted(numbers, key=rank)
+
+
 def uniform_index(size: int, *label: object) -> int:
     """A number from 0 to ``size - 1``, uniform over labels."""
     return _rank(*label) % size
@@ -34,8 +47,7 @@ def uniform_index(size: int, *label: object) -> int:
 
 def block_order(n_blocks: int, *, seed: int, fingerprint: str) -> NDArray[np.int64]:
     """Seeded permutation of the corpus' text blocks, shape ``(n_blocks,)``."""
-    ranked = sorted(range(n_blocks), key=lambda index: _rank("order", seed, fingerprint, index))
-    return np.array(ranked, dtype=np.int64)
+    return np.array(_in_order(range(n_blocks), "order", seed, fingerprint), dtype=np.int64)
 
 
 def masked_positions(
@@ -51,12 +63,14 @@ def masked_positions(
         fingerprint: the corpus' fingerprint.
         block: index of the text block in the corpus (not in the seeded order).
     """
-    candidates = np.flatnonzero(~special).tolist()
+    return np.array(_masked(special.tobytes(), seed, fingerprint, block), dtype=np.int64)
+
+
+@lru_cache(maxsize=8192)  # every condition asks for them again
+def _masked(special: bytes, seed: int, fingerprint: str, block: int) -> tuple[int, ...]:
+    candidates = np.flatnonzero(~np.frombuffer(special, dtype=np.bool_)).tolist()
     wanted = max(1, round(MASKED_SHARE * len(candidates)))
-    ranked = sorted(
-        candidates, key=lambda position: _rank("mask", seed, fingerprint, block, position)
-    )
-    return np.array(sorted(ranked[:wanted]), dtype=np.int64)
+    return tuple(sorted(_in_order(candidates, "mask", seed, fingerprint, block)[:wanted]))
 
 
 def corrupted_spans(
@@ -104,7 +118,7 @@ def corrupted_spans(
 
 def _parted(total: int, parts: int, *label: object) -> list[int]:
     """``total`` in so many pieces of at least 1, cut behind the units of the smallest hashes."""
-    units = sorted(range(1, total), key=lambda unit: _rank(*label, unit))
+    units = _in_order(range(1, total), *label)
     cuts = sorted(units[: parts - 1])
     return [end - start for start, end in pairwise([0, *cuts, total])]
 
