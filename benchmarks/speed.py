@@ -150,9 +150,9 @@ def saved_run(report: Report, shared: Path, kind: str, device: str) -> None:
     """Rows (a) to (e) on a random checkpoint, and its ablations."""
     with tempfile.TemporaryDirectory() as place:
         subject = saved(kind, Path(place) / kind, shared, device)
+        ablations(subject, report)
         report.add("", *HEADER)
         compare(subject, report)
-        ablations(subject, report)
 
 
 def ablations(subject: Subject, report: Report) -> None:

@@ -303,11 +303,11 @@ def converted(*, model: str, store: str) -> dict[str, Any]:
 # --- random models -------------------------------------------------------------------------------
 
 
-def saved(*, kind: str, folder: str, text: str, dims: Sequence[int]) -> dict[str, Any]:
+def saved(*, kind: str, folder: str, text: str, dims: Sequence[int], device: str) -> dict[str, Any]:
     """A random checkpoint with outlier dimensions and a tokenizer trained on the text."""
     from speed_random import save
 
-    return {"parameters": save(kind, Path(folder), Path(text), dims)}
+    return {"parameters": save(kind, Path(folder), Path(text), dims, device=device)}
 
 
 def random(

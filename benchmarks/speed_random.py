@@ -40,7 +40,7 @@ _SPECIAL = {
 }
 
 
-def save(kind: str, folder: Path, text: Path, dims: Sequence[int]) -> int:
+def save(kind: str, folder: Path, text: Path, dims: Sequence[int], *, device: str) -> int:
     """Write a random model and a WordPiece tokenizer trained on the text; returns parameters."""
     import torch
     import transformers
@@ -48,8 +48,8 @@ def save(kind: str, folder: Path, text: Path, dims: Sequence[int]) -> int:
     name, settings = SIZES[kind]
     cls: Any = getattr(transformers, name)
     torch.manual_seed(0)
-    model = cls(cls.config_class(**settings, pad_token_id=0))
-    with torch.no_grad():
+    with torch.device(device), torch.no_grad():
+        model = cls(cls.config_class(**settings, pad_token_id=0))
         for values, outlying in _writers(model):
             values += 0.02 * torch.randn_like(values)  # without a spread nothing sticks out
             values[list(dims)] += outlying

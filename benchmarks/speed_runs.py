@@ -95,7 +95,9 @@ def saved(kind: str, folder: Path, shared: Path, device: str) -> Subject:
     """A random checkpoint, written into a folder, on WikiText-2."""
     text = shared / "data" / "wikitext-2-raw" / "wiki.test.raw"
     dims = (7, 11) if kind == "tiny" else (308, 381)
-    found = measured("saved", kind=kind, folder=str(folder), text=str(text), dims=dims)
+    found = measured(
+        "saved", kind=kind, folder=str(folder), text=str(text), dims=dims, device=device
+    )
     name = f"random {kind}, {found['parameters'] / 1e6:.0f} M, WikiText-2 test"
     return Subject(name=name, model=str(folder), text=text, dims=dims, device=device)
 
