@@ -251,7 +251,8 @@ _SETTINGS = {
         outliers_matter_more_for_task=_tables(**_CHECK, factor=_RATIO),
     ),
 }
-_OVERRIDES = st.dictionaries(_WORDS, _tables(**_SETTINGS), max_size=2)
+_PATTERNS = _WORDS.map(lambda word: f"x{word}")  # "*" would match what is asked for
+_OVERRIDES = st.dictionaries(_PATTERNS, _tables(**_SETTINGS), max_size=2)
 _POLICIES = _tables(
     **_SETTINGS,
     confidence=st.floats(0.5, 1, exclude_max=True),
