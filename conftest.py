@@ -10,7 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("GITHUB_ACTIONS", None)
 os.environ.pop("GITHUB_STEP_SUMMARY", None)
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "tests.browser", "tests.plugin_support", "tests.plugin_runs"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

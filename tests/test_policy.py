@@ -14,11 +14,7 @@ from robustness.ablation import Ablation
 from robustness.errors import PolicyError
 from robustness.policy import PolicyFile, Settings, load_policy
 from robustness.rules import RULES
-from tests import plugin_support
 from tests.policy_files import policy, refusal
-
-stubs = plugin_support.stubs
-
 
 # --- what is refused -----------------------------------------------------------------------------
 
