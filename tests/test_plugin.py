@@ -2,6 +2,7 @@
 
 import math
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,10 @@ from tests.plugin_support import (
 
 @dataclass(frozen=True)
 class PassingRuns:
-    """The stub vetted with nothing measured before, by one process and by two workers."""
+    """The stub vetted with nothing measured before, by one process and by two workers.
+
+    These are runs of Python itself, ``again`` and ``without_xdist`` start warm.
+    """
 
     alone: Run
     with_workers: Run
@@ -51,10 +55,10 @@ def passing(stubs: Stubs, tmp_path_factory: pytest.TempPathFactory) -> PassingRu
     folder = tmp_path_factory.mktemp("passing")
     own_store = f"--robustness-store={folder / 'store'}"  # the last one counts
     return PassingRuns(
-        alone=run_suite(folder / "alone", *stubs.options),
+        alone=run_suite(folder / "alone", *stubs.options, python=sys.executable),
         with_workers=run_suite(
             folder / "workers", f"--robustness-model={stubs.model}", *stubs.surroundings, own_store,
-            "-n", "2", "-v",
+            "-n", "2", "-v", python=sys.executable,
         ),
         again=run_suite(folder / "again", *stubs.options),
         without_xdist=run_suite(folder / "without", *stubs.options, *STATES["off"]),
