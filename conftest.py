@@ -1,16 +1,23 @@
 """Test configuration of the repository itself."""
 
 import os
+import sys
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
+
+from tests.warm_python import warm_python
 
 # Nothing that the tests do may reach for a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Nor write into the summary of the CI job that they run in.
 os.environ.pop("GITHUB_ACTIONS", None)
 os.environ.pop("GITHUB_STEP_SUMMARY", None)
+# Nor compile the package anew in every subprocess: it is half of the time of a run on a stub.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "tests.browser", "tests.plugin_support", "tests.plugin_runs"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,3 +38,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(skip)
+
+
+@pytest.fixture
+def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """The same, but its subprocesses start warm."""
+    start = pytester.popen
+
+    def popen(command: Sequence[str], **options: Any) -> Any:
+        first, *rest = command
+        python = warm_python() if first == sys.executable else first
+        return start([python, *rest], **options)
+
+    monkeypatch.setattr(pytester, "popen", popen)
+    return pytester

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _WORD_START = re.compile(r"(?<!\S)\S")
+_MOST_BYTES_PER_WORD = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,12 @@ def normalised_perplexity(
     The mean NLL per scored token stands for every token of the text; where all of them are scored,
     as by a causal model behind a token that begins the sequence, this is their summed NLL.
 
+    There is no perplexity per word (``None``) where white space does not part the text into words:
+    where what lies between it has more than 50 bytes on average, white space included. English has
+    about 5, source code 9, Malayalam, with long words and three bytes a letter, 30 to 40; proteins
+    and chemical reactions, a whole one in each line, have about 100, paragraphs of Chinese or
+    Japanese and lines of minified code as many. (Chinese in very short lines passes: per line.)
+
     Args:
         mean_nll_nats: per scored token.
         tokens: tokens of the text, special ones left out.
@@ -100,10 +107,11 @@ def normalised_perplexity(
         utf8_bytes: its length in UTF-8.
     """
     nats = mean_nll_nats * tokens
+    parted = words > 0 and utf8_bytes <= _MOST_BYTES_PER_WORD * words
     return {
         "words": words,
         "utf8_bytes": utf8_bytes,
-        "word_perplexity": float(np.exp(nats / words)) if words else None,
+        "word_perplexity": float(np.exp(nats / words)) if parted else None,
         "byte_perplexity": float(np.exp(nats / utf8_bytes)) if utf8_bytes else None,
         "bits_per_byte": nats / (utf8_bytes * math.log(2)) if utf8_bytes else None,
     }

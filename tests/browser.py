@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,9 +25,12 @@ def chromium() -> str:
     return found
 
 
-@contextmanager
-def started() -> Iterator["Browser"]:
-    """A browser. Chromium refuses its sandbox to root, as whom containers run tests."""
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """One for a module's tests: longer, and its event loop would be in the way of others.
+
+    Chromium refuses its sandbox to root, as whom containers run tests.
+    """
     path = chromium()
     from playwright.sync_api import sync_playwright
 
@@ -77,6 +80,27 @@ def shown(browser: "Browser", file: Path, *, phone: bool = False, **more: Any) -
         context.close()
 
 
+def until(page: Shown, done: Callable[[], bool]) -> None:
+    """Wait for something; the page's policy forbids playwright's own way, which is ``eval``."""
+    for _ in range(200):
+        if done():
+            return
+        page.page.wait_for_timeout(25)
+    raise AssertionError("it did not happen within 5 seconds")
+
+
+def fits(page: Shown) -> None:
+    """Nothing is wider than the screen, every figure is drawn, no two labels touch."""
+    wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.page.evaluate(wide) == 0
+    drawn = page.page.locator(".plot").evaluate_all(
+        "plots => plots.map((plot) => plot.querySelectorAll('.main-svg').length)"
+    )
+    assert drawn
+    assert all(drawn)
+    assert _touching_labels(page) == []
+
+
 def points(page: Shown, name: str, trace: int) -> list[tuple[float, float]]:
     """Where the marks of a trace are drawn, in units of the axes: read off the SVG's own pixels.
 
@@ -112,23 +136,18 @@ def points(page: Shown, name: str, trace: int) -> list[tuple[float, float]]:
     return [(value((x - left) / width, 0), value(1 - (y - top) / height, 1)) for x, y in pixels]
 
 
-def overflow(page: Shown) -> int:
-    """By how many pixels the page is wider than the screen."""
-    wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    return int(page.page.evaluate(wide))
-
-
-def touching_labels(page: Shown) -> list[str]:
+def _touching_labels(page: Shown) -> list[str]:
     """Axes whose labels touch each other."""
     found: list[str] = page.page.locator(".plot").evaluate_all(
-        """plots => plots.flatMap((plot) => ["xtick", "ytick"].flatMap((kind) => {
-          const boxes = [...plot.querySelectorAll(`.${kind} text`)]
-            .map((text) => text.getBoundingClientRect());
-          const touch = (a, b) => a.left < b.right - 1 && b.left < a.right - 1
-            && a.top < b.bottom - 1 && b.top < a.bottom - 1;
-          return boxes.flatMap((a, i) => boxes.slice(i + 1).filter((b) => touch(a, b)))
-            .map(() => `${plot.id} ${kind}`);
-        }))"""
+        """plots => plots.flatMap((plot) => ["x", "y", "y2", "y3"]
+          .map((name) => `.${name}tick text`).flatMap((kind) => {
+            const boxes = [...plot.querySelectorAll(kind)]
+              .map((text) => text.getBoundingClientRect());
+            const touch = (a, b) => a.left < b.right - 1 && b.left < a.right - 1
+              && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+            return boxes.flatMap((a, i) => boxes.slice(i + 1).filter((b) => touch(a, b)))
+              .map(() => `${plot.id} ${kind}`);
+          }))"""
     )
     return found
 

@@ -5,6 +5,7 @@ They strike when chunks are written to the store, so that nothing depends on how
 
 import json
 import os
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +134,9 @@ class Place:
         with monkeypatch.context() as patch:
             for variable, text in self.environment(fault, at).items():
                 patch.setenv(variable, text)
-            return run_suite(self.folder(name), *self.arguments(*more))
+            # A worker that starts warm is no child of its controller.
+            python = sys.executable if fault == "interrupt controller" else None
+            return run_suite(self.folder(name), *self.arguments(*more), python=python)
 
 
 def measured(facts: dict[str, Any]) -> dict[str, Any]:

@@ -39,3 +39,10 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         return re.sub(r"\s+", " ", " ".join(self.words))
+
+    def parts_that_cannot_be_followed(self) -> set[str]:
+        """Ids that stand twice, and those that something names and nothing has."""
+        ids = self.all("id")
+        named = {target[1:] for target in self.all("href") if target[0] == "#"}
+        named |= {name for value in self.all("aria-labelledby") for name in value.split()}
+        return {name for name in ids if ids.count(name) > 1} | named - set(ids)

@@ -3,9 +3,34 @@
 import copy
 import json
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A reader and the inputs it gets.
+
+    Attributes:
+        file: what is overwritten with them.
+        valid: what it holds at first.
+        inputs: its contents with something wrong in them.
+        read: reads it, and asserts that what it returns is valid.
+    """
+
+    file: Path
+    valid: bytes
+    inputs: st.SearchStrategy[bytes]
+    read: Callable[[], object]
+
+
+Arrange = Callable[[Path], Case]
+"""Puts a valid file into an empty folder."""
+
 
 DEEP = 3000
 """Nesting that overruns Python's parser."""

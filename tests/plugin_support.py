@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from tests.checkpoint_folders import save_checkpoint, tiny_model, tiny_tokenizer
+from tests.warm_python import warm_python
 
 VOCABULARY = 64
 N_SPECIAL = 5
@@ -98,13 +97,12 @@ class Stubs:
 
 @pytest.fixture(scope="session")
 def stubs(tmp_path_factory: pytest.TempPathFactory) -> Stubs:
-    """Built once per process, although every module has its own copy of this fixture."""
+    """Built once per process."""
     found = Stubs(root=tmp_path_factory.getbasetemp() / "stubs")
-    if not found.root.is_dir():
-        save_stub(found.model, DIM)
-        save_stub(found.other, OTHER_DIM)
-        save_stub(found.plain, None)
-        found.corpus.write_text(zipf_text(20_000))
+    save_stub(found.model, DIM)
+    save_stub(found.other, OTHER_DIM)
+    save_stub(found.plain, None)
+    found.corpus.write_text(zipf_text(20_000))
     return found
 
 
@@ -115,6 +113,11 @@ def save_stub(folder: Path, dim: int | None) -> Path:
     uniformly; any other dimension matters little. Without any dimension given, the frequencies
     are in the bias of the head.
     """
+    # Not on top: every process of a test run reads this module, its controller included.
+    import torch
+
+    from tests.checkpoint_folders import save_checkpoint, tiny_model, tiny_tokenizer
+
     model = tiny_model(
         "BertForMaskedLM",
         vocab_size=VOCABULARY,
@@ -182,18 +185,18 @@ class Run:
         return junit_properties(self.folder / "junit.xml")
 
 
-def run_pytest(folder: Path, *args: str) -> pytest.RunResult:
+def run_pytest(folder: Path, *args: str, python: str | None = None) -> pytest.RunResult:
     """Like ``pytester.runpytest_subprocess``, in a fixture of any scope."""
-    return run_python(folder, "-m", "pytest", *args)
+    return run_python(folder, "-m", "pytest", *args, python=python or warm_python())
 
 
-def run_python(folder: Path, *args: str) -> pytest.RunResult:
+def run_python(folder: Path, *args: str, python: str = sys.executable) -> pytest.RunResult:
     """Python in a subprocess, started in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     kept = {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}
     started = time.monotonic()
     process = subprocess.run(
-        [sys.executable, *args],
+        [python, *args],
         cwd=folder,
         env={**kept, "HOME": str(folder), "HF_HUB_OFFLINE": "1", "PY_COLORS": "0"},
         capture_output=True,
@@ -207,10 +210,10 @@ def run_python(folder: Path, *args: str) -> pytest.RunResult:
     return pytest.RunResult(process.returncode, *lines, time.monotonic() - started)
 
 
-def run_suite(folder: Path, *args: str) -> Run:
+def run_suite(folder: Path, *args: str, python: str | None = None) -> Run:
     """Run with all reports."""
     reports = ("--robustness-json=report.json", "--junitxml=junit.xml")
-    return Run(run_pytest(folder, *args, *reports), folder)
+    return Run(run_pytest(folder, *args, *reports, python=python), folder)
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 import copy
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +14,7 @@ from robustness.anatomy import Stack, trace_anatomy
 from robustness.errors import MeasurementError, UnsupportedSite
 from robustness.hooks import ablated, ablated_rows
 from tests.tiny_models import ARCHITECTURES, tiny_inputs, tiny_model
+from tests.watching import logits, watched
 
 few_examples = settings(max_examples=15, deadline=None)
 
@@ -48,12 +47,6 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(model, stack, inputs, draw(ablations), draw(ablations))
 
 
-def logits(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-    with torch.no_grad():
-        result: Tensor = model(**inputs).logits
-    return result
-
-
 def state(model: nn.Module) -> dict[str, Any]:
     """Everything that a context manager could leave behind: bits, identities, hooks."""
     tensors = {
@@ -70,28 +63,13 @@ def state(model: nn.Module) -> dict[str, Any]:
     return tensors | attributes
 
 
-@contextmanager
-def watched(model: nn.Module, stack: Stack) -> Iterator[dict[str, list[Tensor]]]:
-    """What the sites' modules return, seen by hooks of our own: module -> one per call."""
-    seen: dict[str, list[Tensor]] = {site.module: [] for site in stack.sites}
-
-    def watch(outputs: list[Tensor]) -> Callable[..., None]:
-        return lambda _module, _args, output: outputs.append(output)
-
-    handles = [
-        model.get_submodule(name).register_forward_hook(watch(outputs))
-        for name, outputs in seen.items()
-    ]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
+def modules(stack: Stack) -> set[str]:
+    return {site.module for site in stack.sites}
 
 
 def features(case: Case) -> list[Tensor]:
     """The output of each layer's site, (L)(B, T, D)."""
-    with watched(case.model, case.stack) as seen:
+    with watched(case.model, modules(case.stack)) as seen:
         logits(case.model, case.inputs)
     return [seen[site.module][site.execution] for site in case.stack.sites]
 
@@ -252,7 +230,8 @@ def test_what_a_module_returned_is_copied_not_changed(by_rows: bool) -> None:
     stack = trace_anatomy(model, inputs).stack
     ablation = Ablation(dims=(4,))
     with (
-        watched(model, stack) as seen,  # its hooks run before those of the ablation
+        # Its hooks run before those of the ablation.
+        watched(model, modules(stack), copied=False) as seen,
         ablated_rows(model, stack, [[4], [4]]) if by_rows else ablated(model, stack, ablation),
     ):
         logits(model, inputs)
@@ -265,7 +244,7 @@ def test_both_streams_of_a_permutation_language_model_are_ablated() -> None:
     target = torch.zeros(2, 1, 8)
     target[:, :, 3] = 1
     inputs |= {"perm_mask": target.expand(2, 8, 8).contiguous(), "target_mapping": target}
-    with ablated(model, stack, Ablation(dims=(4,))), watched(model, stack) as seen:
+    with ablated(model, stack, Ablation(dims=(4,))), watched(model, modules(stack)) as seen:
         logits(model, inputs)
     assert [len(outputs) for outputs in seen.values()] == [2, 2, 2]
     assert all((output[..., 4] == 0).all() for outputs in seen.values() for output in outputs)

@@ -9,11 +9,8 @@ from typing import Any
 import pytest
 
 from robustness.plugin import pytest_addoption
-from tests import plugin_support
 from tests.plugin_support import Stubs, read_json, verdicts
 from tests.workflows import EXPRESSION, ROOT, action, environment, run_script
-
-stubs = plugin_support.stubs
 
 ACTION = action()
 STEPS: dict[str, dict[str, Any]] = {step["name"]: step for step in ACTION["runs"]["steps"]}

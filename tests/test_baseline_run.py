@@ -13,7 +13,6 @@ from robustness.errors import BaselineError
 from robustness.plan import RunPlan, make_plan
 from robustness.policy import Policy
 from robustness.vetting import Vetting
-from tests import plugin_support
 from tests.plugin_support import (
     DIM,
     LABEL,
@@ -29,8 +28,6 @@ from tests.plugin_support import (
     text_of,
 )
 from tests.profiles import profile
-
-stubs = plugin_support.stubs
 
 PREFIX = f"robustness/test_baseline.py::test_matches_baseline[{LABEL}-"
 OUTLIERS, PERPLEXITY, SINGLE = (f"{PREFIX}{p}]" for p in ("outliers", "perplexity", f"dim{DIM}"))

@@ -252,6 +252,30 @@ def test_a_text_without_words_has_no_word_perplexity() -> None:
     assert found["byte_perplexity"] == pytest.approx(math.e)
 
 
+_PARTED = {
+    "English": "The house stands by the river, and nobody lives there any more.",
+    "German": "Donaudampfschifffahrtsgesellschaft und so weiter",
+    "Malayalam": "കേരളത്തിലെ പ്രധാനപ്പെട്ട നഗരങ്ങളിലൊന്നാണ് തിരുവനന്തപുരം",
+    "code": "found = [obtain({'layout': 3}) for obtain in stores]",
+    "tokens": "C c 1 c s c 2 n c ( - c 3 c c n o 3 )",
+}
+_UNPARTED = {
+    "proteins": "DIQMTQSPSSLSASVGDRVTITCRASQSISSYLNWYQQKPGKAPKLLIYAASSL\n" * 3,
+    "reactions": "Cc1csc2nc(-c3ccno3)nc(Cl)c12.NCc1ccc(F)cc1>>Cc1csc2nc(-c3ccno3)\n" * 3,
+    "Chinese": "那座房子在河边。已经没有人住在那里了。\n夏天孩子们在那里玩。冬天那里没有人。",
+    "minified code": "f=function(a,b){return(a||[]).concat(b||[]).map(c=>c*c)}",
+}
+
+
+@pytest.mark.parametrize("name", [*_PARTED, *_UNPARTED])
+def test_perplexity_is_per_word_only_where_white_space_parts_words(name: str) -> None:
+    text = (_PARTED | _UNPARTED)[name]
+    n_bytes = len(text.encode())
+    found = normalised_perplexity(2.0, tokens=30, words=len(text.split()), utf8_bytes=n_bytes)
+    assert (found["word_perplexity"] is not None) == (name in _PARTED)
+    assert found["byte_perplexity"] is not None
+
+
 def test_without_offsets_only_whole_texts_have_a_size() -> None:
     whole = Span(text=0, first=0, end=3, tokens=2)
     sizes = text_sizes(["é b"], [3], [None], [whole])

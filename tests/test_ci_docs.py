@@ -9,12 +9,9 @@ from typing import Any
 import pytest
 
 from robustness.console import app
-from tests import plugin_support
 from tests.plugin_support import Stubs, read_json
 from tests.test_action import only_known_options
 from tests.workflows import EXPRESSION, ROOT, action, environment, parsed, run_script
-
-stubs = plugin_support.stubs
 
 TEXT = (ROOT / "docs" / "CI.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

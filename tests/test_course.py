@@ -20,10 +20,8 @@ from robustness.policy import load_policy
 from robustness.report import facts
 from robustness.verdict import Verdict
 from robustness.vetting import Vetting
-from tests import plugin_support
 from tests.plugin_support import DIM, Stubs
 
-stubs = plugin_support.stubs
 ALPHA = 0.002
 
 

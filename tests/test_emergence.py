@@ -100,7 +100,17 @@ def test_a_single_checkpoint_is_a_short_run(folder: Path, store: str) -> None:
     result = run(str(folder / "checkpoint-100"), store)
     assert result.exit_code == 0
     assert result.stdout.startswith("1 checkpoint, checkpoint-100: ")
-    assert re.search(r"^ +5 +100 +scale ", result.stdout, re.MULTILINE)
+    assert re.search(r"^ +5 +at the first +scale ", result.stdout, re.MULTILINE)
+
+
+def test_what_stands_out_at_the_first_checkpoint_did_not_emerge_there(
+    folder: Path, store: str
+) -> None:
+    later = [str(folder / f"checkpoint-{step}") for step in (1000, 2000)]
+    result = run(*later, store)
+    assert re.search(r"^ +5 +at the first +scale ", result.stdout, re.MULTILINE)
+    (found,) = json.loads(run(*later, store, "--json").stdout)["dimensions"]
+    assert found["emerged"] == "checkpoint-1000"
 
 
 def test_revisions_on_the_hub_are_taken_in_the_order_of_their_steps(

@@ -10,7 +10,6 @@ import pytest
 from robustness.estimate import describe, estimate
 from robustness.plan import make_plan
 from robustness.policy import Policy
-from tests import plugin_support
 from tests.plans import plan
 from tests.plugin_support import (
     DIM,
@@ -21,8 +20,6 @@ from tests.plugin_support import (
     run_suite,
     text_of,
 )
-
-stubs = plugin_support.stubs
 
 
 def measured_blocks(store: Path) -> int:

@@ -22,11 +22,9 @@ from robustness.sampling import masked_positions
 from robustness.scoring import causal_block, masked_block
 from robustness.scoring.questions import Label
 from robustness.vetting import Vetting
-from tests import plugin_support
 from tests.checkpoint_folders import save_checkpoint, tiny_model, tiny_tokenizer
 from tests.plugin_support import DIM, Stubs
 
-stubs = plugin_support.stubs
 SENTENCES = (
     "The cat sat on a mat. It was r\u00e9sum\u00e9 day! "
     "\u65e5\u672c\u8a9e \U0001f600 <b>&amp;</b> \x1b[31m Why?\n"

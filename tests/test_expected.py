@@ -10,7 +10,6 @@ from robustness.errors import PolicyError
 from robustness.expected import unexpected_passes, with_expectations
 from robustness.plan import RunPlan
 from robustness.policy import Policy, load_policy
-from tests import plugin_support
 from tests.plans import plan
 from tests.plugin_support import (
     DIM,
@@ -21,8 +20,6 @@ from tests.plugin_support import (
     slowly_with_workers,
     text_of,
 )
-
-stubs = plugin_support.stubs
 
 TODAY = date(2026, 11, 24)
 JOINT = f"robustness/test_outliers.py::test_joint_ablation_degrades[{LABEL}-dim{DIM}]"

@@ -17,11 +17,8 @@ from robustness.pytest_support.state import STATE
 from robustness.report import facts
 from robustness.threads import SharedCores, cores
 from robustness.verdict import Verdict
-from tests import plugin_support
 from tests.plans import plan
 from tests.plugin_support import DIM, LABEL, Stubs, read_json
-
-stubs = plugin_support.stubs
 
 NUMPY = Verdict(
     outcome="fail",

@@ -21,8 +21,6 @@ from tests.faults import Place, environment_with, measured
 from tests.gguf_files import TOKENS, write_llama_gguf
 from tests.plugin_support import Run, Stubs, lasting, read_json, text_of, verdicts
 
-stubs = plugin_support.stubs
-
 SELECTION = ("-k", "finite or joint")
 """Two checks: three chunks intact, and the same ablated."""
 

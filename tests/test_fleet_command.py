@@ -22,10 +22,7 @@ from robustness.fleet.leash import LET_GO
 from robustness.fleet.run import Event, Node, result_of
 from robustness.fleet.tasks import Task
 from robustness.shards import Part
-from tests import plugin_support
 from tests.plugin_support import LABEL, Stubs, read_json
-
-stubs = plugin_support.stubs
 
 # --- a node --------------------------------------------------------------------------------------
 

@@ -18,13 +18,11 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from robustness.fleet.node import LEASH
-from tests import plugin_support
 from tests.plugin_support import LABEL, Stubs, checks, read_json, run_suite, verdicts
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
-stubs = plugin_support.stubs
 NAMES = (f"a-{LABEL}", f"b-{LABEL}")
 
 

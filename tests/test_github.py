@@ -19,7 +19,6 @@ from robustness.report.github import (
     publish_refusal,
 )
 from robustness.report.markdown import MOST_BYTES
-from tests import plugin_support
 from tests.github_runner import Command, obeyed
 from tests.plugin_support import (
     DIM,
@@ -32,8 +31,6 @@ from tests.plugin_support import (
     verdicts,
 )
 from tests.run_reports import HOSTILE, check, checkpoint, run
-
-stubs = plugin_support.stubs
 
 TEXT = st.one_of(
     st.lists(st.sampled_from(HOSTILE), min_size=1, max_size=4).map("".join),

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from robustness.checkpoint import resolve
 from robustness.errors import CheckpointError
 from robustness.gguf_file import read_gguf_header
-from tests import checkpoint_folders, plugin_support
+from tests import checkpoint_folders
 from tests.checkpoint_folders import (
     edit_config,
     hub_cache,
@@ -40,7 +40,6 @@ from tests.plugin_support import (
     text_of,
 )
 
-stubs = plugin_support.stubs
 cache = checkpoint_folders.cache
 folder = checkpoint_folders.folder
 

@@ -16,7 +16,7 @@ from robustness.errors import CheckpointError, MeasurementError
 from robustness.plain import plain
 from robustness.reference import CheckpointRef
 from robustness.verdict import Verdict
-from tests import checkpoint_folders, plugin_support
+from tests import checkpoint_folders
 from tests.plugin_support import (
     Run,
     Stubs,
@@ -27,7 +27,6 @@ from tests.plugin_support import (
     verdicts,
 )
 
-stubs = plugin_support.stubs
 cache = checkpoint_folders.cache
 folder = checkpoint_folders.folder
 

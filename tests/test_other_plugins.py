@@ -5,7 +5,6 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
-from tests import plugin_support
 from tests.plugin_support import (
     DIM,
     LABEL,
@@ -16,8 +15,6 @@ from tests.plugin_support import (
     text_of,
     with_and_without_workers,
 )
-
-stubs = plugin_support.stubs
 
 PLUGINS = ("pytest-cov", "pytest-html", "pytest-randomly", "pytest-rerunfailures", "pytest-split",
            "pytest-timeout")  # fmt: skip

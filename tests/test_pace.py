@@ -11,10 +11,7 @@ from robustness.checkpoint import resolve
 from robustness.pace import RECENT, Pace, in_words
 from robustness.policy import load_policy
 from robustness.vetting import Vetting
-from tests import plugin_support
 from tests.plugin_support import DIM, Stubs
-
-stubs = plugin_support.stubs
 
 
 def pace(*times: float) -> Pace:

@@ -10,11 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests import plugin_support
 from tests.checkpoint_folders import save_checkpoint, tiny_model, tiny_tokenizer
 from tests.plugin_support import STATES, VOCABULARY, Stubs, error_sentence
-
-stubs = plugin_support.stubs
 
 Arrange = Callable[[Path, Stubs], str]
 """Puts what is wrong into the folder; returns the option that names it."""

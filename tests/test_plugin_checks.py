@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests import plugin_runs, plugin_support
+from tests import plugin_support
 from tests.plugin_runs import FINITE, JOINT, PRESENT, SINGLE
 from tests.plugin_support import (
     DIM,
@@ -20,11 +20,6 @@ from tests.plugin_support import (
     verdicts,
     with_and_without_workers,
 )
-
-stubs = plugin_support.stubs
-measured = plugin_runs.measured
-strict = plugin_runs.strict
-lenient = plugin_runs.lenient
 
 
 @slowly_with_workers

@@ -4,7 +4,6 @@ import textwrap
 
 import pytest
 
-from tests import plugin_runs, plugin_support
 from tests.plugin_runs import JOINT, NO_VERDICT, literal
 from tests.plugin_support import (
     LABEL,
@@ -16,12 +15,6 @@ from tests.plugin_support import (
     verdicts,
     with_and_without_workers,
 )
-
-stubs = plugin_support.stubs
-measured = plugin_runs.measured
-strict = plugin_runs.strict
-lenient = plugin_runs.lenient
-
 
 HIDING = {
     "skipped by a mark": """

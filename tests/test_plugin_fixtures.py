@@ -15,8 +15,6 @@ from tests.plugin_support import (
     text_of,
 )
 
-stubs = plugin_support.stubs
-
 PASSING = f"""
     from pathlib import Path
 

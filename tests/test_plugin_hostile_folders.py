@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from tests import plugin_support
 from tests.plugin_support import (
     Stubs,
     error_sentence,
@@ -12,8 +11,6 @@ from tests.plugin_support import (
     slowly_with_workers,
     with_and_without_workers,
 )
-
-stubs = plugin_support.stubs
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import pytest
 
-from tests import plugin_runs, plugin_support
 from tests.plugin_runs import JOINT
 from tests.plugin_support import (
     DIM,
@@ -15,11 +14,6 @@ from tests.plugin_support import (
     verdicts,
     with_and_without_workers,
 )
-
-stubs = plugin_support.stubs
-measured = plugin_runs.measured
-strict = plugin_runs.strict
-lenient = plugin_runs.lenient
 
 
 @slowly_with_workers

@@ -9,10 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import plugin_support
 from tests.plugin_support import Stubs, lasting, read_json, run_suite
-
-stubs = plugin_support.stubs
 
 
 def _records(store: Path) -> list[Path]:

@@ -6,11 +6,8 @@ import pytest
 
 from robustness.errors import PolicyError
 from robustness.policy import Settings, load_policy
-from tests import plugin_support
 from tests.plugin_support import LABEL, Stubs, in_every_state, read_json, run_pytest, text_of
 from tests.policy_files import policy
-
-stubs = plugin_support.stubs
 
 # --- where settings come from --------------------------------------------------------------------
 

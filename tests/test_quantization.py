@@ -23,7 +23,7 @@ from robustness.quantization import dense_int8, quantize, quantized
 from robustness.quantized_model import share
 from robustness.scoring import causal_block
 from robustness.vetting import Vetting
-from tests import plain_int8, plugin_support, reference
+from tests import plain_int8, reference
 from tests.checkpoint_folders import save_checkpoint, tiny_tokenizer
 from tests.planted import (
     DOWN,
@@ -40,8 +40,6 @@ from tests.planted import (
 from tests.plugin_support import Stubs, checks, read_json, run_pytest
 from tests.shared import shared_data, shared_model
 from tests.tiny_models import tiny_inputs, tiny_model
-
-stubs = plugin_support.stubs
 
 HUGE = 3
 """The dimension that carries nothing but size, see `wreckable`."""

@@ -10,12 +10,9 @@ from robustness.outliers import Detection, Outlier
 from robustness.plan import RunPlan
 from robustness.report import facts, header, terminal, wording
 from robustness.rules import RULES
-from tests import plugin_support
 from tests.plans import plan
 from tests.plugin_support import DIM, LABEL, Stubs, error_sentence, run_suite
 from tests.test_terminal import Lines, checked
-
-stubs = plugin_support.stubs
 
 
 def found(name: str, *dims: int, by_chance: float | None = 1e-9) -> Detection:

@@ -17,12 +17,10 @@ from robustness.errors import PolicyError, ShardError
 from robustness.plan import RunPlan
 from robustness.report.merge import read_shard, sealed
 from robustness.shards import Part, take
-from tests import plugin_support
 from tests.github_runner import obeyed
 from tests.plans import plan
 from tests.plugin_support import Stubs, error_sentence, read_json, run_pytest, run_suite, verdicts
 
-stubs = plugin_support.stubs
 Edit = Callable[[dict[str, Any]], None]
 
 

@@ -1,6 +1,6 @@
 """Sites, modes and layers: what is ablated where, for every architecture."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from robustness.anatomy import Anatomy, Stack, trace_anatomy
 from robustness.errors import MeasurementError, UnsupportedSite
 from robustness.hooks import Means, ablated, ablated_rows, summed
 from robustness.nested import floating_tensors
-from robustness.stacks import EMBEDDING, Place
+from robustness.stacks import EMBEDDING
 from tests.tiny_models import (
     ARCHITECTURES,
     SEQUENCE_TO_SEQUENCE,
@@ -21,6 +21,7 @@ from tests.tiny_models import (
     tiny_inputs,
     tiny_model,
 )
+from tests.watching import logits, watched
 
 DIMS = (3, 7)
 ALL = [*ARCHITECTURES, *UNSUPPORTED]
@@ -31,40 +32,12 @@ def traced(architecture: str) -> tuple[nn.Module, Anatomy, dict[str, Tensor]]:
     return model, trace_anatomy(model, inputs), inputs
 
 
-def logits(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-    with torch.no_grad():
-        result: Tensor = model(**inputs).logits
-    return result
-
-
-@contextmanager
-def watched(model: nn.Module, places: Sequence[Place]) -> Iterator[dict[str, list[Tensor]]]:
-    """The features that modules return, seen by hooks of our own: module -> one per call."""
-    seen: dict[str, list[Tensor]] = {place.module: [] for place in places}
-
-    def watch(outputs: list[Tensor]) -> Callable[..., None]:
-        def keep(_: nn.Module, __: object, output: Any) -> None:
-            outputs.append(next(floating_tensors(output)).clone())  # Falcon adds to it in place
-
-        return keep
-
-    handles = [
-        model.get_submodule(name).register_forward_hook(watch(outputs))
-        for name, outputs in seen.items()
-    ]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def features(
     model: nn.Module, stack: Stack, site: str, inputs: dict[str, Tensor]
 ) -> dict[int, Tensor]:
     """What is returned at each place, by layer."""
     places = stack.at(site)
-    with watched(model, places) as seen:
+    with watched(model, {place.module for place in places}) as seen:
         logits(model, inputs)
     return {place.layer: seen[place.module][place.execution] for place in places}
 

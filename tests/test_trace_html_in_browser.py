@@ -1,6 +1,6 @@
 """The page of a trace as a browser shows it: closed, fitting, its marks at their values."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from robustness.report.trace_html import to_html
-from tests.browser import Shown, shown, started
+from tests.browser import Shown, fits, shown, until
 from tests.trace_steps import RULE, emerging, furthest_layer
 
 if TYPE_CHECKING:
@@ -21,12 +21,6 @@ pytest.importorskip("plotly", reason="needs plotly (pip install 'pytest-robustne
 OVER_STEPS = "over-steps"
 OFTEN = (("one", True), ("unnamed", False))
 """What is looked at in every run: where something was wrong once."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    with started() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -76,29 +70,6 @@ def _marks(page: Shown, name: str, trace: str) -> list[tuple[float, float]]:
     ]
 
 
-def _fits(page: Shown) -> None:
-    """Nothing is wider than the screen, every figure is drawn, no two labels touch."""
-    wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    assert page.page.evaluate(wide) == 0
-    drawn = page.page.locator(".plot").evaluate_all(
-        "plots => plots.map((plot) => plot.querySelectorAll('.main-svg').length)"
-    )
-    assert drawn
-    assert all(drawn)
-    overlaps = page.page.locator(".plot").evaluate_all(
-        """plots => plots.flatMap((plot) => ["x", "y", "y2", "y3"]
-          .map((name) => `.${name}tick text`).flatMap((kind) => {
-            const boxes = [...plot.querySelectorAll(kind)]
-              .map((text) => text.getBoundingClientRect());
-            const touch = (a, b) => a.left < b.right - 1 && b.left < a.right - 1
-              && a.top < b.bottom - 1 && b.top < a.bottom - 1;
-            return boxes.flatMap((a, i) => boxes.slice(i + 1).filter((b) => touch(a, b)))
-              .map(() => `${plot.id} ${kind}`);
-          }))"""
-    )
-    assert overlaps == []
-
-
 @pytest.mark.parametrize(
     ("scheme", "phone"),
     [
@@ -111,7 +82,7 @@ def test_it_opens_quietly_and_fits_any_screen(
     browser: "Browser", file: Path, scheme: Any, phone: bool
 ) -> None:
     with shown(browser, file, phone=phone, color_scheme=scheme) as page:
-        _fits(page)
+        fits(page)
         ink = page.page.evaluate(
             f"getComputedStyle(document.querySelector('#{OVER_STEPS} .ytick text')).fill"
             ".match(/\\d+/g).map(Number)"
@@ -141,11 +112,11 @@ def test_runs_that_lack_something_look_right(
     file = tmp_path / "trace.html"
     file.write_text(to_html(cases[case], RULE))
     with shown(browser, file, phone=phone) as page:
-        _fits(page)
+        fits(page)
 
 
 def test_marks_stand_at_their_values(desk: Shown) -> None:
-    _fits(desk)
+    fits(desk)
     flagged = sorted(_marks(desk, OVER_STEPS, "flagged"))
     expected = [
         (5000, 0), (5000, 2), (20_000, 0), (100_000, 0), (100_000, 1), (200_000, 0), (200_000, 1)
@@ -189,20 +160,12 @@ def test_a_mark_tells_its_numbers(desk: Shown) -> None:
     assert "step 200,000" in (label.first.text_content() or "")
 
 
-def _until(page: Shown, done: Callable[[], bool]) -> None:
-    for _ in range(200):
-        if done():
-            return
-        page.page.wait_for_timeout(25)
-    raise AssertionError("it did not happen within 5 seconds")
-
-
 def test_it_prints_in_light(browser: "Browser", file: Path, tmp_path: Path) -> None:
     ink = f"getComputedStyle(document.querySelector('#{OVER_STEPS} .ytick text')).fill"
     with shown(browser, file, color_scheme="dark") as page:
         dark = page.page.evaluate(ink)
         page.page.evaluate("dispatchEvent(new Event('beforeprint'))")
-        _until(page, lambda: page.page.evaluate(ink) != dark)
+        until(page, lambda: page.page.evaluate(ink) != dark)
         widths = page.page.locator(".plot .main-svg").evaluate_all(
             "all => all.map((svg) => svg.getBoundingClientRect().width)"
         )

@@ -88,22 +88,27 @@ def _table(steps: Sequence[Step], found: Sequence[Course], *, unicode: bool) -> 
     each = per_sign(len(steps), SKETCH)
     title = "over steps" + (f", {each} a sign" if each > 1 else "")
     width = max(len(title), -(-len(steps) // each))
-    labels = [_short(step) for step in steps]
-    emerged = max(7, *(len(label) for label in labels))
-    yield f"dimension  {'emerged':{emerged}}  parameter  {title:{width}}  {'first':>8}  {'last':>8}"
-    for course in found[:DIMENSIONS]:
-        never = "(gone)" if any(course.flagged) else "(never)"
-        at = never if course.emerged is None else labels[course.emerged]
+    emerged = [_emerged(course, steps) for course in found[:DIMENSIONS]]
+    wide = max(7, *map(len, emerged))
+    yield f"dimension  {'emerged':{wide}}  parameter  {title:{width}}  {'first':>8}  {'last':>8}"
+    for course, at in zip(found, emerged, strict=False):
         for name, z in (("scale", course.z_scale), ("bias", course.z_bias)):
             if z is None:
                 continue
             head = (str(course.dim), at) if name == "scale" else ("", "")
             yield (
-                f"{head[0]:>9}  {head[1]:{emerged}}  {name:9}  "
+                f"{head[0]:>9}  {head[1]:{wide}}  {name:9}  "
                 f"{sketch(z, width=SKETCH, unicode=unicode):{width}}  {z[0]:>+8.1f}  {z[-1]:>+8.1f}"
             )
     if len(found) > DIMENSIONS:
         yield f"and {len(found) - DIMENSIONS} more; --json has them all"
+
+
+def _emerged(course: Course, steps: Sequence[Step]) -> str:
+    """Where it emerged; before the first checkpoint nobody looked."""
+    if course.emerged is None:
+        return "(gone)" if any(course.flagged) else "(never)"
+    return _short(steps[course.emerged]) if course.emerged else "at the first"
 
 
 def _short(step: Step) -> str:
