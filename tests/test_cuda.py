@@ -18,19 +18,9 @@ from robustness.execution import Execution
 from robustness.hooks import summed
 from robustness.live import live_sites
 from robustness.scoring import AskedChunk, causal_block
-from tests.plugin_support import (
-    Stubs,
-    checks,
-    in_every_state,
-    read_json,
-    run_suite,
-    stubs,
-    verdicts,
-)
+from tests.plugin_support import Stubs, checks, in_every_state, read_json, run_suite, verdicts
 from tests.shared import shared_data, shared_model
 from tests.tiny_models import VOCABULARY, tiny_inputs, tiny_model
-
-__all__ = ["stubs"]
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 
