@@ -24,7 +24,8 @@ their small BERTs (3e-5 … 3e-4), one from the middle is ``--learning-rate=1e-4
 
 ``--device=auto`` takes a GPU where there is one. ``--seeds`` trains and scores once for each.
 
-The data are the files of GLUE, one folder per task (MRPC, RTE, CoLA, STS-B, SST-2).
+The data are the files of GLUE, one folder per task (MRPC, RTE, CoLA, STS-B, SST-2). Needs the
+extras: ``pip install '.[tasks,benchmarks]'``.
 """
 
 import argparse
