@@ -34,6 +34,8 @@ FIRST_ESTIMATE = 1024
 """Examples after which, and whenever their number has doubled, it is asked whether two drops can be
 told apart within the examples that are allowed."""
 
+_MOST = "checks.random_ablation_keeps_task_score.max_examples"
+
 _OPTIMISM = 2.0
 """Standard errors by which the two may lie farther apart than they were seen to."""
 
@@ -108,7 +110,7 @@ class RandomlyAblatedOnTask(OnTask):
             alpha=level,
             steps=steps,
             examples=n,
-            reason="" if look.side else "max_examples examples do not decide it",
+            reason="" if look.side else f"{self._most:,} examples do not decide it: raise {_MOST}",
         )
 
     def decide_factor(self, joint: "Ablation", factor: float, alpha: float) -> Verdict:
@@ -215,11 +217,11 @@ class RandomlyAblatedOnTask(OnTask):
 
     def _undecided(self, needed: float) -> str:
         """What it would take to decide a factor, and what can be done instead."""
-        about = f"about {float(f'{needed:.1g}'):,.0f}" if math.isfinite(needed) else "more than 10⁹"
+        about = f"about {float(f'{needed:.1g}'):,.0f}" if math.isfinite(needed) else "more than a billion"
         return (
             f"to compare them takes {about} examples, and max_examples is {self._most:,}: raise "
-            "checks.random_ablation_keeps_task_score.max_examples, or disable "
-            "checks.outliers_matter_more_for_task where the drop is too small to matter"
+            f"{_MOST}, or disable checks.outliers_matter_more_for_task where the drop is too small "
+            "to matter"
         )
 
     def _finished(self, n: int, *, decided: bool) -> bool:
