@@ -217,7 +217,9 @@ class RandomlyAblatedOnTask(OnTask):
 
     def _undecided(self, needed: float) -> str:
         """What it would take to decide a factor, and what can be done instead."""
-        about = f"about {float(f'{needed:.1g}'):,.0f}" if math.isfinite(needed) else "more than a billion"
+        about = "more than a billion"
+        if math.isfinite(needed):
+            about = f"about {float(f'{needed:.1g}'):,.0f}"
         return (
             f"to compare them takes {about} examples, and max_examples is {self._most:,}: raise "
             f"{_MOST}, or disable checks.outliers_matter_more_for_task where the drop is too small "
