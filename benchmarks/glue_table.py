@@ -20,11 +20,13 @@ class Row:
     Attributes:
         task: its name.
         metric: of the scores.
-        train_examples: fine-tuned on; 0 where the model is as it was, asked for the cosine of its
-            mean-pooled embeddings.
+        asked: the model's ``head``, or the ``cosine`` of its mean-pooled embeddings.
+        seed: of the training, where there are several.
+        train_examples: fine-tuned on; 0 where the model is as it was.
         dev_examples: scored.
         dims_before: outlier dimensions of the model that was fine-tuned.
-        dims: those of the fine-tuned one, which are ablated.
+        whose: whether ``dims`` are those of the model ``before`` or ``after`` fine-tuning.
+        dims: outlier dimensions that are ablated.
         guess: score of a guess that reads no text.
         intact: score.
         alone: score without each of them.
@@ -45,29 +47,55 @@ class Row:
     joint: float | None
     joint_drop_95: tuple[float, float] | None
     random: list[float]
+    asked: str = "head"
+    whose: str = "after"
+    seed: int | None = None
 
     @property
     def name(self) -> str:
         """Of the line."""
-        return self.task if self.train_examples else f"{self.task}, not fine-tuned"
+        parts = [self.task]
+        if not self.train_examples:
+            return f"{self.task}, not fine-tuned"
+        if self.seed is not None:
+            parts.append(f"seed {self.seed}")
+        if self.asked == "cosine":
+            parts.append("by cosine")
+        if self.whose == "before":
+            parts.append("dims of before")
+        return ", ".join(parts)
 
 
-def markdown(rows: Sequence[Row], args: Namespace) -> Iterator[str]:
-    """The table, and what it is worth."""
+@dataclass(frozen=True, kw_only=True)
+class Flagged:
+    """What every rule says of one checkpoint.
+
+    Attributes:
+        name: of the checkpoint: ``before``, or its training.
+        dims: outlier dimensions by rule, or why it cannot tell.
+    """
+
+    name: str
+    dims: dict[str, list[int] | str]
+
+
+def markdown(rows: Sequence[Row], rules: Sequence[Flagged], args: Namespace) -> Iterator[str]:
+    """The table, what each rule flags where that was asked, and what it is worth."""
     yield f"# GLUE without outlier dimensions: {_cell(args.model)}"
     yield ""
     rule = f"by the rule {args.rule}"
     if args.rule == "busters":
         rule += f", beyond {args.k:g} std in at least {args.min_layer_share:g} of the layers"
+    seeds = f"seed{'s' if len(args.seeds) > 1 else ''} {', '.join(map(str, args.seeds))}"
     yield (
         f"Fine-tuned for {args.epochs:g} epochs, learning rate {args.learning_rate:g}, batches of "
-        f"{args.batch_size}, at most {args.max_length} tokens, weight decay 0.01, seed "
-        f"{args.seed}; outlier dimensions {rule}; torch {version('torch')}, transformers "
-        f"{version('transformers')}, {args.device}."
+        f"{args.batch_size}, at most {args.max_length} tokens, weight decay 0.01, {seeds}; outlier "
+        f"dimensions {rule}; torch {version('torch')}, transformers {version('transformers')}, "
+        f"{args.device}."
     )
     yield ""
     yield (
-        "| task | score (examples) | trained on | dims before | dims after | guess | intact "
+        "| task | score (examples) | trained on | dims before | dims off | guess | intact "
         "| each alone | all | drop by all, 95 % | as many random |"
     )
     yield "|---|---|---|---|---|---|---|---|---|---|---|"
@@ -85,7 +113,40 @@ def markdown(rows: Sequence[Row], args: Namespace) -> Iterator[str]:
         "Drop: intact minus all; its interval is of the examples scored (paired bootstrap), not of "
         "another training."
     )
+    if any(each.asked == "cosine" for each in rows):
+        yield ""
+        yield (
+            "By cosine: the score is that of the cosine of two mean-pooled embeddings, which the "
+            "fine-tuning, on pairs in one sequence, did not ask for."
+        )
     yield from _worth(rows, args)
+    if rules:
+        yield from _flagged(rules)
+
+
+def _flagged(rules: Sequence[Flagged]) -> Iterator[str]:
+    yield ""
+    yield "## Outlier dimensions by each rule, before and after fine-tuning"
+    yield ""
+    yield "Those that look at activations read the package's own text."
+    yield ""
+    yield f"| rule | {' | '.join(each.name for each in rules)} |"
+    yield f"|---|{'---|' * len(rules)}"
+    reasons: list[str] = []
+    for rule in rules[0].dims:
+        cells = []
+        for each in rules:
+            found = each.dims[rule]
+            if isinstance(found, str):
+                if found not in reasons:
+                    reasons.append(found)
+                cells.append(f"cannot tell ({reasons.index(found) + 1})")
+            else:
+                cells.append(_dims(found))
+        yield f"| {rule} | {' | '.join(cells)} |"
+    for number, reason in enumerate(reasons, start=1):
+        yield ""
+        yield f"({number}) {_cell(reason)}"
 
 
 def _worth(rows: Sequence[Row], args: Namespace) -> Iterator[str]:
@@ -100,8 +161,9 @@ def _worth(rows: Sequence[Row], args: Namespace) -> Iterator[str]:
         reasons.append("SST-2 has an excerpt of its training set")
     smallest = min(each.dev_examples for each in rows)
     yield ""
+    seeds = "One seed" if len(args.seeds) == 1 else f"{len(args.seeds)} seeds"
     yield (
-        f"One seed; on {smallest} examples the standard error of an accuracy is up to "
+        f"{seeds}; on {smallest} examples the standard error of an accuracy is up to "
         f"{0.5 / smallest**0.5:.3f}, so that differences of twice that mean little, though all "
         "columns of a row are of the same examples."
         + (f" Not comparable with published numbers: {'; '.join(reasons)}." if reasons else "")

@@ -71,7 +71,7 @@ def fine_tune(
         recipe: how.
         folder: of this training alone.
         regression: whether labels are numbers and not classes.
-        device: ``cpu`` or the Trainer's own choice.
+        device: ``cpu``, ``cuda`` or ``mps``; of several GPUs, the first.
         save_every: steps after which a killed training can go on.
 
     Returns:
@@ -93,11 +93,12 @@ def fine_tune(
         dtype=torch.float32,
         local_files_only=True,
     )
-    encoded = []
-    for row in rows:
-        texts = [row[key] for key in "ab" if key in row]
-        found = tokenizer(*texts, truncation=True, max_length=recipe.max_length)
-        encoded.append({**found, "labels": row["label"]})
+    texts = [[row[key] for row in rows] for key in "ab" if key in rows[0]]
+    found = tokenizer(*texts, truncation=True, max_length=recipe.max_length)
+    encoded = [
+        {**{key: values[number] for key, values in found.items()}, "labels": row["label"]}
+        for number, row in enumerate(rows)
+    ]
     order = batches([len(each["input_ids"]) for each in encoded], recipe)
     settings = TrainingArguments(
         output_dir=str(work),
@@ -114,6 +115,10 @@ def fine_tune(
         report_to=[],
         use_cpu=device == "cpu",
     )
+    if settings.device.type != device:
+        raise SystemExit(f"the Trainer wants to train on {settings.device}: --device={device}?")
+    if settings.n_gpu > 1:  # on all of them at once the batches would be larger
+        settings._n_gpu = 1
     collate = DataCollatorWithPadding(tokenizer)
     trainer: Any = _InOrder(
         loader=DataLoader(encoded, batch_sampler=order, collate_fn=collate),  # type: ignore[arg-type]
@@ -131,6 +136,13 @@ def fine_tune(
     partial.rename(done)
     shutil.rmtree(work, ignore_errors=True)
     return done
+
+
+def best_device() -> str:
+    """A GPU where there is one, else the processor."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def batches(lengths: Sequence[int], recipe: Recipe) -> list[list[int]]:

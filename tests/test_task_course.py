@@ -138,6 +138,20 @@ def test_every_claim_has_a_course_that_ends_where_its_verdict_stands(
         assert control.course[-1]["draws"] == control.details["task_draws"]
 
 
+def test_a_factor_that_cannot_be_decided_is_given_up_and_says_what_it_would_take(
+    asked: Asked,
+) -> None:
+    """A thousand times as much as nothing: any flip that 8,192 examples missed would belie it."""
+    verdict = asked("accuracy").ablate([DIM]).matters_more_than_chance(factor=1000, alpha=ALPHA)
+    assert verdict.outcome == "inconclusive"
+    assert 1024 <= verdict.details["examples"] < 1024 + 16
+    assert re.search(
+        r"to compare them takes about \d0,000 examples, and max_examples is 8,192: raise "
+        r"checks\.random_ablation_keeps_task_score\.max_examples, or disable ",
+        verdict.reason,
+    )
+
+
 def _one_second_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = count()
     monkeypatch.setattr("robustness.vetting.Pace", lambda: Pace(lambda: float(next(seconds))))

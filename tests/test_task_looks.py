@@ -19,6 +19,7 @@ from robustness.tasks.looks import (
     bootstrap_interval,
     bootstrap_looks,
     bounded,
+    draws_for_factor,
     guarded,
     look_at_factor,
     look_at_mean,
@@ -303,3 +304,43 @@ def test_the_factor_needs_128_draws() -> None:
     assert look_at_factor(ones, none, **levels).side is None  # type: ignore[arg-type]
     more = np.ones(128), np.zeros(128)
     assert look_at_factor(*more, **levels).side == "above"  # type: ignore[arg-type]
+
+
+def _flips(share: float, cost: float, n: int, seed: int) -> NDArray[np.float64]:
+    """Drops of which a share is not 0, and whose mean is near ``cost``."""
+    lost = (share + cost) / 2
+    rng = np.random.default_rng(seed)
+    return rng.choice([0.0, 1.0, -1.0], p=[1 - share, lost, share - lost], size=n)
+
+
+def test_how_many_draws_a_factor_takes_is_said_before_they_are_spent() -> None:
+    """Of a fine-tuned MRPC: 0.015 lost together, 0.002 at random, to be told five times as much."""
+    rule: dict[str, Any] = {"factor": 5.0, "alpha": 0.002, "bound": 1.0, "joint_drop": 0.015}
+    joint, control = _flips(0.04, 0.015, 4096, seed=1), _flips(0.03, 0.002, 4096, seed=2)
+    assert look_at_factor(joint, control, **rule).side is None
+    assert draws_for_factor(joint, control, **rule, optimism=2.0) > 8192  # hopeless
+    large = _flips(0.3, 0.25, 4096, seed=3)
+    for n in (128, 256):
+        needed = draws_for_factor(large[:n], control[:n], **{**rule, "joint_drop": 0.25})
+        assert 64 < needed < 2048
+    assert look_at_factor(large, control, **rule).side == "above"
+
+
+@pytest.mark.parametrize("cost", [0.1, 0.3])
+def test_the_estimate_of_draws_is_about_what_a_decision_took(cost: float) -> None:
+    rule: dict[str, Any] = {"factor": 5.0, "alpha": 0.01, "bound": 1.0, "joint_drop": cost}
+    estimates, taken = [], []
+    for seed in range(40):
+        joint = _flips(cost + 0.05, cost, 8192, seed=seed)
+        control = _flips(0.03, 0.002, 8192, seed=100 + seed)
+        sizes = range(128, 8193, 16)
+        first = (n for n in sizes if look_at_factor(joint[:n], control[:n], **rule).side)
+        taken.append(next(first))
+        estimates.append(draws_for_factor(joint[:256], control[:256], **rule))
+    assert np.median(estimates) == pytest.approx(np.median(taken), rel=0.5)
+
+
+def test_equal_drops_are_never_told_apart() -> None:
+    rule: dict[str, Any] = {"factor": 1.0, "alpha": 0.01, "bound": 1.0, "joint_drop": 0.1}
+    drops = _flips(0.2, 0.1, 512, seed=1)
+    assert draws_for_factor(drops, drops, **rule) == math.inf

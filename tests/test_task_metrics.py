@@ -17,7 +17,7 @@ from robustness.tasks.metrics import (
     chosen_metric,
     score,
 )
-from robustness.tasks.settings import Metric
+from robustness.tasks.settings import Metric, TaskKind
 
 METRICS: list[Metric] = [*OF_CLASSES, *OF_VALUES]
 
@@ -92,6 +92,37 @@ def test_weighted_scores_are_those_of_the_sample_written_out(
     expected = _reference(metric, labels[sample].tolist(), found[sample].tolist())
     (weighted,) = _weighted(metric, labels, found, np.array([weights], dtype=float))
     assert weighted == pytest.approx(expected, abs=1e-9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    metric=st.sampled_from(METRICS),
+    pairs=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=2, max_size=40),
+    scale=st.sampled_from([0.1, 1.0, 3.0]),
+    weights=st.data(),
+)
+def test_the_bootstrap_counts_as_the_library_does(
+    metric: Metric, pairs: list[tuple[int, int]], scale: float, weights: st.DataObject
+) -> None:
+    """Whatever the classes or the ties, and where one of them never occurs."""
+    labels, found = (np.array(column, dtype=float) for column in zip(*pairs, strict=True))
+    if metric in OF_VALUES:
+        found = found * scale + labels
+    n = len(pairs)
+    counts = weights.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n).filter(any))
+    sample = np.repeat(np.arange(n), counts)
+    (weighted,) = _weighted(metric, labels, found, np.array([counts], dtype=float))
+    assert weighted == pytest.approx(score(metric, labels[sample], found[sample]), abs=1e-9)
+
+
+@pytest.mark.parametrize(("metric", "package"), [("f1", "scikit-learn"), ("pearson", "scipy")])
+def test_a_missing_library_is_named_with_the_extra_that_installs_it(
+    metric: Metric, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    kind: TaskKind = "regression" if metric in OF_VALUES else "classification"
+    with pytest.raises(TaskError, match=rf"x: the metric {metric} needs {package}: pip install"):
+        chosen_metric(metric, kind, usual=None, n_classes=2, what="x")
 
 
 @pytest.mark.parametrize("metric", METRICS)

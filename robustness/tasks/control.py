@@ -1,5 +1,6 @@
 """What can be claimed of a model without random dimensions on its task: the control."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from robustness.tasks.claim import OnTask, finite_interval, look_step, outcome, 
 from robustness.tasks.looks import (
     FIRST_LOOK_AT_DRAWS,
     Paired,
+    draws_for_factor,
     look_at_factor,
     look_at_mean,
     look_at_median,
@@ -26,6 +28,16 @@ if TYPE_CHECKING:
 
 EXAMPLES_PER_DRAW = 32
 """Examples that a random draw stays for, where single examples have no score."""
+
+
+FIRST_ESTIMATE = 1024
+"""Examples after which, and whenever their number has doubled, it is asked whether two drops can be
+told apart within the examples that are allowed."""
+
+_MOST = "checks.random_ablation_keeps_task_score.max_examples"
+
+_OPTIMISM = 2.0
+"""Standard errors by which the two may lie farther apart than they were seen to."""
 
 
 class RandomlyAblatedOnTask(OnTask):
@@ -98,7 +110,7 @@ class RandomlyAblatedOnTask(OnTask):
             alpha=level,
             steps=steps,
             examples=n,
-            reason="" if look.side else "max_examples examples do not decide it",
+            reason="" if look.side else f"{self._most:,} examples do not decide it: raise {_MOST}",
         )
 
     def decide_factor(self, joint: "Ablation", factor: float, alpha: float) -> Verdict:
@@ -110,6 +122,9 @@ class RandomlyAblatedOnTask(OnTask):
         )
         total = task.measurement.n_examples
         look, steps = None, []
+        bound = 1.0 if task.is_mean else None
+        due, needed = FIRST_ESTIMATE, math.inf
+        options: dict[str, Any]
         known: tuple[list[float], list[float]] = ([], [])
         for control, beside in self._stream(joint):
             assert beside is not None
@@ -118,17 +133,18 @@ class RandomlyAblatedOnTask(OnTask):
                 continue
             n = len(control.labels)
             whole = beside.part(slice(0, total)).drop(planned.metric) if n >= total else None
-            look = look_at_factor(
-                joints,
-                drops,
-                factor=factor,
-                alpha=alpha,
-                bound=1.0 if task.is_mean else None,
-                joint_drop=whole,
-            )
+            options = {"factor": factor, "alpha": alpha, "bound": bound, "joint_drop": whole}
+            look = look_at_factor(joints, drops, **options)
             task.progress(claim, n, look.joint_mean, look.control_mean, most=self._most)
             steps.append(step(look, text_blocks=n))
-            if self._finished(n, decided=look.side is not None):
+            hopeless = False
+            enough = len(drops) >= FIRST_LOOK_AT_DRAWS
+            if look.side is None and enough and (n >= due or n >= self._most):
+                due *= 2
+                best = draws_for_factor(joints, drops, **options, optimism=_OPTIMISM)
+                needed = draws_for_factor(joints, drops, **options) * self._per_draw
+                hopeless = best * self._per_draw > self._most
+            if self._finished(n, decided=look.side is not None or hopeless):
                 break
         assert look is not None
         assert beside is not None
@@ -150,7 +166,7 @@ class RandomlyAblatedOnTask(OnTask):
             course=course(steps),
             reason=(
                 f"a drop of {look.joint_mean:.3g} against {look.control_mean:.3g} of the random "
-                "control" + ("" if look.side else "; max_examples examples do not decide it")
+                "control" + ("" if look.side else f"; {self._undecided(needed)}")
             ),
         )
 
@@ -198,6 +214,17 @@ class RandomlyAblatedOnTask(OnTask):
             part = slice(draw * self._per_draw, (draw + 1) * self._per_draw)
             known.append(paired.part(part).drop(self._task.planned.metric))
         return np.array(known)
+
+    def _undecided(self, needed: float) -> str:
+        """What it would take to decide a factor, and what can be done instead."""
+        about = "more than a billion"
+        if math.isfinite(needed):
+            about = f"about {float(f'{needed:.1g}'):,.0f}"
+        return (
+            f"to compare them takes {about} examples, and max_examples is {self._most:,}: raise "
+            f"{_MOST}, or disable checks.outliers_matter_more_for_task where the drop is too small "
+            "to matter"
+        )
 
     def _finished(self, n: int, *, decided: bool) -> bool:
         settings = self._task.vetting.settings

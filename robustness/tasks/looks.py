@@ -25,6 +25,7 @@ from robustness.sequential import (
     median_interval,
     median_side,
     summarise,
+    values_to_decide,
 )
 from robustness.tasks.metrics import TWO_CLASSES, Floats, bootstrap_drops, drops_with_more, score
 from robustness.tasks.settings import Metric
@@ -146,13 +147,8 @@ def look_at_factor(
     if joint_drop is not None and joint_drop <= 0:
         side = "below"
     elif len(fixed) >= FIRST_LOOK_AT_DRAWS:
-        samples = [(fixed - factor * random, 1 + factor)]
-        samples += [(fixed, 1.0)] if joint_drop is None else []
-        sides = (
-            mean_side(summarise(s) if bound is None else bounded(s, widest * bound), alpha)
-            for s, widest in samples
-        )
-        side = _SIDES[min(map(int, sides))]
+        samples = _samples_for_factor(fixed, random, factor, bound, joint_drop)
+        side = _SIDES[min(int(mean_side(sample, alpha)) for sample in samples)]
     ratio = means[0] / means[1] if means[1] > 0 else (math.inf if means[0] > 0 else 0.0)
     return FactorLook(
         side=side,
@@ -161,6 +157,41 @@ def look_at_factor(
         ratio=ratio,
         text_blocks=len(fixed),
     )
+
+
+def draws_for_factor(
+    joint: ArrayLike,
+    control: ArrayLike,
+    *,
+    factor: float,
+    alpha: float,
+    bound: float | None,
+    joint_drop: float | None,
+    optimism: float = 0.0,
+) -> float:
+    """Draws that :func:`look_at_factor` would need if they went on as they began.
+
+    Args:
+        joint: as there, like all others but the last.
+        control: as there.
+        factor: as there.
+        alpha: as there.
+        bound: as there.
+        joint_drop: as there.
+        optimism: standard errors by which means may lie farther from 0 than they were seen to.
+    """
+    fixed, random = np.asarray(joint, dtype=np.float64), np.asarray(control, dtype=np.float64)
+    samples = _samples_for_factor(fixed, random, factor, bound, joint_drop)
+    return max(values_to_decide(sample, alpha, optimism=optimism) for sample in samples)
+
+
+def _samples_for_factor(
+    fixed: Floats, random: Floats, factor: float, bound: float | None, joint_drop: float | None
+) -> list[Summary]:
+    """What must be told from 0: the comparison, and the joint drop as long as it is not known."""
+    samples = [(fixed - factor * random, 1 + factor)]
+    samples += [(fixed, 1.0)] if joint_drop is None else []
+    return [summarise(s) if bound is None else bounded(s, widest * bound) for s, widest in samples]
 
 
 def bootstrap_looks(n_examples: int) -> tuple[int, ...]:

@@ -47,6 +47,7 @@ class TaskMeasurement:
         threads: a share of the processor's cores; ``None`` leaves the library's choice.
         store_root: folder of the store.
         newer_than: seconds since the epoch; what the store has from before is not used.
+        chunk_examples: that are predicted, and stored, together.
     """
 
     def __init__(
@@ -62,11 +63,13 @@ class TaskMeasurement:
         threads: "Threads | None",
         store_root: Path,
         newer_than: float | None = None,
+        chunk_examples: int = CHUNK_BLOCKS,
     ) -> None:
         self.checkpoint = checkpoint
         self.data = data
         self.kind = kind
         self.seed = seed
+        self.chunk_examples = chunk_examples
         self._anatomy_record = anatomy_record
         self._max_length = min(max_length, checkpoint.max_positions or max_length)
         self._device = device
@@ -77,13 +80,14 @@ class TaskMeasurement:
             "texts": data.texts_fingerprint,
             "kind": kind,
             "max_length": self._max_length,
-            "chunk_examples": CHUNK_BLOCKS,
+            "chunk_examples": chunk_examples,
             "seed": seed,
             "dtype": "float32",
             "device": device.split(":")[0],
             "versions": library_versions(),
         }
         self.store = Store(store_root, context, newer_than=newer_than)
+        self._tokenized: tuple[int, list[list[Row]]] | None = None  # of the last chunk
 
     @property
     def n_examples(self) -> int:
@@ -93,7 +97,7 @@ class TaskMeasurement:
     @property
     def n_chunks(self) -> int:
         """Chunks of examples; the last may be short."""
-        return -(-self.n_examples // CHUNK_BLOCKS)
+        return -(-self.n_examples // self.chunk_examples)
 
     @cached_property
     def order(self) -> NDArray[np.int64]:
@@ -102,7 +106,7 @@ class TaskMeasurement:
 
     def examples(self, index: int) -> NDArray[np.int64]:
         """Numbers of a chunk's examples."""
-        return self.order[index * CHUNK_BLOCKS : (index + 1) * CHUNK_BLOCKS]
+        return self.order[index * self.chunk_examples : (index + 1) * self.chunk_examples]
 
     def chunk(self, index: int, *conditions: Condition) -> list[NDArray[np.float64]]:
         """Predictions for one chunk under each of the conditions, shapes (n, outputs).
@@ -143,7 +147,9 @@ class TaskMeasurement:
         return outputs
 
     def _predict(self, index: int, condition: Condition) -> Record:
-        rows = self._rows(self.examples(index))
+        if self._tokenized is None or self._tokenized[0] != index:
+            self._tokenized = (index, self._rows(self.examples(index)))
+        rows = self._tokenized[1]
         means = self._means(condition.needs_means)
         outputs = self._predictor.predict(rows, condition, means)
         self.checkpoint.require_unchanged()

@@ -1,9 +1,10 @@
 """Scores of predictions, and their bootstrap distribution.
 
-The scores are those of ``evaluate`` (accuracy, F1 of the class numbered 1, Matthews' correlation,
-Pearson's and Spearman's), correlations through scipy. Where a correlation is not defined, because
-labels or predictions are all the same, it counts as 0: such predictions say nothing. For the
-bootstrap the same scores are computed of many weighted samples at a time.
+The scores are those of ``evaluate``, by the libraries that it asks, too: accuracy, F1 of the class
+numbered 1 and Matthews' correlation by scikit-learn, Pearson's and Spearman's by scipy. Where a
+correlation is not defined, because labels or predictions are all the same, it counts as 0: such
+predictions say nothing. No library scores many weighted samples at a time, as the bootstrap needs
+it: those sums are this module's, and tested to be the libraries'.
 """
 
 import importlib.util
@@ -61,28 +62,29 @@ def chosen_metric(
             f"{what}: the metric {metric} is one of two classes, and the checkpoint has "
             f"{n_classes}; choose accuracy"
         )
-    if metric not in ("accuracy", "f1") and importlib.util.find_spec("scipy") is None:
+    module, package = ("sklearn", "scikit-learn") if metric in OF_CLASSES else ("scipy", "scipy")
+    if importlib.util.find_spec(module) is None:
         raise TaskError(
-            f"{what}: the metric {metric} needs scipy: pip install 'pytest-robustness[tasks]'"
+            f"{what}: the metric {metric} needs {package}: pip install 'pytest-robustness[tasks]'"
         )
     return metric
 
 
 def score(metric: Metric, labels: Floats, predictions: Floats) -> float:
     """The score of predictions, both of shape (n,); of classes, their numbers."""
-    if metric == "accuracy":
-        return float(np.mean(labels == predictions))
-    if metric == "f1":
-        hits = float(np.sum((labels == 1) & (predictions == 1)))
-        named = float(np.sum(labels == 1) + np.sum(predictions == 1))
-        return 2 * hits / named if named else 0.0
-    if _constant(labels) or _constant(predictions):
+    if metric not in ("accuracy", "f1") and (_constant(labels) or _constant(predictions)):
         return 0.0
-    from scipy import stats
+    if metric in OF_VALUES:
+        from scipy import stats
 
-    # Matthews' correlation of two classes is Pearson's of their numbers (the phi coefficient).
-    correlate: Any = stats.spearmanr if metric == "spearman" else stats.pearsonr
-    return float(correlate(labels, predictions).statistic)
+        correlate: Any = stats.spearmanr if metric == "spearman" else stats.pearsonr
+        return float(correlate(labels, predictions).statistic)
+    from sklearn import metrics
+
+    if metric == "f1":
+        return float(metrics.f1_score(labels == 1, predictions == 1, zero_division=0.0))
+    of_all = metrics.accuracy_score if metric == "accuracy" else metrics.matthews_corrcoef
+    return float(of_all(labels, predictions))
 
 
 def _constant(values: Floats) -> bool:
@@ -227,7 +229,7 @@ def _correlation(covariance: Floats, variance_x: Floats, variance_y: Floats) -> 
 _WEIGHTED: Mapping[Metric, Callable[[Floats, Floats, Floats], Floats]] = {
     "accuracy": _weighted_accuracy,
     "f1": _weighted_f1,
-    "matthews": _weighted_pearson,
+    "matthews": _weighted_pearson,  # of two classes it is the correlation of their numbers
     "pearson": _weighted_pearson,
     "spearman": _weighted_spearman,
 }

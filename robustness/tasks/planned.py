@@ -12,6 +12,7 @@ from robustness.detection import Examination, traced
 from robustness.errors import TaskError
 from robustness.measure import library_versions
 from robustness.policy import Settings
+from robustness.questionnaire import CHUNK_BLOCKS
 from robustness.store import Record, Store, digest
 from robustness.tasks.data import TaskData, load_task
 from robustness.tasks.measure import TaskMeasurement
@@ -76,8 +77,9 @@ class PlannedTask:
         threads: "Threads | None",
         store_root: Path,
         newer_than: float | None,
+        chunk_examples: int = CHUNK_BLOCKS,
     ) -> TaskMeasurement:
-        """Predictions, each made once."""
+        """Predictions, each made once; ``chunk_examples`` of them are made and stored together."""
         from robustness.checkpoint import Checkpoint
 
         return TaskMeasurement(
@@ -91,6 +93,7 @@ class PlannedTask:
             threads=threads,
             store_root=store_root,
             newer_than=newer_than,
+            chunk_examples=chunk_examples,
         )
 
     def to_dict(self) -> dict[str, Any]:
