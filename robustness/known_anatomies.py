@@ -116,9 +116,10 @@ def _was_tried(value: Any, rule: Mapping[str, Any], sizes: Mapping[str, int | No
         return True
     if type(value) is int and "at_least" in rule:
         return bool(rule["at_least"] <= value <= _MOST)
-    if type(value) is int and "below" in rule:
-        limit = sizes[rule["below"]]
-        return limit is not None and 0 <= value < limit
+    if "below" in rule:
+        limit = sizes[rule["below"]] or 0
+        several = value if type(value) is list and value and "several" in rule else [value]
+        return all(type(one) is int and 0 <= one < limit for one in several)
     if type(value) is str and rule.get("any_text"):
         return True
     if type(value) is list and "per_layer" in rule:

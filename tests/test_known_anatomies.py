@@ -20,9 +20,10 @@ from robustness.errors import RobustnessError
 from robustness.known_anatomies import FOLDER, instantiate, known_layout
 from robustness.scanning import Scan, scan
 from robustness.weights import read_tensors
+from tests.anatomy_trials import CLASSES
 from tests.checkpoint_folders import edit_config, tiny_model
 from tests.shared import shared_model
-from tests.write_anatomies import CLASSES, Seen, bases_of, text_of
+from tests.write_anatomies import Seen, bases_of, text_of
 
 VARIANTS = [(name, number) for name in CLASSES for number in range(len(CLASSES[name]))]
 EVERY_TIME = {
