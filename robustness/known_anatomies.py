@@ -56,12 +56,9 @@ def known_layout(
     settings = read_json(folder / "config.json")
     declared = settings.get("architectures")
     name = declared[0] if isinstance(declared, list) and declared else None
-    if not isinstance(name, str) or not name.isidentifier():
+    if name not in [file.stem for file in FOLDER.glob("*.json")]:
         return None
-    file = FOLDER / f"{name}.json"
-    if not file.is_file():
-        return None
-    known = json.loads(file.read_bytes())
+    known = json.loads((FOLDER / f"{name}.json").read_bytes())
     if (known["schema"], known["anatomy_schema"]) != (SCHEMA, ANATOMY_SCHEMA):
         return None
     for entry in known["entries"]:
@@ -112,7 +109,7 @@ def matching_sizes(
 
 def _was_tried(value: Any, rule: Mapping[str, Any], sizes: Mapping[str, int | None]) -> bool:
     """Whether a setting's value is one of those that are known to change nothing."""
-    if _json(value) in map(_json, rule.get("values", ())):
+    if any(value == one and _json(value) == _json(one) for one in rule.get("values", ())):
         return True
     if type(value) is int and "at_least" in rule:
         return bool(rule["at_least"] <= value <= _MOST)

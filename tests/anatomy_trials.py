@@ -23,7 +23,8 @@ SIZES: Mapping[str, tuple[int, int, int]] = {
     "vocab_size": (25, 0, 301),
     "original_max_position_embeddings": (40, 50, 70),
 }
-_PROJECTED = {"word_embed_proj_dim": (32, 96, 64)}
+_SAME_WIDTH = {"word_embed_proj_dim": (32, 96, 64)}
+_NARROWER = {"word_embed_proj_dim": (12, 18, 26)}
 _UNPROJECTED = {"embedding_size": (32, 96, 64)}
 
 # class -> its variants: settings besides the defaults; tuples are sizes.
@@ -49,7 +50,8 @@ CLASSES: Mapping[str, Sequence[Settings]] = {
     "GemmaForCausalLM": ({},),
     "LlamaForCausalLM": ({},),
     "MistralForCausalLM": ({},),
-    "OPTForCausalLM": (_PROJECTED, {**_PROJECTED, "do_layer_norm_before": False}),
+    "OPTForCausalLM": (_SAME_WIDTH, {**_SAME_WIDTH, "do_layer_norm_before": False},
+                       {**_NARROWER, "do_layer_norm_before": False}),
     "Olmo2ForCausalLM": ({},),
     "OlmoForCausalLM": ({},),
     "Phi3ForCausalLM": ({},),
