@@ -40,7 +40,6 @@ CLASSES: Mapping[str, Sequence[Settings]] = {
                         "emb_layer_norm_before": False, "mask_token_id": 3, "pad_token_id": 1,
                         "vocab_size": 33},),
     "MPNetForMaskedLM": ({},),
-    "ModernBertForMaskedLM": ({},),
     "RobertaForMaskedLM": ({},),
     "XLMRobertaForMaskedLM": ({},),
     "GPT2LMHeadModel": ({},),

@@ -71,7 +71,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def checkpoint(bert: Path, tmp_path: Path) -> Path:
+def scratch(bert: Path, tmp_path: Path) -> Path:
     """One that a test may spoil."""
     folder = tmp_path / "bert"
     folder.mkdir()
@@ -157,13 +157,13 @@ def test_real_checkpoints_are_known(
 
 
 def test_older_names_of_parameters_are_known(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     renamed(
-        checkpoint,
+        scratch,
         lambda name: name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"),
     )
-    first, second = both_ways(checkpoint, tmp_path, monkeypatch)
+    first, second = both_ways(scratch, tmp_path, monkeypatch)
     assert_same(first, second)
 
 
@@ -186,13 +186,13 @@ def renamed(folder: Path, rename: Callable[[str], str]) -> None:
 
 
 def test_the_other_precision_is_read_too(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tensors = load_file(checkpoint / "model.safetensors")
+    tensors = load_file(scratch / "model.safetensors")
     half = {name: value.to(torch.bfloat16) for name, value in tensors.items()}
-    save_file(half, checkpoint / "model.safetensors", {"format": "pt"})
-    edit_config(checkpoint, dtype="bfloat16")
-    assert_same(*both_ways(checkpoint, tmp_path, monkeypatch))
+    save_file(half, scratch / "model.safetensors", {"format": "pt"})
+    edit_config(scratch, dtype="bfloat16")
+    assert_same(*both_ways(scratch, tmp_path, monkeypatch))
 
 
 # ---------------------------------------------------------------- what is not known is traced
@@ -237,18 +237,18 @@ def test_the_other_precision_is_read_too(
     ],
     ids=lambda settings: "-".join(f"{key}={value}"[:40] for key, value in settings.items()),
 )
-def test_other_settings_are_not_known(checkpoint: Path, settings: dict[str, Any]) -> None:
-    assert layout(checkpoint) is not None
-    edit_config(checkpoint, **settings)
-    assert layout(checkpoint) is None
+def test_other_settings_are_not_known(scratch: Path, settings: dict[str, Any]) -> None:
+    assert layout(scratch) is not None
+    edit_config(scratch, **settings)
+    assert layout(scratch) is None
 
 
-def test_a_setting_that_is_required_may_not_be_left_out(checkpoint: Path) -> None:
+def test_a_setting_that_is_required_may_not_be_left_out(scratch: Path) -> None:
     for key in ("model_type", "architectures", "num_attention_heads", "hidden_size"):
-        kept = (checkpoint / "config.json").read_text()
-        edit_config(checkpoint, **{key: None})
-        assert layout(checkpoint) is None, key
-        (checkpoint / "config.json").write_text(kept)
+        kept = (scratch / "config.json").read_text()
+        edit_config(scratch, **{key: None})
+        assert layout(scratch) is None, key
+        (scratch / "config.json").write_text(kept)
 
 
 LAYER = "bert.encoder.layer.2.output.LayerNorm.weight"
@@ -279,26 +279,26 @@ def test_other_tensors_are_not_known(bert: Path) -> None:
 
 
 def test_a_spoilt_checkpoint_is_scanned_or_refused_as_before(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is not known goes the other way, whatever comes of it."""
-    edit_config(checkpoint, hidden_act="mish")
-    found = scan(str(checkpoint), label="x", store_root=tmp_path / "store")
+    edit_config(scratch, hidden_act="mish")
+    found = scan(str(scratch), label="x", store_root=tmp_path / "store")
     monkeypatch.setattr(reading, "known_layout", lambda *_: None)
-    assert_same(found, scan(str(checkpoint), label="x", store_root=tmp_path / "other"))
-    edit_config(checkpoint, hidden_size=64)
+    assert_same(found, scan(str(scratch), label="x", store_root=tmp_path / "other"))
+    edit_config(scratch, hidden_size=64)
     with pytest.raises(RobustnessError, match=r"does not match its config\.json"):
-        scan(str(checkpoint), label="x", store_root=tmp_path / "store")
+        scan(str(scratch), label="x", store_root=tmp_path / "store")
 
 
 def test_another_schema_is_not_read(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for key in ("schema", "anatomy_schema"):
         data = {**known("BertForMaskedLM"), key: 0}
         (tmp_path / "BertForMaskedLM.json").write_text(json.dumps(data))
         monkeypatch.setattr("robustness.known_anatomies.FOLDER", tmp_path)
-        assert layout(checkpoint) is None
+        assert layout(scratch) is None
 
 
 # ---------------------------------------------------------------- what it is for

@@ -281,11 +281,14 @@ def _rules(
         if rule:
             rules[key] = rule
     for key in ids:
-        nothing = {"values": [None]} if same({key: None}) else {}
-        if all(same({key: value}) for value in (0, 1, base["vocab_size"] - 1)):
+        values = [value for value in (None, 0, 1, 2, 3) if same({key: value})]
+        if {0, 1} <= {*values} and same({key: base["vocab_size"] - 1}):
+            nothing = {"values": [None]} if None in values else {}
             rules[key] = {"below": "vocab_size", "default": defaults[key], **nothing}
             if same({key: [0, 1]}):
                 rules[key]["several"] = True
+        elif values:
+            rules[key] = {"values": values}
     for key in TEXTS:
         if same({key: "4.0.1"}) and same({key: "a/b"}):
             rules[key] = {"any_text": True}
