@@ -54,7 +54,6 @@ CLASSES: Mapping[str, Sequence[Settings]] = {
     "PhiForCausalLM": ({},),
     "Qwen2ForCausalLM": ({},),
     "Qwen3ForCausalLM": ({},),
-    "SmolLM3ForCausalLM": ({},),
     "StableLmForCausalLM": ({},),
     "Starcoder2ForCausalLM": ({},),
 }  # fmt: skip

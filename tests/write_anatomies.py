@@ -126,10 +126,12 @@ class Seen:
         self.stacks = json.loads(json.dumps([asdict(stack) for stack in anatomy.stacks]))
         parameters = list(self.skeleton.named_parameters(remove_duplicate=False))
         self.shapes = {name: tuple(value.shape) for name, value in parameters}
+        tied = getattr(self.skeleton, "_tied_weights_keys", None) or ()
         first: dict[int, str] = {}
-        for name, value in parameters:
+        for name, value in sorted(parameters, key=lambda one: one[0] in tied):
             first.setdefault(id(value), name)
         self.optional = {name for name, value in parameters if first[id(value)] != name}
+        """Those that are another one, which files may leave out."""
 
 
 def generalised(seen: Sequence[Seen], sizes: Sequence[Mapping[str, int]]) -> dict[str, Any]:
