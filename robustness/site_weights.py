@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from robustness.checkpoint import locate, refuse_adapters
 from robustness.errors import CheckpointError
 from robustness.hashing import file_stamps
+from robustness.known_anatomies import known_layout
 from robustness.loading import loading_errors
 from robustness.measure import library_versions
 from robustness.parameters import SiteParameters, site_parameters
@@ -188,6 +189,9 @@ def _layout(
     progress: Progress,
 ) -> Record:
     """Where the sites are, and what their parameters are called in the files."""
+    known = known_layout(folder, tensors, stack)
+    if known is not None:
+        return known
     config = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
     names = digest({name: list(info.shape) for name, info in tensors.items()})
     store = Store(store_root, {"layout": LAYOUT, "versions": library_versions()})

@@ -26,7 +26,7 @@ from robustness.report.sketch import BARS, sketch
 from robustness.scanning import Scan, scan
 from robustness.tensor_values import read_values
 from robustness.weights import read_header
-from tests.checkpoint_folders import tiny_model
+from tests.checkpoint_folders import edit_config, tiny_model
 from tests.gguf_files import TOKENS, write_llama_gguf
 from tests.shared import shared_model, smollm2_reference
 
@@ -125,6 +125,7 @@ def test_checkpoints_of_one_run_are_traced_once(
         times.append(1)
         return traced(*arguments)
 
+    monkeypatch.setattr(reading, "known_layout", lambda *_: None)
     monkeypatch.setattr(reading, "traced", counted)
     assert scanned(folder / "checkpoint-200", tmp_path).dims == (DIM,)
     assert scanned(folder / "checkpoint-100", tmp_path).dims == ()
@@ -224,7 +225,12 @@ def test_the_real_gguf_file_has_its_dimensions(tmp_path: Path) -> None:
 
 
 def test_a_second_scan_imports_no_torch(folder: Path, tmp_path: Path) -> None:
-    options = (str(folder / "checkpoint-200"), f"--store={tmp_path}")
+    """Of a checkpoint that had to be traced."""
+    copy = tmp_path / "checkpoint-200"
+    shutil.copytree(folder / "checkpoint-200", copy)
+    edit_config(copy, hidden_act="mish")
+    age(copy)
+    options = (str(copy), f"--store={tmp_path / 'store'}")
     assert run(*options).exit_code == 0
     code = (
         "import sys; from robustness.console import app\n"
