@@ -105,11 +105,12 @@ VALUES: Mapping[str, Sequence[Any]] = {
     ),
     **dict.fromkeys(("gap_size", "net_structure_type", "eos_token_ids", "num_memory_blocks"), (0,)),
     **dict.fromkeys(("down_scale_factor", "inner_group_num", "num_hidden_groups"), (1,)),
+    "cache_implementation": (None, "hybrid"),
     "directionality": ("bidi",),
     "hidden_activation": (None, *_ACTIVATIONS),
     "max_window_layers": (21, 24, 28, 36, 48, 64, 70, 80),
     "n_ctx": (512, 1024, 2048),
-    "partial_rotary_factor": (0.25, 0.5, 1.0),
+    "partial_rotary_factor": (0.25, 0.4, 0.5, 0.75, 1.0),
     "pooler_fc_size": (768,),
     "pooler_num_attention_heads": (12,),
     "pooler_num_fc_layers": (3,),
@@ -148,8 +149,8 @@ RANGES: Mapping[str, Sequence[tuple[float, float]]] = {
 
 # What files set that were written by earlier versions, or by hand, besides a class's own settings.
 FOREIGN = {
-    "activation_dropout", "add_cross_attention", "attention_bias", "classifier_dropout",
-    "directionality", "down_scale_factor", "eos_token_ids", "finetuning_task", "gap_size",
+    "activation_dropout", "add_cross_attention", "attention_bias", "cache_implementation",
+    "classifier_dropout", "directionality", "down_scale_factor", "eos_token_ids", "finetuning_task", "gap_size",
     "gradient_checkpointing", "hidden_act", "hidden_activation", "is_decoder", "is_llama_config",
     "layer_norm_elementwise_affine", "layer_norm_eps", "mlp_bias", "n_ctx", "net_structure_type",
     "num_memory_blocks", "output_past", "partial_rotary_factor", "pooler_fc_size",
