@@ -150,7 +150,8 @@ RANGES: Mapping[str, Sequence[tuple[float, float]]] = {
 # What files set that were written by earlier versions, or by hand, besides a class's own settings.
 FOREIGN = {
     "activation_dropout", "add_cross_attention", "attention_bias", "cache_implementation",
-    "classifier_dropout", "directionality", "down_scale_factor", "eos_token_ids", "finetuning_task", "gap_size",
+    "classifier_dropout", "directionality", "down_scale_factor", "eos_token_ids",
+    "finetuning_task", "gap_size",
     "gradient_checkpointing", "hidden_act", "hidden_activation", "is_decoder", "is_llama_config",
     "layer_norm_elementwise_affine", "layer_norm_eps", "mlp_bias", "n_ctx", "net_structure_type",
     "num_memory_blocks", "output_past", "partial_rotary_factor", "pooler_fc_size",
