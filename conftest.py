@@ -3,11 +3,10 @@
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
-
-from tests.warm_python import warm_python
 
 # Nothing that the tests do may reach for a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -17,7 +16,9 @@ os.environ.pop("GITHUB_STEP_SUMMARY", None)
 # Nor compile the package anew in every subprocess: it is half of the time of a run on a stub.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-pytest_plugins = ["pytester", "tests.browser", "tests.plugin_support", "tests.plugin_runs"]
+pytest_plugins = ["pytester"]
+if find_spec("hypothesis"):  # of the extra "test": checkpoints are vetted from here without it, too
+    pytest_plugins += ["tests.browser", "tests.plugin_support", "tests.plugin_runs"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,6 +44,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture
 def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """The same, but its subprocesses start warm."""
+    from tests.warm_python import warm_python
+
     start = pytester.popen
 
     def popen(command: Sequence[str], **options: Any) -> Any:
