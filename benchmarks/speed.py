@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 PARTS = ("smollm2", "rxnfp", "bert-base", "peers", "batches", "growth")
 SAVED = {"bert-base-run": "bert-base", "llama-1b-run": "llama-1b", "tiny-run": "tiny"}
 FOUR = (5, 50, 40, 60)
+"""Dimensions that are ablated one by one and in one batch: any that the smallest model has, too."""
 HEADER = header(
     *("subject", "run", "seconds", "(a) / this", "verdicts", "text blocks", "peak MB"),
     "of matmul peak",

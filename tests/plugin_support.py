@@ -210,6 +210,18 @@ def run_python(folder: Path, *args: str, python: str = sys.executable) -> pytest
     return pytest.RunResult(process.returncode, *lines, time.monotonic() - started)
 
 
+def scanned_lightly(*options: str) -> str:
+    """What ``robustness scan`` prints, in a process of its own that imports nothing heavy."""
+    code = (
+        "import sys; from robustness.console import app\n"
+        f"try: app(['scan', *{options!r}])\n"
+        "finally: print(sorted({'torch', 'transformers', 'datasets', 'pytest'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    return done.stdout
+
+
 def run_suite(folder: Path, *args: str, python: str | None = None) -> Run:
     """Run with all reports."""
     reports = ("--robustness-json=report.json", "--junitxml=junit.xml")

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +20,7 @@ from robustness.scanning import Scan, scan
 from robustness.weights import read_tensors
 from tests.anatomy_trials import CLASSES
 from tests.checkpoint_folders import edit_config, tiny_model
+from tests.plugin_support import scanned_lightly
 from tests.shared import shared_model
 from tests.write_anatomies import Seen, bases_of, text_of
 
@@ -305,15 +304,7 @@ def test_another_schema_is_not_read(
 
 
 def test_a_first_scan_imports_no_torch(bert: Path, tmp_path: Path) -> None:
-    options = (str(bert), f"--store={tmp_path}")
-    code = (
-        "import sys; from robustness.console import app\n"
-        f"try: app(['scan', *{options!r}])\n"
-        "finally: print(sorted({'torch', 'transformers', 'datasets', 'pytest'} & {*sys.modules}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
-    assert "busters" in done.stdout
+    assert "busters" in scanned_lightly(str(bert), f"--store={tmp_path}")
 
 
 def test_a_stack_that_there_is_not_is_refused_as_by_tracing(bert: Path, tmp_path: Path) -> None:

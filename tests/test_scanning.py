@@ -28,6 +28,7 @@ from robustness.tensor_values import read_values
 from robustness.weights import read_header
 from tests.checkpoint_folders import edit_config, tiny_model
 from tests.gguf_files import TOKENS, write_llama_gguf
+from tests.plugin_support import scanned_lightly
 from tests.shared import shared_model, smollm2_reference
 
 DIM = 5
@@ -232,14 +233,7 @@ def test_a_second_scan_imports_no_torch(folder: Path, tmp_path: Path) -> None:
     age(copy)
     options = (str(copy), f"--store={tmp_path / 'store'}")
     assert run(*options).exit_code == 0
-    code = (
-        "import sys; from robustness.console import app\n"
-        f"try: app(['scan', *{options!r}])\n"
-        "finally: print(sorted({'torch', 'transformers', 'datasets', 'pytest'} & {*sys.modules}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
-    assert f"{DIM:>9}  scale" in done.stdout
+    assert f"{DIM:>9}  scale" in scanned_lightly(*options)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
