@@ -201,13 +201,12 @@ def ours(
 
     measurement = _measurement(model, corpus, store, dtype, device)
     execution, reduced = measurement._execution, measurement.dtype
-    scorer = execution._scorer(reduced)
     asked = [measurement.asked.chunk(index) for index in range(chunks)]
     started = time.perf_counter() - began
     ablation = Ablation(dims=tuple(dims))
     conditions: list[Condition] = [Intact(), Fixed(ablation=ablation)]
     conditions.append(PerBlock(like=ablation, dims=tuple((row,) for row in range(16))))
-    first = operations(lambda: scorer.nll_nats(asked[0].rows[:4])) / 4
+    first = _operations_of(execution, asked[0].rows[:4])
     if device != "cpu":  # its libraries load at their first use
         execution.run(asked[0], conditions, execution.most_tokens, reduced)
     seconds = _seconds(
@@ -227,6 +226,11 @@ def ours(
         "dtype": reduced,
         "share_of_peak": first * count / seconds / matmul_peak(device, reduced),
     }
+
+
+def _operations_of(execution: Any, rows: Sequence[Any]) -> float:
+    """Of a text block, in any precision; in bfloat16, torch cannot count grouped attention."""
+    return operations(lambda: execution._scorer("float32").nll_nats(rows)) / len(rows)
 
 
 def _measurement(model: str, corpus: str, store: str, dtype: str, device: str) -> Any:
@@ -272,7 +276,7 @@ def ablations(
             times.append(_seconds(lambda: run(asked, conditions, most_tokens), device))
         return float(np.median(times)) / passes
 
-    first = operations(lambda: execution._scorer(reduced).nll_nats(chunk.rows)) / len(chunk.rows)
+    first = _operations_of(execution, chunk.rows)
     usual, large = execution.most_tokens, len(dims) * tokens
     alone = np.concatenate(run(chunk, single, usual))
     differ = np.abs(alone - run(batch, [together], large)[0]) / np.tile(chunk.tokens, len(dims))
