@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from robustness.errors import CheckpointError, NoLanguageModel
+from robustness.libraries import load_libraries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,6 +106,7 @@ def _undeclared(
 
 def model_class(name: str) -> Any:
     """The transformers class of that name."""
+    load_libraries()
     import transformers
 
     return getattr(transformers, name)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from robustness.errors import CheckpointError, RobustnessError
+from robustness.libraries import load_libraries
 
 _MAX_REASON = 200  # characters of a library's own message that a sentence can carry
 _ADVICE = "it is damaged or needs another version of transformers; download or save it again"
@@ -18,6 +19,7 @@ _ADVICE = "it is damaged or needs another version of transformers; download or s
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence transformers' log, progress bars and Python warnings; on exit all is as before."""
+    load_libraries()
     from transformers.utils import logging as transformers_logging
 
     hf: Any = transformers_logging  # partly untyped

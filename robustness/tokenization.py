@@ -5,6 +5,7 @@ from typing import Any
 
 from robustness.architecture import Scoring
 from robustness.errors import CheckpointError
+from robustness.libraries import load_libraries
 from robustness.loading import loading_errors, quiet
 from robustness.scoring.seq2seq import sentinels
 
@@ -51,6 +52,7 @@ def load_tokenizer(folder: Path, *, what: str) -> Any:
     Raises:
         CheckpointError: It is missing or damaged.
     """
+    load_libraries()
     from transformers import AutoTokenizer
 
     tokenizer_files(folder)

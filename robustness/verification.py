@@ -23,6 +23,7 @@ from robustness.architecture import (
     tells_replaced_tokens,
 )
 from robustness.errors import CheckpointError
+from robustness.libraries import load_libraries
 from robustness.loading import loading_errors, quiet
 from robustness.skeleton import build_skeleton, map_names, surplus_layers
 from robustness.tokenization import load_tokenizer, verify_tokenizer
@@ -54,6 +55,7 @@ def load_config(folder: Path, *, what: str) -> Any:
     Raises:
         CheckpointError: It is damaged, or of a type transformers does not contain.
     """
+    load_libraries()
     import transformers
     from transformers import AutoConfig
     from transformers.models.auto import configuration_auto
