@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 FULL_PRECISION: Dtype = "float32"
 
+KEPT_BLOCKS = 1
+"""Version of how text blocks are cut and kept; part of their identity in the store."""
+
 EXAMPLES = 1
 """Version of what an example is; part of its identity in the store."""
 
@@ -111,6 +114,7 @@ class Measurement:
         self.options = options
         self.dtype = dtype
         self.generator = generator
+        self._block_store = Store(store_root, self._block_context(), newer_than=newer_than)
         self._stores = {
             each: Store(store_root, self._context(each), newer_than=newer_than)
             for each in {FULL_PRECISION, dtype}
@@ -140,6 +144,20 @@ class Measurement:
             "versions": library_versions(),
         }
 
+    def _block_context(self) -> dict[str, Any]:
+        """What text blocks depend on: the same for checkpoints that differ in their weights."""
+        versions = library_versions()
+        return {
+            "text_blocks": KEPT_BLOCKS,
+            "config": self.checkpoint.config_hash,  # transformers may go by it for a tokenizer
+            "tokenizer": self.checkpoint.tokenizer_hash,
+            "corpus": self.corpus.fingerprint,
+            "block_size": self.block_size,
+            "bos": self.options.bos,
+            "context": self.options.context,
+            "versions": {name: versions[name] for name in ("tokenizers", "transformers")},
+        }
+
     @cached_property
     def _sites(self) -> str:
         """Identifies the places that an ablation acts on: tracing may find others one day."""
@@ -159,6 +177,7 @@ class Measurement:
             options=self.options,
             generator=self.generator,
             store=self.store,
+            block_store=self._block_store,
         )
 
     @property

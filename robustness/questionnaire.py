@@ -4,10 +4,11 @@ The tokenizer is loaded when the first number is missing from the store, and not
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +57,20 @@ class Layout:
     begins_with: str | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Cut:
+    """A corpus in text blocks: where they are kept, and how to have them."""
+
+    store: Path
+    make: "Callable[[], TextBlocks]" = field(compare=False)
+
+
+@lru_cache(maxsize=1)
+def _made(cut: _Cut) -> "TextBlocks":
+    """The last ones stay in memory: a run without workers plans and measures in one process."""
+    return cut.make()
+
+
 class Questionnaire:
     """What one checkpoint is asked about one corpus.
 
@@ -68,6 +83,7 @@ class Questionnaire:
         options: how the model is scored, as far as that can be chosen.
         generator: a masked language model that replaces a discriminator's tokens.
         store: where what was found out once is kept.
+        block_store: where the text blocks are kept.
     """
 
     def __init__(
@@ -81,6 +97,7 @@ class Questionnaire:
         options: "ScoringOptions",
         generator: "Checkpoint | None",
         store: Store,
+        block_store: Store,
     ) -> None:
         self.checkpoint = checkpoint
         self.corpus = corpus
@@ -90,6 +107,7 @@ class Questionnaire:
         self.options = options
         self.generator = generator
         self.store = store
+        self.block_store = block_store
 
     @cached_property
     def layout(self) -> Layout:
@@ -183,15 +201,27 @@ class Questionnaire:
 
     @cached_property
     def _blocks(self) -> "TextBlocks":
-        from robustness.blocks import text_blocks
+        return _made(_Cut(store=self.block_store.folder, make=self._cut))
 
-        return text_blocks(
+    def _cut(self) -> "TextBlocks":
+        from robustness.kept_blocks import from_record
+
+        (record,) = self.block_store.obtain([{"blocks": 1}], self._tokenise)
+        return from_record(record)
+
+    def _tokenise(self, _: Mapping[str, Any]) -> Record:
+        from robustness.blocks import text_blocks
+        from robustness.kept_blocks import to_record
+
+        blocks = text_blocks(
             self.corpus,
             self._tokenizer,
             block_size=self.block_size,
             bos=self.options.bos,
             context=self.options.context,
         )
+        self.checkpoint.require_unchanged()
+        return to_record(blocks)
 
     def _measure_layout(self, _: Mapping[str, Any]) -> Record:
         blocks = self._blocks

@@ -237,7 +237,7 @@ def test_a_checkpoint_that_changes_while_it_is_vetted_leaves_nothing_behind(
     with pytest.raises(CheckpointError, match="changed while it was vetted"):
         late.ablate(PLANTED).degrades(by=1.05)
     assert not [
-        path for path in (tmp_path / "store").rglob("*.json") if b"nll" in path.read_bytes()
+        path for path in (tmp_path / "store").rglob("*.json") if b"nll_nats" in path.read_bytes()
     ]
 
 
