@@ -85,15 +85,20 @@ def _convert_into(folder: Path, file: Path) -> None:
 
 
 def _convert(file: Path, folder: Path) -> None:
+    import gguf
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    # transformers makes a reader for each of tokenizer, config and tensors, and the table of
+    # tensors' names for each module of a model; each time takes seconds. The tensors' reader is not
+    # shared: it holds as much memory as they do.
+    reader, name_map = _reader(), functools.cache(gguf.get_tensor_name_map)
     local = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
-    with _made_once("GGUFReader"):  # not around the tensors: it holds as much memory as they do
+    with _in_place_of("GGUFReader", functools.cache(reader)):
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **local)
         config = AutoConfig.from_pretrained(file.parent, **local)
     auto: Any = AutoModelForCausalLM  # with output_loading_info it returns a pair
-    with _made_once("get_tensor_name_map"):
+    with _in_place_of("GGUFReader", reader), _in_place_of("get_tensor_name_map", name_map):
         model, info = auto.from_pretrained(
             file.parent,
             config=config,
@@ -112,17 +117,33 @@ def _convert(file: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-@contextlib.contextmanager
-def _made_once(name: str) -> Iterator[None]:
-    """What gguf's function or class of this name makes of a file, once and not again and again.
+def _reader() -> type[Any]:
+    """The reader of gguf on a plain array: it cuts each word of a vocabulary out of the file.
 
-    transformers makes a reader for each of tokenizer, config and tensors, and the table of tensors'
-    names for each module of a model; each time takes seconds.
+    For a slice, numpy's memmap takes three times as long.
     """
+    import gguf
+    import numpy as np
+
+    class Reader(gguf.GGUFReader):
+        @property
+        def data(self) -> Any:
+            return self._data
+
+        @data.setter
+        def data(self, mapped: Any) -> None:
+            self._data = mapped.view(np.ndarray)
+
+    return Reader
+
+
+@contextlib.contextmanager
+def _in_place_of(name: str, ours: Any) -> Iterator[None]:
+    """While inside, transformers finds this where it looks for gguf's function or class."""
     import gguf
 
     original = getattr(gguf, name)
-    setattr(gguf, name, functools.cache(original))
+    setattr(gguf, name, ours)
     try:
         yield
     finally:
