@@ -4,7 +4,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from robustness.files import write_atomically
 from robustness.plain import encodable
 from robustness.pytest_support import baselines
 from robustness.pytest_support.completeness import Completeness, is_narrowed
+from robustness.pytest_support.handover import Handover, workers_start_beside
 from robustness.pytest_support.options import store_limit
 from robustness.pytest_support.planning import planned_run
 from robustness.pytest_support.progress import Line, Watcher
@@ -50,13 +51,26 @@ class Controller:
         self.progress = Line(config)
         self.watcher: Watcher | None = None
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionstart(self) -> None:
-        """Resolve, examine and plan before any worker starts or test is collected.
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionstart(self) -> Generator[None, None, None]:
+        """Resolve, examine and plan before any test is collected, beside workers that start.
 
         Raises:
             pytest.UsageError: with one sentence, for everything that is wrong by then.
         """
+        if not workers_start_beside(self.config):
+            self._make_plan()
+            return (yield)
+        handover = Handover(self._watched())
+        result = yield
+        with handover.planning():
+            self._make_plan()
+        assert self.plan is not None
+        handover.give(self.plan.to_json())
+        self._write_header()
+        return result
+
+    def _make_plan(self) -> None:
         limit = store_limit(self.config)
         self.plan = planned_run(self.config, self.progress, today=self.started.date())
         # Behind the plan, which has marked what this run uses.
@@ -66,18 +80,30 @@ class Controller:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Hand the plan to a worker, as text."""
-        assert self.plan is not None
-        node.workerinput[PLAN_INPUT] = self.plan.to_json()
+        """Hand the plan to a worker, as text; one that starts before there is any waits for it."""
+        node.workerinput[PLAN_INPUT] = None if self.plan is None else self.plan.to_json()
         node.workerinput[SUITE_INPUT] = self.suite
+        node.workerinput[PROGRESS_INPUT] = str(self._watched())
+
+    def _watched(self) -> "Path":
+        """The folder of the run, which workers report their progress to."""
         if self.watcher is None:
             self.watcher = Watcher(self.progress.show)
-        node.workerinput[PROGRESS_INPUT] = str(self.watcher.folder)
+        return self.watcher.folder
 
     def pytest_report_header(self) -> list[str]:
         """What is vetted, and how."""
         lines = [] if self.plan is None else header.header(self.plan)
         return [encodable(line, sys.stdout.encoding) for line in lines]
+
+    def _write_header(self) -> None:
+        """Below the rest of the header, which is written when workers start."""
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None and reporter.showheader and not reporter.no_header:
+            if reporter.isatty:  # the cursor stands behind the number of workers
+                reporter.write("\n")
+            for line in self.pytest_report_header():
+                reporter.write_line(line)
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         """Remember what was left out on request, in a run without workers."""

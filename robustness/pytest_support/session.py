@@ -15,6 +15,7 @@ from robustness.pytest_support.controller import (
     SUITE_INPUT,
     Controller,
 )
+from robustness.pytest_support.handover import received
 from robustness.pytest_support.progress import FileProgress
 from robustness.pytest_support.recorder import Recorder
 from robustness.pytest_support.state import STATE, RunState
@@ -39,7 +40,7 @@ def register(config: pytest.Config) -> None:
         number = int(workerinput["workerid"].removeprefix("gw"))
         wait_asleep(os.environ)
         config.stash[STATE] = RunState(
-            plan=RunPlan.from_json(workerinput[PLAN_INPUT]),
+            plan=RunPlan.from_json(workerinput[PLAN_INPUT] or received(folder)),
             threads=SharedCores(
                 folder=folder / CORES,
                 number=number,

@@ -1,0 +1,80 @@
+"""How workers get the plan, while it is made: they start beside the controller and load libraries.
+
+Planning and a worker's imports take seconds each, on different cores. A worker loads torch once the
+controller does, so that a run with nothing left to compute never does so.
+"""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from robustness.files import write_atomically
+from robustness.libraries import load_libraries
+
+_PLACE = "plan"
+_PLAN, _LOADING = "plan.json", "loading"
+_LOOK_EVERY_S = 0.05
+
+
+def workers_start_beside(config: pytest.Config) -> bool:
+    """Whether workers can start before there is a plan: all on this machine, in this folder."""
+    return config.pluginmanager.hasplugin("dsession") and all(
+        specification == "popen" for specification in config.getoption("tx")
+    )
+
+
+class Handover:
+    """The controller's side.
+
+    Args:
+        folder: of the run. Workers that wait for a plan end when it is removed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._place = folder / _PLACE
+        self._place.mkdir()
+
+    @contextmanager
+    def planning(self) -> Iterator[None]:
+        """Tell the workers as soon as this process loads torch."""
+        planned = threading.Event()
+
+        def watch() -> None:
+            while not planned.wait(_LOOK_EVERY_S):
+                if "torch" in sys.modules:
+                    (self._place / _LOADING).touch()
+                    return
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            planned.set()
+            thread.join()
+
+    def give(self, plan: str) -> None:
+        """Hand the plan to all workers."""
+        write_atomically(self._place / _PLAN, plan)
+
+
+def received(folder: Path) -> str:
+    """The plan, in a worker; ends the process if the controller gave up or died.
+
+    Args:
+        folder: of the run.
+    """
+    place, controller = folder / _PLACE, os.getppid()
+    while not (place / _PLAN).exists():
+        if not place.exists() or os.getppid() != controller:
+            os._exit(0)  # nobody listens
+        if (place / _LOADING).exists():
+            load_libraries()
+        time.sleep(_LOOK_EVERY_S)
+    return (place / _PLAN).read_text(encoding="utf-8")
