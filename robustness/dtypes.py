@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from robustness.devices import gpu_computes_bfloat16
+
 Dtype: TypeAlias = Literal["float32", "bfloat16"]
 DtypeChoice: TypeAlias = Literal["float32", "bfloat16", "auto"]
 
@@ -29,11 +31,8 @@ def chosen_dtype(choice: DtypeChoice, device: str) -> Dtype:
 def _computes_natively(device: str) -> bool:
     if device == "cpu":  # asked of the system: a second run needs no torch
         return not set(_NATIVE).isdisjoint(_processor_features())
-    if device.startswith("cuda"):
-        import torch
-
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return False
+    kind, _, index = device.partition(":")
+    return kind == "cuda" and gpu_computes_bfloat16(int(index or 0))
 
 
 def _processor_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:

@@ -15,6 +15,7 @@ from robustness.baseline import CheckpointProfile
 from robustness.checks import Check, planned_checks
 from robustness.corpus import load_corpus
 from robustness.detection import Examination
+from robustness.devices import gpu_count, mps_count, torch_version
 from robustness.dtypes import Dtype
 from robustness.errors import NoLanguageModel, PlanError, PolicyError
 from robustness.expected import with_expectations
@@ -384,12 +385,10 @@ def _require_device(device: str) -> None:
     """
     if device == "cpu":
         return
-    import torch
-
     kind, _, index = device.partition(":")
-    count = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
+    count = mps_count() if kind == "mps" else gpu_count()
     if int(index or 0) >= count:
         raise PolicyError(
-            f"device {device} is not available here: torch {torch.__version__} sees {count} "
+            f"device {device} is not available here: torch {torch_version()} sees {count} "
             f"{kind} devices; choose another with --robustness-device"
         )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from robustness.devices import gpu_count
 from robustness.plan import RunPlan
 from robustness.pytest_support.progress import Progress
 from robustness.threads import Threads
@@ -32,7 +33,7 @@ class RunState:
         """The vetting of one checkpoint, the same for all tests of this process."""
         if label not in self._vettings:
             planned = self.plan.named(label)
-            device = worker_device(planned.settings.device, self.worker, visible=_visible_gpus)
+            device = worker_device(planned.settings.device, self.worker, visible=gpu_count)
             self._vettings[label] = Vetting(
                 checkpoint=planned.load(),
                 settings=planned.settings.model_copy(update={"device": device}),
@@ -68,9 +69,3 @@ def worker_device(device: str, worker: int, *, visible: Callable[[], int]) -> st
     if device != "cuda":
         return device
     return f"cuda:{worker % max(1, visible())}"
-
-
-def _visible_gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
