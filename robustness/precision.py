@@ -61,11 +61,8 @@ def reduced_precision(
     """
     full, slack, counts = _compared(reduced_delta_nll, float32_delta_nll, tokens)
     if math.isinf(slack):
-        return Precision(slack_nats=slack, distance_nats=math.inf, needs_float32=True)
-    distance = abs(float(np.mean(full - log_of(threshold) * counts)))
-    return Precision(
-        slack_nats=slack, distance_nats=distance, needs_float32=slack > NEAR * distance
-    )
+        return _judged(slack, math.inf)
+    return _judged(slack, float(np.mean(full - log_of(threshold) * counts)))
 
 
 def reduced_precision_of_draws(
@@ -88,14 +85,12 @@ def reduced_precision_of_draws(
     """
     full, slack, counts = _compared(reduced_delta_nll, float32_delta_nll, tokens)
     if math.isinf(slack):
-        return Precision(slack_nats=slack, distance_nats=math.inf, needs_float32=True)
-    distance = abs(float(np.median(full - log_of(threshold) * counts)))
-    return Precision(
-        slack_nats=slack, distance_nats=distance, needs_float32=slack > NEAR * distance
-    )
+        return _judged(slack, math.inf)
+    return _judged(slack, float(np.median(full - log_of(threshold) * counts)))
 
 
 def _judged(slack: float, distance: float) -> Precision:
+    distance = abs(distance)
     near = math.isinf(slack) or slack > NEAR * distance
     return Precision(slack_nats=slack, distance_nats=distance, needs_float32=near)
 
