@@ -3,7 +3,7 @@
     python benchmarks/speed.py [--part PART]… [--shared DIR] [--peers-python FILE] [--device DEVICE]
         [--write]
 
-PART is smollm2, rxnfp, bert-base, peers, batches, growth or ablations, or one of the random
+PART is smollm2, rxnfp, bert-base, peers, batches, growth, corpus or ablations, or one of the random
 checkpoints bert-base-run, llama-1b-run and tiny-run.
 
 One command, one machine, one after the other; processor threads as the library chooses.
@@ -20,7 +20,8 @@ that all of them hold together (proportional set sizes, looked at every two seco
 
 ``peers`` times one ablation through the hooks of nnsight, pyvene and TransformerLens, which the
 interpreter of ``--peers-python`` must be able to import. ``batches`` shows what larger batches, of
-several ablations at once, could gain.
+several ablations at once, could gain. ``growth`` and ``corpus`` show how cost grows: with checks,
+model and text block, and with a corpus on which decisions come late, or early.
 
 ``*-run`` are the rows (a) to (e) on a random checkpoint of that size with WikiText-2 and two
 outlier dimensions: for speed, since verdicts on noise are worth nothing. ``ablations`` compares an
@@ -43,10 +44,10 @@ from typing import TYPE_CHECKING, Any
 
 from results import conditions, header, keep, row, section
 from speed_beside_peers import peers
-from speed_growth import growth, larger_batches
+from speed_growth import corpus, growth, larger_batches
 from speed_runs import Report, Subject, measured, saved, subjects, verdicts, vet
 
-from robustness.measure import library_versions
+from robustness.versions import library_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -205,7 +206,10 @@ def main() -> None:
     shared = Path("../shared")
     parser.add_argument("--shared", type=Path, default=shared, help="models and data")
     parser.add_argument(
-        "--part", action="append", choices=[*PARTS, "ablations", *SAVED], help="repeatable"
+        "--part",
+        action="append",
+        choices=[*PARTS, "corpus", "ablations", *SAVED],
+        help="repeatable",
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument(
@@ -228,6 +232,7 @@ def main() -> None:
         "batches": lambda: larger_batches(report),
         # From here on tables of their own.
         "growth": lambda: growth(report, shared),
+        "corpus": lambda: corpus(report, shared),
         "ablations": lambda: ablations(known["smollm2"], report),
         **{
             part: partial(saved_run, report, shared, kind, arguments.device)

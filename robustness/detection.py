@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from robustness.ablation import Ablation
 from robustness.errors import CheckpointError, UnsupportedSite
-from robustness.measure import library_versions
 from robustness.outliers import Detection
 from robustness.policy import Settings, StackChoice
 from robustness.reading import Reading
 from robustness.rules import RULES, Rule
 from robustness.site_values import SiteValues, site_values
 from robustness.store import Record, Store
+from robustness.versions import library_versions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -67,7 +67,8 @@ def _build() -> dict[str, Any]:
 def _capabilities() -> tuple[int, ...] | None:
     """Major compute capability of each GPU that torch could use.
 
-    ``None`` to ask torch instead: it is there already, or built for GPUs of another make.
+    ``None`` to ask torch instead: it is there already, built for GPUs of another make, or finds a
+    driver where this does not.
     """
     if "torch" in sys.modules:
         return None
@@ -78,14 +79,14 @@ def _capabilities() -> tuple[int, ...] | None:
         return ()
     try:
         return _asked(ctypes.CDLL(_LIBRARY))
-    except OSError:  # no driver
-        return ()
+    except OSError:
+        return None
 
 
-def _asked(driver: Any) -> tuple[int, ...]:
+def _asked(driver: Any) -> tuple[int, ...] | None:
     count, device, major = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
-        return ()
+        return None
     found = []
     for number in range(count.value):
         driver.cuDeviceGet(ctypes.byref(device), number)

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustness.measure import library_versions
 from robustness.store import Record, Store
+from robustness.versions import library_versions
 from robustness.weights import read_tensors
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import base64
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,46 @@ from numpy.typing import NDArray
 from robustness.blocks import TextBlocks
 from robustness.store import Record
 from robustness.text_size import TextSizes
+from robustness.versions import library_versions
+
+if TYPE_CHECKING:
+    from robustness.checkpoint import Checkpoint
+    from robustness.corpus import Corpus
+    from robustness.scoring.options import ScoringOptions
+
+KEPT_BLOCKS = 1
+"""Version of how text blocks are cut and kept; part of their identity in the store."""
 
 _PLAIN = ("begins_with", "split_examples", "dropped_tokens", "unknown_tokens")
 _SIZES = ("tokens", "words", "utf8_bytes")
+
+
+def block_context(
+    checkpoint: "Checkpoint",
+    corpus: "Corpus",
+    *,
+    block_size: int,
+    options: "ScoringOptions",
+) -> dict[str, Any]:
+    """What text blocks depend on: the same for checkpoints that differ in their weights alone.
+
+    Args:
+        checkpoint: whose tokenizer cuts.
+        corpus: the text.
+        block_size: tokens of a text block.
+        options: what text blocks begin with, and repeat.
+    """
+    versions = library_versions()
+    return {
+        "text_blocks": KEPT_BLOCKS,
+        "config": checkpoint.config_hash,  # transformers may choose a tokenizer by it
+        "tokenizer": checkpoint.tokenizer_hash,
+        "corpus": corpus.fingerprint,
+        "block_size": block_size,
+        "bos": options.bos,
+        "context": options.context,
+        "versions": {name: versions[name] for name in ("tokenizers", "transformers")},
+    }
 
 
 def to_record(blocks: TextBlocks) -> Record:

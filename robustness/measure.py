@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +14,11 @@ from robustness.ablation import MEAN_BLOCKS, Ablation
 from robustness.conditions import Condition, Fixed, Intact, Quantized
 from robustness.dtypes import Dtype
 from robustness.errors import MeasurementError
+from robustness.kept_blocks import block_context
 from robustness.means import stored_means
 from robustness.questionnaire import CHUNK_BLOCKS, Layout, Questionnaire
 from robustness.store import Record, Store, canonical_json, digest
+from robustness.versions import library_versions
 
 if TYPE_CHECKING:
     from robustness.checkpoint import Checkpoint
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from robustness.threads import Threads
 
 FULL_PRECISION: Dtype = "float32"
-
-KEPT_BLOCKS = 1
-"""Version of how text blocks are cut and kept; part of their identity in the store."""
 
 EXAMPLES = 1
 """Version of what an example is; part of its identity in the store."""
@@ -54,17 +52,6 @@ class ChunkNLL:
 
     nll_nats: NDArray[np.float64]
     tokens: NDArray[np.int64]
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of what computes the numbers, from package metadata: nothing is imported."""
-    found = {}
-    for name in ("torch", "transformers", "tokenizers", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 class Measurement:
@@ -114,7 +101,8 @@ class Measurement:
         self.options = options
         self.dtype = dtype
         self.generator = generator
-        self._block_store = Store(store_root, self._block_context(), newer_than=newer_than)
+        blocks = block_context(checkpoint, corpus, block_size=self.block_size, options=options)
+        self._block_store = Store(store_root, blocks, newer_than=newer_than)
         self._stores = {
             each: Store(store_root, self._context(each), newer_than=newer_than)
             for each in {FULL_PRECISION, dtype}
@@ -124,6 +112,11 @@ class Measurement:
     def store(self) -> Store:
         """Where the numbers in float32 are kept, and what does not depend on precision."""
         return self._stores[FULL_PRECISION]
+
+    @property
+    def unwritable(self) -> str | None:
+        """Why not all that is measured can be kept, if so."""
+        return self.store.unwritable or self._block_store.unwritable
 
     def _context(self, dtype: Dtype) -> dict[str, Any]:
         return {
@@ -142,20 +135,6 @@ class Measurement:
             "dtype": dtype,
             "device": self.device.split(":")[0],
             "versions": library_versions(),
-        }
-
-    def _block_context(self) -> dict[str, Any]:
-        """What text blocks depend on: the same for checkpoints that differ in their weights."""
-        versions = library_versions()
-        return {
-            "text_blocks": KEPT_BLOCKS,
-            "config": self.checkpoint.config_hash,  # transformers may go by it for a tokenizer
-            "tokenizer": self.checkpoint.tokenizer_hash,
-            "corpus": self.corpus.fingerprint,
-            "block_size": self.block_size,
-            "bos": self.options.bos,
-            "context": self.options.context,
-            "versions": {name: versions[name] for name in ("tokenizers", "transformers")},
         }
 
     @cached_property

@@ -372,8 +372,8 @@ def _notes(vetting: Vetting) -> list[str]:
             f"text blocks have {measurement.block_size} tokens, not {wanted}: the model has no "
             "positions for more"
         )
-    if measurement.store.unwritable:
-        notes.append(f"nothing is kept for another run: {measurement.store.unwritable}")
+    if measurement.unwritable:
+        notes.append(f"nothing is kept for another run: {measurement.unwritable}")
     return notes
 
 

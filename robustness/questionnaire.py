@@ -4,11 +4,10 @@ The tokenizer is loaded when the first number is missing from the store, and not
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,20 +54,6 @@ class Layout:
     dropped_tokens: int
     unknown_tokens: int
     begins_with: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Cut:
-    """A corpus in text blocks: where they are kept, and how to have them."""
-
-    store: Path
-    make: "Callable[[], TextBlocks]" = field(compare=False)
-
-
-@lru_cache(maxsize=1)
-def _made(cut: _Cut) -> "TextBlocks":
-    """The last ones stay in memory: a run without workers plans and measures in one process."""
-    return cut.make()
 
 
 class Questionnaire:
@@ -201,9 +186,6 @@ class Questionnaire:
 
     @cached_property
     def _blocks(self) -> "TextBlocks":
-        return _made(_Cut(store=self.block_store.folder, make=self._cut))
-
-    def _cut(self) -> "TextBlocks":
         from robustness.kept_blocks import from_record
 
         (record,) = self.block_store.obtain([{"blocks": 1}], self._tokenise)

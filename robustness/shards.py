@@ -7,9 +7,9 @@ from typing import Any
 
 from robustness import __version__
 from robustness.errors import PolicyError
-from robustness.measure import library_versions
 from robustness.plan import PlannedCheckpoint, RunPlan
 from robustness.store import digest
+from robustness.versions import library_versions
 
 MOST_SHARDS = 10_000
 

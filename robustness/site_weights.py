@@ -21,12 +21,12 @@ from robustness.errors import CheckpointError
 from robustness.hashing import file_stamps
 from robustness.known_anatomies import known_layout
 from robustness.loading import loading_errors
-from robustness.measure import library_versions
 from robustness.parameters import SiteParameters, site_parameters
 from robustness.reference import CheckpointRef
 from robustness.stacks import Anatomy, Site, StackChoice
 from robustness.store import Record, Store, digest
 from robustness.tensor_values import read_values
+from robustness.versions import library_versions
 from robustness.weights import TensorInfo, read_tensors
 
 LAYOUT = 1

@@ -59,20 +59,28 @@ def test_gpus_and_what_they_multiply(without_torch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("error", [3, 100])  # not initialised, no device
-def test_a_driver_that_does_not_start_has_no_gpus(
+def test_torch_is_asked_where_the_driver_does_not_start(
     without_torch: pytest.MonkeyPatch, error: int
 ) -> None:
     _driven(without_torch, Driver(9, error=error))
-    assert devices.gpu_count() == 0
-    assert not devices.gpu_computes_bfloat16(0)
+    _answered_by_torch(without_torch)
 
 
-def test_without_a_driver_there_are_none(without_torch: pytest.MonkeyPatch) -> None:
+def test_torch_is_asked_where_there_is_no_driver(without_torch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise OSError(f"{name}: cannot open shared object file")
 
     without_torch.setattr(ctypes, "CDLL", missing)
-    assert devices.gpu_count() == 0
+    _answered_by_torch(without_torch)
+
+
+def _answered_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", torch)  # what an import would find
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    assert devices._capabilities() is None
+    assert devices.gpu_count() == 5
+    assert devices.gpu_computes_bfloat16(0)
 
 
 def test_a_torch_for_the_processor_alone_uses_none(without_torch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from robustness.eviction import evict
 from robustness.files import write_atomically
+from robustness.libraries import lasting_libraries
 from robustness.plain import encodable
 from robustness.pytest_support import baselines
 from robustness.pytest_support.completeness import Completeness, is_narrowed
@@ -55,6 +56,8 @@ class Controller:
     def pytest_sessionstart(self) -> Generator[None, None, None]:
         """Resolve, examine and plan before any test is collected, beside workers that start.
 
+        Other plugins' session start comes before the plan if there are workers, else behind it.
+
         Raises:
             pytest.UsageError: with one sentence, for everything that is wrong by then.
         """
@@ -63,6 +66,7 @@ class Controller:
             return (yield)
         handover = Handover(self._watched())
         result = yield
+        self._end_line()
         with handover.planning():
             self._make_plan()
         assert self.plan is not None
@@ -72,7 +76,8 @@ class Controller:
 
     def _make_plan(self) -> None:
         limit = store_limit(self.config)
-        self.plan = planned_run(self.config, self.progress, today=self.started.date())
+        with lasting_libraries():
+            self.plan = planned_run(self.config, self.progress, today=self.started.date())
         # Behind the plan, which has marked what this run uses.
         evict(self.plan.store_root, limit_bytes=limit, now=time.time())
         self.completeness = Completeness(self.plan, narrowed=is_narrowed(self.config))
@@ -96,12 +101,16 @@ class Controller:
         lines = [] if self.plan is None else header.header(self.plan)
         return [encodable(line, sys.stdout.encoding) for line in lines]
 
+    def _end_line(self) -> None:
+        """On a terminal, pytest-xdist leaves the cursor behind the number of workers."""
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None and reporter.isatty:
+            reporter.write("\n")
+
     def _write_header(self) -> None:
         """Below the rest of the header, which is written when workers start."""
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and reporter.showheader and not reporter.no_header:
-            if reporter.isatty:  # the cursor stands behind the number of workers
-                reporter.write("\n")
             for line in self.pytest_report_header():
                 reporter.write_line(line)
 

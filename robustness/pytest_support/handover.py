@@ -9,13 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from robustness.files import write_atomically
-from robustness.libraries import load_libraries
+from robustness.libraries import MODULE, lasting_libraries, load_libraries
 
 _PLACE = "plan"
 _PLAN, _LOADING = "plan.json", "loading"
@@ -34,21 +34,26 @@ class Handover:
 
     Args:
         folder: of the run. Workers that wait for a plan end when it is removed.
+
+    Raises:
+        pytest.UsageError: if the folder cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
         self._place = folder / _PLACE
-        self._place.mkdir()
+        with _refusing():
+            self._place.mkdir()
 
     @contextmanager
     def planning(self) -> Iterator[None]:
-        """Tell the workers as soon as this process loads torch."""
+        """Tell the workers as soon as this process loads torch and transformers."""
         planned = threading.Event()
 
         def watch() -> None:
             while not planned.wait(_LOOK_EVERY_S):
-                if "torch" in sys.modules:
-                    (self._place / _LOADING).touch()
+                if MODULE in sys.modules:
+                    with suppress(OSError):  # they load when they need to
+                        (self._place / _LOADING).touch()
                     return
 
         thread = threading.Thread(target=watch, daemon=True)
@@ -60,8 +65,24 @@ class Handover:
             thread.join()
 
     def give(self, plan: str) -> None:
-        """Hand the plan to all workers."""
-        write_atomically(self._place / _PLAN, plan)
+        """Hand the plan to all workers.
+
+        Raises:
+            pytest.UsageError: if the folder cannot be written any more.
+        """
+        with _refusing():
+            write_atomically(self._place / _PLAN, plan)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise pytest.UsageError(
+            f"robustness: the workers cannot be handed the plan of the run ({error}); set TMPDIR "
+            "to a folder with room"
+        ) from error
 
 
 def received(folder: Path) -> str:
@@ -71,10 +92,17 @@ def received(folder: Path) -> str:
         folder: of the run.
     """
     place, controller = folder / _PLACE, os.getppid()
-    while not (place / _PLAN).exists():
+    while True:
+        with suppress(FileNotFoundError):
+            return (place / _PLAN).read_text(encoding="utf-8")
         if not place.exists() or os.getppid() != controller:
             os._exit(0)  # nobody listens
         if (place / _LOADING).exists():
-            load_libraries()
+            _load()
         time.sleep(_LOOK_EVERY_S)
-    return (place / _PLAN).read_text(encoding="utf-8")
+
+
+def _load() -> None:
+    """What cannot be loaded is told of where it is needed."""
+    with suppress(Exception), lasting_libraries():
+        load_libraries()

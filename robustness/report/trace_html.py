@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from robustness import __version__
 from robustness.emergence import Course, Step, courses
-from robustness.measure import library_versions
 from robustness.report.axes import number
 from robustness.report.dimension_figures import distances, values
 from robustness.report.html import rendered
 from robustness.report.step_axis import step_axis, step_name
 from robustness.report.trace_figures import TIMELINE, Line, degradation_lines, over_steps
 from robustness.report.wording import listed
+from robustness.versions import library_versions
 
 if TYPE_CHECKING:
     from robustness.report.parts import Figure

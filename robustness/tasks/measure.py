@@ -12,12 +12,12 @@ from robustness.ablation import MEAN_BLOCKS, Ablation
 from robustness.conditions import Condition, Intact
 from robustness.errors import MeasurementError
 from robustness.means import stored_means
-from robustness.measure import library_versions
 from robustness.questionnaire import CHUNK_BLOCKS
 from robustness.sampling import block_order
 from robustness.store import Record, Store, canonical_json, digest
 from robustness.tasks.data import TaskData
 from robustness.tasks.settings import TaskKind
+from robustness.versions import library_versions
 
 if TYPE_CHECKING:
     from robustness.checkpoint import Checkpoint

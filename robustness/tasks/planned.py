@@ -10,7 +10,6 @@ import numpy as np
 
 from robustness.detection import Examination, traced
 from robustness.errors import TaskError
-from robustness.measure import library_versions
 from robustness.policy import Settings
 from robustness.questionnaire import CHUNK_BLOCKS
 from robustness.store import Record, Store, digest
@@ -18,6 +17,7 @@ from robustness.tasks.data import TaskData, load_task
 from robustness.tasks.measure import TaskMeasurement
 from robustness.tasks.metrics import Floats, chosen_metric
 from robustness.tasks.settings import KindChoice, Metric, TaskKind
+from robustness.versions import library_versions
 
 if TYPE_CHECKING:
     from robustness.checkpoint import Checkpoint
