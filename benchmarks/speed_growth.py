@@ -2,10 +2,13 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from results import header, row
 from speed_runs import Report, Subject, measured, subjects, vet
+
+_GROWN = ("seconds", "text blocks in verdicts")
 
 
 def larger_batches(report: Report) -> None:
@@ -36,7 +39,7 @@ def growth(report: Report, shared: Path) -> None:
     """How cost grows with the corpus, the checks, the model and the text block."""
     small = subjects(shared)["sapiens"]
     lines = small.text.read_text().splitlines(keepends=True)
-    rows = ["", *header("what grows", "value", "seconds", "text blocks in verdicts")]
+    rows = ["", *header("what grows", "value", *_GROWN)]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         for share in (4, 2, 1):
@@ -67,6 +70,23 @@ def growth(report: Report, shared: Path) -> None:
                 f"{found['share_of_peak']:.0%}",
             )
         )
+
+
+def corpus(report: Report, shared: Path) -> None:
+    """How cost grows with the corpus where decisions come early."""
+    subject = subjects(shared)["smollm2"]
+    lines = subject.text.read_text(encoding="utf-8").splitlines(keepends=True)
+    report.add("", *header(f"{subject.name}, share of the corpus", "text blocks", *_GROWN))
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for share in (16, 4, 1):
+            text = folder / f"{share}.txt"
+            text.write_text("".join(lines[: len(lines) // share]), encoding="utf-8")
+            process, facts = vet(replace(subject, text=text), folder, f"store-{share}")
+            (checkpoint,) = facts["checkpoints"]
+            blocks = sum(check["text_blocks"] for check in checkpoint["checks"])
+            values = checkpoint["corpus_text_blocks"], f"{process.seconds:.1f}", blocks
+            report.add(row(f"1/{share}", *values))
 
 
 def _records(lines: Sequence[str], share: int) -> int:
