@@ -4,7 +4,7 @@
 
 Every run is a whole process from an empty store, the best of ``--repeats`` taken in turn. The row
 "a checkpoint to a worker" is what a scheduler of the plugin's own could do: no checkpoint is loaded
-twice. It stands for it by marking every check with its checkpoint for ``--dist loadgroup``.
+twice.
 """
 
 import argparse
@@ -23,18 +23,25 @@ from robustness.versions import library_versions
 
 GROUPED = """
 import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+LABELS = {labels!r}
+
+class ByCheckpoint(LoadScopeScheduling):
+    def _split_scope(self, nodeid):
+        inside = nodeid.partition("[")[2]
+        return next(label for label in LABELS if inside.startswith(label))
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(item.callspec.params["checkpoint"]))
+def pytest_xdist_make_scheduler(config, log):
+    return ByCheckpoint(config, log)
 """
 
 RUNS: dict[str, tuple[str, ...]] = {
     "one process": (),
     "-n 2 (pytest-xdist's own order)": ("-n", "2"),
     "-n 2 --dist worksteal": ("-n", "2", "--dist", "worksteal"),
-    "-n 2, a checkpoint to a worker": ("-n", "2", "--dist", "loadgroup", "-p", "grouped"),
+    "-n 2, a checkpoint to a worker": ("-n", "2", "-p", "grouped"),
 }
 
 
@@ -45,7 +52,8 @@ def vet(
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         (folder / "policy.toml").write_text(policy, encoding="utf-8")
-        (folder / "grouped.py").write_text(GROUPED, encoding="utf-8")
+        grouped = GROUPED.format(labels=[model.name for model in models])
+        (folder / "grouped.py").write_text(grouped, encoding="utf-8")
         process = run(
             [
                 *(sys.executable, "-m", "pytest", "-q", *(f"--model={model}" for model in models)),
