@@ -20,7 +20,7 @@ from pathlib import Path
 from robustness.pytest_support import handover
 from robustness.pytest_support.handover import received
 load = handover._load
-handover._load = lambda: (load(), print("loaded", flush=True), setattr(handover, "_load", load))
+handover._load = lambda: (load(), print("loaded", flush=True))
 print("waiting", flush=True)
 text = received(Path(sys.argv[1]))
 print(text, "transformers.modeling_utils" in sys.modules, "torch" in sys.modules)
@@ -35,6 +35,18 @@ print(child.pid, flush=True)
 
 PATIENCE_S = 60.0
 
+
+BROKEN = """
+import runpy, sys
+from robustness.pytest_support import handover
+
+def broken():
+    raise ImportError("no room")
+
+handover.load_libraries = broken
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 LISTING = """
 import os, sys
@@ -84,6 +96,27 @@ def test_a_worker_loads_torch_if_the_controller_does(place: Path, loading: bool)
         assert worker.wait(PATIENCE_S) == 0
 
 
+def test_a_worker_that_cannot_load_them_yet_waits_for_the_plan(place: Path) -> None:
+    """What is wrong is told by the check that needs them."""
+    handover = Handover(place)
+    with _waiting(place, "-c", BROKEN) as worker:
+        assert _read(worker) == "waiting"
+        (place / "plan" / "loading").touch()
+        assert _read(worker) == "loaded"
+        handover.give("the plan")
+        assert _read(worker) == "the plan False False"
+        assert worker.wait(PATIENCE_S) == 0
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(place: Path) -> None:
+    handover = Handover(place)
+    shutil.rmtree(place)
+    for attempt in (lambda: Handover(place), lambda: handover.give("the plan")):
+        with pytest.raises(pytest.UsageError, match="cannot be handed the plan") as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+
+
 def test_a_worker_ends_when_the_controller_gives_up(place: Path) -> None:
     Handover(place)
     with _waiting(place) as worker:
@@ -104,17 +137,22 @@ def test_a_worker_ends_when_the_controller_was_killed(place: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize(
+    ("conftest", "spared"),
+    [("", {"torch", "transformers"}), ("import torch", {"transformers.modeling_utils"})],
+    ids=["", "with-torch-of-their-own"],
+)
 def test_workers_of_a_run_from_the_store_load_no_machine_learning(
-    stubs: Stubs, tmp_path: Path, measured: dict[str, Any]
+    stubs: Stubs, tmp_path: Path, measured: dict[str, Any], conftest: str, spared: set[str]
 ) -> None:
     del measured  # everything is in the store
-    (tmp_path / "conftest.py").write_text(LISTING)
+    (tmp_path / "conftest.py").write_text(f"{conftest}\n{LISTING}")
     result = run_pytest(tmp_path, *stubs.options, "-n", "2", python=sys.executable)
     assert result.ret == pytest.ExitCode.OK
     files = sorted(tmp_path.glob("modules-*.txt"))
     assert [file.stem for file in files] == ["modules-controller", "modules-gw0", "modules-gw1"]
     for file in files:
-        assert {"torch", "transformers"}.isdisjoint(file.read_text().split())
+        assert spared.isdisjoint(file.read_text().split())
 
 
 def test_a_run_that_is_refused_leaves_no_worker(stubs: Stubs, tmp_path: Path) -> None:

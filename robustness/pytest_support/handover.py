@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from robustness.files import write_atomically
 from robustness.libraries import MODULE, lasting_libraries, load_libraries
 
 _PLACE = "plan"
@@ -70,8 +69,10 @@ class Handover:
         Raises:
             pytest.UsageError: if the folder cannot be written any more.
         """
+        unfinished = self._place / f"{_PLAN}.part"
         with _refusing():
-            write_atomically(self._place / _PLAN, plan)
+            unfinished.write_text(plan, encoding="utf-8")
+            unfinished.replace(self._place / _PLAN)
 
 
 @contextmanager
@@ -91,14 +92,15 @@ def received(folder: Path) -> str:
     Args:
         folder: of the run.
     """
-    place, controller = folder / _PLACE, os.getppid()
+    place, controller, loaded = folder / _PLACE, os.getppid(), False
     while True:
         with suppress(FileNotFoundError):
             return (place / _PLAN).read_text(encoding="utf-8")
         if not place.exists() or os.getppid() != controller:
             os._exit(0)  # nobody listens
-        if (place / _LOADING).exists():
+        if not loaded and (place / _LOADING).exists():
             _load()
+            loaded = True
         time.sleep(_LOOK_EVERY_S)
 
 
