@@ -59,7 +59,7 @@ def split_reference(text: str) -> list[str]:
 
 def listed(names: Collection[str]) -> str:
     """Columns, for a message."""
-    return ", ".join(names) if names else "there are none"
+    return ", ".join(name or "one without a name" for name in names) or "there are none"
 
 
 def file_columns(path: Path) -> Mapping[str, Any]:

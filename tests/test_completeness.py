@@ -131,3 +131,13 @@ def test_a_failure_that_nobody_reported_is_named(run: RunPlan) -> None:
     settle(found, ids(run, "a")[1:2], "not applicable")
     (hidden,) = found.hidden_failures()
     assert hidden == f"{ids(run, 'a')[0]} came to 'fail' but was not reported as a failure"
+
+
+def test_all_checks_missing_is_a_problem_unless_somebody_left_them_out(run: RunPlan) -> None:
+    (problem,) = Completeness(run, narrowed=False).never_collected()
+    assert problem.startswith(f"none of {len(Completeness(run, narrowed=False).expected)} checks")
+    assert not Completeness(run, narrowed=True).never_collected()
+    found = Completeness(run, narrowed=False)
+    label = run.checkpoints[0].label
+    found.deselect(ids(run, label))
+    assert not found.never_collected()

@@ -119,3 +119,24 @@ def test_a_worker_that_cannot_report_fails_the_run(pytester: pytest.Pytester, st
         in problem
         for problem in facts["problems"]
     )
+
+
+def test_no_worker_that_starts_is_a_failure_and_a_sentence(
+    pytester: pytest.Pytester, stubs: Stubs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    pytester.makeconftest(
+        """
+        import os
+
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            raise RuntimeError("no licence for this process")
+        """
+    )
+    result = pytester.runpytest_subprocess(
+        *stubs.options, "-n", "1", "--max-worker-restart=0", "--robustness-json=report.json"
+    )
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    (problem,) = read_json(pytester.path / "report.json")["problems"]
+    assert problem.startswith("none of 6 checks was collected")
+    assert problem in " ".join(line.strip() for line in result.outlines)

@@ -1,5 +1,6 @@
 """Workers that start beside the controller: what they wait for, and when they give up."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -22,13 +23,14 @@ from robustness.pytest_support.handover import received
 load = handover._load
 handover._load = lambda: (load(), print("loaded", flush=True))
 print("waiting", flush=True)
-text = received(Path(sys.argv[1]))
+text = received(Path(sys.argv[1]), int(sys.argv[2]))
 print(text, "transformers.modeling_utils" in sys.modules, "torch" in sys.modules)
 """
 
 IN_BETWEEN = """
-import subprocess, sys
-child = subprocess.Popen([sys.executable, *sys.argv[1:]], stdout=subprocess.PIPE, text=True)
+import os, subprocess, sys
+command = [sys.executable, *sys.argv[1:-1], str(os.getpid())]
+child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 child.stdout.readline()  # it waits
 print(child.pid, flush=True)
 """
@@ -70,7 +72,7 @@ def _waiting(place: Path, *before: str) -> "subprocess.Popen[str]":
     """A process that waits for a plan, or one that has started one."""
     script = place.with_name("waiting.py")
     script.write_text(WAITING)
-    command = [sys.executable, *before, str(script), str(place)]
+    command = [sys.executable, *before, str(script), str(place), str(os.getpid())]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment_with()
     )
@@ -135,6 +137,7 @@ def test_a_worker_ends_when_the_controller_was_killed(place: Path) -> None:
     while psutil.pid_exists(waiting) and psutil.Process(waiting).status() != "zombie":
         assert time.monotonic() < until, "it waits for ever"
         time.sleep(0.05)
+    assert not place.exists()
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,18 @@ class Completeness:
         found += self._decided_twice() + self._without_checks()
         return found if self._plan.shard else found + self._unexpected_passes()
 
+    def never_collected(self) -> list[str]:
+        """That all checks are missing although nobody asked to leave any out: a sentence, or none.
+
+        For a run of the packaged suite in which pytest has collected no test.
+        """
+        if self._narrowed or self.collected or self._deselected or not self.expected:
+            return []
+        return [
+            f"none of {len(self.expected)} checks was collected: no process came so far, for the "
+            "reason that is told above"
+        ]
+
     def hidden_failures(self) -> list[str]:
         """Verdicts that do not pass, in a run that pytest takes for a success (an xfail mark)."""
         return [

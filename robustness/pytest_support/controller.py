@@ -1,6 +1,7 @@
 """In the process the user started: plans, collects verdicts, reports, and fails closed."""
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 PLAN_INPUT = "robustness_plan"
 SUITE_INPUT = "robustness_suite"
 PROGRESS_INPUT = "robustness_progress"
+CONTROLLER_INPUT = "robustness_controller"
+
+
+_NOTHING_WRONG = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+"""What pytest ends with if no test failed."""
 
 
 class Controller:
@@ -88,6 +94,7 @@ class Controller:
         """Hand the plan to a worker, as text; one that starts before there is any waits for it."""
         node.workerinput[PLAN_INPUT] = None if self.plan is None else self.plan.to_json()
         node.workerinput[SUITE_INPUT] = self.suite
+        node.workerinput[CONTROLLER_INPUT] = os.getpid()
         node.workerinput[PROGRESS_INPUT] = str(self._watched())
 
     def _watched(self) -> "Path":
@@ -167,6 +174,8 @@ class Controller:
         self.problems = self.completeness.problems()
         if session.exitstatus == pytest.ExitCode.OK:
             self.problems += self.completeness.hidden_failures()
+        if session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and self.suite:
+            self.problems += self.completeness.never_collected()
         self._settle(session)
         self._save_baseline(session)
         self._write_page(session)
@@ -208,7 +217,7 @@ class Controller:
 
     def _settle(self, session: pytest.Session) -> None:
         """With a problem, a run is no success."""
-        if self.problems and session.exitstatus == pytest.ExitCode.OK:
+        if self.problems and session.exitstatus in _NOTHING_WRONG:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         self.exit_status = int(session.exitstatus)
 

@@ -5,6 +5,7 @@ controller does, so that a run with nothing left to compute never does so.
 """
 
 import os
+import shutil
 import sys
 import threading
 import time
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from robustness.libraries import MODULE, lasting_libraries, load_libraries
@@ -86,17 +88,20 @@ def _refusing() -> Iterator[None]:
         ) from error
 
 
-def received(folder: Path) -> str:
+def received(folder: Path, controller: int) -> str:
     """The plan, in a worker; ends the process if the controller gave up or died.
 
     Args:
         folder: of the run.
+        controller: number of its process.
     """
-    place, controller, loaded = folder / _PLACE, os.getppid(), False
+    place, parent, loaded = folder / _PLACE, os.getppid(), False
     while True:
         with suppress(FileNotFoundError):
             return (place / _PLAN).read_text(encoding="utf-8")
-        if not place.exists() or os.getppid() != controller:
+        if os.getppid() != parent or not psutil.pid_exists(controller):
+            shutil.rmtree(folder, ignore_errors=True)  # as it would have done itself
+        if not place.exists():
             os._exit(0)  # nobody listens
         if not loaded and (place / _LOADING).exists():
             _load()

@@ -10,6 +10,7 @@ import pytest
 from robustness.plan import RunPlan
 from robustness.pytest_support.collection import ModelFolders, PlannedChecks, SuiteCollection
 from robustness.pytest_support.controller import (
+    CONTROLLER_INPUT,
     PLAN_INPUT,
     PROGRESS_INPUT,
     SUITE_INPUT,
@@ -39,8 +40,9 @@ def register(config: pytest.Config) -> None:
         folder = Path(workerinput[PROGRESS_INPUT])
         number = int(workerinput["workerid"].removeprefix("gw"))
         wait_asleep(os.environ)
+        plan = workerinput[PLAN_INPUT] or received(folder, workerinput[CONTROLLER_INPUT])
         config.stash[STATE] = RunState(
-            plan=RunPlan.from_json(workerinput[PLAN_INPUT] or received(folder)),
+            plan=RunPlan.from_json(plan),
             threads=SharedCores(
                 folder=folder / CORES,
                 number=number,
