@@ -67,7 +67,7 @@ def estimate(planned: PlannedCheckpoint) -> Estimate:
     found = Estimate(
         least_blocks=0,
         most_blocks=0,
-        flops_per_block=2 * parameters * planned.block_size,
+        flops_per_block=2 * parameters * _uses(planned) * planned.block_size,
         memory_bytes=4 * parameters + BESIDE_WEIGHTS_BYTES,
     )
     if planned.has_perplexity:
@@ -86,6 +86,14 @@ def estimate(planned: PlannedCheckpoint) -> Estimate:
             flops_per_example=2 * float(task.checkpoint["n_parameters"]) * tokens,
         )
     return found
+
+
+def _uses(planned: PlannedCheckpoint) -> float:
+    """How often a pass uses a parameter: once, unless layers share their weights."""
+    stacks = planned.examination.anatomy_record.get("stacks", ())
+    sites = [site for stack in stacks for site in stack["layers"]]
+    layers = {(site["layer_module"], site["layer"]) for site in sites}
+    return len(layers) / len({module for module, _ in layers}) if layers else 1.0
 
 
 def _text_blocks(planned: PlannedCheckpoint) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from robustness.anatomy import trace_anatomy
 from robustness.estimate import describe, estimate
 from robustness.plan import make_plan
 from robustness.policy import Policy
@@ -20,6 +21,7 @@ from tests.plugin_support import (
     run_suite,
     text_of,
 )
+from tests.tiny_models import tiny_inputs, tiny_model
 
 
 def measured_blocks(store: Path) -> int:
@@ -67,6 +69,18 @@ def test_an_exhaustive_run_is_estimated_over_the_whole_corpus() -> None:
     assert lazy.flops_per_block == 2 * 110e6 * 128
     assert lazy.seconds(1e9)[0] == pytest.approx(lazy.least_blocks * 28.16)
     assert lazy.memory_bytes > 4 * 110e6
+
+
+@pytest.mark.parametrize(("kind", "uses"), [("albert", 3), ("bert", 1), ("t5", 1), ("xlnet", 1)])
+def test_weights_that_layers_share_are_counted_as_often_as_they_are_used(
+    kind: str, uses: int
+) -> None:
+    (planned,) = plan("a").checkpoints
+    anatomy = trace_anatomy(tiny_model(kind), tiny_inputs(kind))
+    assert uses in {1, anatomy.stack.n_layers}
+    record = replace(planned.examination, anatomy_record=anatomy.to_dict())
+    found = estimate(replace(planned, examination=record)).flops_per_block
+    assert found == uses * estimate(planned).flops_per_block
 
 
 def test_nothing_is_claimed_of_the_speed_of_another_device() -> None:
