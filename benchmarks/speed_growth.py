@@ -82,11 +82,8 @@ def corpus(report: Report, shared: Path) -> None:
         for share in (16, 4, 1):
             text = folder / f"{share}.txt"
             text.write_text("".join(lines[: len(lines) // share]), encoding="utf-8")
-            process, facts = vet(replace(subject, text=text), folder, f"store-{share}")
-            (checkpoint,) = facts["checkpoints"]
-            blocks = sum(check["text_blocks"] for check in checkpoint["checks"])
-            values = checkpoint["corpus_text_blocks"], f"{process.seconds:.1f}", blocks
-            report.add(row(f"1/{share}", *values))
+            part = replace(subject, text=text)
+            report.add(_grown(part, folder, f"store-{share}", f"1/{share}"))
 
 
 def _records(lines: Sequence[str], share: int) -> int:

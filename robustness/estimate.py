@@ -63,11 +63,11 @@ class Estimate:
 
 def estimate(planned: PlannedCheckpoint) -> Estimate:
     """The cost of a checkpoint's planned checks."""
-    parameters = float(planned.checkpoint["n_parameters"])
+    parameters, uses = float(planned.checkpoint["n_parameters"]), _uses(planned)
     found = Estimate(
         least_blocks=0,
         most_blocks=0,
-        flops_per_block=2 * parameters * _uses(planned) * planned.block_size,
+        flops_per_block=2 * parameters * uses * planned.block_size,
         memory_bytes=4 * parameters + BESIDE_WEIGHTS_BYTES,
     )
     if planned.has_perplexity:
@@ -83,7 +83,7 @@ def estimate(planned: PlannedCheckpoint) -> Estimate:
             found,
             least_examples=least,
             most_examples=most,
-            flops_per_example=2 * float(task.checkpoint["n_parameters"]) * tokens,
+            flops_per_example=2 * float(task.checkpoint["n_parameters"]) * uses * tokens,
         )
     return found
 

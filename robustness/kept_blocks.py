@@ -23,7 +23,6 @@ KEPT_BLOCKS = 1
 """Version of how text blocks are cut and kept; part of their identity in the store."""
 
 _PLAIN = ("begins_with", "split_examples", "dropped_tokens", "unknown_tokens")
-_SIZES = ("tokens", "words", "utf8_bytes")
 
 
 def block_context(
@@ -89,7 +88,7 @@ def from_record(record: Record) -> TextBlocks:
         words=None if differences is None else tuple(map(np.cumsum, differences)),
         sizes=None
         if sizes is None
-        else TextSizes(**{name: np.array(sizes[name], dtype=np.int64) for name in _SIZES}),
+        else TextSizes(**{name: np.array(sizes[name], dtype=np.int64) for name in sizes}),
     )
 
 
