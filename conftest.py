@@ -18,7 +18,9 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 pytest_plugins = ["pytester"]
 if find_spec("hypothesis"):  # of the extra "test": checkpoints are vetted from here without it, too
-    pytest_plugins += ["tests.browser", "tests.plugin_support", "tests.plugin_runs"]
+    pytest_plugins += [
+        f"tests.support.plugin.{name}" for name in ("browser", "plugin_support", "plugin_runs")
+    ]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,7 +46,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture
 def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """The same, but its subprocesses start warm."""
-    from tests.warm_python import warm_python
+    from tests.support.plugin.warm_python import warm_python
 
     start = pytester.popen
 

@@ -269,7 +269,7 @@ def sapiens(arguments: argparse.Namespace) -> Iterator[Comparison]:
 
 def smollm2(arguments: argparse.Namespace) -> Iterator[Comparison]:
     """SmolLM2's Q4_1 and two other quantisations made of it, on WikiText."""
-    from robustness.reference import CheckpointRef
+    from robustness.checkpoint.reference import CheckpointRef
 
     work: Path = arguments.work
     whole = arguments.shared / "data" / "wikitext-2-raw" / "wiki.test.raw"

@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from robustness.checkpoint import resolve
-from robustness.conditions import Fixed, Intact
-from robustness.policy import Settings
-from robustness.rules.settings import Rules
-from robustness.scanning import Scan, scan
-from robustness.verdict import Verdict
+from robustness.ablation.conditions import Fixed, Intact
+from robustness.checkpoint.checkpoint import resolve
+from robustness.outliers.rules.settings import Rules
+from robustness.outliers.scanning import Scan, scan
+from robustness.policy.policy import Settings
+from robustness.statistics.verdict import Verdict
 from robustness.vetting import Vetting
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -38,8 +38,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from robustness.errors import RobustnessError, TaskError
-from robustness.plain import plain
-from robustness.rules.settings import Rule
+from robustness.outliers.rules.settings import Rule
+from robustness.runtime.plain import plain
 
 sys.path.insert(0, str(Path(__file__).parent))
 from glue_scores import Asked, flagged, say, scores, vetted

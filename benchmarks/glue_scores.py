@@ -8,17 +8,17 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
-from robustness.checkpoint import Checkpoint, resolve
-from robustness.conditions import Condition, Fixed, Intact
+from robustness.ablation.conditions import Condition, Fixed, Intact
+from robustness.checkpoint.checkpoint import Checkpoint, resolve
+from robustness.checks.tasks.task import Task
 from robustness.errors import NoLanguageModel, RobustnessError
-from robustness.plain import plain
-from robustness.policy import Settings, load_policy
-from robustness.rules.settings import Rule
-from robustness.sampling import random_dims
+from robustness.outliers.rules.settings import Rule
+from robustness.policy.policy import Settings, load_policy
+from robustness.runtime.plain import plain
+from robustness.scoring.sampling import random_dims
 from robustness.tasks.looks import Paired, bootstrap_interval
 from robustness.tasks.metrics import Floats, score
 from robustness.tasks.settings import KindChoice
-from robustness.tasks.task import Task
 from robustness.vetting import Vetting
 
 _CHUNK = 256

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from robustness.plain import plain
+from robustness.runtime.plain import plain
 
 _LISTED = 4
 """Dimensions whose own scores are all printed."""

@@ -23,10 +23,10 @@ from transformers import (
     set_seed,
 )
 
-from robustness.checkpoint import Checkpoint
-from robustness.pace import in_words
-from robustness.plain import plain
-from robustness.store import digest
+from robustness.checkpoint.checkpoint import Checkpoint
+from robustness.runtime.plain import plain
+from robustness.statistics.pace import in_words
+from robustness.store.store import digest
 
 _POOL = 50
 """Batches that are sorted by length together."""

@@ -20,15 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robustness.ablation import Ablation
-from robustness.checkpoint import resolve
-from robustness.conditions import Fixed, Intact
+from robustness.ablation.ablation import Ablation
+from robustness.ablation.conditions import Fixed, Intact
+from robustness.checkpoint.checkpoint import resolve
 from robustness.errors import RuleError, UnsupportedSite
-from robustness.measure import Measurement
-from robustness.outliers import Detection
-from robustness.policy import load_policy
+from robustness.measurement.measure import Measurement
+from robustness.outliers.outliers import Detection
+from robustness.outliers.rules import RULES
+from robustness.policy.policy import load_policy
 from robustness.report.facts import PACKAGES
-from robustness.rules import RULES
 from robustness.vetting import Vetting
 
 sys.path.insert(0, str(Path(__file__).parent))

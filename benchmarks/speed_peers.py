@@ -81,11 +81,11 @@ def robustness(network: Any, dims: Sequence[int], _: str) -> Run:
     import numpy as np
     import torch
 
-    from robustness.ablation import Ablation
-    from robustness.anatomy import trace_anatomy
-    from robustness.forward import Scorer
-    from robustness.hooks import ablated
+    from robustness.ablation.ablation import Ablation
+    from robustness.ablation.hooks import ablated
+    from robustness.anatomy.anatomy import trace_anatomy
     from robustness.scoring import causal_block
+    from robustness.scoring.forward import Scorer
 
     tokens = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
     anatomy, scorer = trace_anatomy(network, {"input_ids": tokens}), Scorer(network)

@@ -196,8 +196,8 @@ def ours(
 ) -> dict[str, Any]:
     """The same conditions through the package, which is what an exhaustive run consists of."""
     began = time.perf_counter()
-    from robustness.ablation import Ablation
-    from robustness.conditions import Condition, Fixed, Intact, PerBlock
+    from robustness.ablation.ablation import Ablation
+    from robustness.ablation.conditions import Condition, Fixed, Intact, PerBlock
 
     measurement = _measurement(model, corpus, store, dtype, device)
     execution, reduced = measurement._execution, measurement.dtype
@@ -234,8 +234,8 @@ def _operations_of(execution: Any, rows: Sequence[Any]) -> float:
 
 
 def _measurement(model: str, corpus: str, store: str, dtype: str, device: str) -> Any:
-    from robustness.checkpoint import resolve
-    from robustness.policy import load_policy
+    from robustness.checkpoint.checkpoint import resolve
+    from robustness.policy.policy import load_policy
     from robustness.vetting import Vetting
 
     options = {"corpus": corpus, "dtype": dtype, "device": device}
@@ -250,8 +250,8 @@ def ablations(
     """One chunk of text blocks under several ablations, one after the other and in one batch."""
     import numpy as np
 
-    from robustness.ablation import Ablation
-    from robustness.conditions import Condition, Fixed, Intact, PerBlock
+    from robustness.ablation.ablation import Ablation
+    from robustness.ablation.conditions import Condition, Fixed, Intact, PerBlock
     from robustness.scoring import AskedChunk
 
     measurement = _measurement(model, corpus, store, dtype, device)
@@ -299,7 +299,7 @@ def ablations(
 
 def converted(*, model: str, store: str) -> dict[str, Any]:
     """The folder of safetensors that a checkpoint is, or is converted to."""
-    from robustness.checkpoint import resolve
+    from robustness.checkpoint.checkpoint import resolve
 
     return {"folder": str(resolve(model, cache=Path(store)).folder)}
 
@@ -322,9 +322,9 @@ def random(
     import torch
     import transformers
 
-    from robustness.batching import CPU_TOKENS, micro_batches
-    from robustness.forward import Scorer
+    from robustness.measurement.batching import CPU_TOKENS, micro_batches
     from robustness.scoring import causal_block, masked_block
+    from robustness.scoring.forward import Scorer
 
     sizes = {
         "hidden_size": hidden,

@@ -1,5 +1,5 @@
 """``python -m robustness``, where the console program is not on the path."""
 
-from robustness.console import app
+from robustness.cli.app import app
 
 app(prog_name="robustness")

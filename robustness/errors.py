@@ -4,7 +4,7 @@ A message is one sentence that can be shown to a user without a traceback. The p
 each of these into ``pytest.UsageError`` (exit code 4) before a run and into a test error within it.
 """
 
-from robustness.plain import plain
+from robustness.runtime.plain import plain
 
 
 class RobustnessError(Exception):

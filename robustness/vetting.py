@@ -7,32 +7,32 @@ from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsIndex
 
-from robustness.ablation import Ablation
-from robustness.against_baseline import AgainstBaseline
-from robustness.baseline import CheckpointProfile
-from robustness.claims import AblatedModel, IntactModel, RandomlyAblatedModel
-from robustness.corpus import Corpus, load_corpus
-from robustness.detection import Examination, examine
-from robustness.dtypes import chosen_dtype
+from robustness.ablation.ablation import Ablation
+from robustness.checkpoint.finite import recorded_non_finite_tensors
+from robustness.checks.against_baseline import AgainstBaseline
+from robustness.checks.claims import AblatedModel, IntactModel, RandomlyAblatedModel
+from robustness.checks.layer_profile import LayerProfile
+from robustness.checks.quantized_model import QuantizedModel
+from robustness.checks.tasks.task import Task
+from robustness.corpus.corpus import Corpus, load_corpus
 from robustness.errors import BaselineError, PolicyError, RuleError
-from robustness.finite import recorded_non_finite_tensors
-from robustness.generator import chosen_generator
-from robustness.layer_profile import LayerProfile
-from robustness.looks import NOTHING_EXCLUDED
-from robustness.measure import Measurement
-from robustness.outlier_dimensions import OutlierDimensions
-from robustness.pace import Pace
-from robustness.policy import Settings
-from robustness.quantized_model import QuantizedModel
-from robustness.rules import RULES
+from robustness.measurement.measure import Measurement
+from robustness.outliers.detection import Examination, examine
+from robustness.outliers.outlier_dimensions import OutlierDimensions
+from robustness.outliers.rules import RULES
+from robustness.policy.policy import Settings
+from robustness.reference.baseline import CheckpointProfile
+from robustness.run.planned_task import PlannedTask, plan_task
+from robustness.runtime.dtypes import chosen_dtype
+from robustness.scoring.generator import chosen_generator
 from robustness.scoring.quantity import Quantity, quantity
-from robustness.tasks.planned import PlannedTask, plan_task
-from robustness.tasks.task import Task
+from robustness.statistics.looks import NOTHING_EXCLUDED
+from robustness.statistics.pace import Pace
 
 if TYPE_CHECKING:
-    from robustness.checkpoint import Checkpoint
-    from robustness.examples import Example
-    from robustness.threads import Threads
+    from robustness.checkpoint.checkpoint import Checkpoint
+    from robustness.runtime.threads import Threads
+    from robustness.scoring.examples import Example
 
 Progress = Callable[[str], None]
 
@@ -285,7 +285,7 @@ class Vetting:
     ) -> "list[Example]":
         """What the model says about pieces of the corpus, intact and without these dimensions.
 
-        Plain JSON types, see :data:`robustness.examples.Example`; measured once and then kept.
+        Plain JSON types, see `examples.Example`; measured once and then kept.
         There are none without dimensions, and for models that are scored as encoder-decoders or
         discriminators.
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from robustness.fleet.run import Progress, State
 from robustness.fleet.tasks import Task
-from robustness.plain import plain
+from robustness.runtime.plain import plain
 
 STYLES: dict[State, str] = {
     "running": "cyan",

@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 from robustness.errors import FleetError
 from robustness.fleet.tasks import Task
-from robustness.plain import plain
+from robustness.runtime.plain import plain
 
 Kind = Literal["report", "lost", "broken", "refused"]
 USAGE_ERROR = 4

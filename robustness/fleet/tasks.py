@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from robustness.checkpoint.reference import CheckpointRef, unique_labels
 from robustness.errors import CheckpointError, CorpusError, FleetError
-from robustness.reference import CheckpointRef, unique_labels
-from robustness.shards import Part
+from robustness.run.shards import Part
 
 REPORT = "report.json"
 """The shard's report, in the folder that the task runs in."""
@@ -163,7 +163,7 @@ def _with_corpus(
     reference: str | None,
 ) -> tuple[dict[str, bytes], str | None, tuple[str, ...]]:
     """The files to send, how the corpus is called where they arrive, and what must be there."""
-    from robustness.tables import existing_path
+    from robustness.corpus.tables import existing_path
 
     found = None if reference in (None, "builtin") else existing_path(str(reference))
     if found is None:

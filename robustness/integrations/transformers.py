@@ -16,18 +16,18 @@ from transformers import (
     TrainingArguments,
 )
 
-from robustness.ablation import plain_indices
+from robustness.ablation.ablation import plain_indices
+from robustness.anatomy.live import LiveSites, live_sites
 from robustness.errors import RobustnessError, RuleError, UnsupportedSite
-from robustness.live import LiveSites, live_sites
-from robustness.outlier_dimensions import named
-from robustness.policy import Settings
-from robustness.rules import RULES
-from robustness.rules.weights import z_scores
+from robustness.outliers.outlier_dimensions import named
+from robustness.outliers.rules import RULES
+from robustness.outliers.rules.weights import z_scores
+from robustness.policy.policy import Settings
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from robustness.outliers import Detection
+    from robustness.outliers.outliers import Detection
 
 MOST_TRACKED = 16
 """Dimensions that are tracked at most without being asked for, the first ones flagged."""

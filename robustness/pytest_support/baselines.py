@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from robustness.errors import BaselineError
-from robustness.plan import RunPlan
 from robustness.pytest_support.options import require_writable
+from robustness.run.plan import RunPlan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,8 +25,8 @@ def compared(config: pytest.Config, plan: RunPlan) -> RunPlan:
     target: Path | None = config.getoption("robustness_save_baseline")
     if source is None and target is None:
         return plan
-    from robustness.baseline import read_profile
-    from robustness.baseline_run import require_keepable, with_baseline
+    from robustness.reference.baseline import read_profile
+    from robustness.run.baseline_run import require_keepable, with_baseline
 
     if target is not None:
         if source is not None and source.resolve() == target.resolve():
@@ -55,8 +55,8 @@ def save(config: pytest.Config, plan: RunPlan, *, partial: bool) -> tuple[list[s
         return [], []
     if partial:
         return [f"{SAVE}: nothing was saved, since a baseline is of a whole run"], []
-    from robustness.baseline import write_profile
-    from robustness.baseline_run import profile_of
+    from robustness.reference.baseline import write_profile
+    from robustness.run.baseline_run import profile_of
 
     try:
         profile = profile_of(plan)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from robustness.checks import Check
+from robustness.checks.checks import Check
 from robustness.pytest_support.state import STATE
 
 SUITE = "robustness.suite"

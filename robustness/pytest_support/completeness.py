@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from robustness.expected import unexpected_passes
-from robustness.plan import RunPlan
+from robustness.checks.expected import unexpected_passes
 from robustness.pytest_support.collection import FILES, is_suite_id
 from robustness.report.facts import is_accepted
+from robustness.run.plan import RunPlan
 
 _SELECTING = ("keyword", "markexpr", "lf", "deselect", "stepwise", "ignore", "ignore_glob")
 """pytest's options that leave tests out, by the name they are stored under."""

@@ -11,10 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from robustness.eviction import evict
-from robustness.files import write_atomically
-from robustness.libraries import lasting_libraries
-from robustness.plain import encodable
 from robustness.pytest_support import baselines
 from robustness.pytest_support.completeness import Completeness, is_narrowed
 from robustness.pytest_support.handover import Handover, workers_start_beside
@@ -23,13 +19,19 @@ from robustness.pytest_support.planning import planned_run
 from robustness.pytest_support.progress import Line, Watcher
 from robustness.pytest_support.recorder import REPORTED
 from robustness.pytest_support.state import STATE, RunState
-from robustness.report import facts, header, terminal
-from robustness.report.html import to_html
+from robustness.report import facts
+from robustness.report.html.page import to_html
+from robustness.report.terminal import header
+from robustness.report.terminal import summary as terminal
+from robustness.runtime.libraries import lasting_libraries
+from robustness.runtime.plain import encodable
+from robustness.store.eviction import evict
+from robustness.store.files import write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from robustness.plan import RunPlan
+    from robustness.run.plan import RunPlan
 
 PLAN_INPUT = "robustness_plan"
 SUITE_INPUT = "robustness_suite"

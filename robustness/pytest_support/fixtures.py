@@ -7,8 +7,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from robustness.checkpoint import Checkpoint
-    from robustness.checks import Check
+    from robustness.checkpoint.checkpoint import Checkpoint
+    from robustness.checks.checks import Check
     from robustness.pytest_support.gate import Gate
     from robustness.vetting import Vetting
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from robustness.checks import Check
-from robustness.plain import plain
-from robustness.verdict import Verdict
+from robustness.checks.checks import Check
+from robustness.runtime.plain import plain
+from robustness.statistics.verdict import Verdict
 
 if TYPE_CHECKING:
-    from robustness.examples import Example
+    from robustness.scoring.examples import Example
 
 Dims = tuple[int, ...]
 

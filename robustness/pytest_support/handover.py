@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from robustness.libraries import MODULE, lasting_libraries, load_libraries
+from robustness.runtime.libraries import MODULE, lasting_libraries, load_libraries
 
 _PLACE = "plan"
 _PLAN, _LOADING = "plan.json", "loading"

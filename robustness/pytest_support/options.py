@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from robustness.eviction import GIGABYTE
-from robustness.policy import Policy, load_policy
-from robustness.store import default_root
+from robustness.policy.policy import Policy, load_policy
+from robustness.store.eviction import GIGABYTE
+from robustness.store.store import default_root
 
 
 def require_writable(file: Path, option: str = "--robustness-json") -> None:

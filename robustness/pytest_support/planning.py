@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from robustness.errors import RobustnessError
-from robustness.plan import RunPlan, make_plan
 from robustness.pytest_support import baselines
 from robustness.pytest_support.options import require_writable, run_policy, store_root
 from robustness.pytest_support.progress import Line
-from robustness.report.html import require_packages
+from robustness.report.html.page import require_packages
+from robustness.run.plan import RunPlan, make_plan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +52,7 @@ def _sharded(config: pytest.Config, plan: RunPlan) -> RunPlan:
     text: str | None = config.getoption("robustness_shard")
     if text is None:
         return plan
-    from robustness.shards import Part, take
+    from robustness.run.shards import Part, take
 
     part = Part.parse(text)
     if config.getoption("robustness_json") is None:
@@ -74,8 +74,8 @@ def show_plan(config: pytest.Config) -> int:
     Raises:
         pytest.UsageError: as before a run, or if there is no checkpoint.
     """
-    from robustness.estimate import describe, processor_speed
-    from robustness.report import header
+    from robustness.report.terminal import header
+    from robustness.run.estimate import describe, processor_speed
 
     if not config.getoption("robustness_models"):
         raise pytest.UsageError("robustness: --robustness-plan needs a checkpoint: add --model=X")

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import pytest
 
-from robustness.plain import plain
+from robustness.runtime.plain import plain
 
 TERMINAL_EVERY_S = 0.25
 LOG_EVERY_S = 30.0

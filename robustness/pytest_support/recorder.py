@@ -10,7 +10,7 @@ from robustness.pytest_support.collection import planned_check
 from robustness.pytest_support.gate import EXAMPLES, VERDICT, record
 from robustness.pytest_support.state import STATE
 from robustness.report import facts
-from robustness.verdict import Verdict
+from robustness.statistics.verdict import Verdict
 
 REPORTED = "robustness"
 """Attribute of a test report that carries the decided check as JSON text."""

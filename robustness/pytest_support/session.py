@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from robustness.plan import RunPlan
 from robustness.pytest_support.collection import ModelFolders, PlannedChecks, SuiteCollection
 from robustness.pytest_support.controller import (
     CONTROLLER_INPUT,
@@ -20,7 +19,8 @@ from robustness.pytest_support.handover import received
 from robustness.pytest_support.progress import FileProgress
 from robustness.pytest_support.recorder import Recorder
 from robustness.pytest_support.state import STATE, RunState
-from robustness.threads import SharedCores, cores, wait_asleep, wanted_at_most
+from robustness.run.plan import RunPlan
+from robustness.runtime.threads import SharedCores, cores, wait_asleep, wanted_at_most
 
 CORES = "cores"
 """Folder of the run in which workers tell each other that they compute."""

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from robustness.devices import gpu_count
-from robustness.plan import RunPlan
 from robustness.pytest_support.progress import Progress
-from robustness.threads import Threads
+from robustness.run.plan import RunPlan
+from robustness.runtime.devices import gpu_count
+from robustness.runtime.threads import Threads
 from robustness.vetting import Vetting
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from robustness import __version__
-from robustness.checks import Check
-from robustness.outliers import Detection
-from robustness.plan import PlannedCheckpoint, RunPlan
+from robustness.checks.checks import Check
+from robustness.outliers.outliers import Detection
+from robustness.run.plan import PlannedCheckpoint, RunPlan
 from robustness.scoring.quantity import quantity
-from robustness.verdict import Verdict
+from robustness.statistics.verdict import Verdict
 
 SCHEMA = 1
 """Of the JSON report; part of the public interface."""
@@ -43,7 +43,7 @@ def check_facts(
 ) -> dict[str, Any]:
     """One decided check; ``label`` and ``name`` say which one of the plan.
 
-    What was measured on the way to show it (``robustness.examples``) travels with it.
+    What was measured on the way to show it (``robustness.scoring.examples``) travels with it.
     """
     found = {
         "id": nodeid,

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from robustness.plain import plain
 from robustness.report.facts import is_accepted
-from robustness.report.markdown import MOST_BYTES, run_verdict, to_markdown, verdict_sentence
-from robustness.report.markdown_text import SENTENCE, escaped
-from robustness.report.worst import checkpoints_in_order
+from robustness.report.markdown.page import MOST_BYTES, run_verdict, to_markdown, verdict_sentence
+from robustness.report.markdown.text import SENTENCE, escaped
+from robustness.report.markdown.worst import checkpoints_in_order
+from robustness.runtime.plain import plain
 
 Kind: TypeAlias = Literal["error", "warning", "notice"]
 

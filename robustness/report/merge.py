@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from robustness.documents import first_fault, read_document, shortened
 from robustness.errors import ReportError, ShardError
 from robustness.report.facts import SCHEMA, is_accepted
 from robustness.report.saved import parsed
-from robustness.store import digest
+from robustness.store.documents import first_fault, read_document, shortened
+from robustness.store.store import digest
 
 OUTLIERS = "test_outliers_are_present"
 

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from robustness.documents import first_fault, read_document, shortened
 from robustness.errors import ReportError
 from robustness.report.facts import SCHEMA, is_accepted
+from robustness.store.documents import first_fault, read_document, shortened
 
 
 def _number(value: Any) -> Any:

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from robustness.sampling import masked_positions, uniform_index
 from robustness.scoring.block import ScoredBlock
+from robustness.scoring.sampling import masked_positions, uniform_index
 
 Masking = Literal["all", "bert", "pll", "pll-word-l2r"]
 

@@ -7,7 +7,7 @@ from robustness.errors import PolicyError
 from robustness.scoring.masked import Masking
 
 if TYPE_CHECKING:
-    from robustness.architecture import Scoring
+    from robustness.checkpoint.architecture import Scoring
 
 UNIGRAM = "unigram"
 """In the place of a generator: tokens drawn from the corpus itself."""

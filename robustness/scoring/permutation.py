@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from robustness.sampling import masked_positions
 from robustness.scoring.block import ScoredBlock
 from robustness.scoring.masked import Masking, hidden_one_by_one
+from robustness.scoring.sampling import masked_positions
 
 
 def permutation_rows(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from robustness.architecture import Scoring
+    from robustness.checkpoint.architecture import Scoring
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from robustness.scoring.seq2seq import infilling_block, sentinels, span_block
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from robustness.architecture import Scoring
-    from robustness.blocks import TextBlocks
+    from robustness.checkpoint.architecture import Scoring
+    from robustness.corpus.blocks import TextBlocks
     from robustness.scoring.block import ScoredBlock
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from robustness.sampling import masked_positions, uniform_index
 from robustness.scoring.block import ScoredBlock
+from robustness.scoring.sampling import masked_positions, uniform_index
 
 
 def replaced_block(

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustness.sampling import corrupted_spans
 from robustness.scoring.block import ScoredBlock
+from robustness.scoring.sampling import corrupted_spans
 
 SENTINEL_DENSITY = 0.15
 """Share of the tokens in spans (T5)."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from robustness.checks import Check
+from robustness.checks.checks import Check
 from robustness.pytest_support.gate import Gate
 from robustness.vetting import Vetting
 

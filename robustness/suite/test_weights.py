@@ -3,7 +3,7 @@
 import pytest
 
 from robustness.pytest_support.gate import Gate
-from robustness.verdict import Verdict
+from robustness.statistics.verdict import Verdict
 from robustness.vetting import Vetting
 
 pytestmark = pytest.mark.filterwarnings("default")

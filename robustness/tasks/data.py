@@ -17,10 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from robustness.errors import CorpusError, TaskError
-from robustness.plain import plain
-from robustness.store import digest
-from robustness.tables import (
+from robustness.corpus.tables import (
     DATASET_ID,
     TABLES,
     existing_path,
@@ -29,6 +26,9 @@ from robustness.tables import (
     load_split,
     split_reference,
 )
+from robustness.errors import CorpusError, TaskError
+from robustness.runtime.plain import plain
+from robustness.store.store import digest
 from robustness.tasks.settings import Metric
 
 MIN_EXAMPLES = 32

@@ -17,8 +17,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from robustness.looks import FactorLook, Look, Side
-from robustness.sequential import (
+from robustness.statistics.looks import FactorLook, Look, Side
+from robustness.statistics.sequential import (
     Summary,
     mean_bounds,
     mean_side,
@@ -90,7 +90,7 @@ def bounded(values: ArrayLike, bound: float, looks: ArrayLike | None = None) -> 
     Args:
         values: shape (..., n).
         bound: of the population, whatever was seen of it.
-        looks: as for :func:`robustness.sequential.summarise`.
+        looks: as for :func:`robustness.statistics.sequential.summarise`.
     """
     sample = summarise(values, looks)
     most = np.full_like(sample.mean, bound)

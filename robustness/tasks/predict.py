@@ -11,18 +11,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from robustness.batching import first_guess, is_out_of_memory, micro_batches
-from robustness.conditions import Condition
-from robustness.edits import Sum
+from robustness.ablation.conditions import Condition
+from robustness.ablation.edits import Sum
+from robustness.ablation.hooks import Means, summed
 from robustness.errors import MeasurementError
-from robustness.execution import separated, sharing, take_threads
-from robustness.hooks import Means, summed
+from robustness.measurement.batching import first_guess, is_out_of_memory, micro_batches
+from robustness.measurement.execution import separated, sharing, take_threads
+from robustness.runtime.threads import LibraryChoice, Threads
 from robustness.tasks.settings import TaskKind
-from robustness.threads import LibraryChoice, Threads
 
 if TYPE_CHECKING:
-    from robustness.ablation import Ablation
-    from robustness.anatomy import Anatomy
+    from robustness.ablation.ablation import Ablation
+    from robustness.anatomy.anatomy import Anatomy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from robustness.rules.settings import StrictTable
+from robustness.outliers.rules.settings import StrictTable
 
 TaskKind = Literal["classification", "regression", "similarity"]
 """A label for a text or a pair; a number for one; the similarity of a pair's embeddings."""

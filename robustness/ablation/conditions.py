@@ -1,0 +1,169 @@
+"""What is done to a model while it is measured: nothing, one ablation, or one per text block."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from robustness.ablation.ablation import Ablation
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from robustness.ablation.hooks import Means
+    from robustness.anatomy.stacks import Anatomy
+
+
+class Condition(Protocol):
+    """What is done to the model while a chunk is measured."""
+
+    def key(self) -> Any:
+        """JSON that identifies it in the store."""
+
+    def applied(
+        self,
+        model: "nn.Module",
+        anatomy: "Anatomy",
+        rows: Sequence[int],
+        /,
+        means: "Means | None" = None,
+    ) -> AbstractContextManager[None]:
+        """The context in which rows of the chunk's text blocks ``rows`` run as one batch.
+
+        A text block that is asked about in several rows is named once for each. ``means`` are
+        those of the intact model, where they are needed.
+        """
+
+    @property
+    def needs_means(self) -> Ablation | None:
+        """The ablation at whose places the intact model's means are needed, or ``None``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intact:
+    """Nothing is done."""
+
+    def key(self) -> Any:
+        """See :class:`Condition`."""
+        return None
+
+    def applied(
+        self,
+        _model: "nn.Module",
+        _anatomy: "Anatomy",
+        _rows: Sequence[int],
+        /,
+        means: "Means | None" = None,  # noqa: ARG002
+    ) -> AbstractContextManager[None]:
+        """See :class:`Condition`."""
+        return nullcontext()
+
+    @property
+    def needs_means(self) -> None:
+        """See :class:`Condition`."""
+        return
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed:
+    """One ablation for all text blocks."""
+
+    ablation: Ablation
+
+    def key(self) -> Any:
+        """See :class:`Condition`."""
+        return self.ablation.key()
+
+    def applied(
+        self,
+        model: "nn.Module",
+        anatomy: "Anatomy",
+        _rows: Sequence[int],
+        /,
+        means: "Means | None" = None,
+    ) -> AbstractContextManager[None]:
+        """See :class:`Condition`."""
+        from robustness.ablation.hooks import ablated
+
+        return ablated(model, anatomy.stack, self.ablation, means)
+
+    @property
+    def needs_means(self) -> Ablation | None:
+        """See :class:`Condition`."""
+        return self.ablation if self.ablation.mode == "mean" else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """8-bit weights and activations at all dense layers (`robustness.ablation.quantization`).
+
+    Rows run alone: the scale of the activations is that of one text block's tensor.
+
+    Attributes:
+        spared: hidden dimensions that stay in float.
+    """
+
+    spared: tuple[int, ...] = ()
+
+    def key(self) -> Any:
+        """See :class:`Condition`."""
+        return {"quantized": "int8, symmetric absmax per tensor", "spared": list(self.spared)}
+
+    def applied(
+        self,
+        model: "nn.Module",
+        anatomy: "Anatomy",
+        _rows: Sequence[int],
+        /,
+        means: "Means | None" = None,  # noqa: ARG002
+    ) -> AbstractContextManager[None]:
+        """See :class:`Condition`; whoever does it often finds the dense layers once, beforehand."""
+        from robustness.ablation.quantization import quantized
+        from robustness.anatomy.live import dense_layers_of
+
+        return quantized(model, dense_layers_of(model, anatomy.stack), self.spared)
+
+    @property
+    def needs_means(self) -> None:
+        """See :class:`Condition`."""
+        return
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerBlock:
+    """Other dimensions for each text block of the chunk (the random control).
+
+    Attributes:
+        dims: of each text block.
+        like: where and how they are ablated, its own dimensions aside.
+    """
+
+    dims: tuple[tuple[int, ...], ...]
+    like: Ablation
+
+    def key(self) -> Any:
+        """See :class:`Condition`."""
+        place = {name: value for name, value in self.like.key().items() if name != "dims"}
+        return {**place, "per_block": [list(dims) for dims in self.dims]}
+
+    def applied(
+        self,
+        model: "nn.Module",
+        anatomy: "Anatomy",
+        rows: Sequence[int],
+        /,
+        means: "Means | None" = None,
+    ) -> AbstractContextManager[None]:
+        """See :class:`Condition`."""
+        from robustness.ablation.hooks import ablated, ablated_rows
+
+        if len(set(rows)) == 1:
+            alone = replace(self.like, dims=self.dims[rows[0]])
+            return ablated(model, anatomy.stack, alone, means)
+        dims = [self.dims[row] for row in rows]
+        return ablated_rows(model, anatomy.stack, dims, like=self.like, means=means)
+
+    @property
+    def needs_means(self) -> Ablation | None:
+        """See :class:`Condition`."""
+        return self.like if self.like.mode == "mean" else None

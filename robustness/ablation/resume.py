@@ -1,0 +1,132 @@
+"""Starting a forward pass in the middle: layers whose outcome is known are not run again.
+
+What the layers before one hand on to it was kept in an earlier forward pass of the same batch. For
+a while those layers' modules have another ``forward``, which returns that instead of computing it;
+everything around them, hooks included, runs as ever.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from robustness.anatomy.nested import map_nested
+from robustness.anatomy.stacks import Stack
+from robustness.errors import MeasurementError, UnsupportedArchitecture
+
+
+@dataclass(kw_only=True)
+class Kept:
+    """What the layers of a stack returned.
+
+    Attributes:
+        outputs: By layer, in the last forward pass: a tensor, or whatever structure of tensors the
+            layers return.
+        passes: How many forward passes there were.
+    """
+
+    outputs: list[Any] = field(default_factory=list)
+    passes: int = 0
+
+    def begin(self, *_: object) -> None:
+        """Another forward pass begins."""
+        self.outputs.clear()
+        self.passes += 1
+
+    def add(self, _module: object, _args: object, output: Any) -> None:
+        """A layer returns."""
+        self.outputs.append(_copied(output))
+
+
+@contextmanager
+def kept(model: nn.Module, stack: Stack) -> Iterator[Kept]:
+    """Keep what every layer returns in the forward pass within the context."""
+    found = Kept()
+    with ExitStack() as hooks:
+        caller = model.get_submodule(stack.name)
+        hooks.callback(caller.register_forward_pre_hook(found.begin).remove)
+        for name in dict.fromkeys(layer.layer_module for layer in stack.layers):
+            hooks.callback(model.get_submodule(name).register_forward_hook(found.add).remove)
+        yield found
+
+
+@contextmanager
+def resumed(model: nn.Module, stack: Stack, known: Kept, layer: int) -> Iterator[None]:
+    """Run only the layers from one on, in every forward pass within the context.
+
+    They must be of the batch that the outputs were kept of. On leaving, also by an
+    exception, the model is as it was.
+
+    Args:
+        model: The model that the stack belongs to.
+        stack: Its layers.
+        known: What all layers returned, see `kept`.
+        layer: The first layer to run; those before it are skipped.
+
+    Raises:
+        UnsupportedArchitecture: What follows a layer reads more of those before it than what it
+            returned (see `Stack.resumable`).
+        MeasurementError: The outputs are not those of one forward pass of this stack.
+    """
+    if not stack.resumable:
+        raise UnsupportedArchitecture(
+            f"The layers of {stack.name!r} hand on more than they return, so a forward pass cannot "
+            "start in the middle of them; run all layers."
+        )
+    if (known.passes, len(known.outputs)) != (1, stack.n_layers):
+        raise MeasurementError(
+            f"{len(known.outputs)} layers of {known.passes} forward passes were kept where "
+            f"{stack.name!r} has {stack.n_layers}; keep one forward pass of the same batch."
+        )
+    if layer == 0:
+        yield
+        return
+    skipped: dict[str, set[int]] = {}
+    for place in stack.layers[:layer]:
+        skipped.setdefault(place.layer_module, set()).add(place.execution)
+    with ExitStack() as undo:
+        caller = model.get_submodule(stack.name)
+        for name, executions in skipped.items():
+            module = model.get_submodule(name)
+            stand_in = _StandIn(module, executions, known.outputs[layer - 1])
+            handle = caller.register_forward_pre_hook(stand_in.stack_begins)
+            undo.callback(handle.remove)
+            # An earlier one is an attribute of the instance only where somebody else put it there.
+            earlier = vars(module).get("forward")
+            undo.callback(partial(_restore, module, earlier))
+            module.__dict__["forward"] = stand_in
+        yield
+
+
+class _StandIn:
+    """Returns what is known in the calls that are skipped, and computes the others."""
+
+    def __init__(self, module: nn.Module, executions: set[int], output: Any) -> None:
+        self._forward = module.forward
+        self._executions = executions
+        self._output = output
+        self._calls = 0
+
+    def stack_begins(self, *_: object) -> None:
+        """Count the calls from here."""
+        self._calls = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        call, self._calls = self._calls, self._calls + 1
+        if call in self._executions:
+            return _copied(self._output)  # what follows may change it in place
+        return self._forward(*args, **kwargs)
+
+
+def _restore(module: nn.Module, earlier: Any) -> None:
+    if earlier is None:
+        del module.__dict__["forward"]
+    else:
+        module.__dict__["forward"] = earlier
+
+
+def _copied(output: Any) -> Any:
+    return map_nested(output, Tensor, Tensor.clone)

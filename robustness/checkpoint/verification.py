@@ -1,0 +1,260 @@
+"""What a checkpoint folder turns out to be: its class, whether it is complete, its measures.
+
+Done on a skeleton and on the names and shapes in the files' headers; weights are only loaded
+where names cannot tell.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from robustness.checkpoint.architecture import (
+    Architecture,
+    Scoring,
+    candidates,
+    is_permutation_model,
+    model_class,
+    model_options,
+    no_head,
+    no_language_model,
+    tells_replaced_tokens,
+)
+from robustness.checkpoint.loading import loading_errors, quiet
+from robustness.checkpoint.skeleton import build_skeleton, map_names, surplus_layers
+from robustness.checkpoint.tokenization import load_tokenizer, verify_tokenizer
+from robustness.checkpoint.weights import TensorInfo, read_json
+from robustness.errors import CheckpointError
+from robustness.runtime.libraries import load_libraries
+
+# Settings of config.json that would make transformers read other files than those verified, or
+# fetch kernels from the Hub; a checkpoint has no business deciding either.
+_FOREIGN_SETTINGS = ("transformers_weights", "fusion_config", "kernel_config", "distributed_config")
+# Settings that transformers makes lists of that length from as soon as it reads them.
+_COUNTS = re.compile(r"num_labels|(?:\w+_)?(?:layers?|experts?|heads?|blocks?|groups?)")
+_MAX_COUNT = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What was found out about a checkpoint; plain data, remembered by content."""
+
+    architecture: str
+    scoring: Scoring
+    n_parameters: int
+    vocab_size: int
+    max_positions: int | None
+    note: str | None
+
+
+def load_config(folder: Path, *, what: str) -> Any:
+    """The config of a folder, without settings that fetch or run anything.
+
+    Raises:
+        CheckpointError: It is damaged, or of a type transformers does not contain.
+    """
+    load_libraries()
+    import transformers
+    from transformers import AutoConfig
+    from transformers.models.auto import configuration_auto
+
+    settings = read_json(folder / "config.json")
+    for name, count in _counts(settings):
+        if count > _MAX_COUNT:
+            raise CheckpointError(
+                f"{what} sets {name} to {count} in config.json: that is no model."
+            )
+    model_type = settings.get("model_type")
+    known: Any = getattr(configuration_auto, "CONFIG_MAPPING_NAMES")  # noqa: B009 (untyped)
+    if model_type is not None and str(model_type) not in known and "auto_map" not in settings:
+        raise CheckpointError(
+            f"{what} is of type {model_type!r}, which transformers {transformers.__version__} does "
+            "not contain: update transformers, or correct 'model_type' in config.json."
+        )
+    with loading_errors(f"The config.json of {what}"), quiet():
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        for name in _FOREIGN_SETTINGS:
+            if hasattr(config, name):
+                delattr(config, name)
+        config._attn_implementation = None  # transformers' default, never a kernel from the Hub
+        config._experts_implementation = None
+    return config
+
+
+def _counts(settings: Any) -> Iterator[tuple[str, float]]:
+    """The settings that say how many of something there are, also those of parts of the model."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _counts(value)
+        elif isinstance(value, int | float) and _COUNTS.fullmatch(name):
+            yield name, value
+
+
+def verify(
+    folder: Path,
+    tensors: Mapping[str, TensorInfo],
+    *,
+    what: str,
+    progress: Callable[[str], None] | None = None,
+) -> Facts:
+    """Find the class of a checkpoint and verify that weights and tokenizer are all of it.
+
+    Args:
+        folder: The checkpoint's folder.
+        tensors: What the headers of its files say.
+        what: The checkpoint's reference, for messages.
+        progress: Told in a short phrase when a long step starts.
+
+    Raises:
+        CheckpointError: It is no language model, weights are missing or misshapen, or the
+            tokenizer is missing or does not fit.
+    """
+    config = load_config(folder, what=what)
+    refused: list[tuple[bool, CheckpointError]] = []
+    for architecture in candidates(config, what=what):
+        try:
+            skeleton, note = verify_head(architecture, config, folder, tensors, what, progress)
+        except CheckpointError as error:
+            # Few pre-training classes tell replaced tokens: that one does not is no explanation.
+            refused.append((architecture.scoring == "replaced-token", error))
+            continue
+        rows = embedding_rows(skeleton)
+        scoring = architecture.scoring
+        if is_permutation_model(type(skeleton)):
+            scoring = "permutation"
+        verify_tokenizer(load_tokenizer(folder, what=what), rows=rows, scoring=scoring, what=what)
+        return Facts(
+            architecture=architecture.name,
+            scoring=scoring,
+            n_parameters=sum(parameter.numel() for parameter in skeleton.parameters()),
+            vocab_size=_head_rows(skeleton) or rows,
+            max_positions=usable_positions(skeleton),
+            note=note,
+        )
+    raise min(refused, key=itemgetter(0))[1]
+
+
+def load_verified(
+    cls: Any, config: Any, folder: Path, *, architecture: Architecture, what: str
+) -> Any:
+    """Load a model in float32, refusing any weight that is not from the files.
+
+    Args:
+        cls: The transformers class.
+        config: Its config.
+        folder: Where the files lie.
+        architecture: What is known of the class, for messages.
+        what: The checkpoint's reference.
+
+    Raises:
+        CheckpointError: Weights are missing (transformers would draw them at random) or misshapen.
+    """
+    import torch
+    from transformers import GenerationConfig
+
+    unused: Any = GenerationConfig  # partly untyped
+    with loading_errors(what), quiet():
+        model, info = cls.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            generation_config=unused(),  # nothing is generated, so no file is read for it
+            output_loading_info=True,
+            **model_options(cls),
+        )
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    missing = sorted(parameters.intersection(info["missing_keys"]))
+    if missing:
+        raise no_head(what, architecture, missing)
+    if info["mismatched_keys"]:
+        raise _misshapen(what, cls.__name__, sorted(info["mismatched_keys"]))
+    model.eval()
+    model.requires_grad_(False)
+    return model
+
+
+def embedding_rows(model: Any) -> int:
+    """Rows of the token embedding."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def usable_positions(model: Any) -> int | None:
+    """The longest input in tokens, None where nothing limits it.
+
+    RoBERTa and its kin number positions from padding_idx + 1, so that a table of 514 takes 512
+    tokens. Such a table is recognised by having a padding row, which positions need for nothing
+    else.
+    """
+    import torch
+
+    config = model.config.get_text_config()
+    limit = getattr(config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit < 1:
+        return None
+    tokens = model.get_input_embeddings()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding) and module is not tokens:
+            offset = module.padding_idx
+            if module.num_embeddings == limit and offset is not None:
+                return limit - offset - 1
+    return limit
+
+
+def verify_head(
+    architecture: Architecture,
+    config: Any,
+    folder: Path,
+    tensors: Mapping[str, TensorInfo],
+    what: str,
+    progress: Callable[[str], None] | None,
+) -> tuple[Any, str | None]:
+    """A skeleton of that class if the files hold all its weights, and a note on what is unusual."""
+    cls = model_class(architecture.name)
+    skeleton = build_skeleton(cls, config, what=what)
+    if architecture.scoring == "replaced-token":
+        with loading_errors(f"The config.json of {what}"), quiet():
+            if not tells_replaced_tokens(skeleton):
+                raise no_language_model(what, architecture.name)
+    quantised = getattr(config, "quantization_config", None) is not None
+    names = map_names(skeleton, tensors)
+    if names is not None and names.mismatched and not quantised:
+        raise _misshapen(what, cls.__name__, names.mismatched)
+    if names is None or names.missing or quantised:
+        # Names alone cannot tell: transformers may compute these weights from others.
+        if progress is not None:
+            progress(f"loading {what} to see whether its weights are complete")
+        load_verified(cls, config, folder, architecture=architecture, what=what)
+    if names is None:
+        return skeleton, None
+    surplus = surplus_layers(names)
+    note = None
+    if surplus:
+        note = (
+            f"{len(surplus)} tensors of layers beyond those in config.json are not used "
+            f"(such as {surplus[0]})"
+        )
+    return skeleton, note
+
+
+def _misshapen(what: str, name: str, mismatched: Any) -> CheckpointError:
+    tensor, stored, expected = mismatched[0]
+    more = f" (and {len(mismatched) - 1} more)" if len(mismatched) > 1 else ""
+    return CheckpointError(
+        f"{what} does not match its config.json: {tensor} is {_shape(stored)} in the files, "
+        f"{name} needs {_shape(expected)}{more}; restore the config the weights were saved with."
+    )
+
+
+def _shape(shape: Any) -> str:
+    return " x ".join(map(str, shape)) or "a single number"
+
+
+def _head_rows(model: Any) -> int | None:
+    head = model.get_output_embeddings()
+    weight = getattr(head, "weight", None)
+    return None if weight is None else int(weight.shape[0])

@@ -1,0 +1,40 @@
+"""The console program ``robustness``: scans checkpoints; shows and compares what was measured."""
+
+from typing import Annotated
+
+import typer
+
+from robustness import __version__
+from robustness.cli.card import card
+from robustness.cli.diff import diff
+from robustness.cli.fleet import Passing, fleet
+from robustness.cli.merge import merge
+from robustness.cli.report import report
+from robustness.cli.scan import scan
+from robustness.cli.trace import trace
+
+app = typer.Typer(
+    help="Scan checkpoints; show, compare and merge what pytest --model=X has measured.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    *, version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False
+) -> None:
+    """Scan checkpoints; show, compare and merge what pytest --model=X has measured."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+app.command("scan")(scan)
+app.command("trace")(trace)
+app.command("report")(report)
+app.command("card")(card)
+app.command("diff")(diff)
+app.command("merge")(merge)
+app.command("fleet", cls=Passing)(fleet)

@@ -1,0 +1,114 @@
+"""``robustness diff``: two saved profiles beside each other, without a model."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from robustness.checks.check_settings import MatchesBaseline
+
+if TYPE_CHECKING:
+    from robustness.reference.profile_diff import CheckpointDiff
+    from robustness.statistics.verdict import Verdict
+
+NOT_COMPARABLE = 2
+"""Exit code; that of a usage problem, too."""
+
+STYLES = {"pass": "green", "fail": "bold red"}
+
+
+def diff(
+    then: Annotated[Path, typer.Argument(metavar="A.json", help="The baseline.")],
+    now: Annotated[Path, typer.Argument(metavar="B.json", help="What is compared with it.")],
+    *,
+    dims: Annotated[
+        str, typer.Option(help="Outlier dimensions: same, subset, superset or any.")
+    ] = MatchesBaseline().dims,
+    max_perplexity_ratio: Annotated[
+        float, typer.Option(help="Perplexity may be up to this many times the baseline's.")
+    ] = MatchesBaseline().max_perplexity_ratio,
+    max_degradation_ratio: Annotated[
+        float, typer.Option(help="A degradation may differ by this factor, up or down.")
+    ] = MatchesBaseline().max_degradation_ratio,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
+) -> None:
+    """Compare two profiles saved by --robustness-save-baseline.
+
+    Exit code 0: within the tolerances; 1: regressed; 2: not comparable.
+    """
+    from robustness.errors import RobustnessError
+    from robustness.policy.policy import load_check
+    from robustness.reference.baseline import read_profile
+    from robustness.reference.profile_diff import diff as compared
+
+    try:
+        limits = load_check(
+            MatchesBaseline,
+            {
+                "dims": dims,
+                "max_perplexity_ratio": max_perplexity_ratio,
+                "max_degradation_ratio": max_degradation_ratio,
+            },
+        )
+        found = compared(
+            read_profile(then),
+            read_profile(now),
+            limits=limits,
+            alpha=0.01,
+            sources=(str(then), str(now)),
+        )
+    except RobustnessError as error:
+        if as_json:
+            _write_json({"outcome": "not comparable", "reason": str(error), "checkpoints": []})
+        typer.echo(f"robustness: {error}", err=True)
+        raise typer.Exit(NOT_COMPARABLE) from None
+    regressed = any(checkpoint.outcome == "regressed" for checkpoint in found)
+    if as_json:
+        outcome = "regressed" if regressed else "same"
+        parts = [checkpoint.to_dict() for checkpoint in found]
+        _write_json({"outcome": outcome, "reason": "", "checkpoints": parts})
+    else:
+        for checkpoint in found:
+            _show(checkpoint)
+    raise typer.Exit(int(regressed))
+
+
+def _write_json(facts: dict[str, Any]) -> None:
+    from robustness.reference.profile_diff import SCHEMA
+
+    typer.echo(json.dumps({"schema": SCHEMA, **facts}, indent=2, allow_nan=False))
+
+
+def _show(checkpoint: "CheckpointDiff") -> None:
+    """A table; names are shown as they are, never taken for markup."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from robustness.reference.profile_diff import degradation
+
+    console = Console(highlight=False)
+    then, now = checkpoint.then, checkpoint.now
+    console.print(Text(f"{now.label}: {then.reference} at {then.revision}"))
+    console.print(Text(f"  and {now.reference} at {now.revision}, on {now.corpus}"))
+    table = Table("compared", "ratio", "needed", "blocks", "verdict", "what was found")
+    for name, verdict in checkpoint.verdicts.items():
+        style = STYLES.get(verdict.outcome, "bold")
+        cells = (name, *_figures(verdict), verdict.outcome, verdict.reason)
+        table.add_row(*(Text(cell, style if cell == verdict.outcome else "") for cell in cells))
+    for profile, names, when, not_when in (
+        (then, checkpoint.left_out, "then", "now"),
+        (now, checkpoint.new, "now", "then"),
+    ):
+        for name in names:
+            harm = f"x{degradation(profile, name):.4g} {when}; not ablated {not_when}"
+            table.add_row(Text(name), "", "", "", "not compared", Text(harm))
+    console.print(table)
+
+
+def _figures(verdict: "Verdict") -> tuple[str, str, str]:
+    if verdict.ratio is None or verdict.threshold is None:
+        return "", "", ""
+    sign = "<" if verdict.passes == "below" else ">="
+    return f"{verdict.ratio:.4g}", f"{sign} {verdict.threshold:.4g}", str(verdict.text_blocks)

@@ -1,0 +1,134 @@
+"""The few text blocks of the corpus that rules on activations read, and the model reading them."""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from robustness.corpus.corpus import Corpus, load_corpus
+from robustness.policy.policy import Settings
+from robustness.scoring.sampling import block_order
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from robustness.anatomy.anatomy import Stack
+    from robustness.checkpoint.checkpoint import Checkpoint
+    from robustness.outliers.rules.summaries import DenseInputs, LayerOutputs, Spikes
+    from robustness.runtime.threads import Threads
+
+Progress = Callable[[str], None]
+
+
+class Reading:
+    """The first text blocks of the seeded order, as they stand: nothing is masked.
+
+    The model is loaded when the first rule asks for what it computes, and let go with this object.
+
+    Args:
+        checkpoint: what reads.
+        settings: the policy's settings for it.
+        corpus: the text; read as the settings say where not given.
+        threads: a share of the processor's cores; ``None`` leaves the library's choice.
+        progress: told about every text block.
+    """
+
+    def __init__(
+        self,
+        *,
+        checkpoint: "Checkpoint",
+        settings: Settings,
+        corpus: Callable[[], Corpus] | None,
+        threads: "Threads | None",
+        progress: Progress,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._settings = settings
+        self._source = corpus
+        self._threads = threads
+        self._progress = progress
+        self._outputs: LayerOutputs | None = None
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What is read, and how, beyond the weights: part of every finding's identity."""
+        return {
+            "tokenizer": self._checkpoint.tokenizer_hash,
+            "corpus": self._corpus.fingerprint,
+            "scoring": self._checkpoint.scoring,
+            "block_size": self._block_size,
+            "bos": self._settings.bos,
+            "text_blocks": self._settings.rules.text_blocks,
+            "seed": self._settings.seed,
+            "dtype": "float32",
+            "device": self._settings.device.split(":")[0],
+        }
+
+    def outputs(self, stack: "Stack") -> "LayerOutputs":
+        """The hidden states behind the layers; read once for all rules."""
+        from robustness.outliers.activations import layer_outputs
+
+        if self._outputs is None:
+            self._outputs = layer_outputs(
+                self._model,
+                stack,
+                self._blocks,
+                sentence_first=self._checkpoint.scoring == "masked",
+                progress=self._progress,
+            )
+        return self._outputs
+
+    def inputs(self, stack: "Stack", *, threshold: float) -> "DenseInputs":
+        """What the dense layers read."""
+        from robustness.outliers.activations import dense_inputs
+
+        return dense_inputs(
+            self._model, stack, self._blocks, threshold=threshold, progress=self._progress
+        )
+
+    def spikes(self, stack: "Stack", *, threshold: float, max_rounds: int) -> "list[Spikes]":
+        """Extremes at the output writers, round after round."""
+        from robustness.outliers.activations import require_dense_writers, spike_rounds
+
+        require_dense_writers(stack)  # before anything is loaded
+        return spike_rounds(
+            self._model,
+            stack,
+            self._blocks,
+            threshold=threshold,
+            max_rounds=max_rounds,
+            progress=self._progress,
+        )
+
+    @property
+    def _block_size(self) -> int:
+        wanted = self._settings.block_size
+        return min(wanted, self._checkpoint.max_positions or wanted)
+
+    @cached_property
+    def _corpus(self) -> Corpus:
+        if self._source is not None:
+            return self._source()
+        return load_corpus(self._settings.corpus, layout=self._settings.layout)
+
+    @cached_property
+    def _blocks(self) -> "list[NDArray[np.int64]]":
+        from robustness.corpus.blocks import text_blocks
+
+        tokenizer = self._checkpoint.load_tokenizer()
+        blocks = text_blocks(
+            self._corpus, tokenizer, block_size=self._block_size, bos=self._settings.bos
+        )
+        order = block_order(
+            blocks.n_blocks, seed=self._settings.seed, fingerprint=self._corpus.fingerprint
+        )
+        return [blocks.ids[block] for block in order[: self._settings.rules.text_blocks]]
+
+    @cached_property
+    def _model(self) -> Any:
+        import torch
+
+        threads = None if self._threads is None else self._threads()
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return self._checkpoint.load_model(device=self._settings.device, progress=self._progress)

@@ -1,0 +1,351 @@
+"""Thresholds and settings, strictly validated.
+
+They come from ``[tool.robustness]`` in ``pyproject.toml`` or from a ``robustness.toml``, and have
+one precedence: command line, then policy file, then defaults.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+
+from robustness.ablation.ablation import Ablation, Mode, SiteName
+from robustness.checks.check_settings import Checks, CheckTable
+from robustness.errors import PolicyError
+from robustness.outliers.rules.settings import Rule, Rules, StrictTable
+from robustness.runtime.dtypes import DtypeChoice
+from robustness.scoring.masked import Masking
+from robustness.scoring.options import UNIGRAM, Bos, ScoringOptions
+from robustness.tasks.settings import TaskSettings
+
+Profile = Literal["paper", "hardened"]
+StackChoice = Literal["auto", "encoder", "decoder"]
+LayoutChoice = Literal["auto", "packed", "lines"]
+
+M = TypeVar("M", bound=StrictTable)
+C = TypeVar("C", bound=CheckTable)
+
+
+def _layers(value: object) -> object:
+    if isinstance(value, list) and value and len(set(map(repr, value))) == len(value):
+        if all(type(item) is int and item >= 0 for item in value):
+            return value
+    elif value == "all":
+        return value
+    raise ValueError("must be 'all' or a list of different numbers of layers from 0 on")
+
+
+# As in the checks' tables, validated beforehand.
+Layers = Annotated[Literal["all"] | list[int], BeforeValidator(_layers)]
+
+
+class Settings(StrictTable):
+    """Everything that may differ between the checkpoints of one run."""
+
+    profile: Profile = Field(
+        default="paper", description="assert the paper's findings, or their absence"
+    )
+    rule: Rule | tuple[Rule, ...] = Field(
+        default="busters",
+        description="how outlier dimensions are found; of several, the first decides what is "
+        "ablated",
+    )
+    stack: StackChoice = Field(
+        default="auto",
+        description="which stack of layers is vetted; auto: the only one, or the decoder",
+    )
+    site: SiteName = Field(default="output", description="where dimensions are ablated")
+    mode: Mode = Field(
+        default="zero", description="ablated features become 0, or the intact model's mean"
+    )
+    layers: Layers = Field(
+        default="all", description="in which layers dimensions are ablated, from 0 on"
+    )
+    corpus: str = Field(default="builtin", min_length=1, description="the text")
+    layout: LayoutChoice = Field(
+        default="auto", description="running text packed, or one example a line"
+    )
+    block_size: int = Field(
+        default=128, ge=8, description="tokens in a text block, specials included"
+    )
+    masking: Masking = Field(
+        default="all", description="how a masked language model's tokens are hidden"
+    )
+    bos: Bos = Field(
+        default="auto", description="whether the token that begins a sequence stands first"
+    )
+    context: int = Field(
+        default=0, ge=0, description="tokens of preceding text that are read and not scored"
+    )
+    generator: str = Field(
+        default=UNIGRAM, min_length=1, description="what replaces a discriminator's tokens"
+    )
+    seed: int = Field(
+        default=0, ge=0, description="of the order of text blocks, the masks and the draws"
+    )
+    device: str = Field(
+        default="cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$", description="cpu, cuda, cuda:N or mps"
+    )
+    dtype: DtypeChoice = Field(
+        default="float32", description="precision of the model's matrix products"
+    )
+    exhaustive: bool = Field(
+        default=False, description="measure the whole corpus, decide at its end"
+    )
+    examples: int = Field(
+        default=3, ge=0, le=32, description="pieces of text shown intact and ablated; 0: none"
+    )
+    task: TaskSettings = TaskSettings()
+    rules: Rules = Rules()
+    checks: Checks = Checks()
+
+    @field_validator("rule", mode="before")
+    @classmethod
+    def _one_rule_or_several(cls, value: object) -> object:
+        names = list(value) if isinstance(value, list | tuple) else [value]
+        known = get_args(Rule)
+        if not names or any(name not in known for name in names):
+            raise ValueError(f"must be one of {', '.join(known)}, or a list of them")
+        if len(set(names)) < len(names):
+            raise ValueError("names a rule twice")
+        return names[0] if len(names) == 1 else tuple(names)
+
+    @property
+    def rule_names(self) -> tuple[Rule, ...]:
+        """All rules; the first is the primary one, whose dimensions are ablated."""
+        return self.rule if isinstance(self.rule, tuple) else (self.rule,)
+
+    @property
+    def scoring_options(self) -> ScoringOptions:
+        """What of it changes the questions a model is asked."""
+        return ScoringOptions(
+            masking=self.masking, generator=self.generator, bos=self.bos, context=self.context
+        )
+
+    @model_validator(mode="after")
+    def _site_has_layers(self) -> "Settings":
+        if self.layers != "all" and self.site == "embedding-norm":
+            raise ValueError(
+                "site 'embedding-norm' lies before the layers, so layers must be 'all'"
+            )
+        return self
+
+    def ablation(self, dims: tuple[int, ...]) -> Ablation:
+        """Dimensions ablated where and how the policy says."""
+        layers = None if self.layers == "all" else tuple(self.layers)
+        return Ablation(dims=dims, site=self.site, mode=self.mode, layers=layers)
+
+
+class PolicyFile(Settings):
+    """What a policy file may hold."""
+
+    confidence: float = Field(
+        default=0.99, ge=0.5, lt=1, description="with which all verdicts hold"
+    )
+    checkpoints: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="settings for checkpoints that match a glob"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """A validated policy.
+
+    Attributes:
+        confidence: with which all verdicts of one run together are right.
+        source: the file it came from, for messages; ``None`` for defaults.
+        table: the file's settings as they stand there.
+        overrides: settings per glob, in the file's order; later ones win.
+        options: settings from the command line, which win over all others.
+    """
+
+    confidence: float = 0.99
+    source: str | None = None
+    table: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def settings(self, reference: str, label: str = "") -> Settings:
+        """Settings of one checkpoint.
+
+        Args:
+            reference: the checkpoint as it was named (``--model``).
+            label: its short name, which globs may match as well.
+
+        Raises:
+            PolicyError: if an override and the rest contradict each other.
+        """
+        merged: dict[str, Any] = dict(self.table)
+        for glob, override in self.overrides.items():
+            if _matches(glob, reference, label):
+                merged = _merged(merged, override)
+        return _validated(Settings, _merged(merged, self.options), self.source or "command line")
+
+    def require_overrides_match(self, references: Sequence[str], labels: Sequence[str]) -> None:
+        """Refuse an override of no checkpoint of the run: it says what nobody would get.
+
+        Args:
+            references: the run's checkpoints as they were named.
+            labels: their short names, in the same order.
+
+        Raises:
+            PolicyError: naming the glob.
+        """
+        named = list(zip(references, labels, strict=True))
+        for glob in self.overrides:
+            if not any(_matches(glob, reference, label) for reference, label in named):
+                raise PolicyError(
+                    f"{self.source}: checkpoints.{glob!r} matches none of this run's checkpoints; "
+                    f"they are named {', '.join(labels)}, or as after --model"
+                )
+
+
+def load_policy(
+    file: Path | None,
+    *,
+    folders: Sequence[Path] = (),
+    options: Mapping[str, Any] | None = None,
+) -> Policy:
+    """The policy of a run.
+
+    Args:
+        file: named explicitly; must exist.
+        folders: where else to look, one after the other: for ``robustness.toml``, then for
+            ``[tool.robustness]`` in ``pyproject.toml``.
+        options: settings given on the command line, nested like the file.
+
+    Raises:
+        PolicyError: naming the file, the key and what would be right.
+    """
+    given = dict(options or {})
+    confidence = given.pop("confidence", None)
+    source, table = _read(file, folders)
+    name = source or "command line"
+    whole = _validated(PolicyFile, table, name)
+    for glob, override in whole.checkpoints.items():
+        merged = _merged(_without_run_wide(table), override)
+        _validated(Settings, merged, name, prefix=("checkpoints", glob))
+    if confidence is not None:
+        whole = _validated(
+            PolicyFile, {**table, "confidence": confidence}, "--robustness-confidence"
+        )
+    _validated(Settings, given, "command line")
+    return Policy(
+        confidence=whole.confidence,
+        source=source,
+        table=_without_run_wide(table),
+        overrides=whole.checkpoints,
+        options=given,
+    )
+
+
+def load_check(check: type[C], values: Mapping[str, Any]) -> C:
+    """The settings of one check, given on the command line.
+
+    Raises:
+        PolicyError: naming the setting and what would be right.
+    """
+    return _validated(check, values, "command line")
+
+
+def _matches(glob: str, reference: str, label: str) -> bool:
+    return fnmatchcase(reference, glob) or fnmatchcase(label, glob)
+
+
+def _read(file: Path | None, folders: Sequence[Path]) -> tuple[str | None, dict[str, Any]]:
+    if file is not None:
+        if not file.exists():
+            raise PolicyError(f"policy file {file} does not exist; name an existing TOML file")
+        return str(file), _table(file)
+    for folder in folders:
+        candidate = folder / "robustness.toml"
+        if candidate.exists():
+            return str(candidate), _table(candidate)
+        candidate = folder / "pyproject.toml"
+        if candidate.is_file() and (table := _table(candidate)):
+            return str(candidate), table
+    return None, {}
+
+
+def _table(file: Path) -> dict[str, Any]:
+    """The settings of a TOML file: ``[tool.robustness]``, or in a policy file the top level."""
+    if not file.is_file():
+        raise PolicyError(f"{file} is not a file; a policy is a TOML file")
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:  # also numbers and nesting beyond limits
+        raise PolicyError(f"{file} is not valid TOML: {error}") from None
+    tool = data.get("tool", {})
+    nested = tool.get("robustness") if isinstance(tool, dict) else None
+    if nested is None:
+        nested = {} if file.name == "pyproject.toml" else data
+    if not isinstance(nested, dict):
+        raise PolicyError(f"{file}: tool.robustness must be a table, not {nested!r}")
+    return nested
+
+
+def _without_run_wide(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if key in Settings.model_fields}
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the values of ``over``, table by table."""
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        both = isinstance(value, Mapping) and isinstance(old, Mapping)
+        result[key] = _merged(old, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def _validated(
+    model: type[M], data: Mapping[str, Any], source: str, prefix: tuple[str, ...] = ()
+) -> M:
+    try:
+        return model.model_validate(dict(data))
+    except ValidationError as error:
+        lines = [_explain(model, dict(problem), source, prefix) for problem in error.errors()]
+        raise PolicyError("; ".join(lines)) from None
+
+
+def _explain(
+    model: type[BaseModel], problem: Mapping[str, Any], source: str, prefix: tuple[str, ...]
+) -> str:
+    path = [str(part) for part in (*prefix, *problem["loc"])]
+    key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(model, problem["loc"][:-1])
+        close = difflib.get_close_matches(path[-1], known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
+        return f"{source}: unknown key {key!r}; {hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "string_pattern_mismatch":  # a regular expression explains nothing
+        message = f"must be {Settings.model_fields[path[-1]].description}"
+    given = "" if isinstance(problem["input"], dict) else f", not {problem['input']!r}"
+    return f"{source}: {key}: {message[:1].lower()}{message[1:]}{given}"
+
+
+def _known_keys(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+    for part in path:
+        annotation = _fields(model)[str(part)].annotation
+        options = [annotation, *get_args(annotation)]
+        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+    return sorted(_fields(model))
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """A table's fields by the keys they have in a file."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}

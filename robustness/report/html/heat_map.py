@@ -1,0 +1,293 @@
+"""The heat map of a checkpoint: how far out every dimension lies in every layer.
+
+A screen has about a thousand columns of pixels, and a wide model more dimensions than that. Where
+dimensions have to share a column, it shows the one farthest from the mean: what a reader looks for
+is never averaged away, and the figure says so.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from robustness.report.html.parts import Figure, axis, layout
+from robustness.report.saved import CheckpointResult, Matrix, OutlierDimension
+
+MOST_COLUMNS = 1024
+MOST_CELLS = 60_000
+"""Of all heat maps of a page together, for each of scale and bias: about half a megabyte."""
+FEWEST_COLUMNS = 128
+EDGE_Z = 6.0
+"""Standard deviations from which on the colour stays the same."""
+COLOURS = [
+    [0.0, "@cold"],
+    [0.25, "@cool"],
+    [0.5, "@still"],
+    [0.75, "@warm"],
+    [1.0, "@hot"],
+]
+GAP_PX, BOTTOM_PX = 16, 104
+DIGIT_PX = 6.5
+"""Height of a character of an upright label."""
+_LABEL_WIDTH = 0.035
+"""Of the axis, that a label set upright needs on a telephone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """Dimensions from ``first`` on that share a column."""
+
+    first: int
+    width: int
+
+    @property
+    def middle(self) -> float:
+        """Where it is drawn."""
+        return self.first + (self.width - 1) / 2
+
+    def among(self, dims: Sequence[int]) -> range:
+        """Where its dimensions lie in an ascending sequence of dimensions."""
+        return range(bisect_left(dims, self.first), bisect_left(dims, self.first + self.width))
+
+
+def columns(n_dims: int, n_layers: int, n_checkpoints: int) -> list[Column]:
+    """The columns of a heat map, one per dimension where there is room for that.
+
+    Args:
+        n_dims: hidden size.
+        n_layers: rows of this map.
+        n_checkpoints: heat maps on the page.
+    """
+    room = MOST_CELLS // (max(1, n_layers) * max(1, n_checkpoints))
+    most = min(MOST_COLUMNS, max(FEWEST_COLUMNS, room))
+    width = math.ceil(n_dims / most)
+    return [Column(first=first, width=width) for first in range(0, n_dims, width)]
+
+
+def parameters(checkpoint: CheckpointResult) -> list[tuple[str, Matrix, Matrix]]:
+    """Name, values and z-scores of what there is to show: scale, bias, both or none."""
+    sites = checkpoint.sites
+    if sites is None:
+        return []
+    found = (("scale", sites.scale, sites.scale_z), ("bias", sites.bias, sites.bias_z))
+    dims = kept(checkpoint)
+    if list(dims) != sorted(set(dims)) or not dims or dims[-1] >= checkpoint.hidden_size:
+        return []
+    shape = (checkpoint.layers, len(dims))
+    return [
+        (name, values, z)
+        for name, values, z in found
+        if values is not None and z is not None and _shape(values) == shape == _shape(z)
+    ]
+
+
+def kept(checkpoint: CheckpointResult) -> Sequence[int]:
+    """The dimensions that the report holds values of: all, or of a very wide model some."""
+    sites = checkpoint.sites
+    return range(checkpoint.hidden_size) if sites is None or sites.dims is None else sites.dims
+
+
+def _shape(matrix: Matrix) -> tuple[int, int] | None:
+    """Rows and columns; None where rows differ in length or there are none."""
+    lengths = {len(row) for row in matrix}
+    return (len(matrix), lengths.pop()) if len(lengths) == 1 else None
+
+
+def heat_map(checkpoint: CheckpointResult, n_checkpoints: int = 1) -> Figure | None:
+    """Layers × dimensions of scale and bias z-scores, outliers marked; None where unknown."""
+    maps = parameters(checkpoint)
+    if not maps:
+        return None
+    n_dims, n_layers = checkpoint.hidden_size, checkpoint.layers
+    across = columns(n_dims, n_layers, n_checkpoints)
+    height = min(max(7 * n_layers, 110), 260)
+    labels = _labels(checkpoint.dims, n_dims)
+    top_px = 16 + DIGIT_PX * max((len(label["text"]) for label in labels), default=0)
+    traces: list[Figure] = []
+    axes: Figure = {}
+    gap = GAP_PX / (height * len(maps) + GAP_PX * (len(maps) - 1))
+    share = (1 - gap * (len(maps) - 1)) / len(maps)
+    for place, (name, values, z) in enumerate(maps):
+        suffix = "" if place == 0 else str(place + 1)
+        traces += [
+            _cells(name, values, z, kept(checkpoint), across, suffix),
+            _marks(name, values, z, kept(checkpoint), checkpoint.outliers, suffix),
+        ]
+        top = 1 - place * (share + gap)
+        axes |= {
+            f"yaxis{suffix}": axis(
+                f"<b>{name}</b>, layer",
+                domain=[max(0.0, top - share), top],
+                range=[-0.5, n_layers - 0.5],
+                showgrid=False,
+                fixedrange=True,
+                dtick=max(1, 2 * math.ceil(n_layers / 12)) if n_layers > 6 else 1,
+            ),
+            f"xaxis{suffix}": axis(
+                "dimension" if place == len(maps) - 1 else "",
+                anchor=f"y{suffix}",
+                range=[-0.5, n_dims - 0.5],
+                showgrid=False,
+                **({"matches": "x"} if place else {}),
+                showticklabels=place == len(maps) - 1,
+                nticks=9,
+            ),
+        }
+    return {
+        "data": traces,
+        "layout": layout(
+            height=height * len(maps) + GAP_PX * (len(maps) - 1) + top_px + BOTTOM_PX,
+            dragmode="zoom",
+            margin={"l": 8, "r": 16, "t": top_px, "b": BOTTOM_PX},
+            coloraxis=_colour_axis(),
+            annotations=labels,
+            **axes,
+        ),
+    }
+
+
+def _cells(
+    name: str,
+    values: Matrix,
+    z: Matrix,
+    dims: Sequence[int],
+    across: Sequence[Column],
+    suffix: str,
+) -> Figure:
+    places = [column.among(dims) for column in across]
+    shown = [[_farthest(row, among) for among in places] for row in z]
+    thinned = across[0].width > 1
+    cells: list[list[object]] = [
+        [
+            None if at is None else [dims[at], _short(row[at])] if thinned else _short(row[at])
+            for at in chosen
+        ]
+        for row, chosen in zip(values, shown, strict=True)
+    ]
+    dim, value = ("%{customdata[0]}", "%{customdata[1]}") if thinned else ("%{x}", "%{customdata}")
+    return {
+        "type": "heatmap",
+        "name": name,
+        "x0": across[0].middle,
+        "dx": across[0].width,
+        "y0": 0,
+        "dy": 1,
+        "z": [
+            [None if at is None else _z(row[at]) for at in chosen]
+            for row, chosen in zip(z, shown, strict=True)
+        ],
+        "hoverongaps": False,
+        "customdata": cells,
+        "hovertemplate": f"layer %{{y}}, dimension {dim}<br>z = %{{z:+.2f}}<br>"
+        f"{name} = {value}<extra></extra>",
+        "coloraxis": "coloraxis",
+        "xaxis": f"x{suffix}",
+        "yaxis": f"y{suffix}",
+    }
+
+
+def _farthest(z: Sequence[float], among: range) -> int | None:
+    """The place of the value farthest from 0; what is not a number is skipped."""
+    found = [at for at in among if not math.isnan(z[at])]
+    return max(found, key=lambda at: abs(z[at]), default=None)
+
+
+def _z(z: float) -> float | None:
+    return round(z, 2) if math.isfinite(z) else None
+
+
+def _short(value: float) -> float | None:
+    return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def _marks(
+    name: str,
+    values: Matrix,
+    z: Matrix,
+    dims: Sequence[int],
+    outliers: Sequence[OutlierDimension],
+    suffix: str,
+) -> Figure:
+    """A frame where the rule flags a dimension, at any width of the screen."""
+    places = {dim: at for at, dim in enumerate(dims)}
+    found = [
+        (outlier.dim, layer, places[outlier.dim])
+        for outlier in outliers
+        for layer in outlier.layers
+        if layer < len(z) and outlier.dim in places
+    ]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": f"outliers, {name}",
+        "x": [dim for dim, *_ in found],
+        "y": [layer for _, layer, _ in found],
+        "text": [
+            f"<b>outlier</b>: layer {layer}, dimension {dim}<br>z = {z[layer][at]:+.2f}<br>"
+            f"{name} = {values[layer][at]:.4g}"
+            for dim, layer, at in found
+        ],
+        "hovertemplate": "%{text}<extra></extra>",
+        "marker": {
+            "symbol": "square-open",
+            "size": 7,
+            "color": "@ink",
+            "line": {"color": "@ink", "width": 1},
+        },
+        "xaxis": f"x{suffix}",
+        "yaxis": f"y{suffix}",
+    }
+
+
+def _colour_axis() -> Figure:
+    return {
+        "cmin": -EDGE_Z,
+        "cmid": 0,
+        "cmax": EDGE_Z,
+        "colorscale": COLOURS,
+        "colorbar": {
+            "orientation": "h",
+            "thickness": 10,
+            "len": 0.7,
+            "x": 0.5,
+            "yref": "container",
+            "y": 0,
+            "yanchor": "bottom",
+            "ypad": 6,
+            "outlinewidth": 0,
+            "tickvals": [-EDGE_Z, -3, 0, 3, EDGE_Z],
+            "ticktext": [f"≤ −{EDGE_Z:g}", "−3", "0", "3", f"≥ {EDGE_Z:g}"],
+            "tickfont": {"color": "@muted", "size": 11},
+            "title": {
+                "text": "standard deviations from the layer's mean",
+                "side": "bottom",
+                "font": {"size": 12, "color": "@muted"},
+            },
+        },
+    }
+
+
+def _labels(dims: Sequence[int], n_dims: int) -> list[Figure]:
+    """The outlier dimensions above the map, upright; neighbours share a label."""
+    groups: list[list[int]] = []
+    for dim in dims:
+        if groups and dim - groups[-1][0] < _LABEL_WIDTH * n_dims:
+            groups[-1].append(dim)
+        else:
+            groups.append([dim])
+    return [
+        {
+            "text": (", " if len(group) < 3 else " … ").join(str(d) for d in dict.fromkeys(ends)),
+            "textangle": -90,
+            "xref": "x",
+            "yref": "paper",
+            "x": sum(group) / len(group),
+            "y": 1,
+            "yshift": 4,
+            "yanchor": "bottom",
+            "showarrow": False,
+            "font": {"size": 11, "color": "@ink"},
+        }
+        for group in groups
+        for ends in [(group[0], group[-1])]
+    ]

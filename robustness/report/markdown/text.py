@@ -1,0 +1,56 @@
+"""Text from outside inside of Markdown, where it must stay text.
+
+Names, reasons and corpora come from whoever made a checkpoint. What they hold is written in
+character references, which CommonMark never takes for structure: no link, image, HTML, heading,
+rule, or end of a table's cell can come of them, nor a command to GitHub's runner.
+"""
+
+import re
+from collections.abc import Sequence
+
+from robustness.runtime.plain import plain
+
+NAME = 200
+"""Characters of a name."""
+SENTENCE = 600
+"""Characters of a sentence that quotes names."""
+MOST = 50
+"""Items of a list."""
+
+_ACTIVE = re.compile(r"[\\`*_{}\[\]<>&#|~$!@]|:(?=[:/])|(?<=www)\.|^[\s+=-]|\s(?=\s|$)", re.I)
+
+
+def escaped(text: object, limit: int = NAME) -> str:
+    r"""Inline Markdown that renders as this text and does nothing else.
+
+    Args:
+        text: any text; control characters and line ends become escapes as in Python's source
+            (``\x1b``, ``\n``).
+        limit: characters from which the middle is left out.
+    """
+    return _ACTIVE.sub(lambda found: f"&#{ord(found[0])};", plain(str(text), limit=limit))
+
+
+def code(text: object, limit: int = NAME) -> str:
+    """The same, set as code."""
+    return f"<code>{escaped(text, limit)}</code>"
+
+
+def bullets(before: str, sentences: Sequence[str]) -> list[str]:
+    """Lines of a list of sentences from outside, each behind words of ours; and an empty one."""
+    lines = [f"- {before}{escaped(text, SENTENCE)}" for text in sentences[:MOST]]
+    if len(sentences) > MOST:
+        lines.append(f"- and {len(sentences) - MOST} more, all in the JSON report")
+    return [*lines, ""] if lines else []
+
+
+def table(columns: Sequence[str], alignment: str, rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table of cells that are Markdown already.
+
+    Args:
+        columns: their titles.
+        alignment: a letter per column, ``l`` or ``r``.
+        rows: cells.
+    """
+    rule = ["--:" if side == "r" else "---" for side in alignment]
+    return [f"| {' | '.join(cells)} |" for cells in (columns, rule, *rows)]

@@ -1,0 +1,102 @@
+"""What the terminal shows before a run: what is vetted and how, and what that would cost."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from robustness.outliers.detection import Examination
+from robustness.policy.policy import Settings
+from robustness.report.terminal.wording import amount, listed, wrapped
+from robustness.run.plan import PlannedCheckpoint, RunPlan
+
+
+def header(plan: RunPlan) -> list[str]:
+    """What is vetted and how, one paragraph per checkpoint."""
+    lines = [
+        f"robustness: {plan.comparisons} comparisons, together right with confidence "
+        f"{plan.confidence:g} (alpha = {plan.alpha:.3g} each); policy: "
+        f"{plan.policy_source or 'defaults'}; store: {plan.store_root}"
+    ]
+    if plan.shard is not None:
+        lines.append(
+            f"robustness: shard {plan.shard['index']}/{plan.shard['count']} with "
+            f"{len(plan.shard['expected'])} of {sum(map(len, plan.shard['all'].values()))} checks; "
+            "'robustness merge' gives the verdict"
+        )
+    for planned in plan.checkpoints:
+        lines += _checkpoint_header(planned)
+    return [part for line in lines for part in wrapped(line)]
+
+
+def plan_lines(plan: RunPlan, described: Mapping[str, Sequence[str]]) -> list[str]:
+    """What would run and what it would cost, for ``--robustness-plan``."""
+    lines = header(plan)
+    for label, parts in described.items():
+        lines += ["", f"{label}:", *(line for part in parts for line in wrapped(f"  {part}"))]
+    return [*lines, "", "robustness: a plan only, nothing was measured"]
+
+
+def partial(left_out: int, planned: int) -> list[str]:
+    """The line on a selection, if there was one."""
+    if not left_out:
+        return []
+    return [
+        f"robustness: PARTIAL, {left_out} of {planned} planned checks are left out; this run will "
+        "be no release verdict"
+    ]
+
+
+def _checkpoint_header(planned: PlannedCheckpoint) -> list[str]:
+    checkpoint, settings, found = planned.checkpoint, planned.settings, planned.examination
+    return [
+        f"{planned.label}: {checkpoint['reference']} at {checkpoint['revision']}",
+        f"  {checkpoint['architecture']}, {_stack(found)}, "
+        f"{amount(checkpoint['n_parameters'])} parameters, "
+        f"{_precision(planned.dtype)} on {settings.device}",
+        f"  {_measured_on(planned)}, seed {settings.seed}, profile {settings.profile}"
+        + (", exhaustive" if settings.exhaustive else ""),
+        *_place(settings),
+        *(f"  {each.rule}: {listed(each.dims)}" for each in found.detections),
+        *_baseline_header(planned),
+        *(f"  note: {note}" for note in planned.notes),
+    ]
+
+
+def _measured_on(planned: PlannedCheckpoint) -> str:
+    parts = []
+    if planned.has_perplexity:
+        parts.append(
+            f"corpus {planned.corpus}: {planned.text_blocks} text blocks of at most "
+            f"{planned.block_size} tokens; {planned.checkpoint['scoring']} scoring"
+            f"{planned.settings.scoring_options.deviations()}"
+        )
+    if (task := planned.task) is not None:
+        same = task.checkpoint["architecture"] == planned.checkpoint["architecture"]
+        where = "" if same else f", as {task.checkpoint['architecture']}"
+        parts.append(
+            f"task {task.name}: {task.examples} examples of {task.kind}, {task.metric}{where}"
+        )
+    return "; ".join(parts)
+
+
+def _stack(found: Examination) -> str:
+    size = f"{found.layers} layers x {found.hidden_size}"
+    return size if found.stack == "only" else f"{size} in the {found.stack}, which is vetted"
+
+
+def _precision(dtype: str) -> str:
+    return "float32" if dtype == "float32" else f"float32 and, where that suffices, {dtype}"
+
+
+def _baseline_header(planned: PlannedCheckpoint) -> list[str]:
+    profile = planned.baseline
+    if profile is None:
+        return []
+    return [
+        f"  baseline: {profile.reference} at {profile.revision}, {profile.held} of "
+        f"{profile.text_blocks} text blocks"
+    ]
+
+
+def _place(settings: Settings) -> Iterable[str]:
+    """Where and how dimensions are ablated, where it is not as by default."""
+    if where := settings.ablation((0,)).where:
+        yield f"  ablations{where}"

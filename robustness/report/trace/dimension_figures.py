@@ -1,0 +1,191 @@
+"""The figures of one dimension over a run: its scale and bias, and how far out they lie."""
+
+from collections.abc import Sequence
+
+from robustness.report.html.axes import number
+from robustness.report.html.parts import Figure, axis, layout
+from robustness.report.trace.step_axis import StepAxis
+from robustness.trace.emergence import Course, Step
+from robustness.trace.tracks import Track
+
+HEIGHT_PX = 210
+
+
+def values(course: Course, steps: Sequence[Step], x: StepAxis, *, of: str, k: float) -> Figure:
+    """A parameter of a dimension in one layer, and where those of the others lie there.
+
+    Args:
+        course: of the dimension.
+        steps: in order.
+        x: of the steps.
+        of: ``scale`` or ``bias``.
+        k: half of the band's width, in standard deviations.
+    """
+    track = _track(course, of)
+    low = [m - k * s for m, s in zip(track.layer_mean, track.layer_std, strict=True)]
+    high = [m + k * s for m, s in zip(track.layer_mean, track.layer_std, strict=True)]
+    text = [
+        f"<b>{at_step(step)}</b>, layer {track.layer}<br>{of} {number(value)}, "
+        f"the layer's mean {number(mean)} ± {number(std)}<br>{_flagged(course.flagged[place])}"
+        for place, (step, value, mean, std) in enumerate(
+            zip(steps, track.value, track.layer_mean, track.layer_std, strict=True)
+        )
+    ]
+    return _course_figure(
+        course, x, low=low, high=high, values=track.value, text=text, title=f"{of}", lines=()
+    )
+
+
+def distances(course: Course, steps: Sequence[Step], x: StepAxis, *, of: str, k: float) -> Figure:
+    """How far out a parameter of a dimension lies, in one layer and over all; see :func:`values`.
+
+    Args:
+        course: of the dimension.
+        steps: in order.
+        x: of the steps.
+        of: ``scale`` or ``bias``.
+        k: standard deviations from which on the rule flags it.
+    """
+    track = _track(course, of)
+    text = [
+        f"<b>{at_step(step)}</b>, layer {track.layer}<br>z of the {of} {signed(z)}, over all "
+        f"layers {signed(low)} to {signed(high)}<br>{_flagged(course.flagged[place])}"
+        for place, (step, z, low, high) in enumerate(
+            zip(steps, track.z, track.z_lowest, track.z_highest, strict=True)
+        )
+    ]
+    return _course_figure(
+        course,
+        x,
+        low=track.z_lowest,
+        high=track.z_highest,
+        values=track.z,
+        text=text,
+        title=f"z of the {of}",
+        lines=(-k, k),
+    )
+
+
+def _course_figure(
+    course: Course,
+    x: StepAxis,
+    *,
+    low: Sequence[float],
+    high: Sequence[float],
+    values: Sequence[float],
+    text: Sequence[str],
+    title: str,
+    lines: Sequence[float],
+) -> Figure:
+    shown = [*low, *high, *values, *lines]
+    room = 0.08 * (max(shown) - min(shown)) or 0.1
+    edge = {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "fillcolor": "@interval"}
+    band = {**edge, "x": list(x.x), "line": {"width": 0}}
+    if len(x.x) == 1:  # a band of one step has no width: its ends are drawn
+        ends = {"type": "scatter", "mode": "lines+markers", "hoverinfo": "skip", "name": "ends"}
+        bands: list[Figure] = [
+            {
+                **ends,
+                "x": [*x.x, *x.x],
+                "y": [*low, *high],
+                "line": {"color": "@muted", "width": 1.5},
+                "marker": {
+                    "symbol": "line-ew-open",
+                    "size": 9,
+                    "color": "@muted",
+                    "line": {"color": "@muted", "width": 1.5},
+                },
+            }
+        ]
+    else:
+        bands = [{**band, "y": list(low)}, {**band, "y": list(high), "fill": "tonexty"}]
+    trace = line_of(x.x, values, text, name="followed", mark="circle", colour="@accent")
+    trace["marker"]["symbol"] = ["circle" if each else "circle-open" for each in course.flagged]
+    dashed: list[Figure] = [
+        {
+            "type": "line",
+            "xref": "paper",
+            "x0": 0,
+            "x1": 1,
+            "y0": at,
+            "y1": at,
+            "line": {"color": "@threshold", "width": 1, "dash": "dash"},
+        }
+        for at in lines
+    ]
+    if course.emerged:  # not where it was there from the first checkpoint on
+        at = x.x[course.emerged]
+        dashed.append(
+            {
+                "type": "line",
+                "yref": "paper",
+                "y0": 0,
+                "y1": 1,
+                "x0": at,
+                "x1": at,
+                "line": {"color": "@pass", "width": 1.5, "dash": "dot"},
+            }
+        )
+    return {
+        "data": [*bands, trace],
+        "layout": layout(
+            height=HEIGHT_PX,
+            xaxis=x.figure(),
+            yaxis=axis(
+                title, range=[min(shown) - room, max(shown) + room], fixedrange=True, nticks=6
+            ),
+            shapes=dashed,
+        ),
+    }
+
+
+def _track(course: Course, of: str) -> Track:
+    found = course.scale if of == "scale" else course.bias
+    assert found is not None
+    return found
+
+
+def line_of(
+    x: Sequence[float],
+    values: Sequence[float],
+    text: Sequence[str],
+    *,
+    name: str,
+    mark: str,
+    colour: str,
+    y: str = "y",
+) -> Figure:
+    """Points and the line through them."""
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": name,
+        "x": list(x),
+        "y": list(values),
+        "yaxis": y,
+        "text": list(text),
+        "hovertemplate": "%{text}<extra></extra>",
+        "cliponaxis": False,
+        "line": {"color": colour, "width": 2},
+        "marker": {
+            "symbol": mark,
+            "size": 9,
+            "color": colour,
+            "line": {"color": colour, "width": 1.5},
+        },
+    }
+
+
+def at_step(step: Step) -> str:
+    """A step in words; nothing in it is markup."""
+    name = step.scan.label if step.step is None else f"step {step.step:,}"
+    return "".join(c if c.isprintable() and c not in "<>&%" else "?" for c in name)
+
+
+def _flagged(flagged: bool) -> str:
+    return "flagged" if flagged else "not flagged"
+
+
+def signed(z: float) -> str:
+    """A distance in standard deviations, with its sign."""
+    return f"{z:+.2f}".replace("-", "−")

@@ -1,0 +1,333 @@
+"""The figures of a trace: pure functions of its steps, in plotly's plain JSON types."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from robustness.report.html.axes import LogAxis, log_axis, number
+from robustness.report.html.parts import Figure, axis, bounded, interval, layout, log_scale
+from robustness.report.trace.dimension_figures import at_step, line_of, signed
+from robustness.report.trace.step_axis import StepAxis
+from robustness.trace.emergence import Course, Step
+from robustness.trace.step_measure import Degradation, Measured
+
+TIMELINE = 24
+"""Dimensions in the figure of when they were flagged, at most."""
+ROW_PX, FIGURE_PX, GAP_PX, EDGE_PX = 22, 190, 42, 58
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """How the points of a line look.
+
+    Attributes:
+        symbol: for plotly.
+        letter: the same as text.
+        colour: name of one.
+    """
+
+    symbol: str
+    letter: str
+    colour: str
+
+
+TOGETHER = Mark(symbol="circle", letter="●", colour="@accent")
+RANDOM = Mark(symbol="circle-open", letter="○", colour="@muted")
+ALONE = (
+    Mark(symbol="square", letter="■", colour="@first"),
+    Mark(symbol="diamond", letter="◆", colour="@second"),
+    Mark(symbol="triangle-up", letter="▲", colour="@third"),
+    Mark(symbol="star", letter="★", colour="@fourth"),
+)
+"""Of dimensions that are switched off one by one."""
+
+Point = tuple[int, float, tuple[float, float] | None, str]
+"""Place of a step, ratio, interval, and what more is to be said of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """Degradations of one kind over the measured steps.
+
+    Attributes:
+        name: what is switched off.
+        mark: of its points.
+        points: at the steps where it was measured.
+    """
+
+    name: str
+    mark: Mark
+    points: tuple[Point, ...]
+
+
+def degradation_lines(steps: Sequence[Step]) -> tuple[Line, ...]:
+    """All that was switched off at some step: together, one by one, and at random."""
+    known = [(place, step.measured) for place, step in enumerate(steps) if step.measured]
+    some = next((one for _, one in known if one.joint is not None), None)
+    if some is None or some.joint is None:
+        return ()
+    joint = [_point(place, one.joint) for place, one in known if one.joint is not None]
+    lines = [Line(name=together(some.joint.dims), mark=TOGETHER, points=tuple(joint))]
+    for n, (alone, mark) in enumerate(zip(some.alone, ALONE, strict=False)):
+        own = tuple(_point(place, one.alone[n]) for place, one in known)
+        lines.append(Line(name=f"{alone.dims[0]} alone", mark=mark, points=own))
+    size = len(some.joint.dims)
+    name = f"{size} random" if size > 1 else "a random one"
+    drawn: list[Point] = [
+        (place, one.random.median, one.random.interval, f", {_draws(one)}")
+        for place, one in known
+        if one.random is not None
+    ]
+    lines.append(Line(name=name, mark=RANDOM, points=tuple(drawn)))
+    return tuple(each for each in lines if each.points)
+
+
+def together(dims: Sequence[int]) -> str:
+    """``dimension 308``, ``308, 381 together``, ``all 5 together``."""
+    if len(dims) == 1:
+        return f"dimension {dims[0]}"
+    return f"{dims[0]}, {dims[1]} together" if len(dims) == 2 else f"all {len(dims)} together"
+
+
+def _point(place: int, found: Degradation) -> Point:
+    return place, found.ratio, found.interval, ""
+
+
+def _draws(measured: Measured) -> str:
+    assert measured.random is not None
+    found = measured.random
+    return f"median of {found.draws} draw{'s' * (found.draws != 1)}, mean ×{number(found.mean)}"
+
+
+def over_steps(steps: Sequence[Step], found: Sequence[Course], x: StepAxis) -> Figure | None:
+    """When each dimension was flagged, perplexity and degradations, on one axis; None of nothing.
+
+    Args:
+        steps: in order.
+        found: the dimensions, in the order of the rows.
+        x: of the steps.
+    """
+    rows: list[tuple[float, Callable[[str], tuple[list[Figure], Figure]]]] = []
+    shown = found[:TIMELINE]
+    if shown:
+        rows.append((ROW_PX * len(shown) + 8, lambda y: _timeline(steps, shown, x, y)))
+    if any(step.measured for step in steps):
+        rows.append((FIGURE_PX, lambda y: _perplexity(steps, x, y)))
+    lines = degradation_lines(steps)
+    if lines:
+        rows.append((FIGURE_PX, lambda y: _degradations(steps, lines, x, y)))
+    if not rows:
+        return None
+    inside = sum(height for height, _ in rows) + GAP_PX * (len(rows) - 1)
+    data: list[Figure] = []
+    axes: Figure = {}
+    top = inside
+    for place, (height, draw) in enumerate(rows):
+        suffix = "" if place == 0 else str(place + 1)
+        traces, own = draw(f"y{suffix}")
+        data += traces
+        axes[f"yaxis{suffix}"] = {
+            **own,
+            "domain": [max(0.0, (top - height) / inside), top / inside],
+            "fixedrange": True,
+        }
+        top -= height + GAP_PX
+    last = "y" if len(rows) == 1 else f"y{len(rows)}"
+    return {
+        "data": data,
+        "layout": layout(
+            height=inside + EDGE_PX + 12,
+            margin={"l": 8, "r": 16, "t": 12, "b": EDGE_PX},
+            xaxis=x.figure(anchor=last),
+            **axes,
+        ),
+    }
+
+
+def _timeline(
+    steps: Sequence[Step], found: Sequence[Course], x: StepAxis, y: str
+) -> tuple[list[Figure], Figure]:
+    stays: list[tuple[float | None, int | None]] = []
+    for row, course in enumerate(found):
+        if course.emerged is not None:
+            stays += [(x.x[course.emerged], row), (x.x[-1], row), (None, None)]
+    traces: list[Figure] = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "stays",
+            "x": [at for at, _ in stays],
+            "y": [row for _, row in stays],
+            "yaxis": y,
+            "hoverinfo": "skip",
+            "line": {"color": "@interval", "width": 10},
+        }
+    ]
+    for flagged, name, mark, size in (
+        (False, "not flagged", "circle-open", 5),
+        (True, "flagged", "circle", 10),
+    ):
+        points = [
+            (row, place)
+            for row, course in enumerate(found)
+            for place, is_flagged in enumerate(course.flagged)
+            if is_flagged == flagged
+        ]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": name,
+                "x": [x.x[place] for _, place in points],
+                "y": [row for row, _ in points],
+                "yaxis": y,
+                "text": [
+                    f"<b>dimension {found[row].dim}</b>, {at_step(steps[place])}: {name}<br>"
+                    + _furthest(found[row], place)
+                    for row, place in points
+                ],
+                "hovertemplate": "%{text}<extra></extra>",
+                "cliponaxis": False,
+                "marker": {
+                    "symbol": mark,
+                    "size": size,
+                    "color": "@accent" if flagged else "@muted",
+                    "line": {"color": "@accent" if flagged else "@muted", "width": 1},
+                },
+            }
+        )
+    return traces, axis(
+        "dimension" if len(found) > 3 else "",
+        tickvals=list(range(len(found))),
+        ticktext=[str(course.dim) for course in found],
+        range=[len(found) - 0.5, -0.5],
+        showgrid=False,
+        tickfont={"color": "@ink", "size": 13},
+    )
+
+
+def _furthest(course: Course, place: int) -> str:
+    bias = "" if course.z_bias is None else f", of the bias {signed(course.z_bias[place])}"
+    return f"furthest layer: z of the scale {signed(course.z_scale[place])}{bias}"
+
+
+def _perplexity(steps: Sequence[Step], x: StepAxis, y: str) -> tuple[list[Figure], Figure]:
+    points = [(place, step.measured) for place, step in enumerate(steps) if step.measured]
+    figures = [one.figure for _, one in points]
+    name = points[0][1].quantity
+    text = [
+        f"<b>{at_step(steps[place])}</b><br>{name} {number(one.figure)}"
+        f"{interval(one.interval, one.exact)}<br>{one.text_blocks} text blocks"
+        for place, one in points
+    ]
+    logarithmic = name == "perplexity"
+    scale = tight(figures, [end for _, one in points for end in one.interval or ()])
+    trace = line_of(
+        [x.x[place] for place, _ in points],
+        [scale.inside(f) if logarithmic else f for f in figures],
+        text,
+        name=name,
+        mark="circle",
+        colour="@ink",
+        y=y,
+    )
+    if logarithmic:
+        trace["error_y"] = _error_bars(
+            figures, [one.interval for _, one in points], scale, "@muted"
+        )
+        ticks = scale.ticks
+        own = axis(
+            name,
+            type="log",
+            range=scale.range,
+            tickvals=ticks,
+            ticktext=scale.labels(ticks, sign=""),
+            minor={"showgrid": False},
+        )
+    else:
+        own = axis(f"{name}, nats")
+    return [trace], own
+
+
+def _degradations(
+    steps: Sequence[Step], lines: Sequence[Line], x: StepAxis, y: str
+) -> tuple[list[Figure], Figure]:
+    ratios = [ratio for line in lines for _, ratio, _, _ in line.points]
+    ends = [end for line in lines for *_, ends, _ in line.points for end in ends or ()]
+    scale = log_axis([*_near(ends, ratios), *ratios])
+    traces: list[Figure] = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "unchanged",
+            "x": [min(x.x), max(x.x)],
+            "y": [1, 1],
+            "yaxis": y,
+            "hoverinfo": "skip",
+            "line": {"color": "@edge", "width": 1},
+        }
+    ]
+    for line in lines:
+        trace = line_of(
+            [x.x[place] for place, *_ in line.points],
+            [scale.inside(ratio) for _, ratio, *_ in line.points],
+            [
+                f"<b>without {line.name}</b>, {at_step(steps[place])}<br>"
+                f"×{number(ratio)}{interval(ends)}{more}"
+                for place, ratio, ends, more in line.points
+            ],
+            name=line.name,
+            mark=line.mark.symbol,
+            colour=line.mark.colour,
+            y=y,
+        )
+        trace["marker"]["symbol"] = [
+            line.mark.symbol if scale.contains(ratio) else "triangle-up-open"
+            for _, ratio, *_ in line.points
+        ]
+        trace["error_y"] = _error_bars(
+            [ratio for _, ratio, *_ in line.points],
+            [ends for *_, ends, _ in line.points],
+            scale,
+            line.mark.colour,
+        )
+        if line.mark == RANDOM:
+            trace["line"]["dash"] = "dot"
+        traces.append(trace)
+    return traces, log_scale("multiplied by", scale)
+
+
+def _error_bars(
+    values: Sequence[float],
+    ends: Sequence[tuple[float, float] | None],
+    scale: LogAxis,
+    colour: str,
+) -> Figure:
+    def length(value: float, pair: tuple[float, float] | None, end: int) -> float:
+        return 0.0 if pair is None else abs(scale.inside(pair[end]) - scale.inside(value))
+
+    pairs = list(zip(values, ends, strict=True))
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [length(value, pair, 1) for value, pair in pairs],
+        "arrayminus": [length(value, pair, 0) for value, pair in pairs],
+        "color": colour,
+        "thickness": 1,
+        "width": 3,
+    }
+
+
+def tight(held: Sequence[float], ends: Iterable[float], margin: float = 0.08) -> LogAxis:
+    """A logarithmic axis around values above 0, and as much of intervals as can be read."""
+    finite = [value for value in held if math.isfinite(value) and value > 0] or [1.0]
+    logs = [math.log10(value) for value in (*finite, *_near(list(ends), finite))]
+    room = max(margin * (max(logs) - min(logs)), 0.03)
+    return LogAxis(low=10 ** (min(logs) - room), high=10 ** (max(logs) + room))
+
+
+def _near(ends: Sequence[float], held: Sequence[float]) -> list[float]:
+    """Ends of intervals, cut where they would squeeze what was measured: a decade beyond it."""
+    finite = [value for value in held if math.isfinite(value) and value > 0] or [1.0]
+    low, high = min(finite) / 10, max(finite) * 10
+    return [min(max(end, low), high) for end in bounded(ends, held)]

@@ -1,0 +1,185 @@
+"""A run and its profiles: the checks a baseline adds, and the profile of what was measured."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustness import __version__
+from robustness.ablation.conditions import Condition, Fixed, Intact
+from robustness.checks.against_baseline import OUTLIERS, PERPLEXITY, flagged
+from robustness.checks.checks import Check
+from robustness.errors import BaselineError
+from robustness.measurement.measure import Measurement
+from robustness.reference.baseline import AblationProfile, CheckpointProfile, Profile
+from robustness.reference.comparison import difference
+from robustness.run.plan import PlannedCheckpoint, RunPlan
+from robustness.vetting import Vetting
+
+TEST = "test_matches_baseline"
+
+_OF_THE_CHECKPOINT = ("weights", "config", "tokenizer", "architecture", "device", "versions")
+"""Parts of a number's identity in the store that may differ between a checkpoint and its baseline;
+everything else must be the same."""
+
+_KEPT = ("test_ablation_degrades", "test_joint_ablation_degrades")
+"""Checks whose ablations a profile holds."""
+
+
+def with_baseline(plan: RunPlan, profile: Profile, source: Path) -> RunPlan:
+    """The plan with the checks that compare its checkpoints with a profile.
+
+    Args:
+        plan: of the run.
+        profile: the baseline.
+        source: its file.
+
+    Raises:
+        BaselineError: if a checkpoint has no profile, or one measured under other conditions.
+    """
+    only = len(plan.checkpoints) == 1
+    checkpoints = []
+    for planned in plan.checkpoints:
+        if planned.settings.checks.matches_baseline.enabled:
+            _require_no_task(planned)
+            entry = profile.entry(planned.label, only=only, source=str(source))
+            vetting = _vetting(planned, plan)
+            if found := difference(entry, conditions(vetting), planned.corpus):
+                raise BaselineError(
+                    f"{source} cannot be the baseline of {planned.label}: it was measured with "
+                    f"{found}; vet as it was measured, or save a new baseline"
+                )
+            checks = (*planned.checks, *baseline_checks(entry))
+            planned = replace(planned, checks=checks, baseline=entry)
+        checkpoints.append(planned)
+    return replace(
+        plan,
+        checkpoints=tuple(checkpoints),
+        comparisons=max(1, sum(c.statistical for p in checkpoints for c in p.checks)),
+        baseline_source=str(source),
+    )
+
+
+def baseline_checks(entry: CheckpointProfile) -> tuple[Check, ...]:
+    """One for the outlier dimensions, one for perplexity, one for each ablation of the profile."""
+    return (
+        Check(test=TEST, dims=entry.dims, suffix=OUTLIERS, statistical=False),
+        Check(test=TEST, suffix=PERPLEXITY),
+        *(Check(test=TEST, dims=ablated.dims, suffix=ablated.name) for ablated in entry.ablations),
+    )
+
+
+def conditions(vetting: Vetting) -> dict[str, Any]:
+    """What must be equal for two checkpoints' numbers to be compared, text block by text block."""
+    measurement, settings = vetting.measurement, vetting.settings
+    context, rule = measurement.store.context, settings.rule_names[0]
+    return {
+        **{key: value for key, value in context.items() if key not in _OF_THE_CHECKPOINT},
+        "rule": {rule: settings.rules.of(rule)},
+        "stack": vetting.examination.stack,
+        "hidden_size": vetting.examination.hidden_size,
+        "text_blocks": measurement.asked.text_blocks_sha256,
+    }
+
+
+def require_keepable(plan: RunPlan) -> None:
+    """Find out before a run that its numbers could not be read back after it.
+
+    Raises:
+        BaselineError: if the store cannot be written.
+    """
+    for planned in plan.checkpoints:
+        _require_no_task(planned)
+        vetting = _vetting(planned, plan)
+        conditions(vetting)
+        if why := vetting.measurement.store.unwritable:
+            raise BaselineError(
+                f"a baseline is made of the numbers in the store, which cannot be written: {why}; "
+                "name another with --robustness-store"
+            )
+
+
+def _require_no_task(planned: PlannedCheckpoint) -> None:
+    if planned.task is not None:
+        raise BaselineError(
+            f"{planned.label} is vetted through the task {planned.task.name}, and a baseline holds "
+            "perplexities and no task's answers: compare with a baseline and vet through a task "
+            "in two runs, or set checks.matches_baseline.enabled = false"
+        )
+
+
+def profile_of(plan: RunPlan) -> Profile:
+    """The profile of a run's checkpoints, from the store; nothing is measured or loaded.
+
+    Raises:
+        BaselineError: if the store has lost what the run has measured.
+    """
+    return Profile(
+        robustness=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        checkpoints=tuple(_entry(planned, plan) for planned in plan.checkpoints),
+    )
+
+
+def _vetting(planned: PlannedCheckpoint, plan: RunPlan) -> Vetting:
+    return Vetting(
+        checkpoint=planned.load(),
+        settings=planned.settings,
+        store_root=plan.store_root,
+        examination=planned.examination,
+    )
+
+
+def _entry(planned: PlannedCheckpoint, plan: RunPlan) -> CheckpointProfile:
+    vetting = _vetting(planned, plan)
+    measurement, checkpoint = vetting.measurement, planned.checkpoint
+    context = measurement.store.context
+    nll, tokens = _stored(measurement, Intact(), planned.label)
+    ablations: dict[tuple[int, ...], AblationProfile] = {}
+    for check in planned.checks:
+        if check.test in _KEPT and check.not_applicable is None and check.dims not in ablations:
+            ablation = vetting.ablate(check.dims).ablation
+            ablated, _ = _stored(measurement, Fixed(ablation=ablation), planned.label)
+            ablations[check.dims] = AblationProfile(
+                name=check.suffix,
+                ablation=ablation.to_dict(),
+                nll_nats=tuple(ablated[: len(nll)].tolist()),
+            )
+    return CheckpointProfile(
+        label=planned.label,
+        reference=checkpoint["reference"],
+        revision=checkpoint["revision"],
+        architecture=checkpoint["architecture"],
+        corpus=planned.corpus,
+        text_blocks=planned.text_blocks,
+        layers=planned.examination.layers,
+        hidden_size=planned.examination.hidden_size,
+        conditions=conditions(vetting),
+        provenance={key: context[key] for key in _OF_THE_CHECKPOINT},
+        outliers=flagged(planned.examination.detection),
+        tokens=tuple(tokens.tolist()),
+        nll_nats=tuple(nll.tolist()),
+        ablations=tuple(ablations.values()),
+    )
+
+
+def _stored(
+    measurement: Measurement, condition: Condition, label: str
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """NLLs and tokens of the chunks measured so far, from the first one on."""
+    chunks = []
+    for index in range(measurement.n_chunks):
+        chunk = measurement.stored(index, condition)
+        if chunk is None:
+            break
+        chunks.append(chunk)
+    if not chunks:
+        why = measurement.store.unwritable or f"nothing of it is in {measurement.store.folder}"
+        raise BaselineError(f"the numbers of {label} could not be read back from the store: {why}")
+    return (
+        np.concatenate([chunk.nll_nats for chunk in chunks]),
+        np.concatenate([chunk.tokens for chunk in chunks]),
+    )

@@ -1,0 +1,107 @@
+"""Forward passes of a model that tells replaced tokens from others (ELECTRA's discriminator)."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from robustness.errors import MeasurementError, PolicyError
+from robustness.runtime.dtypes import Dtype
+from robustness.scoring import ScoredBlock
+from robustness.scoring.batch import model_inputs
+from robustness.scoring.forward import Scorer
+from robustness.scoring.replaced import sampled_tokens
+
+if TYPE_CHECKING:
+    from robustness.checkpoint.checkpoint import Checkpoint
+    from robustness.scoring.questions import Questions
+
+
+class Discriminator:
+    """A model with one logit per token, in evaluation mode.
+
+    Args:
+        model: a transformers model.
+        pad_id: any token id; padding is masked out.
+        dtype: of the matrix products; the losses are computed in float64.
+    """
+
+    def __init__(self, model: nn.Module, *, pad_id: int = 0, dtype: Dtype = "float32") -> None:
+        self.model = model
+        self.pad_id = pad_id
+        self.dtype = dtype
+
+    def nll_nats(self, blocks: Sequence[ScoredBlock]) -> NDArray[np.float64]:
+        """Summed binary cross-entropy of each row's scored tokens, in nats, shape (B,).
+
+        Raises:
+            MeasurementError: if the model does not return one logit per token.
+        """
+        device = next(self.model.parameters()).device
+        arrays = model_inputs(blocks, pad_id=self.pad_id, shift_right=lambda target: target)
+        inputs = {name: torch.from_numpy(value).to(device) for name, value in arrays.items()}
+        reduced = torch.autocast(
+            device.type, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16"
+        )
+        with torch.inference_mode(), reduced:
+            logits: Any = self.model(**inputs).logits
+        if logits.shape != inputs["input_ids"].shape:
+            raise MeasurementError(
+                f"{type(self.model).__name__} returned logits of shape {tuple(logits.shape)} "
+                "instead of one per token"
+            )
+        values = logits.cpu().double().numpy()  # (B, T)
+        return np.array(
+            [_cross_entropy(values[row], block) for row, block in enumerate(blocks)],
+            dtype=np.float64,
+        )
+
+
+class Sampler:
+    """A masked language model that proposes replacements.
+
+    Args:
+        generator: the model.
+        tokenizer: the discriminator's.
+        device: where to run it.
+        seed: the run's seed.
+        fingerprint: the corpus' fingerprint.
+
+    Raises:
+        PolicyError: if both do not number their tokens alike.
+    """
+
+    def __init__(
+        self, generator: "Checkpoint", *, tokenizer: Any, device: str, seed: int, fingerprint: str
+    ) -> None:
+        own = generator.load_tokenizer()
+        if own.get_vocab() != tokenizer.get_vocab():
+            raise PolicyError(
+                f"generator {generator.reference!r} has another vocabulary than the checkpoint: "
+                "name the masked language model that it was trained with"
+            )
+        self._mask_id: int = own.mask_token_id
+        self._scorer = Scorer(generator.load_model(device=device))
+        self._seed = seed
+        self._fingerprint = fingerprint
+
+    def __call__(self, questions: "Questions", block: int) -> NDArray[np.int64]:
+        """Tokens for the positions of one text block that are to be replaced, shape (n,)."""
+        masked = questions.masked(block, mask_id=self._mask_id)
+        return sampled_tokens(
+            self._scorer.logits(masked).cpu().double().numpy(),
+            masked.positions.tolist(),
+            seed=self._seed,
+            fingerprint=self._fingerprint,
+            block=block,
+        )
+
+
+def _cross_entropy(logits: NDArray[np.float64], block: ScoredBlock) -> float:
+    """-Σ log sigmoid(±logit) over the scored tokens: softplus(-logit) where replaced."""
+    scored = logits[block.positions]
+    signed = np.where(block.targets == 1, -scored, scored)
+    return float(np.logaddexp(0.0, signed).sum())

@@ -1,0 +1,295 @@
+"""A corpus in text blocks, in the order of measurement, and what a model is asked about each.
+
+The tokenizer is loaded when the first number is missing from the store, and not before.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustness.corpus.text_size import TextSizes
+from robustness.scoring.replaced import entropy_nats
+from robustness.scoring.sampling import block_order
+from robustness.store.store import Record, Store
+
+if TYPE_CHECKING:
+    from robustness.checkpoint.checkpoint import Checkpoint
+    from robustness.corpus.blocks import TextBlocks
+    from robustness.corpus.corpus import Corpus
+    from robustness.scoring import AskedChunk, ScoredBlock
+    from robustness.scoring.discriminator import Sampler
+    from robustness.scoring.examples import Excerpt
+    from robustness.scoring.options import ScoringOptions
+    from robustness.scoring.questions import Questions
+
+CHUNK_BLOCKS = 16
+"""Text blocks in a chunk, the unit that is stored and after which a decision is looked at."""
+
+BASE_RATE_BLOCKS = 128
+"""Text blocks, from the first in the seeded order, whose replaced tokens make the base rate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What became of the corpus.
+
+    Attributes:
+        n_blocks: text blocks.
+        n_tokens: their tokens, special tokens included.
+        split_examples: examples longer than a text block, split there.
+        dropped_tokens: tokens at the end that filled no text block.
+        unknown_tokens: tokens for text that the tokenizer does not know.
+        begins_with: the special token that text blocks begin with, if any.
+    """
+
+    n_blocks: int
+    n_tokens: int
+    split_examples: int
+    dropped_tokens: int
+    unknown_tokens: int
+    begins_with: str | None
+
+
+class Questionnaire:
+    """What one checkpoint is asked about one corpus.
+
+    Args:
+        checkpoint: who is asked.
+        corpus: the text.
+        block_size: tokens of a text block, special tokens included.
+        seed: of the order of text blocks and of the masks.
+        device: where a generator runs.
+        options: how the model is scored, as far as that can be chosen.
+        generator: a masked language model that replaces a discriminator's tokens.
+        store: where what was found out once is kept.
+        block_store: where the text blocks are kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        checkpoint: "Checkpoint",
+        corpus: "Corpus",
+        block_size: int,
+        seed: int,
+        device: str,
+        options: "ScoringOptions",
+        generator: "Checkpoint | None",
+        store: Store,
+        block_store: Store,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.corpus = corpus
+        self.block_size = block_size
+        self.seed = seed
+        self.device = device
+        self.options = options
+        self.generator = generator
+        self.store = store
+        self.block_store = block_store
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Sizes of the corpus in text blocks (from the store where known)."""
+        (record,) = self.store.obtain([{"layout": 3}], self._measure_layout)
+        return Layout(**record)
+
+    @cached_property
+    def sizes(self) -> TextSizes | None:
+        """Text per text block in the order of measurement; ``None`` where unknown."""
+        (record,) = self.store.obtain([{"text_sizes": 1}], self._measure_sizes)
+        if record["words"] is None:
+            return None
+        found = {name: np.array(values)[self.order] for name, values in record.items()}
+        return TextSizes(**found)
+
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """Corpus indices of the text blocks in the order of measurement, shape (n_blocks,)."""
+        return block_order(
+            self.layout.n_blocks, seed=self.seed, fingerprint=self.corpus.fingerprint
+        )
+
+    @property
+    def n_chunks(self) -> int:
+        """Chunks in the corpus; the last may be short."""
+        return -(-self.layout.n_blocks // CHUNK_BLOCKS)
+
+    @cached_property
+    def text_blocks_sha256(self) -> str:
+        """Identifies the text blocks: two checkpoints with the same can be compared paired."""
+        (record,) = self.store.obtain([{"text_blocks": 1}], self._hash_text_blocks)
+        return str(record["sha256"])
+
+    def prepare(self, index: int) -> None:
+        """Have what the questions about a chunk are made of, before anything is locked for it.
+
+        Nobody may wait for a record while holding the lock of another: both may share a file.
+        """
+        if self.generator is not None:
+            self.store.obtain([{"replacements": index}], self._generate)
+
+    def load(self) -> None:
+        """Have the tokenizer and the text blocks in memory, should they not be there yet."""
+        assert self._questions is not None
+
+    def chunk(self, index: int) -> "AskedChunk":
+        """All that is asked about one chunk of the seeded order."""
+        from robustness.scoring import AskedChunk
+
+        members = self.order[index * CHUNK_BLOCKS : (index + 1) * CHUNK_BLOCKS]
+        return AskedChunk.of([self._questions.rows(int(block)) for block in members])
+
+    def rows(self, blocks: Iterable[int]) -> "list[ScoredBlock]":
+        """All that is asked about text blocks, given by their indices in the corpus."""
+        return [row for block in blocks for row in self._questions.rows(block)]
+
+    def excerpt(self, block: int) -> "Excerpt | None":
+        """What is shown of a text block, given by its index in the corpus, as an example."""
+        from robustness.scoring.examples import excerpt
+
+        blocks = self._blocks
+        return excerpt(
+            self._questions.rows(block),
+            blocks.ids[block],
+            blocks.special[block],
+            scoring=self.checkpoint.scoring,
+            words=None if blocks.words is None else blocks.words[block],
+            decode=self.decode,
+            given=blocks.given[block],
+            seed=self.seed,
+            fingerprint=self.corpus.fingerprint,
+            block=block,
+        )
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens as the tokenizer sees it: nothing is left out or tidied up."""
+        text: str = self._tokenizer.decode(
+            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    @property
+    def pad_id(self) -> int:
+        """A token id for padding; it is masked out."""
+        return getattr(self._tokenizer, "pad_token_id", None) or 0
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return self.checkpoint.load_tokenizer()
+
+    @cached_property
+    def _blocks(self) -> "TextBlocks":
+        from robustness.corpus.kept_blocks import from_record
+
+        (record,) = self.block_store.obtain([{"blocks": 1}], self._tokenise)
+        return from_record(record)
+
+    def _tokenise(self, _: Mapping[str, Any]) -> Record:
+        from robustness.corpus.blocks import text_blocks
+        from robustness.corpus.kept_blocks import to_record
+
+        blocks = text_blocks(
+            self.corpus,
+            self._tokenizer,
+            block_size=self.block_size,
+            bos=self.options.bos,
+            context=self.options.context,
+        )
+        self.checkpoint.require_unchanged()
+        return to_record(blocks)
+
+    def _measure_layout(self, _: Mapping[str, Any]) -> Record:
+        blocks = self._blocks
+        self._questions.require_answerable()
+        self.checkpoint.require_unchanged()
+        return {
+            "n_blocks": len(blocks.ids),
+            "n_tokens": sum(map(len, blocks.ids)),
+            "split_examples": blocks.split_examples,
+            "dropped_tokens": blocks.dropped_tokens,
+            "unknown_tokens": blocks.unknown_tokens,
+            "begins_with": blocks.begins_with,
+        }
+
+    def _measure_sizes(self, _: Mapping[str, Any]) -> Record:
+        sizes = self._blocks.sizes
+        self.checkpoint.require_unchanged()
+        return {
+            name: None if sizes is None else getattr(sizes, name).tolist()
+            for name in ("tokens", "words", "utf8_bytes")
+        }
+
+    def _hash_text_blocks(self, _: Mapping[str, Any]) -> Record:
+        found = sha256()
+        for ids, special in zip(self._blocks.ids, self._blocks.special, strict=True):
+            found.update(len(ids).to_bytes(8, "little"))
+            found.update(ids.astype("<i8").tobytes() + special.astype("<i1").tobytes())
+        self.checkpoint.require_unchanged()
+        return {"sha256": found.hexdigest()}
+
+    @cached_property
+    def _questions(self) -> "Questions":
+        from robustness.scoring.questions import Questions
+
+        return Questions(
+            scoring=self.checkpoint.scoring,
+            options=self.options,
+            blocks=self._blocks,
+            tokenizer=self._tokenizer,
+            seed=self.seed,
+            fingerprint=self.corpus.fingerprint,
+            generated=None if self.generator is None else self._generated,
+        )
+
+    # ---------------------------------------------------------------- replaced tokens
+
+    @cached_property
+    def chance_nats(self) -> float:
+        """Mean NLL per scored token of a guess that looks at no text.
+
+        Uniform over the vocabulary; for a discriminator, at the base rate of replaced tokens.
+        """
+        if self.checkpoint.scoring != "replaced-token":
+            return math.log(self.checkpoint.vocab_size)
+        for index in range(min(self.n_chunks, -(-BASE_RATE_BLOCKS // CHUNK_BLOCKS))):
+            self.prepare(index)
+        (record,) = self.store.obtain([{"base_rate": BASE_RATE_BLOCKS}], self._measure_base_rate)
+        return entropy_nats(record["replaced"] / record["tokens"])
+
+    def _measure_base_rate(self, _: Mapping[str, Any]) -> Record:
+        blocks = self.order[:BASE_RATE_BLOCKS].tolist()
+        targets = [row.targets for row in self.rows(blocks)]
+        return {"replaced": int(sum(map(np.sum, targets))), "tokens": sum(map(len, targets))}
+
+    def _generated(self, block: int) -> NDArray[np.int64]:
+        """The generator's tokens for one text block, the same in every process."""
+        chunk, place = divmod(int(np.flatnonzero(self.order == block)[0]), CHUNK_BLOCKS)
+        (record,) = self.store.obtain([{"replacements": chunk}], self._generate)
+        return np.array(record["tokens"][place], dtype=np.int64)
+
+    def _generate(self, key: Mapping[str, Any]) -> Record:
+        sample = self._sampler
+        start = key["replacements"] * CHUNK_BLOCKS
+        blocks = self.order[start : start + CHUNK_BLOCKS].tolist()
+        tokens = [sample(self._questions, block).tolist() for block in blocks]
+        return {"tokens": tokens}
+
+    @cached_property
+    def _sampler(self) -> "Sampler":
+        from robustness.scoring.discriminator import Sampler
+
+        assert self.generator is not None
+        return Sampler(
+            self.generator,
+            tokenizer=self._tokenizer,
+            device=self.device,
+            seed=self.seed,
+            fingerprint=self.corpus.fingerprint,
+        )

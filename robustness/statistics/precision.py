@@ -1,0 +1,109 @@
+"""What reduced precision costs a check: how far its interval has to be widened.
+
+From text blocks measured in both precisions; a check whose threshold is too near for that is
+measured in float32 alone.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from robustness.statistics.looks import counts_of, log_of, nats
+from robustness.statistics.sequential import summarise
+
+NEAR = 0.1
+"""Share of the distance to the threshold that the widening may take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """What measuring in reduced precision costs a check.
+
+    Attributes:
+        slack_nats: possible systematic error of a mean ΔNLL, in nats per text block.
+        distance_nats: distance of mean ΔNLL from the threshold, in nats per text block.
+        needs_float32: the error is no small part (over 10 %) of the distance.
+    """
+
+    slack_nats: float
+    distance_nats: float
+    needs_float32: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"slack_nats": self.slack_nats, "distance_nats": self.distance_nats}
+
+
+def reduced_precision(
+    reduced_delta_nll: ArrayLike,
+    float32_delta_nll: ArrayLike,
+    tokens: ArrayLike,
+    *,
+    threshold: float,
+) -> Precision:
+    """What reduced precision costs one check, from text blocks measured in both precisions.
+
+    With e = r(reduced) - r(float32) per text block, where the threshold cancels, the interval of a
+    mean has to be widened by abs(mean e) + 3 standard errors of it.
+
+    Args:
+        reduced_delta_nll: nats per text block, shape (n,), n >= 2.
+        float32_delta_nll: of the same text blocks.
+        tokens: scored tokens per text block.
+        threshold: on the ratio.
+
+    Raises:
+        MeasurementError: if a ΔNLL is NaN or -inf, or no token was scored.
+        ValueError: if there are fewer than two text blocks, or an argument is out of its range.
+    """
+    full, slack, counts = _compared(reduced_delta_nll, float32_delta_nll, tokens)
+    if math.isinf(slack):
+        return _judged(slack, math.inf)
+    return _judged(slack, float(np.mean(full - log_of(threshold) * counts)))
+
+
+def reduced_precision_of_draws(
+    reduced_delta_nll: ArrayLike,
+    float32_delta_nll: ArrayLike,
+    tokens: ArrayLike,
+    *,
+    threshold: float,
+) -> Precision:
+    """The same for the median of random draws, whose distance is that of the typical text block.
+
+    Args:
+        reduced_delta_nll: nats per text block of the random ablation, shape (n,), n >= 2.
+        float32_delta_nll: of the same text blocks and draws.
+        tokens: scored tokens per text block.
+        threshold: on the ratio.
+
+    Raises:
+        MeasurementError, ValueError: as :func:`reduced_precision`.
+    """
+    full, slack, counts = _compared(reduced_delta_nll, float32_delta_nll, tokens)
+    if math.isinf(slack):
+        return _judged(slack, math.inf)
+    return _judged(slack, float(np.median(full - log_of(threshold) * counts)))
+
+
+def _judged(slack: float, distance: float) -> Precision:
+    distance = abs(distance)
+    near = math.isinf(slack) or slack > NEAR * distance
+    return Precision(slack_nats=slack, distance_nats=distance, needs_float32=near)
+
+
+def _compared(
+    reduced_delta_nll: ArrayLike, float32_delta_nll: ArrayLike, tokens: ArrayLike
+) -> tuple[NDArray[np.float64], float, NDArray[np.float64]]:
+    """ΔNLL in float32, abs(mean e) + 3 standard errors of it, and token counts."""
+    reduced, full = nats(reduced_delta_nll), nats(float32_delta_nll)
+    counts = counts_of(tokens, of=full)
+    if reduced.shape != full.shape or len(full) < 2:
+        raise ValueError("two precisions are compared on the same text blocks, at least two")
+    if np.isinf(reduced).any() or np.isinf(full).any():
+        return full, math.inf, counts
+    error = summarise(reduced - full)
+    return full, abs(float(error.mean)) + 3 * float(error.std) / math.sqrt(len(full)), counts

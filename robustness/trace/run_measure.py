@@ -1,0 +1,166 @@
+"""The wanted checkpoints of a run, measured on the same text with the same dimensions off."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustness.errors import (
+    CheckpointError,
+    MeasurementError,
+    PolicyError,
+    UnsupportedArchitecture,
+    UnsupportedSite,
+)
+from robustness.run.estimate import Estimate
+from robustness.trace.emergence import Step
+from robustness.trace.step_measure import Progress, conditions_of, measured
+from robustness.vetting import Vetting
+
+if TYPE_CHECKING:
+    from robustness.corpus.corpus import Corpus
+    from robustness.policy.policy import Policy, Settings
+    from robustness.trace.step_measure import Measured
+
+_OF_ONE_CHECKPOINT = (CheckpointError, MeasurementError, UnsupportedArchitecture, UnsupportedSite)
+"""What is wrong with one of them alone: the others are measured all the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunMeasurement:
+    """How the checkpoints of a run are measured: all of them alike.
+
+    Attributes:
+        settings: of the policy, the same for every checkpoint.
+        corpus: the text.
+        dims: that are switched off.
+        never_drawn: dimensions that are none of the random ones.
+        text_blocks: of each checkpoint; ``None`` for the whole corpus.
+        confidence: of each interval.
+        store_root: folder of the store.
+    """
+
+    settings: "Settings"
+    corpus: "Corpus"
+    dims: tuple[int, ...]
+    never_drawn: tuple[int, ...]
+    text_blocks: int | None
+    confidence: float
+    store_root: Path
+
+    @property
+    def where(self) -> str:
+        """Where and how dimensions are switched off, in words."""
+        own = self.settings
+        layers = (
+            "all layers" if own.layers == "all" else f"layers {', '.join(map(str, own.layers))}"
+        )
+        return f"site {own.site}, mode {own.mode}, {layers}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """How it is measured, in plain JSON types."""
+        own = self.settings
+        return {
+            "dims": list(self.dims),
+            "never_drawn": list(self.never_drawn),
+            "site": own.site,
+            "mode": own.mode,
+            "layers": own.layers if own.layers == "all" else list(own.layers),
+            "corpus": self.corpus.description,
+            "text_blocks": self.text_blocks,
+            "block_size": own.block_size,
+            "seed": own.seed,
+            "dtype": "float32",
+            "device": own.device,
+            "confidence_of_each": self.confidence,
+        }
+
+    def steps(
+        self,
+        steps: Sequence[Step],
+        wanted: Sequence[int],
+        *,
+        progress: Callable[[int], Progress],
+        started: Callable[[Estimate], None] = lambda _: None,
+    ) -> Iterator[Step]:
+        """All steps, the wanted ones measured.
+
+        Args:
+            steps: in order.
+            wanted: their places.
+            progress: called with a place; returns what is told how far its measurement has come.
+            started: told what it all costs at most, once that is known.
+        """
+        text: str | None = None  # identifies the text blocks of the first that is measured
+        for place, step in enumerate(steps):
+            if place not in wanted:
+                yield step
+                continue
+            try:
+                vetting = self._vetting(step)
+                if text is None:
+                    started(self._estimate(vetting, len(wanted)))
+                found = vetting.measurement.asked.text_blocks_sha256
+                if text not in (None, found):
+                    raise CheckpointError(
+                        f"the tokenizer of {step.scan.label} cuts the text otherwise than those "
+                        "before it, so its numbers cannot stand beside theirs"
+                    )
+                text = found
+                yield replace(step, measured=self._measured(vetting, progress(place)))
+            except _OF_ONE_CHECKPOINT as error:
+                yield replace(step, unmeasurable=str(error))
+
+    def _measured(self, vetting: Vetting, progress: Progress) -> "Measured":
+        return measured(
+            vetting,
+            self.dims,
+            never_drawn=self.never_drawn,
+            text_blocks=self.text_blocks,
+            alpha=1 - self.confidence,
+            progress=progress,
+        )
+
+    def _vetting(self, step: Step) -> Vetting:
+        from robustness.checkpoint.checkpoint import resolve
+
+        checkpoint = resolve(step.reference, cache=self.store_root)
+        self.settings.scoring_options.require_suits(checkpoint.scoring, label=step.scan.label)
+        return Vetting(
+            checkpoint=checkpoint,
+            settings=self.settings,
+            store_root=self.store_root,
+            corpus=self.corpus,
+        )
+
+    def _estimate(self, vetting: Vetting, checkpoints: int) -> Estimate:
+        """At most: what the store holds already costs nothing."""
+        measurement = vetting.measurement
+        blocks = measurement.layout.n_blocks
+        blocks = min(blocks, self.text_blocks or blocks)
+        parameters = float(vetting.checkpoint.n_parameters)
+        total = checkpoints * conditions_of(self.dims) * blocks
+        return Estimate(
+            least_blocks=0,
+            most_blocks=total,
+            flops_per_block=2 * parameters * measurement.block_size,
+            memory_bytes=4 * parameters,
+        )
+
+
+def common_settings(policy: "Policy", steps: Sequence[Step]) -> "Settings":
+    """The settings that all checkpoints of a run are measured with.
+
+    Which rule a policy ablates by is of no matter here: the dimensions are given. The one that
+    reads weights alone is taken.
+
+    Raises:
+        PolicyError: the policy has others for some of them.
+    """
+    found = [policy.settings(step.reference, step.scan.label) for step in steps]
+    if any(other != found[0] for other in found):
+        raise PolicyError(
+            f"{policy.source}: the checkpoints of a run are measured alike, and it has settings "
+            "of their own for some of them: remove these, or name the others alone"
+        )
+    return found[0].model_copy(update={"rule": "busters"})

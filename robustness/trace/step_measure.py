@@ -1,0 +1,227 @@
+"""What one checkpoint of a run does on text: perplexity, and what switching dimensions off does.
+
+The numbers are those of the plugin: the same text blocks, masks, draws and store, in float32. What
+has been measured of a checkpoint, by this or by a run of pytest, is not measured again.
+"""
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from robustness.ablation.conditions import Fixed
+from robustness.measurement.evidence import (
+    ControlEvidence,
+    FixedEvidence,
+    IntactEvidence,
+    control_evidence,
+    fixed_evidence,
+    intact_evidence,
+)
+from robustness.scoring.questionnaire import CHUNK_BLOCKS
+from robustness.scoring.sampling import random_candidates
+from robustness.statistics.looks import NOTHING_EXCLUDED, look_at_draws, look_at_ratio
+
+if TYPE_CHECKING:
+    from robustness.scoring.quantity import Quantity
+    from robustness.vetting import Vetting
+
+TEXT_BLOCKS = 64
+"""Of a checkpoint, where nothing else is asked for."""
+MOST_ALONE = 4
+"""Dimensions that are switched off one by one, too; of more, only all together."""
+
+Interval = tuple[float, float]
+Progress = Callable[[int, int, float], None]
+"""Told after every chunk: text blocks seen, text blocks wanted, perplexity so far."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Degradation:
+    """What switching some dimensions off multiplies perplexity by.
+
+    Attributes:
+        dims: which.
+        ratio: exp(ΣΔNLL / Σtokens); may be infinite.
+        interval: of the corpus' ratio; ``None`` where it is exact, or there is none yet.
+    """
+
+    dims: tuple[int, ...]
+    ratio: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomDegradation:
+    """What switching as many random dimensions off does.
+
+    Attributes:
+        size: dimensions of a draw.
+        draws: finished ones.
+        median: of their degradations.
+        mean: exp(ΣΔNLL / Σtokens) over all of them.
+        interval: of the median; ``None`` where there are too few draws for one.
+    """
+
+    size: int
+    draws: int
+    median: float
+    mean: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One checkpoint on text.
+
+    Attributes:
+        quantity: what the figure is: perplexity, or a discriminator's loss in nats per token.
+        figure: of the intact model on the text blocks seen.
+        interval: of the figure on the whole corpus; ``None`` where it is exact, or none yet.
+        text_blocks: seen.
+        tokens: scored in them.
+        exact: whether these are all text blocks of the corpus.
+        joint: without all followed dimensions; ``None`` where there are none.
+        alone: without each of them, where they are several and few.
+        random: without as many others; ``None`` where there are not that many.
+    """
+
+    quantity: str
+    figure: float
+    interval: Interval | None
+    text_blocks: int
+    tokens: int
+    exact: bool
+    joint: Degradation | None
+    alone: tuple[Degradation, ...]
+    random: RandomDegradation | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; infinity becomes ``"inf"``."""
+        found: dict[str, Any] = _plain(asdict(self))
+        return found
+
+
+def conditions_of(dims: Collection[int]) -> int:
+    """Passes over the text: the intact model, the dimensions alone and together, random ones."""
+    return 1 + (len(_alone(dims)) + 2 if dims else 0)
+
+
+def measured(
+    vetting: "Vetting",
+    dims: tuple[int, ...],
+    *,
+    never_drawn: Collection[int],
+    text_blocks: int | None,
+    alpha: float,
+    progress: Progress = lambda *_: None,
+) -> Measured:
+    """Measure a checkpoint on the first text blocks of the seeded order, whole chunks of them.
+
+    Args:
+        vetting: the checkpoint, on its corpus.
+        dims: that are switched off.
+        never_drawn: dimensions that are none of the random ones, beside ``dims``.
+        text_blocks: how many, rounded up to chunks; ``None`` for the whole corpus.
+        alpha: error probability of each interval.
+        progress: see :data:`Progress`.
+
+    Raises:
+        MeasurementError: a value is NaN, or infinite although the model is intact.
+        UnsupportedSite: the policy's site is none of the model's.
+    """
+    measurement = vetting.measurement
+    n_chunks = measurement.n_chunks
+    if text_blocks is not None:
+        n_chunks = min(n_chunks, math.ceil(text_blocks / CHUNK_BLOCKS))
+    wanted = min(n_chunks * CHUNK_BLOCKS, measurement.layout.n_blocks)
+    sets = [dims, *_alone(dims)] if dims else []
+    ablations = [vetting.ablate(each).ablation for each in sets]
+    intact = intact_evidence(measurement)
+    fixed = [fixed_evidence(measurement, Fixed(ablation=each)) for each in ablations]
+    others = set(never_drawn) | set(dims)
+    enough = vetting.examination.hidden_size - len(others) >= len(dims)
+    random = (
+        control_evidence(
+            measurement,
+            candidates=random_candidates(
+                others, hidden_size=vetting.examination.hidden_size, size=len(dims)
+            ),
+            size=len(dims),
+            like=ablations[0],
+        )
+        if dims and enough
+        else None
+    )
+    for _ in range(n_chunks):
+        model = next(intact)
+        ablated = [next(each) for each in fixed]
+        drawn = None if random is None else next(random)
+        progress(len(model.tokens), wanted, vetting.quantity.figure(model.mean_nll_nats))
+    degradations = [_degradation(*pair, alpha) for pair in zip(sets, ablated, strict=True)]
+    return Measured(
+        quantity=vetting.quantity.name,
+        figure=vetting.quantity.figure(model.mean_nll_nats),
+        interval=_of_figure(model, vetting.quantity, alpha),
+        text_blocks=len(model.tokens),
+        tokens=int(model.tokens.sum()),
+        exact=model.exhausted,
+        joint=degradations[0] if dims else None,
+        alone=tuple(degradations[1:]),
+        random=None if drawn is None else _of_draws(drawn, len(dims), alpha),
+    )
+
+
+def _alone(dims: Collection[int]) -> list[tuple[int, ...]]:
+    return [(dim,) for dim in dims] if 1 < len(dims) <= MOST_ALONE else []
+
+
+def _of_figure(evidence: IntactEvidence, quantity: "Quantity", alpha: float) -> Interval | None:
+    look = look_at_ratio(
+        evidence.nll_nats,
+        evidence.tokens,
+        threshold=1.0,
+        alpha=alpha,
+        exhausted=evidence.exhausted,
+    )
+    known = _known(look.interval)
+    if known is None or quantity.is_perplexity:
+        return known
+    low, high = (math.log(end) if end > 0 else -math.inf for end in known)
+    return low, high
+
+
+def _degradation(dims: Sequence[int], evidence: FixedEvidence, alpha: float) -> Degradation:
+    look = look_at_ratio(
+        evidence.delta_nll,
+        evidence.intact.tokens,
+        threshold=1.0,
+        alpha=alpha,
+        exhausted=evidence.intact.exhausted,
+    )
+    return Degradation(dims=tuple(dims), ratio=look.ratio, interval=_known(look.interval))
+
+
+def _of_draws(evidence: ControlEvidence, size: int, alpha: float) -> RandomDegradation | None:
+    if not len(evidence.draw_tokens):
+        return None
+    look = look_at_draws(evidence.draw_delta_nll, evidence.draw_tokens, threshold=1.0, alpha=alpha)
+    return RandomDegradation(
+        size=size,
+        draws=look.draws,
+        median=look.median,
+        mean=look.mean,
+        interval=_known(look.interval),
+    )
+
+
+def _known(interval: Interval | None) -> Interval | None:
+    return None if interval == NOTHING_EXCLUDED else interval
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, float) and math.isinf(value) else value

@@ -1,0 +1,330 @@
+"""Checkpoints scanned by their weights alone."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner, Result
+
+from robustness.anatomy import site_weights as reading
+from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.gguf_conversion import convert_gguf
+from robustness.checkpoint.tensor_values import read_values
+from robustness.checkpoint.weights import read_header
+from robustness.cli.app import app
+from robustness.errors import CheckpointError, RuleError
+from robustness.outliers.detection import examine
+from robustness.outliers.scanning import Scan, scan
+from robustness.policy.policy import load_policy
+from robustness.report.terminal.scan import lines_of
+from robustness.report.terminal.sketch import BARS, sketch
+from tests.support.checkpoints.checkpoint_folders import edit_config, tiny_model
+from tests.support.checkpoints.gguf_files import TOKENS, write_llama_gguf
+from tests.support.checkpoints.shared import shared_model, smollm2_reference
+from tests.support.plugin.plugin_support import scanned_lightly
+
+DIM = 5
+
+
+def bert(seed: int = 0, dim: int | None = DIM, **settings: Any) -> Any:
+    """A random BERT, one dimension of whose output norms stands out."""
+    model = tiny_model(hidden_size=64, num_hidden_layers=4, **settings)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for layer in model.bert.encoder.layer:
+            norm = layer.output.LayerNorm
+            norm.weight.copy_(1 + 0.01 * torch.randn(64, generator=generator))
+            norm.bias.copy_(0.01 * torch.randn(64, generator=generator))
+            if dim is not None:
+                norm.weight[dim], norm.bias[dim] = 0.2, 2.0
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two checkpoints of one run, without tokenizers, written long ago."""
+    root = tmp_path_factory.mktemp("run")
+    for step, dim in ((100, None), (200, DIM)):
+        bert(step, dim).save_pretrained(root / f"checkpoint-{step}")
+    age(root)
+    return root
+
+
+def age(root: Path) -> None:
+    for file in root.rglob("*"):
+        os.utime(file, (1e9, 1e9))
+
+
+def scanned(folder: Path, store: Path, **options: Any) -> Scan:
+    return scan(str(folder), label="x", store_root=store, **options)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["scan", *arguments])
+
+
+# ---------------------------------------------------------------- what is read
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_tensors_are_read_as_torch_reads_them(tmp_path: Path, dtype: torch.dtype) -> None:
+    values = torch.tensor([[1.5, -2.25, 3e-5], [float("inf"), -0.0, 1e4]]).to(dtype)
+    save_file({"a": torch.zeros(7), "b": values, "c": torch.ones(2)}, tmp_path / "x.safetensors")
+    info = next(info for info in read_header(tmp_path / "x.safetensors") if info.name == "b")
+    found = read_values(info)
+    wide = values if dtype == torch.float64 else values.to(torch.float32)
+    assert found.dtype == wide.numpy().dtype
+    np.testing.assert_array_equal(found, wide.numpy())
+
+
+def test_codes_are_no_values(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(7, dtype=torch.int8)}, tmp_path / "x.safetensors")
+    (info,) = read_header(tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="quantised"):
+        read_values(info)
+
+
+def test_z_is_that_of_the_parameters(folder: Path, tmp_path: Path) -> None:
+    """Read off the model itself, with nothing of the package."""
+    found = scanned(folder / "checkpoint-200", tmp_path)
+    assert found.dims == (DIM,)
+    assert found.rules_of(DIM) == ("busters", "puccetti (code)", "puccetti (paper)")
+    layers = bert(200).bert.encoder.layer
+    for name, z in (("weight", found.scale_of(DIM)), ("bias", found.bias_of(DIM))):
+        assert z is not None
+        for layer, value in zip(layers, z, strict=True):
+            values = getattr(layer.output.LayerNorm, name).detach().double()
+            expected = (values[DIM] - values.mean()) / values.std(unbiased=True)
+            assert value == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_neither_tokenizer_nor_model_is_needed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", refuse)
+    assert not (folder / "checkpoint-200" / "tokenizer.json").exists()
+    assert scanned(folder / "checkpoint-200", tmp_path).layers == 4
+
+
+def test_checkpoints_of_one_run_are_traced_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced, times = reading.traced, []
+
+    def counted(*arguments: Any) -> Any:
+        times.append(1)
+        return traced(*arguments)
+
+    monkeypatch.setattr(reading, "known_layout", lambda *_: None)
+    monkeypatch.setattr(reading, "traced", counted)
+    assert scanned(folder / "checkpoint-200", tmp_path).dims == (DIM,)
+    assert scanned(folder / "checkpoint-100", tmp_path).dims == ()
+    assert len(times) == 1
+
+
+def test_what_has_changed_is_read_again(folder: Path, tmp_path: Path) -> None:
+    """Whether or not the file was old enough to be remembered."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folder / "checkpoint-200", copy)
+    for seconds in (1e9, 1.1e9, None):
+        for dim in (DIM, 7):
+            bert(1, dim).save_pretrained(copy)
+            if seconds is not None:
+                os.utime(copy / "model.safetensors", (seconds + dim, seconds + dim))
+            assert scanned(copy, tmp_path / "store").dims == (dim,)
+
+
+def test_two_stacks_are_not_mixed_up(tmp_path: Path) -> None:
+    model = tiny_model(
+        "BartForConditionalGeneration",
+        d_model=64,
+        decoder_layers=3,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=8,
+        decoder_ffn_dim=8,
+        max_position_embeddings=40,
+    )
+    model.save_pretrained(tmp_path / "bart")
+    age(tmp_path / "bart")
+    for _ in range(2):
+        for stack, layers in (("encoder", 2), ("decoder", 3), ("auto", 3)):
+            found = scanned(tmp_path / "bart", tmp_path / "store", stack=stack)
+            assert found.layers == layers
+            assert found.stack == {"auto": "decoder"}.get(stack, stack)
+
+
+def test_what_is_no_number_is_named(tmp_path: Path) -> None:
+    model = bert()
+    with torch.no_grad():
+        model.bert.encoder.layer[2].output.LayerNorm.bias[3] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    with pytest.raises(RuleError, match="bias of dimension 3 in layer 2"):
+        scanned(tmp_path / "broken", tmp_path / "store")
+
+
+def test_a_gguf_file_is_read_by_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers as converted whole."""
+    llama = tiny_model(
+        "LlamaForCausalLM", vocab_size=len(TOKENS), max_position_embeddings=128, hidden_size=32
+    )
+    file = write_llama_gguf(tmp_path / "model.gguf", llama)
+    age(tmp_path)
+    found = reading.site_weights(str(file), store_root=tmp_path / "store").parameters
+    assert not (tmp_path / "store" / "gguf").exists()
+    whole, _ = convert_gguf(file, cache=tmp_path / "store")
+    expected = reading.site_weights(str(whole), store_root=tmp_path / "store").parameters
+    np.testing.assert_array_equal(found.scale, expected.scale)
+    assert found.bias is expected.bias is None
+
+    def unknown(*_: object) -> None:
+        raise KeyError("no such name")
+
+    monkeypatch.setattr("robustness.anatomy.gguf_slices._names", unknown)
+    again = reading.site_weights(str(file), store_root=tmp_path / "another").parameters
+    np.testing.assert_array_equal(again.scale, expected.scale)
+
+
+# ---------------------------------------------------------------- real checkpoints
+
+
+@pytest.mark.parametrize(
+    ("name", "dims"),
+    [("rxnfp-bert-mlm", ()), ("rxnmapper-albert-mlm", (60,)), ("sapiens-roberta-vl", (92, 112))],
+)
+def test_real_checkpoints_have_their_dimensions(
+    name: str, dims: tuple[int, ...], tmp_path: Path
+) -> None:
+    """And the same ones, by the same numbers, as before a run."""
+    folder = shared_model(name)
+    found = scanned(folder, tmp_path)
+    assert found.findings[0].dims == dims
+    checkpoint = resolve(str(folder), cache=tmp_path)
+    settings = load_policy(None, options={"rule": ["busters", "puccetti"]}).settings(str(folder))
+    known = examine(checkpoint, settings, store_root=tmp_path)
+    assert [f.detection for f in found.findings[:2]] == list(known.detections)
+
+
+def test_the_real_gguf_file_has_its_dimensions(tmp_path: Path) -> None:
+    found = scan(smollm2_reference(), label="x", store_root=tmp_path)
+    assert found.findings[0].dims == (100, 247, 507)
+    assert not (tmp_path / "gguf").exists()
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+def test_a_second_scan_imports_no_torch(folder: Path, tmp_path: Path) -> None:
+    """Of a checkpoint that had to be traced."""
+    copy = tmp_path / "checkpoint-200"
+    shutil.copytree(folder / "checkpoint-200", copy)
+    edit_config(copy, hidden_act="mish")
+    age(copy)
+    options = (str(copy), f"--store={tmp_path / 'store'}")
+    assert run(*options).exit_code == 0
+    assert f"{DIM:>9}  scale" in scanned_lightly(*options)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_it_degrades_without_unicode_and_fits(folder: Path, tmp_path: Path, encoding: str) -> None:
+    hostile = tmp_path / "checkpoint-Δ\N{RIGHT-TO-LEFT OVERRIDE}::x"
+    shutil.copytree(folder / "checkpoint-200", hostile)
+    done = subprocess.run(
+        [sys.executable, "-m", "robustness", "scan", hostile, f"--store={tmp_path / 'store'}"],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        check=False,
+    )
+    assert done.returncode in (0, 2)
+    text = (done.stdout + done.stderr).decode(encoding)
+    assert "Traceback" not in text
+    assert "\N{RIGHT-TO-LEFT OVERRIDE}" not in text
+    plain = run(str(folder / "checkpoint-200"), str(folder / "checkpoint-100"))
+    assert max(map(len, plain.stdout.splitlines())) <= 100
+
+
+def test_the_sketch_follows_the_encoding(folder: Path, tmp_path: Path) -> None:
+    found = scanned(folder / "checkpoint-200", tmp_path)
+    bars, digits = lines_of([found], unicode=True), lines_of([found], unicode=False)
+    assert any(set(line) & set(BARS[3:]) for line in bars)
+    assert all(line.isascii() for line in digits)
+    assert len(bars) == len(digits)
+
+
+def test_a_sketch_has_one_sign_a_layer_or_the_furthest_of_several() -> None:
+    z = [0.5, -1.0, 2.5, 3.0, -5.5, 8.0, 12.0, -40.0, float("nan")]
+    assert sketch(z) == "▁▂▃▄▅▆▇█ "
+    assert sketch(z, unicode=False) == "01235899 "
+    assert sketch([0.0] * 99 + [-9.0], width=10, unicode=False) == "0000000009"
+    assert len(sketch([0.0] * 126)) <= 48
+
+
+def test_several_stand_side_by_side_with_each_others_dimensions(
+    folder: Path, tmp_path: Path
+) -> None:
+    models = [str(folder / "checkpoint-100"), str(folder / "checkpoint-200")]
+    result = run(*models, f"--store={tmp_path}", "--json")
+    assert result.exit_code == 0
+    facts = json.loads(result.stdout)
+    assert (facts["schema"], facts["errors"]) == (1, [])
+    before, after = facts["checkpoints"]
+    assert [c["label"] for c in (before, after)] == ["checkpoint-100", "checkpoint-200"]
+    assert before["rules"][0]["dims"] == []
+    assert after["rules"][0]["dims"] == [DIM]
+    for one in (before, after):
+        (entry,) = one["dimensions"]
+        assert entry["dim"] == DIM
+        assert len(entry["z_scale"]) == len(entry["z_bias"]) == 4
+    shown = run(*models, f"--store={tmp_path}").stdout
+    assert any(line.split() == ["side", "by", "side", *labels(models)] for line in rows(shown))
+    assert any(line.split() == ["busters", "none", str(DIM)] for line in rows(shown))
+    assert any(line.startswith(f"scale of {DIM} ") for line in rows(shown))
+
+
+def labels(models: list[str]) -> list[str]:
+    return [Path(model).name for model in models]
+
+
+def rows(text: str) -> list[str]:
+    return text.splitlines()
+
+
+def test_what_cannot_be_scanned_is_one_sentence_and_the_rest_is_scanned(
+    folder: Path, tmp_path: Path
+) -> None:
+    good = str(folder / "checkpoint-200")
+    (tmp_path / "empty").mkdir()
+    for bad in (str(tmp_path / "missing"), str(tmp_path / "empty"), "", "no/such-model"):
+        result = run(bad, f"--store={tmp_path}")
+        assert result.exit_code == 2
+        assert result.stdout == ""
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("robustness: ")
+    result = run(good, str(tmp_path / "empty"), f"--store={tmp_path}", "--json")
+    assert result.exit_code == 2
+    facts = json.loads(result.stdout)
+    assert [one["reference"] for one in facts["checkpoints"]] == [good]
+    assert [error["reference"] for error in facts["errors"]] == [str(tmp_path / "empty")]
+
+
+def test_the_rules_settings_are_those_of_the_policy(folder: Path, tmp_path: Path) -> None:
+    policy = tmp_path / "robustness.toml"
+    policy.write_text("[rules.busters]\nk = 7.87\n")
+    good = str(folder / "checkpoint-200")
+    strict = run(good, f"--store={tmp_path}", f"--policy={policy}", "--json")
+    assert json.loads(strict.stdout)["checkpoints"][0]["rules"][0]["dims"] == []
+    policy.write_text("[rules.busters]\nkk = 7\n")
+    refused = run(good, f"--store={tmp_path}", f"--policy={policy}")
+    assert refused.exit_code == 2
+    assert "unknown key 'rules.busters.kk'" in refused.stderr

@@ -1,0 +1,1 @@
+"""./tests/plugin_together."""

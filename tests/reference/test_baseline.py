@@ -1,0 +1,347 @@
+"""Profiles: what is written is read, and nothing else is; compared paired, by text block."""
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robustness.errors import BaselineError
+from robustness.reference.baseline import (
+    SCHEMA,
+    AblationProfile,
+    CheckpointProfile,
+    Flagged,
+    Profile,
+    read_profile,
+    write_profile,
+)
+from robustness.reference.comparison import (
+    change_of_delta,
+    compare_profiles,
+    difference,
+    outlier_verdict,
+    paired_look,
+)
+from robustness.statistics.verdict import Verdict
+from robustness.store.documents import MOST_BYTES
+from tests.support.records.profiles import CONDITIONS, entry, profile
+
+TOLERANCES: dict[str, Any] = {
+    "allowed": "same",
+    "max_perplexity_ratio": 1.05,
+    "max_degradation_ratio": 1.5,
+    "alpha": 0.01,
+}
+
+
+def changed(**values: Any) -> dict[str, Any]:
+    """A profile file with other values in its only checkpoint."""
+    data = profile().to_dict()
+    data["checkpoints"][0].update(values)
+    return data
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+@given(
+    nll=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20),
+    ablated=st.lists(st.floats(-1e6, 1e6) | st.just(math.inf), min_size=20, max_size=20),
+    label=st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1),
+)
+@settings(max_examples=60, deadline=None)
+def test_what_is_written_is_read(
+    nll: list[float], ablated: list[float], label: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    ablation = entry().ablations[0].ablation
+    found = profile(
+        entry(
+            label,
+            text_blocks=30,
+            tokens=(19,) * len(nll),
+            nll_nats=tuple(nll),
+            ablations=(
+                AblationProfile(
+                    name="dim7", ablation=ablation, nll_nats=tuple(ablated[: len(nll)])
+                ),
+            ),
+        )
+    )
+    file = tmp_path_factory.mktemp("profile") / "base.json"
+    write_profile(found, file)
+    assert read_profile(file) == found
+    only = found.checkpoints[0]
+    assert CheckpointProfile.from_dict(json.loads(json.dumps(only.to_dict()))) == only
+
+
+def refused(file: Path) -> str:
+    """The sentence with which a file is refused."""
+    with pytest.raises(BaselineError) as caught:
+        read_profile(file)
+    sentence = str(caught.value)
+    assert str(file) in sentence
+    assert sentence.isprintable()
+    assert len(sentence) < 500 + len(str(file))
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        (changed(label="a\x1b[31mb"), "printable"),
+        (changed(label=7), "label"),
+        (changed(extra=1), "extra"),
+        (changed(tokens=[1, 2]), "one NLL and one token count"),
+        (changed(tokens=[], nll_nats=[], ablations=[]), "one NLL and one token count"),
+        (changed(nll_nats=["inf"] * 64), "nll_nats"),
+        (changed(text_blocks=3), "text blocks"),
+        (changed(text_blocks=True), "text_blocks"),
+        (changed(outliers=[{"dim": 32, "layers": []}]), "hidden size"),
+        (changed(outliers=[{"dim": d, "layers": []} for d in (3, 2)]), "ascend"),
+        (changed(ablations=[{"name": "x", "ablation": {}, "nll_nats": [1.0]}]), "ablation x"),
+        (changed(ablations=profile().to_dict()["checkpoints"][0]["ablations"] * 2), "twice"),
+        ({**profile().to_dict(), "checkpoints": []}, "different labels"),
+        ({**profile().to_dict(), "kind": "something"}, "kind"),
+        ({**profile().to_dict(), "schema": "1"}, "schema"),
+        ([], "not a profile"),
+        ({}, "not a profile"),
+    ],
+)
+def test_what_is_no_profile_is_refused_in_one_sentence(
+    data: Any, named: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "base.json"
+    file.write_text(json.dumps(data))
+    assert named in refused(file)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"\x00\xff", b"{", b"[" * 100_000, b'{"a":' * 100_000, b"1" * 10_000, b'"\\ud800"'],
+    ids=["empty", "binary", "cut", "deep lists", "deep objects", "a number", "a surrogate"],
+)
+def test_what_is_no_json_is_refused_in_one_sentence(text: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "base.json"
+    file.write_bytes(text)
+    assert "not a profile" in refused(file)
+
+
+def test_another_schema_is_refused_by_its_number(tmp_path: Path) -> None:
+    """Whatever else has changed with it."""
+    file = tmp_path / "base.json"
+    file.write_text(json.dumps({"kind": "robustness profile", "schema": 2, "models": []}))
+    assert f"schema 2, and this version reads schema {SCHEMA}" in refused(file)
+
+
+def test_what_is_no_file_or_too_large_is_refused(tmp_path: Path) -> None:
+    assert "is no file" in refused(tmp_path)
+    assert "is no file" in refused(tmp_path / "absent.json")
+    sparse = tmp_path / "sparse.json"
+    with sparse.open("wb") as stream:
+        stream.truncate(MOST_BYTES + 1)
+    assert "more than a profile may have" in refused(sparse)
+
+
+def test_damage_is_refused_or_gives_a_whole_profile(tmp_path: Path) -> None:
+    """600 files with flipped, cut and doubled bytes."""
+    write_profile(profile(entry(n=4)), tmp_path / "whole.json")
+    whole = (tmp_path / "whole.json").read_bytes()
+    generator, file = random.Random(0), tmp_path / "damaged.json"
+    outcomes = set()
+    for _ in range(600):
+        data = bytearray(whole)
+        for _ in range(generator.randint(1, 3)):
+            place = generator.randrange(len(data))
+            kind = generator.randrange(3)
+            if kind == 0:
+                data[place] = generator.randrange(256)
+            elif kind == 1:
+                del data[place : place + generator.randint(1, 40)]
+            else:
+                data[place:place] = data[place : place + generator.randint(1, 40)]
+        file.write_bytes(data)
+        try:
+            found = read_profile(file)
+        except BaselineError:
+            outcomes.add("refused")
+        else:
+            outcomes.add("read")
+            assert all(map(math.isfinite, found.checkpoints[0].nll_nats))
+            compare_profiles(found.checkpoints[0], found.checkpoints[0], **TOLERANCES)
+    assert outcomes == {"read", "refused"}
+
+
+def test_checkpoints_are_found_by_label_or_as_the_only_ones() -> None:
+    one, two = profile(entry("a")), profile(entry("a"), entry("b"))
+    assert two.entry("b", only=True, source="base.json").label == "b"
+    assert one.entry("other-revision", only=True, source="base.json").label == "a"
+    for found, only in ((one, False), (two, True), (two, False)):
+        with pytest.raises(BaselineError, match=r"base\.json holds no checkpoint 'c', but a"):
+            found.entry("c", only=only, source="base.json")
+
+
+# --- comparing -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", [*CONDITIONS, "something_new"])
+def test_every_difference_in_conditions_is_named(key: str) -> None:
+    found = difference(entry(), {**CONDITIONS, key: "another"}, "wikitext")
+    assert found is not None
+    assert {"text_blocks": "tokens"}.get(key, key.replace("_", " ").split()[0]) in (
+        found.replace("version of the protocol", "method")
+    )
+    assert difference(entry(), CONDITIONS, "wikitext") is None
+
+
+def test_what_one_side_does_not_say_is_a_difference() -> None:
+    lacking = {key: value for key, value in CONDITIONS.items() if key != "seed"}
+    assert difference(entry(), lacking, "wikitext") == "another seed (0, here null)"
+
+
+def test_corpora_of_one_name_are_told_apart() -> None:
+    found = difference(entry(), {**CONDITIONS, "corpus": "f00"}, "wikitext")
+    assert found == "another corpus (wikitext, here wikitext, of the same name)"
+
+
+@pytest.mark.parametrize(
+    ("now", "passing"),
+    [
+        ((3, 7), {"same", "subset", "superset", "any"}),
+        ((3,), {"subset", "any"}),
+        ((3, 7, 9), {"superset", "any"}),
+        ((3, 9), {"any"}),
+        ((), {"subset", "any"}),
+    ],
+)
+def test_outlier_dimensions_may_change_as_allowed(now: tuple[int, ...], passing: set[str]) -> None:
+    then = [Flagged(dim=dim, layers=(0, 1)) for dim in (3, 7)]
+    found = [Flagged(dim=dim, layers=(0, 1)) for dim in now]
+    for allowed in ("same", "subset", "superset", "any"):
+        verdict = outlier_verdict(then, found, allowed=allowed)
+        assert bool(verdict) == (allowed in passing)
+        assert verdict.details["appeared"] == sorted({*now} - {3, 7})
+        assert verdict.details["vanished"] == sorted({3, 7} - {*now})
+
+
+def test_dimensions_in_other_layers_are_told_and_do_not_fail() -> None:
+    then, now = [Flagged(dim=3, layers=(0, 1))], [Flagged(dim=3, layers=(1,))]
+    verdict = outlier_verdict(then, now)
+    assert verdict
+    assert "dimension 3 stands out in other layers" in verdict.reason
+
+
+def loop_ratio(now: CheckpointProfile, then: CheckpointProfile, *, ablated: bool) -> float:
+    """A plain loop in float64."""
+    nats, tokens = 0.0, 0
+    for i in range(min(len(now.tokens), len(then.tokens))):
+        a, b = now.nll_nats[i], then.nll_nats[i]
+        if ablated:
+            a, b = now.ablations[0].nll_nats[i] - a, then.ablations[0].nll_nats[i] - b
+        nats += a - b
+        tokens += then.tokens[i]
+    return math.exp(nats / tokens)
+
+
+@given(perplexity=st.floats(0.5, 2), degradation=st.floats(0.3, 20), n=st.integers(1, 70))
+@settings(max_examples=60, deadline=None)
+def test_profiles_are_compared_on_common_text_blocks_as_a_loop_does(
+    perplexity: float, degradation: float, n: int
+) -> None:
+    then = entry(n=64)
+    whole = entry(n=n, perplexity_times=perplexity, degradation=degradation, seed=1)
+    tokens = (*then.tokens, *whole.tokens[64:])[:n] if n > 64 else then.tokens[:n]
+    now = entry(n=n, perplexity_times=perplexity, degradation=degradation, seed=1, tokens=tokens)
+    found = compare_profiles(then, now, **TOLERANCES)
+    assert set(found) == {"outliers", "perplexity", "dim7"}
+    ppl, harm = loop_ratio(now, then, ablated=False), loop_ratio(now, then, ablated=True)
+    assert found["perplexity"].ratio == pytest.approx(ppl, rel=1e-12)
+    assert found["dim7"].ratio == pytest.approx(harm, rel=1e-12)
+    assert bool(found["perplexity"]) == (ppl < 1.05)
+    assert bool(found["dim7"]) == (1 / 1.5 <= harm < 1.5)
+    assert all(verdict.exact for name, verdict in found.items() if name != "outliers")
+
+
+@pytest.mark.parametrize(
+    ("now", "then", "within", "ratio"),
+    [
+        ([math.inf, 1.0], [math.inf, 1.0], True, 1.0),
+        ([math.inf, 1.0], [2.0, 1.0], False, math.inf),
+        ([2.0, 1.0], [math.inf, 1.0], False, 0.0),
+        ([math.inf, 1.0], [1.0, math.inf], True, 1.0),
+    ],
+)
+def test_infinite_degradations_are_compared(
+    now: list[float], then: list[float], within: bool, ratio: float
+) -> None:
+    paired = paired_look(
+        change_of_delta(np.array(now), np.array(then)),
+        [10, 10],
+        within=1.5,
+        both_ways=True,
+        alpha=0.01,
+        exhausted=True,
+    )
+    assert paired.within is within
+    assert paired.look.ratio == ratio
+
+
+def test_a_tolerance_is_undecided_until_both_ends_are_excluded() -> None:
+    generator = np.random.default_rng(0)
+    change, tokens = generator.normal(0, 5, 64), np.full(64, 20)
+    options: dict[str, Any] = {"both_ways": True, "alpha": 0.01}
+    assert paired_look(change, tokens, within=1.02, exhausted=False, **options).within is None
+    assert paired_look(change, tokens, within=20.0, exhausted=False, **options).within is True
+    assert paired_look(change + 9, tokens, within=1.02, exhausted=False, **options).within is False
+    assert paired_look(change - 9, tokens, within=1.02, exhausted=False, **options).within is False
+    assert paired_look(change, tokens, within=1.2, exhausted=True, **options).within is True
+
+
+@pytest.mark.slow
+def test_both_ends_together_err_at_most_at_alpha() -> None:
+    """The truth at either end of the tolerance: it is seldom said to lie within."""
+    generator, alpha, within = np.random.default_rng(0), 0.05, 1.1
+    tokens, errors, runs = np.full(256, 20), {1: 0, -1: 0}, 400
+    for sign in errors:
+        for _ in range(runs):
+            noise = generator.normal(0, 4, 256)
+            change = noise - noise.mean() + sign * math.log(within) * 20
+            for n in range(32, 256, 16):
+                paired = paired_look(
+                    change[:n],
+                    tokens[:n],
+                    within=within,
+                    both_ways=True,
+                    alpha=alpha,
+                    exhausted=False,
+                )
+                if paired.within is not None:
+                    errors[sign] += paired.within
+                    break
+    assert all(wrong <= alpha * runs for wrong in errors.values())
+
+
+def test_an_exact_verdict_says_what_it_is_exact_of() -> None:
+    verdict = Verdict(
+        outcome="pass",
+        claim="x",
+        ratio=1.0,
+        threshold=1.05,
+        passes="below",
+        text_blocks=64,
+        tokens=1000,
+        exact=True,
+        details={"baseline_text_blocks": 64},
+    )
+    assert "exactly, on all 64 text blocks" in verdict.explain()
+    assert "that the baseline holds" in verdict.explain()
+
+
+def test_a_profile_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="different labels"):
+        Profile(robustness="0", created="now", checkpoints=())

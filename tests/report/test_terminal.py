@@ -1,0 +1,296 @@
+"""What the terminal shows."""
+
+import dataclasses
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robustness.checks.checks import Check
+from robustness.policy.policy import Settings
+from robustness.report import facts
+from robustness.report.terminal import header
+from robustness.report.terminal import summary as terminal
+from robustness.report.terminal.table import COLUMNS
+from robustness.run.plan import RunPlan
+from robustness.statistics.verdict import Verdict
+from tests.support.records.plans import plan
+
+
+class Lines:
+    """A terminal reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._begun = ""
+
+    def write_sep(self, sep: str, title: str | None = None, **_: bool) -> None:
+        self.lines.append(f"{sep} {title} {sep}")
+
+    def write_line(self, line: str | bytes, **_: bool) -> None:
+        self.lines.append(self._begun + str(line))
+        self._begun = ""
+
+    def write(self, content: str, *, flush: bool = False, **_: bool) -> None:
+        del flush
+        self._begun += content
+
+
+def checked(test: str, **verdict: Any) -> dict[str, Any]:
+    """A decided check as it travels."""
+    check = Check(test=test, dims=(7,))
+    return facts.check_facts(test, "bert", check, Verdict(**{"outcome": "pass", **verdict}))
+
+
+def summary(*checks: dict[str, Any], verbosity: int = 0, **more: Any) -> list[str]:
+    checkpoint = {
+        "label": "bert",
+        "corpus": "wikitext",
+        "corpus_text_blocks": 156,
+        "layers": 2,
+        "perplexity": None,
+        "nats_per_token": None,
+        "bits_per_byte": None,
+        "rule": "busters",
+        "expected_by_chance": 1e-5,
+        "outliers": [],
+        "rules": [{"rule": "busters", "dims": [], "expected_by_chance": 1e-5}],
+        "agreement": [],
+        "checks": list(checks),
+        **more,
+    }
+    reporter = Lines()
+    whole = {"checkpoints": [checkpoint], "partial": False}
+    terminal.write_summary(reporter, whole, [], verbosity=verbosity)
+    return reporter.lines
+
+
+def test_the_header_says_which_stack_is_vetted_and_where_it_is_ablated() -> None:
+    usual = plan("bart")
+    assert not any("vetted" in line or "ablations" in line for line in header.header(usual))
+    (only,) = usual.checkpoints
+    other = replace(
+        only,
+        examination=replace(only.examination, stack="decoder"),
+        settings=Settings(site="residual", mode="mean", layers=[1]),
+    )
+    lines = header.header(replace(usual, checkpoints=(other,)))
+    assert any("2 layers x 32 in the decoder, which is vetted, 110 M" in line for line in lines)
+    assert "  ablations (site residual, mode mean, layer 1)" in lines
+
+
+def test_a_layer_profile_takes_a_line_or_two() -> None:
+    """Also where the damage is infinite."""
+    ratios = [1.0, *([1.01] * 20), float("inf"), 2.5]
+    profile = [{"layer": n, "ratio": ratio, "interval": None} for n, ratio in enumerate(ratios)]
+    lines = summary(checked("test_layer_profile", claim="", details={"layer_profile": profile}))
+    (start,) = (number for number, line in enumerate(lines) if line.startswith("layer profile:"))
+    assert " ".join(line.strip() for line in lines[start : start + 2]) == (
+        "layer profile: largest xinf in layer 21, x2.5 in layer 22, x1.01 in layer 1; "
+        "smallest x1 in layer 0"
+    )
+
+
+@pytest.mark.parametrize(("side", "sign"), [("below", "<"), ("above", ">=")])
+def test_the_table_shows_on_which_side_a_check_passes(side: Any, sign: str) -> None:
+    """Whatever the claim's words are."""
+    for claim in ("stays below 3", "is at least 3", "less than 3"):
+        lines = summary(checked("test_x", claim=claim, ratio=2.0, threshold=3.0, passes=side))
+        (row,) = [line for line in lines if line.startswith("x ")]
+        assert f"{sign} 3 " in row
+
+
+def test_the_side_is_in_the_json() -> None:
+    assert checked("test_x", claim="c", threshold=3.0, passes="below")["passes"] == "below"
+    assert checked("test_x", claim="c")["passes"] is None
+
+
+def test_the_random_control_is_summed_up_and_wrapped() -> None:
+    worst = [{"dims": [1001, 2002, 3003, 4004], "ratio": 1.04}, {"dims": [3], "ratio": 1.02}]
+    details = {"draws": 268, "mean_ratio": 1.001, "worst_draws": worst}
+    lines = summary(
+        checked("test_random", claim="c", ratio=1.0, passes="below", tokens=17420, details=details)
+    )
+    first = next(n for n, line in enumerate(lines) if line.startswith("random control: "))
+    note = lines[first:]
+    assert " ".join(map(str.strip, note)) == (
+        "random control: 268 draws of about 65 tokens each, mean 1.001, highest 1.04 "
+        "(dimensions 1001, 2002, 3003, 4004; a single draw is noisy)"
+    )
+    assert len(note) == 2
+    assert note[1].startswith("  ")
+    assert max(map(len, note)) <= 100
+
+
+def test_more_text_blocks_than_the_corpus_has_are_explained() -> None:
+    lines = summary(
+        checked("test_a", claim="c", text_blocks=156), checked("test_b", claim="c", text_blocks=268)
+    )
+    assert any(line.split()[-2:] == ["268*", "pass"] for line in lines)
+    assert any(line.split()[-2:] == ["156", "pass"] for line in lines)
+    assert lines[-1] == "* in up to 2 passes over the corpus of 156 text blocks"
+
+
+def test_one_pass_needs_no_explanation() -> None:
+    assert "passes" not in "\n".join(summary(checked("test_a", claim="c", text_blocks=156)))
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [(None, "policy: defaults;"), ("/somewhere/robustness.toml", "policy: /somewhere/robustness")],
+)
+def test_the_header_names_the_policy_and_fits(source: str | None, shown: str) -> None:
+    lines = header.header(plan("bert-base", source=source))
+    assert shown in " ".join(map(str.strip, lines))
+    assert max(map(len, lines)) <= 100
+    assert "  busters: 7" in lines
+    text = " ".join(" ".join(lines).split())
+    assert "profile paper" in text
+    assert text.count("17 examples are longer") == 3
+
+
+def test_a_long_path_stays_in_one_piece() -> None:
+    source = f"/{'a' * 150}/robustness.toml"
+    assert any(f"{source};" in line for line in header.header(plan("bert", source=source)))
+
+
+def test_the_policys_source_reaches_the_workers() -> None:
+    for source in ("policy.toml", None):
+        assert RunPlan.from_json(plan("bert", source=source).to_json()).policy_source == source
+
+
+def test_a_selection_has_a_line_and_a_whole_run_none() -> None:
+    assert header.partial(0, 6) == []
+    (line,) = header.partial(5, 6)
+    assert "PARTIAL" in line
+    assert "5 of 6 planned checks" in line
+    assert len(line) <= 100
+
+
+def test_a_discriminators_loss_is_shown_beside_chance_and_not_called_perplexity() -> None:
+    found: dict[str, Any] = {
+        "quantity": "replaced-token loss",
+        "perplexity": None,
+        "nats_per_token": 0.25,
+        "chance_nats_per_token": 0.42,
+        "perplexity_text_blocks": 156,
+        "perplexity_tokens": 2800,
+    }
+    text = " ".join(summary(checked("test_x", claim="it is so"), **found))
+    assert "intact replaced-token loss 0.25 nats per token (by chance: 0.42) over 156 of" in text
+    assert "perplexity" not in text
+
+
+@pytest.mark.parametrize(
+    ("dtype", "end"), [("bfloat16", "used: bfloat16"), ("float32", ": float32")]
+)
+def test_the_discrepancy_of_reduced_precision_is_shown(dtype: str, end: str) -> None:
+    costs = [
+        {"slack_nats": 0.123, "distance_nats": 9.0},
+        {"slack_nats": 0.04, "distance_nats": 9.0},
+    ]
+    details = {"dtype": dtype, "reduced_precision": costs}
+    lines = summary(checked("test_x", claim="c", text_blocks=48, details=details))
+    note = " ".join(map(str.strip, lines[lines.index(next(x for x in lines if "x, 7:" in x)) :]))
+    assert "by up to 0.12 nats per text block" in note
+    assert note.endswith(end)
+    assert "reduced precision" not in "\n".join(summary(checked("test_x", claim="c")))
+
+
+def test_the_header_says_which_precision_may_be_used() -> None:
+    (planned,) = plan("bert").checkpoints
+    assert " float32 on cpu" in " ".join(header.header(plan("bert")))
+    reduced = dataclasses.replace(
+        plan("bert"), checkpoints=(dataclasses.replace(planned, dtype="bfloat16"),)
+    )
+    text = " ".join(" ".join(header.header(reduced)).split())
+    assert "float32 and, where that suffices, bfloat16 on cpu" in text
+
+
+OUTLIER = {
+    "dim": 7,
+    "layers": [0, 3],
+    "z_scale": [-5.25, 4.0],
+    "z_bias": [3.5, 6.0],
+    "statistics": {},
+}
+
+
+def test_quiet_is_a_line_and_what_failed() -> None:
+    good = checked("test_a", claim="c", ratio=2.0, threshold=1.0, passes="above")
+    bad = checked("test_b", outcome="fail", claim="c", reason="why")
+    skipped = checked("test_c", outcome="not applicable", claim="c")
+    assert summary(good, skipped, verbosity=-1) == [
+        "robustness: bert passed: 2 of 2 checks accepted"
+    ]
+    head, columns, row = summary(good, bad, skipped, verbosity=-1)
+    assert head == "robustness: bert FAILED: 2 of 3 checks accepted"
+    assert tuple(columns.split()) == COLUMNS
+    assert row.split() == ["b", "7", "fail"]
+
+
+def test_verbose_says_what_each_check_claims_and_twice_every_layer() -> None:
+    profile = [{"layer": n, "ratio": 1.5 + n, "interval": [1.0, 2.0 + n]} for n in range(2)]
+    check = checked(
+        "test_a", claim="it is so", reason="since", tokens=99, details={"layer_profile": profile}
+    )
+    default, once, twice = (
+        summary(check, outliers=[OUTLIER], verbosity=level) for level in (0, 1, 2)
+    )
+    assert "    it is so; since; 99 tokens" not in default
+    assert "    it is so; since; 99 tokens" in once
+    assert set(default) < set(once) < set(twice)
+    assert "  dimension 7, scale in std by layer: 0: -5.2, 3: +4.0" in twice
+    assert "  dimension 7, bias in std by layer: 0: +3.5, 3: +6.0" in twice
+    assert "  layer 1: x2.5 (1 to 3)" in twice
+
+
+NUMBERS = st.floats(min_value=1e-300, max_value=1e300) | st.just(float("inf"))
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["test_embedding_norm_alone_is_harmless", "test_a", "test_outliers"]),
+            st.lists(st.integers(0, 20_000), min_size=1, max_size=3, unique=True),
+            NUMBERS,
+            NUMBERS,
+            NUMBERS,
+            st.integers(0, 10**6),
+            st.sampled_from(["pass", "fail", "inconclusive", "not applicable"]),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_the_table_fits_whatever_was_measured(rows: list[Any]) -> None:
+    checks = [
+        {
+            **checked(test, outcome=outcome, ratio=ratio, claim="c", text_blocks=blocks),
+            "dims": dims,
+            "threshold": low,
+            "passes": "above",
+            "interval": [low, high],
+            "expected_failure": {"expired": True, "expires": "2026-01-01", "reason": "r"},
+        }
+        for test, dims, ratio, low, high, blocks, outcome in rows
+    ]
+    lines = summary(*checks)
+    assert max(map(len, lines)) <= 100
+    shown = " ".join(" ".join(lines).split())
+    assert all(test.removeprefix("test_").split("_")[0] in shown for test, *_ in rows)
+
+
+def test_without_unicode_nothing_of_it_is_written() -> None:
+    kept = Lines()
+    reporter = terminal.Encoded(kept, "ascii")
+    reporter.write_sep("=", "a Δ")
+    reporter.write("ΔNLL \N{RIGHTWARDS ARROW} ")
+    reporter.write_line("é\N{HORIZONTAL ELLIPSIS}")
+    assert kept.lines == ["= a delta  =", "delta NLL -> \\xe9..."]
+    kept = Lines()
+    terminal.Encoded(kept, "utf-8").write_line("Δé")
+    assert kept.lines == ["Δé"]

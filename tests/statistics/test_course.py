@@ -1,0 +1,189 @@
+"""How a decision narrowed: every look again by the specification's formulas, from plain numbers."""
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robustness.ablation.conditions import Fixed, Intact
+from robustness.checkpoint.checkpoint import resolve
+from robustness.checks.checks import Check
+from robustness.policy.policy import load_policy
+from robustness.report import facts
+from robustness.statistics.course import course
+from robustness.statistics.verdict import Verdict
+from robustness.vetting import Vetting
+from tests.support.plugin.plugin_support import DIM, Stubs
+
+ALPHA = 0.002
+
+
+@pytest.fixture
+def vetting(stubs: Stubs) -> Callable[..., Vetting]:
+    def make(**options: Any) -> Vetting:
+        settings = load_policy(None, options={"corpus": str(stubs.corpus), **options})
+        return Vetting(
+            checkpoint=resolve(str(stubs.model), cache=stubs.store),
+            settings=settings.settings("model"),
+            store_root=stubs.store,
+        )
+
+    return make
+
+
+def is_undecided(values: Sequence[float]) -> bool:
+    """Whether the confidence sequence with its tail guard leaves the sign of the mean open."""
+    n, mean, s = len(values), math.fsum(values) / len(values), statistics.stdev(values)
+    rho2 = (-2 * math.log(ALPHA) + math.log(-2 * math.log(ALPHA)) + 1) / 64
+    w = s * math.sqrt(
+        2 * (n * rho2 + 1) / (n**2 * rho2) * math.log(math.sqrt(n * rho2 + 1) / ALPHA)
+    )
+    upper = mean + w + (max(values) - mean) * math.log(1 / ALPHA) / n
+    lower = mean - w - (mean - min(values)) * math.log(1 / ALPHA) / n
+    return upper >= 0 >= lower
+
+
+def end_of_interval(delta: Sequence[float], tokens: Sequence[int], direction: int) -> float:
+    """The last threshold in one direction that is not excluded, found by halving."""
+    inside = math.fsum(delta) / sum(tokens)
+    outside = inside + 20.0 * direction
+    for _ in range(60):
+        middle = (inside + outside) / 2
+        if is_undecided([d - middle * n for d, n in zip(delta, tokens, strict=True)]):
+            inside = middle
+        else:
+            outside = middle
+    return math.exp(inside)
+
+
+def as_reported(verdict: Verdict) -> list[dict[str, Any]]:
+    """The course in the JSON report, after a trip through a file."""
+    found = facts.check_facts("id", "label", Check(test="test_x"), verdict)
+    steps: list[dict[str, Any]] = json.loads(json.dumps(found, allow_nan=False))["course"]
+    return steps
+
+
+def ends_where_the_verdict_stands(verdict: Verdict) -> None:
+    last = verdict.course[-1]
+    assert last["text_blocks"] == verdict.text_blocks
+    assert last["ratio"] == verdict.ratio
+    assert last["interval"] == (None if verdict.interval is None else list(verdict.interval))
+
+
+@pytest.mark.parametrize("exhaustive", [False, True])
+def test_the_course_of_an_ablation_is_that_of_the_specification(
+    vetting: Callable[..., Vetting], exhaustive: bool
+) -> None:
+    asked = vetting(exhaustive=exhaustive)
+    verdict = asked.ablate(DIM).degrades(by=1.5, alpha=ALPHA)
+    ends_where_the_verdict_stands(verdict)
+    condition = Fixed(ablation=asked.ablate(DIM).ablation)
+    delta: list[float] = []
+    tokens: list[int] = []
+    steps = iter(as_reported(verdict))
+    n_chunks = asked.measurement.n_chunks if exhaustive else len(verdict.course)
+    assert (n_chunks > 3) == exhaustive
+    for index in range(n_chunks):
+        intact, ablated = asked.measurement.chunk(index, Intact(), condition)
+        delta += (ablated.nll_nats - intact.nll_nats).tolist()
+        tokens += intact.tokens.tolist()
+        step = next(steps)
+        assert step["text_blocks"] == len(delta)
+        assert step["ratio"] == pytest.approx(math.exp(math.fsum(delta) / sum(tokens)))
+        if exhaustive and index == n_chunks - 1:
+            assert step["interval"] is None
+        elif len(delta) < 32:
+            assert step["interval"] == [0.0, "inf"]
+        else:
+            ends = [end_of_interval(delta, tokens, direction) for direction in (-1, 1)]
+            assert step["interval"] == pytest.approx(ends, rel=1e-6)
+    assert next(steps, None) is None
+
+
+def excluded_by_the_sign_test(n: int, k: int) -> bool:
+    """Whether k of n draws are too few for a half: the mixture's integral reaches 1/alpha."""
+    # 2^(n+1) times the integral of p^k (1-p)^(n-k) over [0, 1/2], by the binomial theorem.
+    terms = (
+        Fraction((-1) ** j * math.comb(n - k, j), (k + j + 1) * 2 ** (k + j + 1))
+        for j in range(n - k + 1)
+    )
+    return bool(2 ** (n + 1) * sum(terms) >= 1 / ALPHA)
+
+
+def test_the_course_of_the_random_control_is_that_of_the_specification(
+    vetting: Callable[..., Vetting],
+) -> None:
+    verdict = vetting(exhaustive=True).ablate_random(1).is_harmless(within=1.1, alpha=ALPHA)
+    ends_where_the_verdict_stands(verdict)
+    ratios = verdict.details["draw_ratios"]
+    steps = as_reported(verdict)
+    assert len(steps) > 3
+    assert steps[-1]["draws"] == len(ratios) == verdict.details["draws"] >= 64
+    assert verdict.details["worst_draws"][0]["ratio"] == max(ratios)
+    assert statistics.median(map(math.log, ratios)) == pytest.approx(math.log(verdict.ratio or 0))
+    for step in steps:
+        ordered = sorted(ratios[: step["draws"]])
+        n = len(ordered)
+        assert math.log(step["ratio"]) == pytest.approx(statistics.median(map(math.log, ordered)))
+        if n < 64:
+            assert step["interval"] == [0.0, "inf"]
+        else:
+            limit = max(k for k in range(n // 2) if excluded_by_the_sign_test(n, k))
+            assert step["interval"] == pytest.approx([ordered[limit], ordered[-1 - limit]])
+
+
+def test_every_kind_of_verdict_ends_where_its_course_does(
+    vetting: Callable[..., Vetting],
+) -> None:
+    asked = vetting()
+    verdicts = [
+        asked.intact().beats_uniform_guess(alpha=ALPHA),
+        asked.ablate(DIM).matters_more_than_chance(factor=5, alpha=ALPHA),
+        asked.ablate(DIM + 1).is_harmless(within=1.5, alpha=ALPHA),
+        asked.layer_profile([DIM]).recorded(alpha=ALPHA),
+    ]
+    for verdict in verdicts:
+        assert verdict.course
+        ends_where_the_verdict_stands(verdict)
+        assert Verdict.from_dict(json.loads(json.dumps(verdict.to_dict()))).course
+
+
+def test_infinite_draws_are_text() -> None:
+    verdict = Verdict(outcome="fail", claim="c", details={"draw_ratios": [1.5, math.inf]})
+    found = facts.check_facts("id", "label", Check(test="test_x"), verdict)
+    assert found["details"]["draw_ratios"] == [1.5, "inf"]
+    assert found["course"] is None
+
+
+@given(n=st.integers(0, 400), most=st.integers(4, 80))
+def test_a_long_course_is_thinned_and_keeps_both_ends(n: int, most: int) -> None:
+    steps = [{"text_blocks": 16 * (index + 1)} for index in range(n)]
+    kept = course(steps, most=most)
+    assert len(kept) == n if n <= most else most // 2 <= len(kept) <= most
+    assert [*kept[:1], *kept[-1:]] == [*steps[:1], *steps[-1:]]
+    places = [step["text_blocks"] for step in kept]
+    assert places == sorted(set(places))
+    assert all(step in steps for step in kept)
+
+
+def test_thinning_leaves_no_gap_that_hides_the_beginning() -> None:
+    steps = [{"text_blocks": index} for index in range(1, 1001)]
+    places = np.array([step["text_blocks"] for step in course(steps)])
+    assert {1, 2, 3, 4, 5} <= set(places.tolist())
+    assert np.diff(places).max() <= 2 * 1000 / 32
+
+
+def test_an_interval_closes_in(vetting: Callable[..., Vetting]) -> None:
+    """Not at every look, but from the first that excludes anything to the last."""
+    verdict = vetting(exhaustive=True).ablate(DIM).degrades(by=1.5, alpha=ALPHA)
+    widths = [s["interval"][1] - s["interval"][0] for s in verdict.course if s["interval"]]
+    finite = [width for width in widths if math.isfinite(width)]
+    assert len(finite) > 3
+    assert finite[-1] < finite[0]
