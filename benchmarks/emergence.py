@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from robustness.ablation.conditions import Fixed, Intact
+from robustness.ablation.interventions import FixedAblation, Intact
 from robustness.checkpoint.checkpoint import resolve
 from robustness.outliers.rules.settings import Rules
 from robustness.outliers.scanning import Scan, scan
@@ -192,7 +192,7 @@ def _measured(vetting: Vetting, dims: Sequence[int]) -> tuple[float, float]:
     ablation = vetting.ablate(dims).ablation
     nll, delta, tokens = 0.0, 0.0, 0
     for index in range(measurement.n_chunks):
-        intact, ablated = measurement.chunk(index, Intact(), Fixed(ablation=ablation))
+        intact, ablated = measurement.chunk(index, Intact(), FixedAblation(ablation=ablation))
         nll += float(intact.nll_nats.sum())
         delta += float((ablated.nll_nats - intact.nll_nats).sum())
         tokens += int(intact.tokens.sum())

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
-from robustness.ablation.conditions import Condition, Fixed, Intact
+from robustness.ablation.interventions import FixedAblation, Intact, Intervention
 from robustness.checkpoint.checkpoint import Checkpoint, resolve
 from robustness.checks.tasks.task import Task
 from robustness.errors import NoLanguageModel, RobustnessError
@@ -16,7 +16,7 @@ from robustness.outliers.rules.settings import Rule
 from robustness.policy.policy import Settings, load_policy
 from robustness.runtime.plain import plain
 from robustness.scoring.sampling import random_dims
-from robustness.tasks.looks import Paired, bootstrap_interval
+from robustness.tasks.decisions import Paired, bootstrap_interval
 from robustness.tasks.metrics import Floats, score
 from robustness.tasks.settings import KindChoice
 from robustness.vetting import Vetting
@@ -83,7 +83,7 @@ def scores(found: Vetting, dims: Sequence[int], args: Namespace, what: str) -> d
         args: of the command line.
         what: for the progress.
     """
-    task, size = found.task, found.examination.hidden_size
+    task, size = found.task, found.model_profile.hidden_size
     others = [dim for dim in range(size) if dim not in dims]
     draws = []
     if dims:
@@ -92,9 +92,9 @@ def scores(found: Vetting, dims: Sequence[int], args: Namespace, what: str) -> d
     off: dict[str, Sequence[int]] = {f"without {dim}": [dim] for dim in dims}
     off |= {"without all": dims} if dims else {}
     off |= {f"without random {n}": draw for n, draw in enumerate(draws, start=1)}
-    conditions: dict[str, Condition] = {"intact": Intact()}
+    conditions: dict[str, Intervention] = {"intact": Intact()}
     for name, some in off.items():
-        conditions[name] = Fixed(ablation=found.ablation(tuple(some)))
+        conditions[name] = FixedAblation(ablation=found.ablation(tuple(some)))
     answers = dict(zip(conditions, _answers(task, found, conditions, what), strict=True))
     metric, labels = task.planned.metric, task.labels
     by_name = {name: score(metric, labels, given) for name, given in answers.items()}
@@ -119,7 +119,7 @@ def scores(found: Vetting, dims: Sequence[int], args: Namespace, what: str) -> d
 
 
 def _answers(
-    task: Task, found: Vetting, conditions: dict[str, Condition], what: str
+    task: Task, found: Vetting, conditions: dict[str, Intervention], what: str
 ) -> Iterator[Floats]:
     """Answers to the whole development set under each condition, in the order of measurement."""
     measurement = task.planned.measurement(
@@ -147,12 +147,12 @@ def flagged(reference: str, args: Namespace) -> dict[str, list[int] | str]:
         if found.keys() >= set(group):
             continue
         try:
-            examination = vetted(reference, args, rules=group).examination
+            model_profile = vetted(reference, args, rules=group).model_profile
         except RobustnessError as error:
             if len(group) == 1:
                 found[group[0]] = str(error)
         else:
-            dims = (list(detection.dims) for detection in examination.detections)
+            dims = (list(detection.dims) for detection in model_profile.detections)
             found |= zip(group, dims, strict=True)
     return found
 

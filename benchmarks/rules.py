@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from robustness.ablation.ablation import Ablation
-from robustness.ablation.conditions import Fixed, Intact
+from robustness.ablation.interventions import FixedAblation, Intact
 from robustness.checkpoint.checkpoint import resolve
 from robustness.errors import RuleError, UnsupportedSite
 from robustness.measurement.measure import Measurement
@@ -100,7 +100,7 @@ def degradations(
     vetting = Vetting(checkpoint=resolve(model, cache=store), settings=settings, store_root=store)
     measurement = vetting.measurement
     for dims, names in rules.items():
-        for site in vetting.examination.sites:
+        for site in vetting.model_profile.sites:
             ratios = [
                 _ratio(measurement, vetting.ablate(dims, site=site, mode=mode).ablation, chunks)
                 for mode in ("zero", "mean")
@@ -113,7 +113,7 @@ def _ratio(measurement: Measurement, ablation: Ablation, chunks: int) -> float:
     """Degradation on the first chunks."""
     delta, tokens = 0.0, 0
     for index in range(min(chunks, measurement.n_chunks)):
-        intact, ablated = measurement.chunk(index, Intact(), Fixed(ablation=ablation))
+        intact, ablated = measurement.chunk(index, Intact(), FixedAblation(ablation=ablation))
         delta += float((ablated.nll_nats - intact.nll_nats).sum())
         tokens += int(intact.tokens.sum())
     return math.exp(min(delta / tokens, 700.0))

@@ -197,15 +197,20 @@ def ours(
     """The same conditions through the package, which is what an exhaustive run consists of."""
     began = time.perf_counter()
     from robustness.ablation.ablation import Ablation
-    from robustness.ablation.conditions import Condition, Fixed, Intact, PerBlock
+    from robustness.ablation.interventions import (
+        FixedAblation,
+        Intact,
+        Intervention,
+        PerBlockAblation,
+    )
 
     measurement = _measurement(model, corpus, store, dtype, device)
     execution, reduced = measurement._execution, measurement.dtype
-    asked = [measurement.asked.chunk(index) for index in range(chunks)]
+    asked = [measurement.scoring_plan.chunk(index) for index in range(chunks)]
     started = time.perf_counter() - began
     ablation = Ablation(dims=tuple(dims))
-    conditions: list[Condition] = [Intact(), Fixed(ablation=ablation)]
-    conditions.append(PerBlock(like=ablation, dims=tuple((row,) for row in range(16))))
+    conditions: list[Intervention] = [Intact(), FixedAblation(ablation=ablation)]
+    conditions.append(PerBlockAblation(like=ablation, dims=tuple((row,) for row in range(16))))
     first = _operations_of(execution, asked[0].rows[:4])
     if device != "cpu":  # its libraries load at their first use
         execution.run(asked[0], conditions, execution.most_tokens, reduced)
@@ -251,23 +256,28 @@ def ablations(
     import numpy as np
 
     from robustness.ablation.ablation import Ablation
-    from robustness.ablation.conditions import Condition, Fixed, Intact, PerBlock
-    from robustness.scoring import AskedChunk
+    from robustness.ablation.interventions import (
+        FixedAblation,
+        Intact,
+        Intervention,
+        PerBlockAblation,
+    )
+    from robustness.scoring import PlannedChunk
 
     measurement = _measurement(model, corpus, store, dtype, device)
     execution, reduced = measurement._execution, measurement.dtype
-    chunk = measurement.asked.chunk(0)
+    chunk = measurement.scoring_plan.chunk(0)
     tokens = sum(row.length for row in chunk.rows)
-    single = [Fixed(ablation=Ablation(dims=(dim,))) for dim in dims]
-    batch = AskedChunk.of([[row] for _ in dims for row in chunk.rows])
-    together = PerBlock(
+    single = [FixedAblation(ablation=Ablation(dims=(dim,))) for dim in dims]
+    batch = PlannedChunk.of([[row] for _ in dims for row in chunk.rows])
+    together = PerBlockAblation(
         like=single[0].ablation, dims=tuple((dim,) for dim in dims for _ in chunk.rows)
     )
 
-    def run(asked: Any, conditions: Sequence[Condition], most_tokens: int) -> Any:
+    def run(asked: Any, conditions: Sequence[Intervention], most_tokens: int) -> Any:
         return execution.run(asked, conditions, most_tokens, reduced)[0]
 
-    def timed(asked: Any, conditions: Sequence[Condition], most_tokens: int) -> float:
+    def timed(asked: Any, conditions: Sequence[Intervention], most_tokens: int) -> float:
         """Seconds per text block and condition, the median of some."""
         passes = len(asked.rows) * len(conditions)
         run(asked, conditions, most_tokens)

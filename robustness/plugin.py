@@ -80,7 +80,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "'id:config:split:text,text:label'",
     )
     group.addoption(
-        "--robustness-profile",
+        "--robustness-expectation",
         choices=("paper", "hardened"),
         help="paper: ablating outlier dimensions must hurt; hardened: it must not (default: paper)",
     )

@@ -11,22 +11,22 @@ from robustness.ablation.ablation import Ablation
 from robustness.checkpoint.finite import recorded_non_finite_tensors
 from robustness.checks.against_baseline import AgainstBaseline
 from robustness.checks.claims import AblatedModel, IntactModel, RandomlyAblatedModel
-from robustness.checks.layer_profile import LayerProfile
+from robustness.checks.layer_sweep import LayerSweep
 from robustness.checks.quantized_model import QuantizedModel
 from robustness.checks.tasks.task import Task
 from robustness.corpus.corpus import Corpus, load_corpus
 from robustness.errors import BaselineError, PolicyError, RuleError
 from robustness.measurement.measure import Measurement
-from robustness.outliers.detection import Examination, examine
+from robustness.outliers.model_profile import ModelProfile, profile_model
 from robustness.outliers.outlier_dimensions import OutlierDimensions
 from robustness.outliers.rules import RULES
 from robustness.policy.policy import Settings
-from robustness.reference.baseline import CheckpointProfile
+from robustness.reference.baseline import CheckpointBaseline
 from robustness.run.planned_task import PlannedTask, plan_task
 from robustness.runtime.dtypes import chosen_dtype
 from robustness.scoring.generator import chosen_generator
 from robustness.scoring.quantity import Quantity, quantity
-from robustness.statistics.looks import NOTHING_EXCLUDED
+from robustness.statistics.decisions import NOTHING_EXCLUDED
 from robustness.statistics.pace import Pace
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Vetting:
         settings: the policy's settings for it.
         store_root: folder of the store.
         confidence: of a verdict that does not name its own.
-        examination: what is known of it already; found when needed otherwise.
+        model_profile: what is known of it already; found when needed otherwise.
         corpus: the text, if it has been read already.
         generator: the settings' generator, if it is resolved already.
         threads: a share of the processor's cores; ``None`` leaves the library's choice.
@@ -65,13 +65,13 @@ class Vetting:
         settings: Settings,
         store_root: Path,
         confidence: float = 0.99,
-        examination: Examination | None = None,
+        model_profile: ModelProfile | None = None,
         corpus: Corpus | None = None,
         generator: "Checkpoint | None" = None,
         threads: "Threads | None" = None,
         newer_than: float | None = None,
         progress: Progress | None = None,
-        baseline: CheckpointProfile | None = None,
+        baseline: CheckpointBaseline | None = None,
         task: PlannedTask | None = None,
     ) -> None:
         self.checkpoint = checkpoint
@@ -84,20 +84,20 @@ class Vetting:
         self._baseline = baseline
         self._pace = Pace()
         self._planned_task = task
-        if examination is not None:
-            self.__dict__["examination"] = examination
+        if model_profile is not None:
+            self.__dict__["model_profile"] = model_profile
         if corpus is not None:
             self.__dict__["corpus"] = corpus
         if generator is not None:
             self.__dict__["generator"] = generator
 
     @cached_property
-    def examination(self) -> Examination:
+    def model_profile(self) -> ModelProfile:
         """Anatomy and outlier dimensions, from the weights alone where the rules allow it."""
-        return self._examined(self.settings, values=True)
+        return self._profiled(self.settings, values=True)
 
-    def _examined(self, settings: Settings, *, values: bool = False) -> Examination:
-        return examine(
+    def _profiled(self, settings: Settings, *, values: bool = False) -> ModelProfile:
+        return profile_model(
             self.checkpoint,
             settings,
             store_root=self._store_root,
@@ -135,7 +135,7 @@ class Vetting:
         return Measurement(
             checkpoint=self.checkpoint,
             corpus=self.corpus,
-            examination=self.examination,
+            model_profile=self.model_profile,
             block_size=self.settings.block_size,
             seed=self.settings.seed,
             device=self.settings.device,
@@ -155,14 +155,14 @@ class Vetting:
             UnsupportedSite: if it needs another kind of output site.
         """
         if rule is None:
-            return OutlierDimensions(self.examination.detection)
+            return OutlierDimensions(self.model_profile.detection)
         if rule not in RULES:
             raise RuleError(f"unknown rule {rule!r}; known: {', '.join(RULES)}")
         if rule in self.settings.rule_names:
             place = self.settings.rule_names.index(rule)
-            return OutlierDimensions(self.examination.detections[place])
+            return OutlierDimensions(self.model_profile.detections[place])
         settings = self.settings.model_copy(update={"rule": rule})
-        return OutlierDimensions(self._examined(settings).detection)
+        return OutlierDimensions(self._profiled(settings).detection)
 
     def require_site(self) -> None:
         """Find out before anything is measured that the policy's site or layers do not exist.
@@ -203,16 +203,16 @@ class Vetting:
             layers=layers,
             embeddings=embeddings,
         )
-        if max(ablation.dims) >= self.examination.hidden_size:
+        if max(ablation.dims) >= self.model_profile.hidden_size:
             raise ValueError(
                 f"dimension {max(ablation.dims)} is out of range: the hidden size is "
-                f"{self.examination.hidden_size}"
+                f"{self.model_profile.hidden_size}"
             )
         return AblatedModel(self, ablation)
 
     def layer_profile(
         self, dims: Iterable[int], *, site: str | None = None, mode: str | None = None
-    ) -> LayerProfile:
+    ) -> LayerSweep:
         """The model without these dimensions in one layer at a time, to be asked for verdicts.
 
         Args:
@@ -220,9 +220,9 @@ class Vetting:
             site: as in :meth:`ablate`; one that the layers have.
             mode: likewise.
         """
-        layers = range(self.examination.layers)
+        layers = range(self.model_profile.layers)
         ablation = self.ablation(tuple(dims), site=site, mode=mode, layers=layers)
-        return LayerProfile(self, replace(ablation, layers=None))
+        return LayerSweep(self, replace(ablation, layers=None))
 
     def ablate_random(
         self,
@@ -249,7 +249,7 @@ class Vetting:
         Simulated at the dense layers within its layers: symmetric absmax int8, one scale for each
         weight and for each text block's activations; the head stays in float.
         """
-        return QuantizedModel(self, self.examination.detection.dims)
+        return QuantizedModel(self, self.model_profile.detection.dims)
 
     def ablation(
         self,
@@ -272,7 +272,7 @@ class Vetting:
             layers=None if layers is None else tuple(layers),
             embeddings=embeddings,
         )
-        self.examination.require(ablation)
+        self.model_profile.require(ablation)
         return ablation
 
     def examples(
@@ -330,7 +330,7 @@ class Vetting:
             self._planned_task = plan_task(
                 self.checkpoint,
                 self.settings,
-                self.examination,
+                self.model_profile,
                 store_root=self._store_root,
                 newer_than=self._newer_than,
             )
@@ -350,7 +350,7 @@ class Vetting:
 
     def report_progress(
         self,
-        claim: str,
+        statement: str,
         seen: int,
         found: str,
         *,
@@ -361,7 +361,7 @@ class Vetting:
         """Tell whoever waits how far a decision has come: numbers first, a line may be cut.
 
         Args:
-            claim: what is decided.
+            statement: what is decided.
             seen: text blocks measured, or examples of a task, over all passes.
             found: the figure so far.
             interval: of that figure, if there is one.
@@ -372,7 +372,7 @@ class Vetting:
             return
         narrowed = interval is not None and interval != NOTHING_EXCLUDED
         line = self._pace.line(
-            claim,
+            statement,
             seen,
             found,
             interval=interval if narrowed else None,

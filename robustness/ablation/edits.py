@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from robustness.anatomy.stacks import Place
+from robustness.anatomy.stacks import HookPoint
 from robustness.errors import MeasurementError, UnsupportedSite
 
 Edit: TypeAlias = Callable[[Tensor], Tensor]
@@ -48,7 +48,7 @@ class ReplaceRows:
         UnsupportedSite: It was not found which axis carries the rows of the batch.
     """
 
-    def __init__(self, place: Place, off: Tensor, values: Tensor | None = None) -> None:
+    def __init__(self, place: HookPoint, off: Tensor, values: Tensor | None = None) -> None:
         if place.batch_axis is None:
             raise UnsupportedSite(
                 f"It is not known which axis of the output of {place.module!r} carries the rows of "

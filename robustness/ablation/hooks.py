@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from robustness.ablation.ablation import Ablation, plain_indices
 from robustness.ablation.edits import Edit, Replace, ReplaceRows, Sum, with_features
-from robustness.anatomy.stacks import EMBEDDING, Entry, Place, Stack
+from robustness.anatomy.stacks import EMBEDDING, HookPoint, Stack, StackInput
 from robustness.errors import MeasurementError, UnsupportedSite
 
 Means: TypeAlias = Mapping[int, Tensor]
@@ -164,7 +164,7 @@ class _Execution:
 class _Entrance:
     """Edits what a module is handed in one of its calls."""
 
-    def __init__(self, entry: Entry, edit: Edit) -> None:
+    def __init__(self, entry: StackInput, edit: Edit) -> None:
         self._entry = entry
         self._edit = edit
         self._calls = 0
@@ -228,7 +228,7 @@ def _edited(model: nn.Module, stack: Stack, site: str, edits: Mapping[int, Edit]
         yield
 
 
-def _places(stack: Stack, ablation: Ablation) -> list[Place]:
+def _places(stack: Stack, ablation: Ablation) -> list[HookPoint]:
     """Where it acts; what enters the first layer is a place like its output."""
     places = list(stack.at(ablation.site))
     if ablation.layers is not None:
@@ -242,7 +242,7 @@ def _places(stack: Stack, ablation: Ablation) -> list[Place]:
             )
         first = stack.layers[0]
         places.append(
-            Place(
+            HookPoint(
                 module=first.module,
                 layer_module=first.layer_module,
                 execution=first.execution,

@@ -19,7 +19,7 @@ from robustness.anatomy.dense import DenseLayer, dense_layers
 from robustness.anatomy.parameters import SiteParameters
 from robustness.anatomy.stacks import StackChoice
 from robustness.errors import UnsupportedArchitecture, UnsupportedSite
-from robustness.outliers.detection import few_tokens
+from robustness.outliers.model_profile import few_tokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

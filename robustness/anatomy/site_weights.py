@@ -240,7 +240,7 @@ def traced(config: Any, architecture: str, stack: StackChoice, what: str) -> tup
     from robustness.checkpoint.architecture import model_class
     from robustness.checkpoint.skeleton import build_skeleton
     from robustness.checkpoint.verification import embedding_rows
-    from robustness.outliers.detection import few_tokens
+    from robustness.outliers.model_profile import few_tokens
 
     skeleton = build_skeleton(model_class(architecture), config, what=what)
     with loading_errors(f"The config.json of {what}"):

@@ -8,7 +8,7 @@ from itertools import takewhile
 from typing import Literal, TypeAlias
 
 from robustness.anatomy.layers import Reader, Writer
-from robustness.anatomy.stacks import EMBEDDING, Entry, Place, Role, Site, Stack
+from robustness.anatomy.stacks import EMBEDDING, HookPoint, Role, Site, Stack, StackInput
 from robustness.anatomy.tracing import Call
 from robustness.errors import UnsupportedArchitecture, UnsupportedSite
 
@@ -111,7 +111,7 @@ class StackReader:
             attention_norms=self._places(self._attention_norms, rows),
             embedding_norm=None
             if embedding_norm is None
-            else Place(
+            else HookPoint(
                 module=embedding_norm.name,
                 layer_module=embedding_norm.name,
                 execution=0,
@@ -123,9 +123,9 @@ class StackReader:
             resumable=self._is_resumable(),
         )
 
-    def _places(self, calls: list[Call], rows: Mapping[str, RowLayout]) -> tuple[Place, ...]:
+    def _places(self, calls: list[Call], rows: Mapping[str, RowLayout]) -> tuple[HookPoint, ...]:
         return tuple(
-            Place(
+            HookPoint(
                 module=call.name,
                 layer_module=self.layers[index].name,
                 execution=self._executions[index],
@@ -200,7 +200,7 @@ class StackReader:
         once = found is not None and sum(call.name == found.name for call in calls) == 1
         return found if once else None
 
-    def _entries(self) -> tuple[Entry, ...]:
+    def _entries(self) -> tuple[StackInput, ...]:
         """The outermost calls that are handed what enters the first layer.
 
         What ended before the first layer began is no matter, unless it made something of it.
@@ -224,7 +224,7 @@ class StackReader:
             within = [c for c in self._caller.descendants() if c.name == call.name]
             execution = within.index(call) if call in within else None
             argument = call.arguments[entering]
-            entries.append(Entry(module=call.name, argument=argument, execution=execution))
+            entries.append(StackInput(module=call.name, argument=argument, execution=execution))
         return tuple(entries)
 
     def _is_resumable(self) -> bool:

@@ -21,7 +21,7 @@ EMBEDDING = -1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class HookPoint:
     """Where the features of one layer can be switched off.
 
     Attributes:
@@ -45,7 +45,7 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site(Place):
+class Site(HookPoint):
     """The output site of a layer, whose parameters say which dimensions stand out.
 
     Attributes:
@@ -64,7 +64,7 @@ class Site(Place):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class StackInput:
     """A module that is handed what enters the first layer.
 
     Attributes:
@@ -103,12 +103,12 @@ class Stack:
     name: str
     role: Role
     hidden_size: int
-    layers: tuple[Place, ...]
+    layers: tuple[HookPoint, ...]
     output_sites: tuple[Site, ...]
     why_no_output_sites: str = ""
-    attention_norms: tuple[Place, ...] = ()
-    embedding_norm: Place | None = None
-    entries: tuple[Entry, ...] = ()
+    attention_norms: tuple[HookPoint, ...] = ()
+    embedding_norm: HookPoint | None = None
+    entries: tuple[StackInput, ...] = ()
     resumable: bool = False
 
     @property
@@ -127,7 +127,7 @@ class Stack:
             raise UnsupportedSite(self.why_no_output_sites)
         return self.output_sites
 
-    def at(self, site: str) -> tuple[Place, ...]:
+    def at(self, site: str) -> tuple[HookPoint, ...]:
         """The places of a kind: one per layer, or the only one between embedding and first layer.
 
         Args:
@@ -241,10 +241,15 @@ class Anatomy:
 def _stack_from_dict(data: Mapping[str, Any]) -> Stack:
     norm = data["embedding_norm"]
     kinds = (
-        ("layers", Place), ("output_sites", Site), ("attention_norms", Place), ("entries", Entry),
-    )  # fmt: skip
+        ("layers", HookPoint),
+        ("output_sites", Site),
+        ("attention_norms", HookPoint),
+        ("entries", StackInput),
+    )
     places = {name: tuple(kind(**item) for item in data[name]) for name, kind in kinds}
-    return Stack(**{**data, **places, "embedding_norm": None if norm is None else Place(**norm)})
+    return Stack(
+        **{**data, **places, "embedding_norm": None if norm is None else HookPoint(**norm)}
+    )
 
 
 def distinct_sites(stack: Stack) -> int:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robustness.ablation.ablation import Ablation
-from robustness.ablation.conditions import Fixed
+from robustness.ablation.interventions import FixedAblation
 from robustness.checks.check_settings import MatchesBaseline
 from robustness.measurement.evidence import fixed_evidence, intact_evidence
 from robustness.outliers.outliers import Detection
-from robustness.reference.baseline import CheckpointProfile, Flagged
+from robustness.reference.baseline import CheckpointBaseline, Flagged
 from robustness.reference.comparison import (
     change_of_delta,
     degradation_verdict,
@@ -20,7 +20,7 @@ from robustness.reference.comparison import (
     perplexity_verdict,
     ratio,
 )
-from robustness.statistics.course import Step, course, step
+from robustness.statistics.history import Step, course, step
 from robustness.statistics.verdict import Verdict, blind_share
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ OUTLIERS, PERPLEXITY = "outliers", "perplexity"
 class AgainstBaseline:
     """See :attr:`robustness.vetting.Vetting.baseline`; ask it for verdicts."""
 
-    def __init__(self, vetting: "Vetting", profile: CheckpointProfile) -> None:
+    def __init__(self, vetting: "Vetting", profile: CheckpointBaseline) -> None:
         self._vetting = vetting
         self.profile = profile
 
@@ -47,7 +47,7 @@ class AgainstBaseline:
 
     def keeps_outliers(self, allowed: str = "same") -> Verdict:
         """Whether the rule finds the same dimensions (or a ``subset``, ``superset``, ``any``)."""
-        found = flagged(self._vetting.examination.detection)
+        found = flagged(self._vetting.model_profile.detection)
         return outlier_verdict(self.profile.outliers, found, allowed=allowed)
 
     def keeps_perplexity(
@@ -102,7 +102,7 @@ class AgainstBaseline:
         ablation = Ablation.from_dict(profile.ablated(name).ablation)
         before = profile.delta_nll(name)
         steps = []
-        for evidence in fixed_evidence(vetting.measurement, Fixed(ablation=ablation)):
+        for evidence in fixed_evidence(vetting.measurement, FixedAblation(ablation=ablation)):
             n = min(len(evidence.delta_nll), len(before))
             delta, then, tokens = evidence.delta_nll[:n], before[:n], evidence.intact.tokens[:n]
             paired = paired_look(

@@ -66,8 +66,8 @@ class WeightsAreFinite(CheckTable):
 class OutliersArePresent(CheckTable):
     """How many outlier dimensions the rule may find."""
 
-    min: int = Field(default=1, ge=0, description="fewest outlier dimensions (profile paper)")
-    max: int = Field(default=16, ge=0, description="most outlier dimensions (profile paper)")
+    min: int = Field(default=1, ge=0, description="fewest outlier dimensions (expectation paper)")
+    max: int = Field(default=16, ge=0, description="most outlier dimensions (expectation paper)")
 
     @model_validator(mode="after")
     def _ordered(self) -> "OutliersArePresent":

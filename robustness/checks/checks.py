@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from robustness.checks.expected import ExpectedFailure
-from robustness.outliers.detection import Examination
+from robustness.outliers.model_profile import ModelProfile
 from robustness.policy.policy import Settings
 
 NO_OUTLIERS = "no outlier dimensions were found"
@@ -70,7 +70,7 @@ class Check:
 
 def planned_checks(
     settings: Settings,
-    examination: Examination,
+    model_profile: ModelProfile,
     *,
     task: bool = False,
     language_model: bool = True,
@@ -79,14 +79,14 @@ def planned_checks(
 
     Args:
         settings: the policy's settings for it.
-        examination: what was found in it.
+        model_profile: what was found in it.
         task: whether it has a downstream task.
         language_model: whether it has a perplexity.
 
     A check that the outlier dimensions found leave nothing to ask for is in the plan too, marked
     as not applicable: nothing passes because nothing was found.
     """
-    dims = examination.detection.dims
+    dims = model_profile.detection.dims
     joint = f"dims{'+'.join(map(str, dims))}" if len(dims) <= 4 else f"{len(dims)}dims"
     joint = f"dim{dims[0]}" if len(dims) == 1 else joint
     random = f"{len(dims)}random"
@@ -100,8 +100,8 @@ def planned_checks(
         Check(test="test_joint_ablation_degrades", dims=dims, suffix=joint),
         Check(test="test_random_ablation_is_harmless", dims=dims, suffix=random),
         _factor(settings, dims, joint),
-        _magnitude(examination),
-        _embedding_norm(examination, joint),
+        _magnitude(model_profile),
+        _embedding_norm(model_profile, joint),
         _layer_profile(settings, dims, joint),
     ]
     # Asked whether there are outlier dimensions or not.
@@ -135,7 +135,7 @@ def _score_drops(settings: Settings, dims: tuple[int, ...], suffix: str) -> list
     """One for each dimension alone and one for all, which of a single dimension are the same."""
     test = "test_task_score_drops"
     limits = settings.checks.task_score_drops
-    compared = settings.profile == "hardened" or limits.min_drop_alone != "record"
+    compared = settings.expectation == "hardened" or limits.min_drop_alone != "record"
     alone = [
         Check(test=test, dims=(dim,), suffix=f"dim{dim}", statistical=compared)
         for dim in (dims if len(dims) > 1 else ())
@@ -150,29 +150,29 @@ def _factor(
     *,
     test: str = "test_outliers_matter_more_than_chance",
 ) -> Check:
-    if settings.profile == "paper":
+    if settings.expectation == "paper":
         return Check(test=test, dims=dims, suffix=suffix)
-    why = "profile hardened does not ask for it"
+    why = "expectation hardened does not ask for it"
     return Check(test=test, dims=dims, suffix=suffix, statistical=False, not_applicable=why)
 
 
-def _magnitude(examination: Examination) -> Check:
+def _magnitude(model_profile: ModelProfile) -> Check:
     test = "test_magnitude_alone_is_harmless"
-    n_outliers = len(examination.detection.dims)
-    if examination.distinct_sites < 2:
+    n_outliers = len(model_profile.detection.dims)
+    if model_profile.distinct_sites < 2:
         why = "all layers share one site, so nothing can lack consistency over layers"
         return Check(test=test, suffix="shared", statistical=False, not_applicable=why)
-    dims = tuple(sorted(examination.detection.magnitude[:n_outliers]))
+    dims = tuple(sorted(model_profile.detection.magnitude[:n_outliers]))
     suffix = f"dims{'+'.join(map(str, dims))}" if len(dims) <= 4 else f"{len(dims)}dims"
     return Check(test=test, dims=dims, suffix=suffix)
 
 
-def _embedding_norm(examination: Examination, suffix: str) -> Check:
+def _embedding_norm(model_profile: ModelProfile, suffix: str) -> Check:
     test = "test_embedding_norm_alone_is_harmless"
-    if "embedding-norm" not in examination.sites:
+    if "embedding-norm" not in model_profile.sites:
         why = "the model has no norm of that width between its embedding and its first layer"
         return Check(test=test, suffix="no-norm", statistical=False, not_applicable=why)
-    return Check(test=test, dims=examination.detection.dims, suffix=suffix)
+    return Check(test=test, dims=model_profile.detection.dims, suffix=suffix)
 
 
 def _layer_profile(settings: Settings, dims: tuple[int, ...], suffix: str) -> Check:

@@ -18,7 +18,7 @@ def intact_details(vetting: "Vetting", evidence: IntactEvidence) -> Mapping[str,
     return {
         "intact_perplexity": float(np.exp(loss)) if vetting.quantity.is_perplexity else None,
         "intact_nats_per_token": loss,
-        "chance_nats_per_token": vetting.measurement.asked.chance_nats,
+        "chance_nats_per_token": vetting.measurement.scoring_plan.chance_nats,
         "intact_text": _per_text(vetting, evidence),
         "intact_text_blocks": len(evidence.tokens),
         "intact_tokens": int(evidence.tokens.sum()),
@@ -47,7 +47,7 @@ def precision_details(comparison: Comparison | None) -> Mapping[str, Any]:
 
 def _per_text(vetting: "Vetting", evidence: IntactEvidence) -> Mapping[str, Any] | None:
     """Perplexity per word and byte of the text blocks seen, where it is one and both are known."""
-    sizes = vetting.measurement.asked.sizes if vetting.quantity.is_perplexity else None
+    sizes = vetting.measurement.scoring_plan.sizes if vetting.quantity.is_perplexity else None
     if sizes is None:
         return None
     seen = slice(0, len(evidence.tokens))

@@ -1,4 +1,4 @@
-"""What can be claimed of a model, intact or ablated; each claim ends in a verdict."""
+"""What can be claimed of a model, intact or ablated; each statement ends in a verdict."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 
-from robustness.ablation.conditions import Fixed
+from robustness.ablation.interventions import FixedAblation
 from robustness.checks.claim_details import draw_ratios, intact_details, precision_details, slack_of
 from robustness.measurement.evidence import (
     Compare,
@@ -17,18 +17,18 @@ from robustness.measurement.evidence import (
 )
 from robustness.outliers.outlier_dimensions import named
 from robustness.scoring.sampling import random_candidates, random_dims
-from robustness.statistics.course import course, step
-from robustness.statistics.looks import NOTHING_EXCLUDED
+from robustness.statistics.decisions import NOTHING_EXCLUDED
+from robustness.statistics.history import course, step
 from robustness.statistics.verdict import (
-    Look,
+    Decision,
     Outcome,
     Precision,
     Side,
     Verdict,
     blind_share,
-    look_at_draws,
-    look_at_factor,
-    look_at_ratio,
+    decide_factor,
+    decide_median,
+    decide_ratio,
     reduced_precision,
     reduced_precision_of_draws,
 )
@@ -70,12 +70,12 @@ class IntactModel(_Model):
         """
         vetting = self._vetting
         level = vetting.alpha(confidence, alpha)
-        chance = vetting.measurement.asked.chance_nats
-        claim = vetting.quantity.better_than_chance(vetting.checkpoint.vocab_size, chance)
+        chance = vetting.measurement.scoring_plan.chance_nats
+        statement = vetting.quantity.better_than_chance(vetting.checkpoint.vocab_size, chance)
         for limit in (math.exp(chance), None):
             steps = []
             for evidence in intact_evidence(vetting.measurement, threshold=limit):
-                look = look_at_ratio(
+                look = decide_ratio(
                     evidence.nll_nats - chance * evidence.tokens,
                     evidence.tokens,
                     threshold=1.0,
@@ -86,7 +86,7 @@ class IntactModel(_Model):
                 steps.append(step(look, text_blocks=look.text_blocks))
                 found = vetting.quantity.figure(evidence.mean_nll_nats)
                 vetting.report_progress(
-                    claim,
+                    statement,
                     len(evidence.tokens),
                     f"{found:.4g}",
                     interval=_figures(look.interval, chance, vetting.quantity),
@@ -98,7 +98,7 @@ class IntactModel(_Model):
         return Verdict.of(
             look,
             "pass" if look.side == "below" else "fail",
-            claim=claim,
+            statement=statement,
             threshold=1.0,
             passes="below",
             details={
@@ -126,16 +126,18 @@ class AblatedModel(_Model):
     ) -> Verdict:
         """Whether the ablation multiplies perplexity by at least ``by``."""
         growth = self._vetting.quantity.grows("at least", by)
-        claim = f"ablating {self._named} {growth}"
-        return self._decided(claim, by, self._vetting.alpha(confidence, alpha), passes="above")
+        statement = f"ablating {self._named} {growth}"
+        return self._decided(statement, by, self._vetting.alpha(confidence, alpha), passes="above")
 
     def is_harmless(
         self, *, within: float, confidence: float | None = None, alpha: float | None = None
     ) -> Verdict:
         """Whether the ablation multiplies perplexity by less than ``within``."""
         growth = self._vetting.quantity.grows("less than", within)
-        claim = f"ablating {self._named} {growth}"
-        return self._decided(claim, within, self._vetting.alpha(confidence, alpha), passes="below")
+        statement = f"ablating {self._named} {growth}"
+        return self._decided(
+            statement, within, self._vetting.alpha(confidence, alpha), passes="below"
+        )
 
     def matters_more_than_chance(
         self, *, factor: float = 5.0, confidence: float | None = None, alpha: float | None = None
@@ -149,14 +151,14 @@ class AblatedModel(_Model):
     def _named(self) -> str:
         return f"{named(self.ablation.dims)}{self.ablation.where}"
 
-    def _decided(self, claim: str, threshold: float, alpha: float, *, passes: Side) -> Verdict:
+    def _decided(self, statement: str, threshold: float, alpha: float, *, passes: Side) -> Verdict:
         vetting = self._vetting
-        condition = Fixed(ablation=self.ablation)
+        intervention = FixedAblation(ablation=self.ablation)
         for limit in (threshold, None):
             steps = []
-            for evidence in fixed_evidence(vetting.measurement, condition, threshold=limit):
+            for evidence in fixed_evidence(vetting.measurement, intervention, threshold=limit):
                 intact = evidence.intact
-                look = look_at_ratio(
+                look = decide_ratio(
                     evidence.delta_nll,
                     intact.tokens,
                     threshold=threshold,
@@ -167,7 +169,7 @@ class AblatedModel(_Model):
                 steps.append(step(look, text_blocks=look.text_blocks))
                 seen = len(intact.tokens)
                 found = f"x{look.ratio:.4g}"
-                vetting.report_progress(claim, seen, found, interval=look.interval)
+                vetting.report_progress(statement, seen, found, interval=look.interval)
                 if look.side and (intact.exhausted or not vetting.settings.exhaustive):
                     break
             if look.side:
@@ -175,7 +177,7 @@ class AblatedModel(_Model):
         return Verdict.of(
             look,
             "pass" if look.side == passes else "fail",
-            claim=claim,
+            statement=statement,
             threshold=threshold,
             passes=passes,
             details={
@@ -194,7 +196,7 @@ class RandomlyAblatedModel(_Model):
 
     def __init__(self, vetting: "Vetting", size: int, like: "Ablation") -> None:
         self._candidates = random_candidates(
-            vetting.outliers().dims, hidden_size=vetting.examination.hidden_size, size=size
+            vetting.outliers().dims, hidden_size=vetting.model_profile.hidden_size, size=size
         )
         self._vetting = vetting
         self._size = size
@@ -210,7 +212,7 @@ class RandomlyAblatedModel(_Model):
         vetting = self._vetting
         level = vetting.alpha(confidence, alpha)
         growth = vetting.quantity.grows("less than", within)
-        claim = f"the median ablation of {_counted(self._size)}{self._like.where} {growth}"
+        statement = f"the median ablation of {_counted(self._size)}{self._like.where} {growth}"
 
         def compare(reduced: _Deltas, full: _Deltas, tokens: "NDArray[Any]") -> _Precisions:
             deltas = reduced["delta"], full["delta"]
@@ -221,7 +223,7 @@ class RandomlyAblatedModel(_Model):
             for evidence in self._evidence(None, judge):
                 if not len(evidence.draw_tokens):
                     continue
-                look = look_at_draws(
+                look = decide_median(
                     evidence.draw_delta_nll,
                     evidence.draw_tokens,
                     threshold=within,
@@ -231,7 +233,7 @@ class RandomlyAblatedModel(_Model):
                 steps.append(step(look, text_blocks=len(evidence.tokens)))
                 found, most = f"x{look.median:.4g}", self._most(evidence)
                 vetting.report_progress(
-                    claim, len(evidence.tokens), found, interval=look.interval, most=most
+                    statement, len(evidence.tokens), found, interval=look.interval, most=most
                 )
                 if self._finished(evidence, decided=look.side is not None):
                     break
@@ -239,7 +241,7 @@ class RandomlyAblatedModel(_Model):
                 break  # otherwise reduced precision leaves it open: once more, in float32
         return Verdict(
             outcome=_outcome({"below": True, "above": False}.get(look.side or "")),
-            claim=claim,
+            statement=statement,
             ratio=look.median,
             interval=look.interval,
             threshold=within,
@@ -263,7 +265,7 @@ class RandomlyAblatedModel(_Model):
     def decide_factor(self, joint: "Ablation", factor: float, alpha: float) -> Verdict:
         """Whether the joint ΔNLL is positive and at least ``factor`` times the mean control's."""
         vetting = self._vetting
-        claim = (
+        statement = (
             f"ablating {named(joint.dims)}{joint.where} adds at least {factor:g} times as many "
             f"nats as ablating {_counted(self._size)}"
         )
@@ -284,7 +286,7 @@ class RandomlyAblatedModel(_Model):
                 complete = evidence.draw < len(evidence.draw_tokens)
                 if not complete.any():
                     continue
-                look = look_at_factor(
+                look = decide_factor(
                     evidence.joint_delta_nll[complete],
                     evidence.delta_nll[complete],
                     factor=factor,
@@ -296,14 +298,14 @@ class RandomlyAblatedModel(_Model):
                 steps.append(step(look, text_blocks=len(evidence.tokens)))
                 found = f"{look.joint_mean:.3g} and {look.control_mean:.3g} nats per text block"
                 most = self._most(evidence)
-                vetting.report_progress(claim, len(evidence.tokens), found, most=most)
+                vetting.report_progress(statement, len(evidence.tokens), found, most=most)
                 if self._finished(evidence, decided=look.side is not None):
                     break
             if look.side or not any(slack):
                 break  # otherwise reduced precision leaves it open: once more, in float32
         return Verdict(
             outcome=_outcome({"above": True, "below": False}.get(look.side or "")),
-            claim=claim,
+            statement=statement,
             ratio=look.ratio,
             interval=None,
             threshold=factor,
@@ -377,7 +379,7 @@ def _outcome(passed: bool | None) -> Outcome:
     return "pass" if passed else "fail"
 
 
-def _blindness(look: Look, alpha: float) -> Mapping[str, float]:
+def _blindness(look: Decision, alpha: float) -> Mapping[str, float]:
     """The share of text blocks that may suffer unseen, where a ratio was estimated to lie below."""
     if look.side != "below" or look.exact:
         return {}

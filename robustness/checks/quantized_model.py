@@ -1,4 +1,4 @@
-"""What can be claimed of a model in simulated int8; each claim ends in a verdict."""
+"""What can be claimed of a model in simulated int8; each statement ends in a verdict."""
 
 import math
 from collections.abc import Mapping
@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from robustness.ablation.conditions import Intact, Quantized
+from robustness.ablation.interventions import Intact, Quantized
 from robustness.checks.claim_details import intact_details, precision_details, slack_of
 from robustness.measurement.evidence import fixed_evidence
 from robustness.outliers.outlier_dimensions import named
-from robustness.statistics.verdict import Look, Verdict, blind_share, look_at_ratio
+from robustness.statistics.verdict import Decision, Verdict, blind_share, decide_ratio
 
 if TYPE_CHECKING:
     from robustness.vetting import Vetting
@@ -44,10 +44,10 @@ class QuantizedModel:
         """
         vetting = self._vetting
         level = vetting.alpha(confidence, alpha)
-        claim = f"int8 weights and activations {vetting.quantity.grows('less than', within)}"
+        statement = f"int8 weights and activations {vetting.quantity.grows('less than', within)}"
         for limit in (within, None):
             for evidence in fixed_evidence(vetting.measurement, Quantized(), threshold=limit):
-                look = look_at_ratio(
+                look = decide_ratio(
                     evidence.delta_nll,
                     evidence.intact.tokens,
                     threshold=within,
@@ -56,7 +56,7 @@ class QuantizedModel:
                     slack_nats=slack_of(evidence.comparison)[0],
                 )
                 seen = len(evidence.intact.tokens)
-                vetting.report_progress(claim, seen, f"x{look.ratio:.4g}")
+                vetting.report_progress(statement, seen, f"x{look.ratio:.4g}")
                 if look.side and (evidence.intact.exhausted or not vetting.settings.exhaustive):
                     break
             if look.side:
@@ -65,7 +65,7 @@ class QuantizedModel:
         return Verdict.of(
             look,
             "pass" if look.side == "below" else "fail",
-            claim=claim,
+            statement=statement,
             threshold=within,
             passes="below",
             reason=described(details) if details else "",
@@ -121,7 +121,7 @@ def described(details: Mapping[str, Any]) -> str:
     return text if part is None else f"{text}, {part:.0%} of the loss gone"
 
 
-def _blind(look: Look) -> bool:
+def _blind(look: Decision) -> bool:
     return look.side == "below" and not look.exact
 
 

@@ -9,7 +9,7 @@ import typer
 from robustness.checks.check_settings import MatchesBaseline
 
 if TYPE_CHECKING:
-    from robustness.reference.profile_diff import CheckpointDiff
+    from robustness.reference.baseline_diff import CheckpointDiff
     from robustness.statistics.verdict import Verdict
 
 NOT_COMPARABLE = 2
@@ -39,8 +39,8 @@ def diff(
     """
     from robustness.errors import RobustnessError
     from robustness.policy.policy import load_check
-    from robustness.reference.baseline import read_profile
-    from robustness.reference.profile_diff import diff as compared
+    from robustness.reference.baseline import read_baseline
+    from robustness.reference.baseline_diff import diff as compared
 
     try:
         limits = load_check(
@@ -52,8 +52,8 @@ def diff(
             },
         )
         found = compared(
-            read_profile(then),
-            read_profile(now),
+            read_baseline(then),
+            read_baseline(now),
             limits=limits,
             alpha=0.01,
             sources=(str(then), str(now)),
@@ -75,7 +75,7 @@ def diff(
 
 
 def _write_json(facts: dict[str, Any]) -> None:
-    from robustness.reference.profile_diff import SCHEMA
+    from robustness.reference.baseline_diff import SCHEMA
 
     typer.echo(json.dumps({"schema": SCHEMA, **facts}, indent=2, allow_nan=False))
 
@@ -86,7 +86,7 @@ def _show(checkpoint: "CheckpointDiff") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from robustness.reference.profile_diff import degradation
+    from robustness.reference.baseline_diff import degradation
 
     console = Console(highlight=False)
     then, now = checkpoint.then, checkpoint.now

@@ -55,7 +55,7 @@ def fleet(
         Path | None,
         typer.Option(help="As --robustness-policy, also found in this folder; sent along."),
     ] = None,
-    profile: Annotated[str | None, typer.Option(help="As --robustness-profile.")] = None,
+    expectation: Annotated[str | None, typer.Option(help="As --robustness-expectation.")] = None,
     baseline: Annotated[
         Path | None, typer.Option(help="As --robustness-baseline; sent along.")
     ] = None,
@@ -88,7 +88,7 @@ def fleet(
                 corpus=corpus,
                 policy=None if rules.source is None else Path(rules.source),
                 baseline=baseline,
-                profile=profile,
+                expectation=expectation,
                 device=device,
                 store=store,
                 pytest_arguments=context.meta[BEHIND],

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from robustness.corpus.surroundings import encoded, surrounding
+from robustness.corpus.special_tokens import encoded, surrounding
 from robustness.corpus.text_size import Span, TextSizes, text_sizes
 from robustness.errors import CorpusError
 

@@ -14,7 +14,7 @@ REPORT = "report.json"
 """The shard's report, in the folder that the task runs in."""
 
 _OWN = ("--model", "--robustness-model", "--robustness-shard", "--robustness-json")
-_BEFORE = ("corpus", "policy", "profile", "baseline", "device", "store")
+_BEFORE = ("corpus", "policy", "expectation", "baseline", "device", "store")
 _REFUSED = ("--robustness-save-baseline", "--robustness-plan")
 
 
@@ -27,7 +27,7 @@ class Request:
         corpus: as for ``--robustness-corpus``; a file is sent along.
         policy: file with the policy; sent along.
         baseline: file with a profile; sent along.
-        profile: ``paper`` or ``hardened``.
+        expectation: ``paper`` or ``hardened``.
         device: that the nodes compute on.
         store: folder of the store, on the nodes.
         pytest_arguments: passed on as they are.
@@ -37,7 +37,7 @@ class Request:
     corpus: str | None = None
     policy: Path | None = None
     baseline: Path | None = None
-    profile: str | None = None
+    expectation: str | None = None
     device: str | None = None
     store: Path | None = None
     pytest_arguments: tuple[str, ...] = ()
@@ -105,7 +105,7 @@ def fleet_of(request: Request, *, threads: int) -> Fleet:
         "corpus": corpus,
         "policy": policy,
         "baseline": baseline,
-        "profile": request.profile,
+        "expectation": request.expectation,
         "device": request.device,
         "store": store,
     }

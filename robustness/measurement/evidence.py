@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from robustness.ablation.conditions import Condition, Fixed, Intact, PerBlock
+from robustness.ablation.interventions import FixedAblation, Intact, Intervention, PerBlockAblation
 from robustness.measurement.measure import FULL_PRECISION, Measurement
 from robustness.runtime.dtypes import Dtype
 from robustness.scoring.sampling import DrawClock, random_dims
@@ -149,13 +149,13 @@ def intact_evidence(
 
 
 def fixed_evidence(
-    measurement: Measurement, condition: Condition, *, threshold: float | None = None
+    measurement: Measurement, intervention: Intervention, *, threshold: float | None = None
 ) -> Iterator[FixedEvidence]:
-    """One condition beside the intact model, one item per chunk until the corpus is used up.
+    """One intervention beside the intact model, one item per chunk until the corpus is used up.
 
     Args:
         measurement: of the checkpoint.
-        condition: what is done to the model.
+        intervention: what is done to the model.
         threshold: on the ratio, by which reduced precision is judged; without, all is float32.
     """
     nll, tokens, delta = _Column(), _Column(), _Column()
@@ -163,10 +163,10 @@ def fixed_evidence(
     for index in range(measurement.n_chunks):
         if index == COMPARED_CHUNKS and threshold is not None:
             comparison = _comparison(
-                measurement, condition, delta.joined(), tokens.joined(), threshold=threshold
+                measurement, intervention, delta.joined(), tokens.joined(), threshold=threshold
             )
         dtype = _dtype(comparison)
-        intact, ablated = measurement.chunk(index, Intact(), condition, dtype=dtype)
+        intact, ablated = measurement.chunk(index, Intact(), intervention, dtype=dtype)
         nll.add(intact.nll_nats)
         tokens.add(intact.tokens)
         delta.add(ablated.nll_nats - intact.nll_nats)
@@ -180,7 +180,7 @@ def fixed_evidence(
 
 def _comparison(
     measurement: Measurement,
-    condition: Condition | None,
+    intervention: Intervention | None,
     full: NDArray[np.float64],
     tokens: NDArray[np.int64],
     *,
@@ -191,8 +191,8 @@ def _comparison(
         return None
     reduced = _Column()
     for index in range(COMPARED_CHUNKS):
-        conditions = [Intact()] if condition is None else [Intact(), condition]
-        intact, *ablated = measurement.chunk(index, *conditions, dtype=measurement.dtype)
+        interventions = [Intact()] if intervention is None else [Intact(), intervention]
+        intact, *ablated = measurement.chunk(index, *interventions, dtype=measurement.dtype)
         reduced.add(ablated[0].nll_nats - intact.nll_nats if ablated else intact.nll_nats)
     found = reduced_precision(reduced.joined(), full, tokens, threshold=threshold)
     return _decided(measurement, (found,))
@@ -229,8 +229,8 @@ def control_evidence(
     """
     clock = DrawClock()
     seen = {name: _Column() for name in ("nll", "tokens", "delta", "joint", "draw")}
-    fixed = [Fixed(ablation=joint)] if joint else []
-    first: list[list[Condition]] = []
+    fixed = [FixedAblation(ablation=joint)] if joint else []
+    first: list[list[Intervention]] = []
     comparison: Comparison | None = None
     for step in count():
         passes, index = divmod(step, measurement.n_chunks)
@@ -242,9 +242,9 @@ def control_evidence(
         (intact,) = measurement.chunk(index, Intact(), dtype=dtype)
         draws = clock.assign(intact.tokens.tolist())
         dims = [random_dims(candidates, size, seed=measurement.seed, draw=draw) for draw in draws]
-        conditions: list[Condition] = [PerBlock(dims=tuple(dims), like=like), *fixed]
-        first = [*first, conditions][:COMPARED_CHUNKS]
-        control, *joints = measurement.chunk(index, *conditions, dtype=dtype)
+        interventions: list[Intervention] = [PerBlockAblation(dims=tuple(dims), like=like), *fixed]
+        first = [*first, interventions][:COMPARED_CHUNKS]
+        control, *joints = measurement.chunk(index, *interventions, dtype=dtype)
         seen["nll"].add(intact.nll_nats)
         seen["tokens"].add(intact.tokens)
         seen["delta"].add(control.nll_nats - intact.nll_nats)
@@ -261,13 +261,15 @@ def control_evidence(
 
 
 def _reduced_deltas(
-    measurement: Measurement, chunks: Sequence[Sequence[Condition]]
+    measurement: Measurement, chunks: Sequence[Sequence[Intervention]]
 ) -> dict[str, NDArray[np.float64]]:
     """ΔNLLs of the first chunks in reduced precision: ``delta`` and, where asked for, ``joint``."""
     columns = {name: _Column() for name in ("delta", "joint")[: len(chunks[0])]}
-    for step, conditions in enumerate(chunks):
+    for step, interventions in enumerate(chunks):
         index = step % measurement.n_chunks
-        intact, *others = measurement.chunk(index, Intact(), *conditions, dtype=measurement.dtype)
+        intact, *others = measurement.chunk(
+            index, Intact(), *interventions, dtype=measurement.dtype
+        )
         for column, other in zip(columns.values(), others, strict=True):
             column.add(other.nll_nats - intact.nll_nats)
     return {name: column.joined() for name, column in columns.items()}

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from robustness.ablation.conditions import Condition, PerBlock, Quantized
 from robustness.ablation.edits import Sum
 from robustness.ablation.hooks import Means, summed
+from robustness.ablation.interventions import Intervention, PerBlockAblation, Quantized
 from robustness.ablation.quantization import quantized
 from robustness.ablation.resume import kept, resumed
 from robustness.anatomy.live import dense_layers_of
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from robustness.anatomy.anatomy import Anatomy
     from robustness.anatomy.dense import DenseLayer
     from robustness.checkpoint.architecture import Scoring
-    from robustness.scoring import AskedChunk, ScoredBlock
+    from robustness.scoring import PlannedChunk, ScoredBlock
 
 Batch = TypeVar("Batch")
 
@@ -76,27 +76,27 @@ class Execution:
 
     def run(
         self,
-        chunk: "AskedChunk",
-        conditions: Sequence[Condition],
+        chunk: "PlannedChunk",
+        interventions: Sequence[Intervention],
         most_tokens: int,
         dtype: Dtype,
         means: Means | None = None,
     ) -> tuple[list[NDArray[np.float64]], int]:
-        """NLLs under each condition, all in batches of the same size, and that size in tokens.
+        """NLLs under each intervention, all in batches of the same size, and that size in tokens.
 
         Args:
             chunk: what is asked about its text blocks.
-            conditions: what is done to the model.
+            interventions: what is done to the model.
             most_tokens: of a batch, at first.
             dtype: of the model's matrix products.
-            means: mean features of the intact model, for conditions that need them.
+            means: mean features of the intact model, for interventions that need them.
 
         Raises:
             MeasurementError: if memory does not even suffice for one text block at a time.
         """
         while True:
             try:
-                nll = [self._pass(chunk, each, most_tokens, dtype, means) for each in conditions]
+                nll = [self._pass(chunk, each, most_tokens, dtype, means) for each in interventions]
                 return nll, most_tokens
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -111,8 +111,8 @@ class Execution:
 
     def _pass(
         self,
-        chunk: "AskedChunk",
-        condition: Condition,
+        chunk: "PlannedChunk",
+        intervention: Intervention,
         most_tokens: int,
         dtype: Dtype,
         means: Means | None,
@@ -121,27 +121,27 @@ class Execution:
         scorer = self._scorer(dtype)
         lengths = [row.length for row in chunk.rows]
         for rows in self._sharing(micro_batches(lengths, most_tokens=most_tokens)):
-            for batch in separated(rows, chunk.owner, condition, self._anatomy):
+            for batch in separated(rows, chunk.owner, intervention, self._anatomy):
                 about = chunk.owner[batch].tolist()
-                with self._applied(condition, about, means):
+                with self._applied(intervention, about, means):
                     np.add.at(nll, about, scorer.nll_nats([chunk.rows[row] for row in batch]))
         return nll
 
     def _applied(
-        self, condition: Condition, rows: Sequence[int], means: Means | None
+        self, intervention: Intervention, rows: Sequence[int], means: Means | None
     ) -> AbstractContextManager[None]:
-        if isinstance(condition, Quantized):
-            return quantized(self._model, self._dense_layers, condition.spared)
-        return condition.applied(self._model, self._anatomy, rows, means)
+        if isinstance(intervention, Quantized):
+            return quantized(self._model, self._dense_layers, intervention.spared)
+        return intervention.applied(self._model, self._anatomy, rows, means)
 
     @cached_property
     def _dense_layers(self) -> "tuple[DenseLayer, ...]":
         return dense_layers_of(self._model, self._anatomy.stack)
 
     def layer_by_layer(
-        self, chunk: "AskedChunk", each: Sequence[Condition], means: Means | None
+        self, chunk: "PlannedChunk", each: Sequence[Intervention], means: Means | None
     ) -> NDArray[np.float64]:
-        """NLLs under one condition for each layer alone, in float32, shape (layers, n_blocks).
+        """NLLs under one intervention for each layer alone, in float32, shape (layers, n_blocks).
 
         Each run starts from what the intact model handed the layer, where that is possible.
         """
@@ -155,14 +155,14 @@ class Execution:
             with kept(scorer.model, stack) as known:
                 scorer.nll_nats(rows)
             whole = known.passes != 1 or not stack.resumable
-            for layer, condition in enumerate(each):
+            for layer, intervention in enumerate(each):
                 start = nullcontext() if whole else resumed(scorer.model, stack, known, layer)
-                with start, condition.applied(scorer.model, self._anatomy, about, means):
+                with start, intervention.applied(scorer.model, self._anatomy, about, means):
                     np.add.at(nll[layer], about, scorer.nll_nats(rows))
         return nll
 
     def guesses(
-        self, rows: "Sequence[ScoredBlock]", condition: Condition, means: Means | None = None
+        self, rows: "Sequence[ScoredBlock]", intervention: Intervention, means: Means | None = None
     ) -> list[Guess]:
         """What the model says at every scored position of the rows, one after the other.
 
@@ -171,7 +171,7 @@ class Execution:
         scorer = self._scorer("float32")
         assert isinstance(scorer, Scorer)
         found = []
-        with condition.applied(scorer.model, self._anatomy, range(len(rows)), means):
+        with intervention.applied(scorer.model, self._anatomy, range(len(rows)), means):
             for row in rows:
                 p = torch.softmax(scorer.logits(row).cpu().double(), dim=-1)  # (n, V)
                 best, tokens = p.max(dim=-1)
@@ -226,7 +226,7 @@ def sharing(batches: Iterable[Batch], threads: Threads) -> Iterator[Batch]:
 
 
 def separated(
-    rows: list[int], owner: NDArray[np.int64], condition: Condition, anatomy: "Anatomy"
+    rows: list[int], owner: NDArray[np.int64], intervention: Intervention, anatomy: "Anatomy"
 ) -> list[list[int]]:
     """Rows apart that must not share a batch.
 
@@ -235,13 +235,13 @@ def separated(
     Args:
         rows: of one batch.
         owner: of every row, what it is about.
-        condition: what is done to the model.
+        intervention: what is done to the model.
         anatomy: where.
     """
-    if isinstance(condition, Quantized):
+    if isinstance(intervention, Quantized):
         return [[row] for row in rows]
-    if isinstance(condition, PerBlock):
-        sites = anatomy.stack.at(condition.like.site)
+    if isinstance(intervention, PerBlockAblation):
+        sites = anatomy.stack.at(intervention.like.site)
         if any(site.batch_axis is None for site in sites):
             about = dict.fromkeys(owner[rows].tolist())
             return [[row for row in rows if owner[row] == block] for block in about]

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustness.ablation.ablation import MEAN_BLOCKS, Ablation
-from robustness.ablation.conditions import Condition, Fixed, Intact, Quantized
+from robustness.ablation.interventions import FixedAblation, Intact, Intervention, Quantized
 from robustness.ablation.means import stored_means
-from robustness.corpus.kept_blocks import block_context
+from robustness.corpus.block_cache import block_context
 from robustness.errors import MeasurementError
 from robustness.runtime.dtypes import Dtype
 from robustness.runtime.versions import library_versions
-from robustness.scoring.questionnaire import CHUNK_BLOCKS, Layout, Questionnaire
+from robustness.scoring.scoring_plan import CHUNK_BLOCKS, Layout, ScoringPlan
 from robustness.store.store import Record, Store, canonical_json, digest
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from robustness.checkpoint.checkpoint import Checkpoint
     from robustness.corpus.corpus import Corpus
     from robustness.measurement.execution import Execution
-    from robustness.outliers.detection import Examination
+    from robustness.outliers.model_profile import ModelProfile
     from robustness.runtime.threads import Threads
-    from robustness.scoring import AskedChunk
+    from robustness.scoring import PlannedChunk
     from robustness.scoring.examples import Example
     from robustness.scoring.options import ScoringOptions
 
@@ -63,7 +63,7 @@ class Measurement:
     Args:
         checkpoint: what is measured.
         corpus: the text.
-        examination: where the model can be ablated.
+        model_profile: where the model can be ablated.
         block_size: tokens of a text block, special tokens included.
         seed: of the order of text blocks and of the masks.
         device: ``cpu``, ``cuda[:n]`` or ``mps``.
@@ -80,7 +80,7 @@ class Measurement:
         *,
         checkpoint: "Checkpoint",
         corpus: "Corpus",
-        examination: "Examination",
+        model_profile: "ModelProfile",
         block_size: int,
         seed: int,
         device: str,
@@ -93,7 +93,7 @@ class Measurement:
     ) -> None:
         self.checkpoint = checkpoint
         self.corpus = corpus
-        self.examination = examination
+        self.model_profile = model_profile
         self.block_size = min(block_size, checkpoint.max_positions or block_size)
         self.seed = seed
         self.device = device
@@ -140,14 +140,14 @@ class Measurement:
     @cached_property
     def _sites(self) -> str:
         """Identifies the places that an ablation acts on: tracing may find others one day."""
-        return digest(dict(self.examination.anatomy_record))
+        return digest(dict(self.model_profile.anatomy_record))
 
     # ---------------------------------------------------------------- what is measured
 
     @cached_property
-    def asked(self) -> Questionnaire:
+    def scoring_plan(self) -> ScoringPlan:
         """The corpus in text blocks, and what is asked about them."""
-        return Questionnaire(
+        return ScoringPlan(
             checkpoint=self.checkpoint,
             corpus=self.corpus,
             block_size=self.block_size,
@@ -162,66 +162,69 @@ class Measurement:
     @property
     def layout(self) -> Layout:
         """Sizes of the corpus in text blocks."""
-        return self.asked.layout
+        return self.scoring_plan.layout
 
     @property
     def order(self) -> NDArray[np.int64]:
         """Corpus indices of the text blocks in the order of measurement, shape (n_blocks,)."""
-        return self.asked.order
+        return self.scoring_plan.order
 
     @property
     def n_chunks(self) -> int:
         """Chunks in the corpus; the last may be short."""
-        return self.asked.n_chunks
+        return self.scoring_plan.n_chunks
 
     def chunk(
-        self, index: int, *conditions: Condition, dtype: Dtype = FULL_PRECISION
+        self, index: int, *interventions: Intervention, dtype: Dtype = FULL_PRECISION
     ) -> list[ChunkNLL]:
-        """One chunk of the seeded order under each of the conditions.
+        """One chunk of the seeded order under each of the interventions.
 
         Args:
             index: of the chunk.
-            conditions: what is done to the model.
+            interventions: what is done to the model.
             dtype: precision to measure in: float32, or that of this measurement.
 
         Raises:
             MeasurementError: if a value is NaN, or infinite although the model is intact.
         """
         store = self._stores[dtype]
-        self.asked.prepare(index)
+        self.scoring_plan.prepare(index)
         first = self._chunk_key(index, Intact())
         if store.read(first) is None:
             self._load()
         # The intact model first: its batches are those of every ablation of the chunk.
         (intact,) = store.obtain([first], lambda _: self._measure_intact(index, dtype))
-        by_key = {self._chunk_key(index, condition)["id"]: condition for condition in conditions}
-        for condition in conditions:  # before a chunk is locked: nobody waits holding a lock
-            if store.read(self._chunk_key(index, condition)) is None:
-                self._means(condition.needs_means)
+        by_key = {
+            self._chunk_key(index, intervention)["id"]: intervention
+            for intervention in interventions
+        }
+        for intervention in interventions:  # before a chunk is locked: nobody waits holding a lock
+            if store.read(self._chunk_key(index, intervention)) is None:
+                self._means(intervention.needs_means)
         records = store.obtain(
-            [self._chunk_key(index, condition) for condition in conditions],
+            [self._chunk_key(index, intervention) for intervention in interventions],
             lambda key: self._measure_ablated(index, by_key[key["id"]], intact, dtype),
         )
         return [
-            self._checked(record, condition)
-            for record, condition in zip(records, conditions, strict=True)
+            self._checked(record, intervention)
+            for record, intervention in zip(records, interventions, strict=True)
         ]
 
-    def stored(self, index: int, condition: Condition) -> ChunkNLL | None:
+    def stored(self, index: int, intervention: Intervention) -> ChunkNLL | None:
         """One chunk if it has been measured; nothing is measured or loaded."""
-        record = self.store.read(self._chunk_key(index, condition))
-        return None if record is None else self._checked(record, condition)
+        record = self.store.read(self._chunk_key(index, intervention))
+        return None if record is None else self._checked(record, intervention)
 
-    def _chunk_key(self, index: int, condition: Condition) -> dict[str, Any]:
-        found = condition.key()
+    def _chunk_key(self, index: int, intervention: Intervention) -> dict[str, Any]:
+        found = intervention.key()
         key = found if found is None else {**found, "sites": self._sites}
         return {"chunk": index, "id": canonical_json(key)}
 
-    def _checked(self, record: Mapping[str, Any], condition: Condition) -> ChunkNLL:
+    def _checked(self, record: Mapping[str, Any], intervention: Intervention) -> ChunkNLL:
         nll = np.array(record["nll_nats"], dtype=np.float64)
-        if np.isnan(nll).any() or (isinstance(condition, Intact) and np.isinf(nll).any()):
+        if np.isnan(nll).any() or (isinstance(intervention, Intact) and np.isinf(nll).any()):
             kinds = {Intact: "intact", Quantized: "quantised"}
-            state = kinds.get(type(condition), "ablated")
+            state = kinds.get(type(intervention), "ablated")
             raise MeasurementError(
                 f"the {state} model's negative log-likelihood is not a finite number on "
                 f"{int((~np.isfinite(nll)).sum())} of {len(nll)} text blocks: its weights or "
@@ -236,8 +239,8 @@ class Measurement:
         return Execution(
             load=partial(self.checkpoint.load_model, device=self.device),
             scoring=self.checkpoint.scoring,
-            anatomy=self.examination.anatomy,
-            pad_id=self.asked.pad_id,
+            anatomy=self.model_profile.anatomy,
+            pad_id=self.scoring_plan.pad_id,
             device=self.device,
             threads=self.threads,
         )
@@ -247,19 +250,19 @@ class Measurement:
 
         Of several processes one measures the first chunk, and the others load meanwhile.
         """
-        self.asked.load()
+        self.scoring_plan.load()
         self._execution.load()
 
     # ---------------------------------------------------------------- forward passes
 
     def _measure_intact(self, index: int, dtype: Dtype) -> Record:
-        chunk = self.asked.chunk(index)
+        chunk = self.scoring_plan.chunk(index)
         execution = self._execution
         nll, most_tokens = execution.run(chunk, [Intact()], execution.most_tokens, dtype)
         return self._record(chunk, nll[0], most_tokens)
 
     def _measure_ablated(
-        self, index: int, condition: Condition, intact: Record, dtype: Dtype
+        self, index: int, intervention: Intervention, intact: Record, dtype: Dtype
     ) -> Record:
         """An ablation of a chunk, in the batches that the intact model ran in.
 
@@ -267,20 +270,20 @@ class Measurement:
         and what is kept is the stored intact value plus the difference of the two: differences are
         what verdicts are about, and they stay those of identical batches in every process.
         """
-        chunk = self.asked.chunk(index)
+        chunk = self.scoring_plan.chunk(index)
         execution, stored = self._execution, intact.get("most_tokens")
         allowed = min(execution.most_tokens, stored or execution.most_tokens)
-        means = self._means(condition.needs_means)
+        means = self._means(intervention.needs_means)
         nll: Sequence[NDArray[np.float64]] = ()
         if allowed == stored:
-            nll, allowed = execution.run(chunk, [condition], allowed, dtype, means)
+            nll, allowed = execution.run(chunk, [intervention], allowed, dtype, means)
         if allowed != stored:
-            both = [Intact(), condition]
+            both = [Intact(), intervention]
             (same, ablated), allowed = execution.run(chunk, both, allowed, dtype, means)
             nll = [np.array(intact["nll_nats"]) + (ablated - same)]
         return self._record(chunk, nll[0], allowed)
 
-    def _record(self, chunk: "AskedChunk", nll: NDArray[np.float64], most_tokens: int) -> Record:
+    def _record(self, chunk: "PlannedChunk", nll: NDArray[np.float64], most_tokens: int) -> Record:
         self.checkpoint.require_unchanged()
         return {
             "nll_nats": nll.tolist(),
@@ -300,21 +303,21 @@ class Measurement:
         alike = {name: value for name, value in ablation.key().items() if name != "layers"}
         key = {"chunk": index, "id": canonical_json({**alike, "each_layer": self._sites})}
         if self.store.read(key) is None:
-            self.asked.prepare(index)
+            self.scoring_plan.prepare(index)
             self._means(each[0].needs_means)
         (record,) = self.store.obtain([key], lambda _: self._measure_layers(index, each))
         return [
-            self._checked({"nll_nats": nll, "tokens": record["tokens"]}, condition)
-            for nll, condition in zip(record["nll_nats"], each, strict=True)
+            self._checked({"nll_nats": nll, "tokens": record["tokens"]}, intervention)
+            for nll, intervention in zip(record["nll_nats"], each, strict=True)
         ]
 
-    def _each_layer(self, ablation: Ablation) -> list[Fixed]:
-        layers = range(self.examination.layers)
-        return [Fixed(ablation=replace(ablation, layers=(layer,))) for layer in layers]
+    def _each_layer(self, ablation: Ablation) -> list[FixedAblation]:
+        layers = range(self.model_profile.layers)
+        return [FixedAblation(ablation=replace(ablation, layers=(layer,))) for layer in layers]
 
-    def _measure_layers(self, index: int, each: Sequence[Fixed]) -> Record:
+    def _measure_layers(self, index: int, each: Sequence[FixedAblation]) -> Record:
         """Each layer's run starts from what the intact model handed it, where that is possible."""
-        chunk, execution = self.asked.chunk(index), self._execution
+        chunk, execution = self.scoring_plan.chunk(index), self._execution
         means = self._means(each[0].needs_means)
         nll = execution.layer_by_layer(chunk, each, means)
         self.checkpoint.require_unchanged()
@@ -335,30 +338,32 @@ class Measurement:
 
         if not number or self.checkpoint.scoring not in SCORINGS:
             return []
-        condition = Fixed(ablation=ablation)
-        same = canonical_json({**condition.key(), "sites": self._sites})
+        intervention = FixedAblation(ablation=ablation)
+        same = canonical_json({**intervention.key(), "sites": self._sites})
         key = {"examples": EXAMPLES, "number": number, "id": same}
         if self.store.read(key) is None:  # nobody waits holding a lock
-            self._means(condition.needs_means)
+            self._means(intervention.needs_means)
         blocks = self.order[: 4 * number].tolist()  # more, should one have nothing to show
         (record,) = self.store.obtain(
-            [key], lambda _: self._measure_examples(condition, blocks, number)
+            [key], lambda _: self._measure_examples(intervention, blocks, number)
         )
         found: list[Example] = record["examples"]
         return found
 
-    def _measure_examples(self, condition: Fixed, blocks: Sequence[int], number: int) -> Record:
+    def _measure_examples(
+        self, intervention: FixedAblation, blocks: Sequence[int], number: int
+    ) -> Record:
         from robustness.scoring.examples import example
 
-        means = self._means(condition.needs_means)
-        shown = filter(None, map(self.asked.excerpt, blocks))
+        means = self._means(intervention.needs_means)
+        shown = filter(None, map(self.scoring_plan.excerpt, blocks))
         examples = [
             example(
                 each,
                 self._execution.guesses(each.rows, Intact()),
-                self._execution.guesses(each.rows, condition, means),
-                decode=self.asked.decode,
-                dims=condition.ablation.dims,
+                self._execution.guesses(each.rows, intervention, means),
+                decode=self.scoring_plan.decode,
+                dims=intervention.ablation.dims,
                 seed=self.seed,
             )
             for each in islice(shown, number)
@@ -379,7 +384,7 @@ class Measurement:
 
     def _feature_sums(self, ablation: Ablation) -> "Mapping[int, Sum]":
         """Over all positions of text blocks that run one by one, so that there is no padding."""
-        rows = self.asked.rows(self.order[:MEAN_BLOCKS].tolist())
+        rows = self.scoring_plan.rows(self.order[:MEAN_BLOCKS].tolist())
         sums = self._execution.feature_sums(rows, ablation)
         self.checkpoint.require_unchanged()
         return sums

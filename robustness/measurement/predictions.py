@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustness.ablation.ablation import MEAN_BLOCKS, Ablation
-from robustness.ablation.conditions import Condition, Intact
+from robustness.ablation.interventions import Intact, Intervention
 from robustness.ablation.means import stored_means
 from robustness.errors import MeasurementError
 from robustness.runtime.versions import library_versions
-from robustness.scoring.questionnaire import CHUNK_BLOCKS
 from robustness.scoring.sampling import block_order
+from robustness.scoring.scoring_plan import CHUNK_BLOCKS
 from robustness.store.store import Record, Store, canonical_json, digest
 from robustness.tasks.data import TaskData
 from robustness.tasks.settings import TaskKind
@@ -108,27 +108,29 @@ class TaskMeasurement:
         """Numbers of a chunk's examples."""
         return self.order[index * self.chunk_examples : (index + 1) * self.chunk_examples]
 
-    def chunk(self, index: int, *conditions: Condition) -> list[NDArray[np.float64]]:
-        """Predictions for one chunk under each of the conditions, shapes (n, outputs).
+    def chunk(self, index: int, *interventions: Intervention) -> list[NDArray[np.float64]]:
+        """Predictions for one chunk under each of the interventions, shapes (n, outputs).
 
         Raises:
             MeasurementError: if one is not a finite number.
         """
-        for condition in conditions:  # before a chunk is locked: nobody waits holding a lock
-            if self.store.read(self._key(index, condition)) is None:
-                self._means(condition.needs_means)
-        by_key = {self._key(index, condition)["id"]: condition for condition in conditions}
+        for intervention in interventions:  # before a chunk is locked: nobody waits holding a lock
+            if self.store.read(self._key(index, intervention)) is None:
+                self._means(intervention.needs_means)
+        by_key = {
+            self._key(index, intervention)["id"]: intervention for intervention in interventions
+        }
         records = self.store.obtain(
-            [self._key(index, condition) for condition in conditions],
+            [self._key(index, intervention) for intervention in interventions],
             lambda key: self._predict(index, by_key[key["id"]]),
         )
         return [
-            self._checked(record, condition)
-            for record, condition in zip(records, conditions, strict=True)
+            self._checked(record, intervention)
+            for record, intervention in zip(records, interventions, strict=True)
         ]
 
-    def _key(self, index: int, condition: Condition) -> dict[str, Any]:
-        found = condition.key()
+    def _key(self, index: int, intervention: Intervention) -> dict[str, Any]:
+        found = intervention.key()
         key = found if found is None else {**found, "sites": self._sites}
         return {"examples": index, "id": canonical_json(key)}
 
@@ -136,22 +138,24 @@ class TaskMeasurement:
     def _sites(self) -> str:
         return digest(dict(self._anatomy_record))
 
-    def _checked(self, record: Mapping[str, Any], condition: Condition) -> NDArray[np.float64]:
+    def _checked(
+        self, record: Mapping[str, Any], intervention: Intervention
+    ) -> NDArray[np.float64]:
         outputs = np.array(record["outputs"], dtype=np.float64)
         if not np.isfinite(outputs).all():
-            state = "intact" if isinstance(condition, Intact) else "ablated"
+            state = "intact" if isinstance(intervention, Intact) else "ablated"
             raise MeasurementError(
                 f"the {state} model's answers to {self.data.name} are not finite numbers: its "
                 "weights or activations overflow or hold NaN"
             )
         return outputs
 
-    def _predict(self, index: int, condition: Condition) -> Record:
+    def _predict(self, index: int, intervention: Intervention) -> Record:
         if self._tokenized is None or self._tokenized[0] != index:
             self._tokenized = (index, self._rows(self.examples(index)))
         rows = self._tokenized[1]
-        means = self._means(condition.needs_means)
-        outputs = self._predictor.predict(rows, condition, means)
+        means = self._means(intervention.needs_means)
+        outputs = self._predictor.predict(rows, intervention, means)
         self.checkpoint.require_unchanged()
         return {"outputs": outputs.tolist()}
 

@@ -42,21 +42,23 @@ class OutlierDimensions:
         if found < minimum:
             reason += (
                 ": this can mean an undertrained model, one whose outliers another rule or site "
-                "would show, or one built to have none (profile hardened)"
+                "would show, or one built to have none (expectation hardened)"
             )
         elif found > maximum:
             reason += ": this can mean that the rule is too lax for this model (see its settings)"
         return Verdict(
             outcome="pass" if passed else "fail",
-            claim=f"the rule finds {minimum} to {maximum} outlier dimensions",
+            statement=f"the rule finds {minimum} to {maximum} outlier dimensions",
             reason=reason,
             details=self._details(),
         )
 
     def noted(self) -> Verdict:
         """Whatever was found is accepted and recorded."""
-        claim = "outlier dimensions are looked for (a hardened model may have some or none)"
-        return Verdict(outcome="pass", claim=claim, reason=self._found(), details=self._details())
+        statement = "outlier dimensions are looked for (a hardened model may have some or none)"
+        return Verdict(
+            outcome="pass", statement=statement, reason=self._found(), details=self._details()
+        )
 
     def _found(self) -> str:
         return f"found {named(self.dims)}" if self.dims else "no outlier dimensions were found"

@@ -31,7 +31,7 @@ from robustness.scoring.masked import Masking
 from robustness.scoring.options import UNIGRAM, Bos, ScoringOptions
 from robustness.tasks.settings import TaskSettings
 
-Profile = Literal["paper", "hardened"]
+Expectation = Literal["paper", "hardened"]
 StackChoice = Literal["auto", "encoder", "decoder"]
 LayoutChoice = Literal["auto", "packed", "lines"]
 
@@ -55,7 +55,7 @@ Layers = Annotated[Literal["all"] | list[int], BeforeValidator(_layers)]
 class Settings(StrictTable):
     """Everything that may differ between the checkpoints of one run."""
 
-    profile: Profile = Field(
+    expectation: Expectation = Field(
         default="paper", description="assert the paper's findings, or their absence"
     )
     rule: Rule | tuple[Rule, ...] = Field(

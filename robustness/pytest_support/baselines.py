@@ -25,7 +25,7 @@ def compared(config: pytest.Config, plan: RunPlan) -> RunPlan:
     target: Path | None = config.getoption("robustness_save_baseline")
     if source is None and target is None:
         return plan
-    from robustness.reference.baseline import read_profile
+    from robustness.reference.baseline import read_baseline
     from robustness.run.baseline_run import require_keepable, with_baseline
 
     if target is not None:
@@ -36,7 +36,7 @@ def compared(config: pytest.Config, plan: RunPlan) -> RunPlan:
             )
         require_writable(target, SAVE)
         require_keepable(plan)
-    return plan if source is None else with_baseline(plan, read_profile(source), source)
+    return plan if source is None else with_baseline(plan, read_baseline(source), source)
 
 
 def save(config: pytest.Config, plan: RunPlan, *, partial: bool) -> tuple[list[str], list[str]]:
@@ -55,12 +55,12 @@ def save(config: pytest.Config, plan: RunPlan, *, partial: bool) -> tuple[list[s
         return [], []
     if partial:
         return [f"{SAVE}: nothing was saved, since a baseline is of a whole run"], []
-    from robustness.reference.baseline import write_profile
-    from robustness.run.baseline_run import profile_of
+    from robustness.reference.baseline import write_baseline
+    from robustness.run.baseline_run import baseline_of
 
     try:
-        profile = profile_of(plan)
-        write_profile(profile, target)
+        profile = baseline_of(plan)
+        write_baseline(profile, target)
     except BaselineError as error:
         return [f"{SAVE}: {error}"], []
     except OSError as error:

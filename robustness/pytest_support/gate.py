@@ -60,17 +60,17 @@ class Gate:
         """Keep examples of what the check is about for the report; they decide nothing."""
         self._item.stash[EXAMPLES] = examples
 
-    def fail(self, *, claim: str, reason: str) -> NoReturn:
+    def fail(self, *, statement: str, reason: str) -> NoReturn:
         """Settle on a failure that needs no numbers."""
-        self.settle(Verdict(outcome="fail", claim=claim, reason=reason))
+        self.settle(Verdict(outcome="fail", statement=statement, reason=reason))
         raise AssertionError("unreachable")
 
     def skip_unless_applicable(self) -> None:
         """Settle a check that what was found leaves nothing to ask for."""
         why = self._check.not_applicable
         if why is not None:
-            claim = self._check.test.removeprefix("test_").replace("_", " ")
-            self.settle(Verdict(outcome="not applicable", claim=claim, reason=why))
+            statement = self._check.test.removeprefix("test_").replace("_", " ")
+            self.settle(Verdict(outcome="not applicable", statement=statement, reason=why))
 
 
 def record(item: pytest.Item, verdict: Verdict) -> None:

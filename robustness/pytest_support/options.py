@@ -40,7 +40,7 @@ def run_policy(config: pytest.Config) -> Policy:
     given = {
         name: option(f"robustness_{name}")
         for name in (
-            "corpus", "layout", "block_size", "profile", "rule", "stack", "site", "mode",
+            "corpus", "layout", "block_size", "expectation", "rule", "stack", "site", "mode",
             "confidence", "exhaustive", "seed", "device", "dtype", "masking", "generator",
             "bos", "context", "examples",
         )

@@ -29,8 +29,8 @@ class Recorder:
         error = call.excinfo.value if call.excinfo is not None else None
         check = planned_check(item)
         if check is not None and VERDICT not in item.stash and isinstance(error, Exception):
-            claim = item.name.partition("[")[0].removeprefix("test_").replace("_", " ")
-            record(item, Verdict(outcome="error", claim=claim, reason=str(error)))
+            statement = item.name.partition("[")[0].removeprefix("test_").replace("_", " ")
+            record(item, Verdict(outcome="error", statement=statement, reason=str(error)))
         report = yield
         if isinstance(error, RobustnessError):
             report.longrepr = f"{type(error).__name__}: {error}"

@@ -39,7 +39,7 @@ class RunState:
                 settings=planned.settings.model_copy(update={"device": device}),
                 store_root=self.plan.store_root,
                 confidence=self.plan.confidence,
-                examination=planned.examination,
+                model_profile=planned.model_profile,
                 generator=planned.load_generator(),
                 threads=self.threads,
                 newer_than=self.plan.newer_than,

@@ -79,7 +79,7 @@ class Flagged:
 
 @with_config(_STRICT)
 @dataclass(frozen=True, kw_only=True)
-class AblationProfile:
+class AblationBaseline:
     """The model under one ablation.
 
     Attributes:
@@ -101,7 +101,7 @@ class AblationProfile:
 
 @with_config(_STRICT)
 @dataclass(frozen=True, kw_only=True)
-class CheckpointProfile:
+class CheckpointBaseline:
     """One checkpoint as it was measured.
 
     Attributes:
@@ -134,7 +134,7 @@ class CheckpointProfile:
     outliers: tuple[Flagged, ...]
     tokens: tuple[Index, ...]
     nll_nats: tuple[Nats, ...]
-    ablations: tuple[AblationProfile, ...]
+    ablations: tuple[AblationBaseline, ...]
 
     def __post_init__(self) -> None:
         """Refuse parts that do not fit each other.
@@ -187,7 +187,7 @@ class CheckpointProfile:
             "dims": list(self.dims),
         }
 
-    def ablated(self, name: str) -> AblationProfile:
+    def ablated(self, name: str) -> AblationBaseline:
         """The ablation of this name."""
         return next(ablated for ablated in self.ablations if ablated.name == name)
 
@@ -205,7 +205,7 @@ class CheckpointProfile:
         return values
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "CheckpointProfile":
+    def from_dict(cls, data: Mapping[str, Any]) -> "CheckpointBaseline":
         """The inverse of :meth:`to_dict`.
 
         Raises:
@@ -217,7 +217,7 @@ class CheckpointProfile:
 
 @with_config(_STRICT)
 @dataclass(frozen=True, kw_only=True)
-class Profile:
+class Baseline:
     """A file of them.
 
     Attributes:
@@ -230,7 +230,7 @@ class Profile:
 
     robustness: Text
     created: Text
-    checkpoints: tuple[CheckpointProfile, ...]
+    checkpoints: tuple[CheckpointBaseline, ...]
     kind: Literal["robustness profile"] = KIND
     schema: Literal[1] = SCHEMA
 
@@ -244,7 +244,7 @@ class Profile:
         if not labels or len(labels) < len(self.checkpoints):
             raise ValueError("needs checkpoints with different labels")
 
-    def entry(self, label: str, *, only: bool, source: str) -> CheckpointProfile:
+    def entry(self, label: str, *, only: bool, source: str) -> CheckpointBaseline:
         """The checkpoint with this label, or the only one for the only one.
 
         Args:
@@ -284,7 +284,7 @@ class _Head:
     schema: int
 
 
-def read_profile(file: Path) -> Profile:
+def read_baseline(file: Path) -> Baseline:
     """Read a profile, whatever the file turns out to be.
 
     Raises:
@@ -299,10 +299,10 @@ def read_profile(file: Path) -> Profile:
             f"{file} has schema {head.schema}, and this version reads schema {SCHEMA}: save the "
             "baseline again"
         )
-    return _checked(TypeAdapter(Profile), text, str(file))
+    return _checked(TypeAdapter(Baseline), text, str(file))
 
 
-def write_profile(profile: Profile, file: Path) -> None:
+def write_baseline(profile: Baseline, file: Path) -> None:
     """Write a profile, all of it or nothing.
 
     Raises:
@@ -311,7 +311,7 @@ def write_profile(profile: Profile, file: Path) -> None:
     write_atomically(file, json.dumps(profile.to_dict(), allow_nan=False) + "\n")
 
 
-def _require_ablation(ablated: AblationProfile, hidden_size: int) -> None:
+def _require_ablation(ablated: AblationBaseline, hidden_size: int) -> None:
     from robustness.ablation.ablation import Ablation
     from robustness.errors import UnsupportedSite
 

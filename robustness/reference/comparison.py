@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from robustness.outliers.outlier_dimensions import named
-from robustness.reference.baseline import CheckpointProfile, Flagged
-from robustness.statistics.verdict import Look, Side, Verdict, look_at_ratio
+from robustness.reference.baseline import CheckpointBaseline, Flagged
+from robustness.statistics.verdict import Decision, Side, Verdict, decide_ratio
 
 NAMES = {
     "corpus": "corpus",
@@ -48,11 +48,11 @@ class Paired:
     within: bool | None
     threshold: float
     passes: Side
-    look: Look
+    look: Decision
 
 
 def difference(
-    then: CheckpointProfile, now_conditions: Mapping[str, Any], now_corpus: str
+    then: CheckpointBaseline, now_conditions: Mapping[str, Any], now_corpus: str
 ) -> str | None:
     """The first condition under which two checkpoints were measured differently, in words.
 
@@ -106,7 +106,7 @@ def outlier_verdict(
     ]
     return Verdict(
         outcome="fail" if failed else "pass",
-        claim=_OUTLIERS_KEPT[allowed],
+        statement=_OUTLIERS_KEPT[allowed],
         reason="; ".join(changes) or f"still {named(sorted(after)) if after else 'none'}",
         details={"appeared": appeared, "vanished": vanished, "other_layers": moved},
     )
@@ -140,7 +140,7 @@ def paired_look(
     if np.isneginf(change).any():  # the baseline's degradation is infinite, this one is not
         return _infinitely_less(change, tokens, within, both_ways=both_ways)
     looks = [
-        look_at_ratio(change, tokens, threshold=end, alpha=alpha, exhausted=exhausted)
+        decide_ratio(change, tokens, threshold=end, alpha=alpha, exhausted=exhausted)
         for end, _ in ends
     ]
     sides = [(look.side, wanted) for look, (_, wanted) in zip(looks, ends, strict=True)]
@@ -171,10 +171,10 @@ def perplexity_verdict(paired: Paired, *, then: float, now: float, alpha: float)
         now: perplexity of the checkpoint.
         alpha: of the comparison.
     """
-    claim = f"perplexity is less than {paired.threshold:g} times the baseline's"
+    statement = f"perplexity is less than {paired.threshold:g} times the baseline's"
     reason = f"{now:.4g} against {then:.4g} on the same text blocks"
     details = {"baseline_perplexity": then, "alpha": alpha}
-    return _verdict(paired, claim, reason, details)
+    return _verdict(paired, statement, reason, details)
 
 
 def degradation_verdict(
@@ -190,18 +190,18 @@ def degradation_verdict(
         now: degradation of the checkpoint.
         alpha: of the comparison.
     """
-    claim = (
+    statement = (
         f"ablating {named(dims)} multiplies perplexity by as much as in the baseline, within a "
         f"factor of {within:g}"
     )
     reason = f"x{now:.4g} against x{then:.4g} on the same text blocks"
     details = {"ratio_now": now, "baseline_ratio": then, "alpha": alpha}
-    return _verdict(paired, claim, reason, details)
+    return _verdict(paired, statement, reason, details)
 
 
-def compare_profiles(
-    then: CheckpointProfile,
-    now: CheckpointProfile,
+def compare_baselines(
+    then: CheckpointBaseline,
+    now: CheckpointBaseline,
     *,
     allowed: str,
     max_perplexity_ratio: float,
@@ -267,7 +267,7 @@ def _infinitely_less(
 ) -> Paired:
     counts = np.asarray(tokens)
     mixed = bool(np.isposinf(change).any())  # infinite here, too, only elsewhere
-    look = Look(
+    look = Decision(
         side=None if mixed else "below",
         ratio=1.0 if mixed else 0.0,
         interval=None,
@@ -280,11 +280,11 @@ def _infinitely_less(
     return Paired(within=mixed or not both_ways, threshold=threshold, passes=passes, look=look)
 
 
-def _verdict(paired: Paired, claim: str, reason: str, details: Mapping[str, Any]) -> Verdict:
+def _verdict(paired: Paired, statement: str, reason: str, details: Mapping[str, Any]) -> Verdict:
     return Verdict.of(
         paired.look,
         "inconclusive" if paired.within is None else "pass" if paired.within else "fail",
-        claim=claim,
+        statement=statement,
         threshold=paired.threshold,
         passes=paired.passes,
         reason=reason,

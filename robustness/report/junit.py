@@ -27,7 +27,7 @@ def to_junit(facts: Mapping[str, Any]) -> str:
         kind = _kind(check)
         if kind is not None:
             counts[{"failure": "failures", "error": "errors", "skipped": "skipped"}[kind]] += 1
-            message = f"{check['verdict']}: {check['claim']}; {check['reason']}"
+            message = f"{check['verdict']}: {check['statement']}; {check['reason']}"
             ET.SubElement(case, kind, message=_text(message))
     for number, problem in enumerate(facts["problems"], 1):
         case = ET.SubElement(suite, "testcase", classname="robustness", name=f"complete[{number}]")

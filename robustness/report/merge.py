@@ -43,7 +43,7 @@ class _Check(_Loose):
     text_blocks: int
     tokens: int
     exact: bool
-    claim: str
+    statement: str
     reason: str
     details: dict[str, Any]
 

@@ -87,7 +87,7 @@ class CheckResult(_Facts):
     text_blocks: int
     tokens: int
     exact: bool
-    claim: str
+    statement: str
     reason: str
     expected_failure: Expectation | None = None
     details: Details = Details()
@@ -222,7 +222,7 @@ class CheckpointResult(_Facts):
     scoring: str
     dtype: str
     device: str
-    profile: str
+    expectation: str
     seed: int
     block_size: int
     exhaustive: bool

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustness import __version__
-from robustness.ablation.conditions import Condition, Fixed, Intact
+from robustness.ablation.interventions import FixedAblation, Intact, Intervention
 from robustness.checks.against_baseline import OUTLIERS, PERPLEXITY, flagged
 from robustness.checks.checks import Check
 from robustness.errors import BaselineError
 from robustness.measurement.measure import Measurement
-from robustness.reference.baseline import AblationProfile, CheckpointProfile, Profile
+from robustness.reference.baseline import AblationBaseline, Baseline, CheckpointBaseline
 from robustness.reference.comparison import difference
 from robustness.run.plan import PlannedCheckpoint, RunPlan
 from robustness.vetting import Vetting
@@ -29,7 +29,7 @@ _KEPT = ("test_ablation_degrades", "test_joint_ablation_degrades")
 """Checks whose ablations a profile holds."""
 
 
-def with_baseline(plan: RunPlan, profile: Profile, source: Path) -> RunPlan:
+def with_baseline(plan: RunPlan, profile: Baseline, source: Path) -> RunPlan:
     """The plan with the checks that compare its checkpoints with a profile.
 
     Args:
@@ -63,7 +63,7 @@ def with_baseline(plan: RunPlan, profile: Profile, source: Path) -> RunPlan:
     )
 
 
-def baseline_checks(entry: CheckpointProfile) -> tuple[Check, ...]:
+def baseline_checks(entry: CheckpointBaseline) -> tuple[Check, ...]:
     """One for the outlier dimensions, one for perplexity, one for each ablation of the profile."""
     return (
         Check(test=TEST, dims=entry.dims, suffix=OUTLIERS, statistical=False),
@@ -79,9 +79,9 @@ def conditions(vetting: Vetting) -> dict[str, Any]:
     return {
         **{key: value for key, value in context.items() if key not in _OF_THE_CHECKPOINT},
         "rule": {rule: settings.rules.of(rule)},
-        "stack": vetting.examination.stack,
-        "hidden_size": vetting.examination.hidden_size,
-        "text_blocks": measurement.asked.text_blocks_sha256,
+        "stack": vetting.model_profile.stack,
+        "hidden_size": vetting.model_profile.hidden_size,
+        "text_blocks": measurement.scoring_plan.text_blocks_sha256,
     }
 
 
@@ -111,13 +111,13 @@ def _require_no_task(planned: PlannedCheckpoint) -> None:
         )
 
 
-def profile_of(plan: RunPlan) -> Profile:
+def baseline_of(plan: RunPlan) -> Baseline:
     """The profile of a run's checkpoints, from the store; nothing is measured or loaded.
 
     Raises:
         BaselineError: if the store has lost what the run has measured.
     """
-    return Profile(
+    return Baseline(
         robustness=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         checkpoints=tuple(_entry(planned, plan) for planned in plan.checkpoints),
@@ -129,37 +129,37 @@ def _vetting(planned: PlannedCheckpoint, plan: RunPlan) -> Vetting:
         checkpoint=planned.load(),
         settings=planned.settings,
         store_root=plan.store_root,
-        examination=planned.examination,
+        model_profile=planned.model_profile,
     )
 
 
-def _entry(planned: PlannedCheckpoint, plan: RunPlan) -> CheckpointProfile:
+def _entry(planned: PlannedCheckpoint, plan: RunPlan) -> CheckpointBaseline:
     vetting = _vetting(planned, plan)
     measurement, checkpoint = vetting.measurement, planned.checkpoint
     context = measurement.store.context
     nll, tokens = _stored(measurement, Intact(), planned.label)
-    ablations: dict[tuple[int, ...], AblationProfile] = {}
+    ablations: dict[tuple[int, ...], AblationBaseline] = {}
     for check in planned.checks:
         if check.test in _KEPT and check.not_applicable is None and check.dims not in ablations:
             ablation = vetting.ablate(check.dims).ablation
-            ablated, _ = _stored(measurement, Fixed(ablation=ablation), planned.label)
-            ablations[check.dims] = AblationProfile(
+            ablated, _ = _stored(measurement, FixedAblation(ablation=ablation), planned.label)
+            ablations[check.dims] = AblationBaseline(
                 name=check.suffix,
                 ablation=ablation.to_dict(),
                 nll_nats=tuple(ablated[: len(nll)].tolist()),
             )
-    return CheckpointProfile(
+    return CheckpointBaseline(
         label=planned.label,
         reference=checkpoint["reference"],
         revision=checkpoint["revision"],
         architecture=checkpoint["architecture"],
         corpus=planned.corpus,
         text_blocks=planned.text_blocks,
-        layers=planned.examination.layers,
-        hidden_size=planned.examination.hidden_size,
+        layers=planned.model_profile.layers,
+        hidden_size=planned.model_profile.hidden_size,
         conditions=conditions(vetting),
         provenance={key: context[key] for key in _OF_THE_CHECKPOINT},
-        outliers=flagged(planned.examination.detection),
+        outliers=flagged(planned.model_profile.detection),
         tokens=tuple(tokens.tolist()),
         nll_nats=tuple(nll.tolist()),
         ablations=tuple(ablations.values()),
@@ -167,7 +167,7 @@ def _entry(planned: PlannedCheckpoint, plan: RunPlan) -> CheckpointProfile:
 
 
 def _stored(
-    measurement: Measurement, condition: Condition, label: str
+    measurement: Measurement, condition: Intervention, label: str
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """NLLs and tokens of the chunks measured so far, from the first one on."""
     chunks = []

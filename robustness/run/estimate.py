@@ -90,7 +90,7 @@ def estimate(planned: PlannedCheckpoint) -> Estimate:
 
 def _uses(planned: PlannedCheckpoint) -> float:
     """How often a pass uses a parameter: once, unless layers share their weights."""
-    stacks = planned.examination.anatomy_record.get("stacks", ())
+    stacks = planned.model_profile.anatomy_record.get("stacks", ())
     sites = [site for stack in stacks for site in stack["layers"]]
     layers = {(site["layer_module"], site["layer"]) for site in sites}
     return len(layers) / len({module for module, _ in layers}) if layers else 1.0

@@ -15,9 +15,9 @@ from robustness.checks.checks import Check, planned_checks
 from robustness.checks.expected import with_expectations
 from robustness.corpus.corpus import load_corpus
 from robustness.errors import NoLanguageModel, PlanError, PolicyError
-from robustness.outliers.detection import Examination
+from robustness.outliers.model_profile import ModelProfile
 from robustness.policy.policy import Policy, Settings
-from robustness.reference.baseline import CheckpointProfile
+from robustness.reference.baseline import CheckpointBaseline
 from robustness.run.planned_task import PlannedTask, plan_task
 from robustness.runtime.devices import gpu_count, mps_count, torch_version
 from robustness.runtime.dtypes import Dtype
@@ -41,7 +41,7 @@ class PlannedCheckpoint:
         label: its short name in test ids, unique in the run.
         checkpoint: resolved, in plain JSON types.
         settings: the policy's settings for it.
-        examination: anatomy and outlier dimensions.
+        model_profile: anatomy and outlier dimensions.
         corpus: description of the text.
         block_size: tokens of a text block at most, specials included.
         text_blocks: text blocks in the corpus.
@@ -56,14 +56,14 @@ class PlannedCheckpoint:
     label: str
     checkpoint: Mapping[str, Any]
     settings: Settings
-    examination: Examination
+    model_profile: ModelProfile
     corpus: str
     block_size: int
     text_blocks: int
     notes: tuple[str, ...]
     checks: tuple[Check, ...]
     dtype: Dtype = "float32"
-    baseline: CheckpointProfile | None = None
+    baseline: CheckpointBaseline | None = None
     generator: Mapping[str, Any] | None = None
     task: PlannedTask | None = None
 
@@ -137,7 +137,7 @@ class RunPlan:
                         "label": planned.label,
                         "checkpoint": dict(planned.checkpoint),
                         "settings": planned.settings.model_dump(),
-                        "examination": planned.examination.to_dict(),
+                        "model_profile": planned.model_profile.to_dict(),
                         "corpus": planned.corpus,
                         "block_size": planned.block_size,
                         "text_blocks": planned.text_blocks,
@@ -174,7 +174,7 @@ class RunPlan:
                     label=planned["label"],
                     checkpoint=planned["checkpoint"],
                     settings=Settings.model_validate(planned["settings"]),
-                    examination=Examination.from_dict(planned["examination"]),
+                    model_profile=ModelProfile.from_dict(planned["model_profile"]),
                     corpus=planned["corpus"],
                     block_size=planned["block_size"],
                     text_blocks=planned["text_blocks"],
@@ -182,7 +182,7 @@ class RunPlan:
                     checks=tuple(map(Check.from_dict, planned["checks"])),
                     dtype=planned["dtype"],
                     baseline=planned["baseline"]
-                    and CheckpointProfile.from_dict(planned["baseline"]),
+                    and CheckpointBaseline.from_dict(planned["baseline"]),
                     generator=planned["generator"],
                     task=planned["task"] and PlannedTask.from_dict(planned["task"]),
                 )
@@ -298,25 +298,25 @@ def _planned(
         progress(f"{label}: reading corpus {settings.corpus}")
         vetting.corpus  # noqa: B018 (what is wrong with it comes before the rules)
     progress(f"{label}: looking for outlier dimensions")
-    examination = vetting.examination
+    model_profile = vetting.model_profile
     vetting.require_site()
     task = None
     if settings.task.data is not None:
         progress(f"{label}: reading task {settings.task.data}")
         task = plan_task(
-            checkpoint, settings, examination, store_root=store_root, newer_than=newer_than
+            checkpoint, settings, model_profile, store_root=store_root, newer_than=newer_than
         )
     planned = PlannedCheckpoint(
         label=label,
         checkpoint=checkpoint.to_dict(),
         settings=settings,
-        examination=examination,
+        model_profile=model_profile,
         corpus="none",
         block_size=0,
         text_blocks=0,
         notes=tuple(_task_notes(vetting, task)),
         checks=planned_checks(
-            settings, examination, task=task is not None, language_model=has_perplexity
+            settings, model_profile, task=task is not None, language_model=has_perplexity
         ),
         task=task,
     )

@@ -10,10 +10,10 @@ import numpy as np
 
 from robustness.errors import TaskError
 from robustness.measurement.predictions import TaskMeasurement
-from robustness.outliers.detection import Examination, traced
+from robustness.outliers.model_profile import ModelProfile, traced
 from robustness.policy.policy import Settings
 from robustness.runtime.versions import library_versions
-from robustness.scoring.questionnaire import CHUNK_BLOCKS
+from robustness.scoring.scoring_plan import CHUNK_BLOCKS
 from robustness.store.store import Record, Store, digest
 from robustness.tasks.data import TaskData, load_task
 from robustness.tasks.metrics import Floats, chosen_metric
@@ -125,7 +125,7 @@ def labels_of(data: TaskData, kind: TaskKind, classes: tuple[str, ...]) -> Float
 def plan_task(
     checkpoint: "Checkpoint",
     settings: Settings,
-    examination: Examination,
+    model_profile: ModelProfile,
     *,
     store_root: Path,
     newer_than: float | None = None,
@@ -135,7 +135,7 @@ def plan_task(
     Args:
         checkpoint: resolved, as a language model or for the task.
         settings: the policy's settings for it.
-        examination: of the checkpoint.
+        model_profile: of the checkpoint.
         store_root: folder of the store.
         newer_than: seconds since the epoch; what the store has from before is not used.
 
@@ -169,14 +169,15 @@ def plan_task(
     labels = labels_of(data, kind, classes)
     if bool(np.all(labels == labels[0])):
         raise TaskError(f"{data.name}: all examples have the same label, so no score says anything")
-    anatomy: Mapping[str, Any] = examination.anatomy_record
+    anatomy: Mapping[str, Any] = model_profile.anatomy_record
     if asked.architecture != checkpoint.architecture:
         found = traced(asked, settings.stack, store_root=store_root, newer_than=newer_than)
         places = (found["layers"], found["hidden_size"])
-        if places != (examination.layers, examination.hidden_size):
+        if places != (model_profile.layers, model_profile.hidden_size):
             raise TaskError(
                 f"{checkpoint.label} has {places[0]} layers of {places[1]} features as "
-                f"{asked.architecture}, and {examination.layers} of {examination.hidden_size} as "
+                f"{asked.architecture}, and {model_profile.layers} of "
+                f"{model_profile.hidden_size} as "
                 f"{checkpoint.architecture}: its task cannot be vetted"
             )
         anatomy = found["anatomy"]

@@ -7,7 +7,7 @@ from robustness.checks.tasks.ablated import RECORDED_EXAMPLES
 from robustness.checks.tasks.control import EXAMPLES_PER_DRAW
 from robustness.policy.policy import Settings
 from robustness.run.planned_task import PlannedTask
-from robustness.tasks.looks import (
+from robustness.tasks.decisions import (
     FIRST_BOOTSTRAP,
     FIRST_LOOK,
     FIRST_LOOK_AT_BLOCKS,

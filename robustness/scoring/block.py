@@ -34,7 +34,7 @@ class ScoredBlock:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class AskedChunk:
+class PlannedChunk:
     """All that a model is asked about the text blocks of a chunk.
 
     Attributes:
@@ -48,7 +48,7 @@ class AskedChunk:
     n_blocks: int
 
     @classmethod
-    def of(cls, groups: Sequence[Sequence[ScoredBlock]]) -> "AskedChunk":
+    def of(cls, groups: Sequence[Sequence[ScoredBlock]]) -> "PlannedChunk":
         """Put the rows of each text block one after the other."""
         return cls(
             rows=tuple(row for group in groups for row in group),

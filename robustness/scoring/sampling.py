@@ -66,7 +66,7 @@ def masked_positions(
     return np.array(_masked(special.tobytes(), seed, fingerprint, block), dtype=np.int64)
 
 
-@lru_cache(maxsize=8192)  # every condition asks for them again
+@lru_cache(maxsize=8192)  # every intervention asks for them again
 def _masked(special: bytes, seed: int, fingerprint: str, block: int) -> tuple[int, ...]:
     candidates = np.flatnonzero(~np.frombuffer(special, dtype=np.bool_)).tolist()
     wanted = max(1, round(MASKED_SHARE * len(candidates)))

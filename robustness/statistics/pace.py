@@ -42,7 +42,7 @@ class Pace:
 
     def line(
         self,
-        claim: str,
+        statement: str,
         seen: int,
         found: str,
         *,
@@ -54,7 +54,7 @@ class Pace:
         """How far a decision has come: numbers first, the line may be cut.
 
         Args:
-            claim: what is decided.
+            statement: what is decided.
             seen: text blocks (or examples) measured, over all passes.
             found: the figure so far.
             interval: of that figure, if it excludes anything.
@@ -65,9 +65,9 @@ class Pace:
         passes, place = divmod(seen - 1, total)
         again = f", pass {passes + 1}" if passes else ""
         within = f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval else ""
-        left = self.left_s(claim, seen, most or total)
+        left = self.left_s(statement, seen, most or total)
         until = f", at most {in_words(left)} left" if left is not None and left >= SOON_S else ""
-        return f"{found}{within} after {place + 1}/{total} {unit}{again}{until}: {claim}"
+        return f"{found}{within} after {place + 1}/{total} {unit}{again}{until}: {statement}"
 
 
 def in_words(seconds: float) -> str:

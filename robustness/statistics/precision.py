@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from robustness.statistics.looks import counts_of, log_of, nats
+from robustness.statistics.decisions import counts_of, log_of, nats
 from robustness.statistics.sequential import summarise
 
 NEAR = 0.1

@@ -12,15 +12,15 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from robustness.runtime.plain import plain
-from robustness.statistics.looks import (
+from robustness.statistics.decisions import (
     CHUNK,
-    DrawsLook,
-    FactorLook,
-    Look,
+    Decision,
+    FactorDecision,
+    MedianDecision,
     Side,
-    look_at_draws,
-    look_at_factor,
-    look_at_ratio,
+    decide_factor,
+    decide_median,
+    decide_ratio,
 )
 from robustness.statistics.precision import Precision, reduced_precision, reduced_precision_of_draws
 from robustness.statistics.sequential import alpha_for, blind_share
@@ -28,18 +28,18 @@ from robustness.statistics.sequential import alpha_for, blind_share
 __all__ = [
     "CHUNK",
     "SCHEMA",
-    "DrawsLook",
-    "FactorLook",
-    "Look",
+    "Decision",
+    "FactorDecision",
+    "MedianDecision",
     "Outcome",
     "Precision",
     "Side",
     "Verdict",
     "alpha_for",
     "blind_share",
-    "look_at_draws",
-    "look_at_factor",
-    "look_at_ratio",
+    "decide_factor",
+    "decide_median",
+    "decide_ratio",
     "reduced_precision",
     "reduced_precision_of_draws",
 ]
@@ -52,11 +52,11 @@ Outcome: TypeAlias = Literal["pass", "fail", "inconclusive", "error", "not appli
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Verdict:
-    """The answer to one claim about a checkpoint; true only if it passes.
+    """The answer to one statement about a checkpoint; true only if it passes.
 
     Attributes:
         outcome: what it came to.
-        claim: what was asked, as a sentence that is true if the verdict passes.
+        statement: what was asked, as a sentence that is true if the verdict passes.
         ratio: what was measured; may be infinite. ``None`` if nothing was.
         interval: of the ratio; ``None`` if it is exact, or nothing was measured.
         threshold: what the ratio was compared with.
@@ -72,7 +72,7 @@ class Verdict:
     """
 
     outcome: Outcome
-    claim: str
+    statement: str
     ratio: float | None = None
     interval: tuple[float, float] | None = None
     threshold: float | None = None
@@ -98,10 +98,10 @@ class Verdict:
     @classmethod
     def of(
         cls,
-        look: Look,
+        look: Decision,
         outcome: Outcome,
         *,
-        claim: str,
+        statement: str,
         threshold: float,
         passes: Side,
         details: Mapping[str, Any],
@@ -111,7 +111,7 @@ class Verdict:
         """The verdict on a degradation that a last look has decided, with its numbers."""
         return cls(
             outcome=outcome,
-            claim=claim,
+            statement=statement,
             ratio=look.ratio,
             interval=look.interval,
             threshold=threshold,
@@ -130,12 +130,12 @@ class Verdict:
 
     def __repr__(self) -> str:
         """One line, as an assertion shows it."""
-        parts = [f"{self.outcome.upper()}: {self.claim}", self._measured(), self.reason]
+        parts = [f"{self.outcome.upper()}: {self.statement}", self._measured(), self.reason]
         return f"<{'; '.join(plain(' '.join(part.split())) for part in parts if part)}>"
 
     def explain(self) -> str:
-        """Two or three lines for people: the claim, the numbers, and the reason if there is one."""
-        lines = [f"{self.outcome.upper()}: {self.claim}"]
+        """Two or three lines for people: the statement, the numbers, and the reason if any."""
+        lines = [f"{self.outcome.upper()}: {self.statement}"]
         if self.ratio is not None:
             lines.append(f"{self._measured()}{self._basis()}{self._blindness()}")
         if self.reason:

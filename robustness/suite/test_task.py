@@ -1,4 +1,4 @@
-"""The model's downstream task depends on its outlier dimensions (profile paper), or does not.
+"""The model's downstream task depends on its outlier dimensions (expectation paper), or does not.
 
 Kovaleva et al. 2021: removing them "significantly degrades both the MLM perplexity and the
 downstream task performance". Only with ``--robustness-task``.
@@ -27,7 +27,7 @@ def test_task_score_drops(vetting: Vetting, dims: Dims, gate: Gate) -> None:
     ablated = vetting.task.ablate(dims)
     together = len(dims) == len(vetting.outliers())
     needed = limits.min_drop if together else limits.min_drop_alone
-    if vetting.settings.profile == "hardened":
+    if vetting.settings.expectation == "hardened":
         gate.settle(ablated.score_holds(within=limits.max_drop, alpha=gate.alpha))
     elif needed == "record":
         gate.settle(ablated.recorded(alpha=gate.alpha))

@@ -15,11 +15,11 @@ def test_weights_are_finite(vetting: Vetting, gate: Gate) -> None:
     A discriminator's loss has to be better than a guess at the base rate. Without a language-model
     head, what the model knows is asked by ``test_task_is_learned``.
     """
-    claim = "all parameters are finite numbers"
+    statement = "all parameters are finite numbers"
     if broken := vetting.non_finite_tensors():
         reason = f"{len(broken)} tensors hold NaN or infinity, the first is {broken[0]}"
-        gate.fail(claim=claim, reason=reason)
+        gate.fail(statement=statement, reason=reason)
     if vetting.checkpoint.scoring == "task":
-        gate.settle(Verdict(outcome="pass", claim=claim))
+        gate.settle(Verdict(outcome="pass", statement=statement))
         return
     gate.settle(vetting.intact().beats_uniform_guess(alpha=gate.alpha))

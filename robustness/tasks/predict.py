@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from robustness.ablation.conditions import Condition
 from robustness.ablation.edits import Sum
 from robustness.ablation.hooks import Means, summed
+from robustness.ablation.interventions import Intervention
 from robustness.errors import MeasurementError
 from robustness.measurement.batching import first_guess, is_out_of_memory, micro_batches
 from robustness.measurement.execution import separated, sharing, take_threads
@@ -88,14 +88,17 @@ class Predictor:
         self._most_tokens: int | None = None
 
     def predict(
-        self, examples: Sequence[Sequence[Row]], condition: Condition, means: Means | None = None
+        self,
+        examples: Sequence[Sequence[Row]],
+        intervention: Intervention,
+        means: Means | None = None,
     ) -> NDArray[np.float64]:
         """Answers to the examples of a chunk, shape (n, outputs): logits, a number, or a cosine.
 
         Args:
             examples: rows of each.
-            condition: what is done to the model, by number of the example.
-            means: mean features of the intact model, for conditions that need them.
+            intervention: what is done to the model, by number of the example.
+            means: mean features of the intact model, for interventions that need them.
 
         Raises:
             MeasurementError: if memory does not even suffice for one row at a time.
@@ -105,7 +108,7 @@ class Predictor:
         lengths = [len(row.ids) for row in rows]
         while True:
             try:
-                outputs = self._pass(rows, owner, lengths, condition, means)
+                outputs = self._pass(rows, owner, lengths, intervention, means)
                 return self._answers(outputs, owner)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -141,16 +144,16 @@ class Predictor:
         rows: Sequence[Row],
         owner: NDArray[np.int64],
         lengths: Sequence[int],
-        condition: Condition,
+        intervention: Intervention,
         means: Means | None,
     ) -> NDArray[np.float64]:
         model = self._model
         found: dict[int, NDArray[np.float64]] = {}
         batches = micro_batches(lengths, most_tokens=self.most_tokens)
         for batch in sharing(batches, self._threads):
-            for part in separated(batch, owner, condition, self._anatomy):
+            for part in separated(batch, owner, intervention, self._anatomy):
                 about = owner[part].tolist()
-                with condition.applied(model, self._anatomy, about, means):
+                with intervention.applied(model, self._anatomy, about, means):
                     outputs = self._forward(model, [rows[row] for row in part])
                 found.update(zip(part, outputs, strict=True))
         return np.stack([found[row] for row in range(len(rows))])

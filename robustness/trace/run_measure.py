@@ -100,7 +100,7 @@ class RunMeasurement:
                 vetting = self._vetting(step)
                 if text is None:
                     started(self._estimate(vetting, len(wanted)))
-                found = vetting.measurement.asked.text_blocks_sha256
+                found = vetting.measurement.scoring_plan.text_blocks_sha256
                 if text not in (None, found):
                     raise CheckpointError(
                         f"the tokenizer of {step.scan.label} cuts the text otherwise than those "

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from robustness.ablation.conditions import Fixed
+from robustness.ablation.interventions import FixedAblation
 from robustness.measurement.evidence import (
     ControlEvidence,
     FixedEvidence,
@@ -18,9 +18,9 @@ from robustness.measurement.evidence import (
     fixed_evidence,
     intact_evidence,
 )
-from robustness.scoring.questionnaire import CHUNK_BLOCKS
 from robustness.scoring.sampling import random_candidates
-from robustness.statistics.looks import NOTHING_EXCLUDED, look_at_draws, look_at_ratio
+from robustness.scoring.scoring_plan import CHUNK_BLOCKS
+from robustness.statistics.decisions import NOTHING_EXCLUDED, decide_median, decide_ratio
 
 if TYPE_CHECKING:
     from robustness.scoring.quantity import Quantity
@@ -138,14 +138,14 @@ def measured(
     sets = [dims, *_alone(dims)] if dims else []
     ablations = [vetting.ablate(each).ablation for each in sets]
     intact = intact_evidence(measurement)
-    fixed = [fixed_evidence(measurement, Fixed(ablation=each)) for each in ablations]
+    fixed = [fixed_evidence(measurement, FixedAblation(ablation=each)) for each in ablations]
     others = set(never_drawn) | set(dims)
-    enough = vetting.examination.hidden_size - len(others) >= len(dims)
+    enough = vetting.model_profile.hidden_size - len(others) >= len(dims)
     random = (
         control_evidence(
             measurement,
             candidates=random_candidates(
-                others, hidden_size=vetting.examination.hidden_size, size=len(dims)
+                others, hidden_size=vetting.model_profile.hidden_size, size=len(dims)
             ),
             size=len(dims),
             like=ablations[0],
@@ -177,7 +177,7 @@ def _alone(dims: Collection[int]) -> list[tuple[int, ...]]:
 
 
 def _of_figure(evidence: IntactEvidence, quantity: "Quantity", alpha: float) -> Interval | None:
-    look = look_at_ratio(
+    look = decide_ratio(
         evidence.nll_nats,
         evidence.tokens,
         threshold=1.0,
@@ -192,7 +192,7 @@ def _of_figure(evidence: IntactEvidence, quantity: "Quantity", alpha: float) -> 
 
 
 def _degradation(dims: Sequence[int], evidence: FixedEvidence, alpha: float) -> Degradation:
-    look = look_at_ratio(
+    look = decide_ratio(
         evidence.delta_nll,
         evidence.intact.tokens,
         threshold=1.0,
@@ -205,7 +205,7 @@ def _degradation(dims: Sequence[int], evidence: FixedEvidence, alpha: float) -> 
 def _of_draws(evidence: ControlEvidence, size: int, alpha: float) -> RandomDegradation | None:
     if not len(evidence.draw_tokens):
         return None
-    look = look_at_draws(evidence.draw_delta_nll, evidence.draw_tokens, threshold=1.0, alpha=alpha)
+    look = decide_median(evidence.draw_delta_nll, evidence.draw_tokens, threshold=1.0, alpha=alpha)
     return RandomDegradation(
         size=size,
         draws=look.draws,

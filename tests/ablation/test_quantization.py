@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from robustness.ablation.conditions import Intact, Quantized
+from robustness.ablation.interventions import Intact, Quantized
 from robustness.ablation.quantization import dense_int8, quantize, quantized
 from robustness.anatomy.anatomy import trace_anatomy
 from robustness.anatomy.live import dense_layers_of
@@ -229,12 +229,12 @@ def test_an_outlier_wrecks_int8_and_sparing_it_mends_it(wrecked: Vetting) -> Non
 def test_the_measured_numbers_are_those_of_the_plain_loop(wrecked: Vetting) -> None:
     """With another outlier spared, so that what is left is neither wrecked nor mended."""
     measurement = wrecked.measurement
-    condition = Quantized(spared=(PLANTED,))
-    (found,) = measurement.chunk(0, condition)
+    intervention = Quantized(spared=(PLANTED,))
+    (found,) = measurement.chunk(0, intervention)
     model: Any = wrecked.checkpoint.load_model(device="cpu")
     plain = plain_int8.in_int8(model, "model.layers", plain_int8.kind_in_llama, [PLANTED])
     for place, number in enumerate(measurement.order[:4].tolist()):
-        ids = torch.from_numpy(measurement.asked._blocks.ids[number])[None]
+        ids = torch.from_numpy(measurement.scoring_plan._blocks.ids[number])[None]
         with torch.no_grad():
             logits = plain(input_ids=ids).logits[0, :-1].double()
         nll = -logits.log_softmax(-1).gather(1, ids[0, 1:, None]).sum()
@@ -258,13 +258,13 @@ def test_a_harmless_model_passes(tmp_path: Path) -> None:
 
 def test_results_do_not_depend_on_batches(wrecked: Vetting) -> None:
     measurement = wrecked.measurement
-    chunk = measurement.asked.chunk(1)
+    chunk = measurement.scoring_plan.chunk(1)
     found = []
     for most_tokens in (32, 10_000):
         execution = Execution(
             load=lambda: wrecked.checkpoint.load_model(device="cpu"),
             scoring="causal",
-            anatomy=wrecked.examination.anatomy,
+            anatomy=wrecked.model_profile.anatomy,
             pad_id=0,
             device="cpu",
             threads=None,
@@ -342,23 +342,23 @@ def test_an_antibody_model_in_int8_is_that_of_the_plain_loop(tmp_path: Path) -> 
     vetting = Vetting(checkpoint=only.load(), settings=only.settings, store_root=run.store_root)
     measurement = vetting.measurement
     dims = vetting.outliers().dims
-    conditions = [Quantized(), Quantized(spared=dims)]
-    intact, *found = measurement.chunk(0, Intact(), *conditions)
+    interventions = [Quantized(), Quantized(spared=dims)]
+    intact, *found = measurement.chunk(0, Intact(), *interventions)
     plain = reference.load(path)
     texts = reference.read_corpus(corpus, "lines")
     fingerprint = reference.fingerprint(texts, "lines")
     blocks = reference.text_blocks(texts, "lines", plain.tokenizer, 128)
     numbers = reference.measurement_order(len(blocks), 0, fingerprint)[:4]
-    for condition, measured in zip(conditions, found, strict=True):
+    for intervention, measured in zip(interventions, found, strict=True):
         model = plain_int8.in_int8(
-            plain.model, "roberta.encoder", plain_int8.kind_in_bert, list(condition.spared)
+            plain.model, "roberta.encoder", plain_int8.kind_in_bert, list(intervention.spared)
         )
         checkpoint = replace(plain, model=model)
         for place, number in enumerate(numbers):
             nll, _ = reference.nll_of_block(checkpoint, blocks[number], 0, fingerprint)
             # What is in float is summed in another order, and a value that differs in the eighth
             # digit can fall on the other side of a rounding step.
-            close = 0.1 if condition.spared else 1e-5
+            close = 0.1 if intervention.spared else 1e-5
             assert measured.nll_nats[place] == pytest.approx(nll, abs=close)
     tokens = intact.tokens.sum()
     ratios = [math.exp((each.nll_nats - intact.nll_nats).sum() / tokens) for each in found]

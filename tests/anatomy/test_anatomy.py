@@ -7,7 +7,7 @@ from torch import nn
 
 from robustness.anatomy.anatomy import Anatomy, distinct_sites, trace_anatomy
 from robustness.errors import UnsupportedArchitecture, UnsupportedSite
-from robustness.outliers.detection import few_tokens
+from robustness.outliers.model_profile import few_tokens
 from tests.support.checkpoints.tiny_models import (
     ARCHITECTURES,
     SEQUENCE_TO_SEQUENCE,

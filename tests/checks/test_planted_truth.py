@@ -48,7 +48,7 @@ def _known_perplexity(vetting: Vetting) -> float:
     logits = final_feature() * np.array(head())
     log_probabilities = logits - np.log(np.exp(logits).sum())
     counts = Counter(
-        token for ids in vetting.measurement.asked._blocks.ids for token in ids[1:].tolist()
+        token for ids in vetting.measurement.scoring_plan._blocks.ids for token in ids[1:].tolist()
     )
     nll = -sum(n * log_probabilities[token] for token, n in counts.items())
     return float(np.exp(nll / sum(counts.values())))
@@ -112,7 +112,7 @@ def test_a_feature_is_replaced_by_its_mean(vetting: Vetting) -> None:
     for site in ("output", "residual"):
         mean = exhaustive.ablate(PLANTED, site=site, mode="mean").is_harmless(within=1.001)
         assert mean.ratio == pytest.approx(1, rel=1e-5)
-        assert mean.claim.startswith(f"ablating dimension {PLANTED} (")
+        assert mean.statement.startswith(f"ablating dimension {PLANTED} (")
         zero = exhaustive.ablate(PLANTED, site=site).degrades(by=1.5)
         assert zero.ratio == pytest.approx(VOCABULARY / _known_perplexity(vetting), rel=1e-5)
     assert vetting.ablate_random(1, mode="mean").is_harmless(within=1.1).ratio == 1
@@ -152,7 +152,7 @@ def _plain_means(vetting: Vetting) -> dict[str, Any]:
         )
     for block in vetting.measurement.order[:64].tolist():
         with torch.no_grad():
-            model(torch.tensor(vetting.measurement.asked._blocks.ids[block])[None])
+            model(torch.tensor(vetting.measurement.scoring_plan._blocks.ids[block])[None])
     assert len(written["0"]) == 64 * 32  # all positions of all text blocks
     return {name: np.mean(np.array(rows), axis=0) for name, rows in written.items()}
 
@@ -207,14 +207,14 @@ def test_every_layer_has_to_stay_below(vetting: Vetting) -> None:
 
 def test_where_no_layer_can_be_skipped_all_of_them_run(vetting: Vetting) -> None:
     """The same numbers, from whole forward passes."""
-    anatomy = vetting.examination.anatomy
+    anatomy = vetting.model_profile.anatomy
     stack = replace(anatomy.stack, resumable=False)
     record = Anatomy(stacks=(stack,)).to_dict()
     slow = Vetting(
         checkpoint=vetting.checkpoint,
         settings=vetting.settings,
         store_root=vetting._store_root,
-        examination=replace(vetting.examination, anatomy_record=record),
+        model_profile=replace(vetting.model_profile, anatomy_record=record),
     )
     for site, mode in (("output", "zero"), ("residual", "mean")):
         profiles = [

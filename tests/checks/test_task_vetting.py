@@ -13,7 +13,7 @@ import torch
 import transformers
 from scipy import stats
 
-from robustness.ablation.conditions import Fixed, Intact, PerBlock
+from robustness.ablation.interventions import FixedAblation, Intact, PerBlockAblation
 from robustness.checkpoint.checkpoint import resolve
 from robustness.checks.tasks.task import Task
 from robustness.errors import TaskError
@@ -57,10 +57,10 @@ def _write(file: Path, rows: Sequence[tuple[str, ...]], label: Callable[[int], f
     return file
 
 
-def _answers(task: Task, condition: Any) -> np.ndarray[Any, Any]:
+def _answers(task: Task, intervention: Any) -> np.ndarray[Any, Any]:
     """In the order of the file."""
     measurement = task.measurement
-    found = [measurement.chunk(index, condition)[0] for index in range(measurement.n_chunks)]
+    found = [measurement.chunk(index, intervention)[0] for index in range(measurement.n_chunks)]
     answers = np.concatenate(found)
     return answers[np.argsort(measurement.order)]
 
@@ -133,8 +133,8 @@ def test_similarities_and_their_correlation(
     assert (task.planned.kind, task.planned.metric) == ("similarity", "spearman")
     model = _zeroed(_load("BertModel", similar.folder), [DIM])
     ablated = [_cosine(model, pair) for pair in pairs]
-    condition = Fixed(ablation=task.vetting.ablation((DIM,)))
-    for expected, asked in ((similar.cosines, Intact()), (ablated, condition)):
+    intervention = FixedAblation(ablation=task.vetting.ablation((DIM,)))
+    for expected, asked in ((similar.cosines, Intact()), (ablated, intervention)):
         assert _answers(task, asked)[:, 0].tolist() == pytest.approx(expected, abs=1e-5)
     intact, without = (
         float(stats.spearmanr(similar.labels, cosines).statistic)
@@ -178,7 +178,7 @@ def test_each_example_has_the_dimensions_of_its_own_draw(tmp_path: Path) -> None
     task = _task(folder, f"{file}:a:y", tmp_path / "store")
     like = task.vetting.ablation((0,))
     dims = tuple((place, (place + 9) % HIDDEN_SIZE) for place in range(16))
-    (found,) = task.measurement.chunk(0, PerBlock(dims=dims, like=like))
+    (found,) = task.measurement.chunk(0, PerBlockAblation(dims=dims, like=like))
     for place, example in enumerate(task.measurement.examples(0)):
         model = _zeroed(_load("BertForSequenceClassification", folder), dims[place])
         ids = torch.tensor([tiny_tokenizer(VOCABULARY)(texts[example][0])["input_ids"]])
@@ -220,7 +220,7 @@ def test_the_mean_in_the_place_of_a_feature_is_that_of_the_tasks_texts(tmp_path:
         for layer, mean in zip(model.bert.encoder.layer, means, strict=True):
             layer.output.LayerNorm.weight[DIM], layer.output.LayerNorm.bias[DIM] = 0, mean
         expected = [model(input_ids=ids).logits[0].tolist() for ids in encoded]
-    found = _answers(task, Fixed(ablation=task.vetting.ablation((DIM,), mode="mean")))
+    found = _answers(task, FixedAblation(ablation=task.vetting.ablation((DIM,), mode="mean")))
     assert found.ravel().tolist() == pytest.approx(np.ravel(expected).tolist(), abs=1e-5)
 
 

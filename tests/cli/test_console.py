@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from robustness import __version__
 from robustness.cli.app import app
-from robustness.reference.baseline import Profile, write_profile
+from robustness.reference.baseline import Baseline, write_baseline
 from robustness.report.merge import sealed
 from tests.support.records.profiles import CONDITIONS, entry, profile
 from tests.support.records.run_reports import shard_facts
@@ -29,9 +29,9 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments))
 
 
-def compared(then: Profile, now: Profile, *options: str) -> Result:
-    write_profile(then, Path("a.json"))
-    write_profile(now, Path("b.json"))
+def compared(then: Baseline, now: Baseline, *options: str) -> Result:
+    write_baseline(then, Path("a.json"))
+    write_baseline(now, Path("b.json"))
     return run("diff", "a.json", "b.json", *options)
 
 

@@ -244,7 +244,7 @@ def test_reading_prints_nothing_and_writes_nothing_and_imports_late(folder: Path
     write_rows(folder.parent / "a.parquet", ["x"])
     script = """
 import sys
-from robustness import blocks, corpus
+from robustness.corpus import blocks, corpus
 corpus.load_corpus("builtin")
 heavy = {"torch", "transformers", "datasets", "pandas", "pyarrow", "huggingface_hub"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)

@@ -54,14 +54,14 @@ def test_every_task_names_all_checkpoints_and_vets_its_own(count: int) -> None:
 def test_nothing_asked_for_is_lost(tmp_path: Path) -> None:
     (task,) = asked(
         "a/b",
-        profile="hardened",
+        expectation="hardened",
         device="cuda",
         store=tmp_path / "store",
         pytest_arguments=("--robustness-dtype=auto", "-n", "2"),
     ).tasks
     assert task.arguments == (
         "--robustness-model=a/b",
-        "--robustness-profile=hardened",
+        "--robustness-expectation=hardened",
         "--robustness-device=cuda",
         f"--robustness-store={tmp_path / 'store'}",
         "--robustness-dtype=auto",
@@ -298,7 +298,7 @@ def test_a_terminal_has_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # --- the one verdict -----------------------------------------------------------------------------
 
-VERDICT = Verdict(outcome="pass", claim="c", reason="r")
+VERDICT = Verdict(outcome="pass", statement="c", reason="r")
 
 
 def shard_report(*labels: str, index: int, **more: Any) -> str:

@@ -200,7 +200,7 @@ def test_a_lost_node_is_replaced_by_another(
 
 
 def test_a_failed_check_is_a_verdict(cluster: Any, stubs: Stubs, tmp_path: Path) -> None:
-    with started(tmp_path, *vetted(stubs, cluster.address, "--profile=hardened")) as run:
+    with started(tmp_path, *vetted(stubs, cluster.address, "--expectation=hardened")) as run:
         status, _ = run.end()
     assert status == 1
     assert run.log.count("did not pass on") == 2

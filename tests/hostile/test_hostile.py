@@ -72,7 +72,7 @@ def booby_trap(folder: Path, mark: Path) -> None:
     (folder / "custom_generate").mkdir()
     (folder / "custom_generate" / "generate.py").write_text(code)
     (folder / "pytest.ini").write_text("[pytest]\naddopts = --collect-only -p evil\n")
-    (folder / "robustness.toml").write_text("profile = 'hardened'\n")
+    (folder / "robustness.toml").write_text("expectation = 'hardened'\n")
     (folder / "chat_template.jinja").write_text("{{ ''.__class__.__mro__[1].__subclasses__() }}")
     for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "vocab.pkl"):
         (folder / name).write_bytes(pickle.dumps(_Payload(mark)))
@@ -106,7 +106,7 @@ def test_nothing_in_the_folder_is_run(stubs: Stubs, tmp_path: Path) -> None:
     assert run.result.ret == pytest.ExitCode.OK
     assert set(run.verdicts.values()) == {"pass"}
     assert run.facts["policy"] is None  # the folder's own is not the user's
-    assert run.facts["checkpoints"][0]["profile"] == "paper"
+    assert run.facts["checkpoints"][0]["expectation"] == "paper"
 
 
 def test_the_payload_is_live(tmp_path: Path) -> None:

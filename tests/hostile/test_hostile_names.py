@@ -63,7 +63,7 @@ def test_errors_and_verdicts_quote_names_harmlessly() -> None:
     for error in (CheckpointError(ESCAPES), MeasurementError(f"x {ESCAPES}")):
         assert is_harmless(str(error))
         assert is_harmless(str(pickle.loads(pickle.dumps(error))))
-    verdict = Verdict(outcome="fail", claim=ESCAPES, reason=ESCAPES)
+    verdict = Verdict(outcome="fail", statement=ESCAPES, reason=ESCAPES)
     assert is_harmless(repr(verdict))
     assert all(map(is_harmless, verdict.explain().split("\n")))
     assert len(verdict.explain().split("\n")) == 2

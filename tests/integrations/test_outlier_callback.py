@@ -127,7 +127,7 @@ def test_a_reading_is_what_vetting_the_saved_checkpoint_finds(tmp_path: Path) ->
     folder = save_checkpoint(tmp_path / "saved", model)
     checkpoint = resolve(str(folder), cache=tmp_path / "store")
     found = Vetting(checkpoint=checkpoint, settings=Settings(), store_root=tmp_path / "store")
-    detection = found.examination.detection
+    detection = found.model_profile.detection
     reading = callback.readings[-1]
     assert reading.rule == detection.rule
     assert reading.layers == {outlier.dim: outlier.layers for outlier in detection.outliers}

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from robustness.ablation.ablation import Ablation
-from robustness.ablation.conditions import Fixed, Intact, PerBlock
+from robustness.ablation.interventions import FixedAblation, Intact, PerBlockAblation
 from robustness.errors import RobustnessError
 from robustness.policy.policy import load_policy
 from robustness.run.plan import make_plan
@@ -71,7 +71,7 @@ def make(tmp_path: Path) -> Make:
             checkpoint=planned.load(),
             settings=planned.settings,
             store_root=store,
-            examination=planned.examination,
+            model_profile=planned.model_profile,
         )
 
     return vetted
@@ -98,12 +98,12 @@ def test_each_stack_of_an_encoder_decoder_is_ablated_alone(
 ) -> None:
     vetting = make(architecture, stack=stack)
     role = "encoder" if stack == "encoder" else "decoder"
-    assert vetting.examination.stack == role
+    assert vetting.model_profile.stack == role
     assert vetting.checkpoint.scoring == "seq2seq"
     measurement = vetting.measurement
-    intact, ablated = measurement.chunk(0, Intact(), Fixed(ablation=Ablation(dims=DIMS)))
+    intact, ablated = measurement.chunk(0, Intact(), FixedAblation(ablation=Ablation(dims=DIMS)))
     model = vetting.checkpoint.load_model()
-    rows = measurement.asked.chunk(0).rows
+    rows = measurement.scoring_plan.chunk(0).rows
     assert intact.nll_nats == pytest.approx(
         [Scorer(model).nll_nats([r])[0] for r in rows], rel=1e-5
     )
@@ -128,8 +128,8 @@ def test_every_architecture_goes_from_a_folder_to_the_same_numbers_in_rows(
     """Saved, verified, traced, scored as it was trained, ablated as a whole and row by row."""
     measurement = make(architecture).measurement
     ablation = Ablation(dims=DIMS[:1])
-    rows = PerBlock(like=ablation, dims=(ablation.dims,) * 16)
-    intact, fixed, control = measurement.chunk(0, Intact(), Fixed(ablation=ablation), rows)
+    rows = PerBlockAblation(like=ablation, dims=(ablation.dims,) * 16)
+    intact, fixed, control = measurement.chunk(0, Intact(), FixedAblation(ablation=ablation), rows)
     assert control.nll_nats == pytest.approx(fixed.nll_nats, rel=1e-5)
     assert not np.allclose(fixed.nll_nats, intact.nll_nats, rtol=1e-9)
 
@@ -137,12 +137,14 @@ def test_every_architecture_goes_from_a_folder_to_the_same_numbers_in_rows(
 def test_a_mixture_of_experts_is_vetted_by_activations_at_the_residual_site(make: Make) -> None:
     rules = {"massive": {"threshold": 1e-3, "median_factor": 3.0}}
     vetting = make("mixtral", rule="massive", rules=rules, site="residual")
-    assert vetting.examination.sites == ("residual",)
+    assert vetting.model_profile.sites == ("residual",)
     found = vetting.outliers().dims
     assert found
     model = vetting.checkpoint.load_model()
     with torch.no_grad():
-        ids = torch.tensor(np.array([row.ids for row in vetting.measurement.asked.chunk(0).rows]))
+        ids = torch.tensor(
+            np.array([row.ids for row in vetting.measurement.scoring_plan.chunk(0).rows])
+        )
         states = model(input_ids=ids, output_hidden_states=True).hidden_states[1:-1]
     # The largest of all values behind a layer is beyond any fixed share of the median.
     largest = max(states, key=lambda state: float(state.abs().max())).abs().amax((0, 1))

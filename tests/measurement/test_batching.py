@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from robustness.ablation.ablation import Ablation
-from robustness.ablation.conditions import Fixed, Intact, PerBlock
+from robustness.ablation.interventions import FixedAblation, Intact, PerBlockAblation
 from robustness.errors import MeasurementError
 from robustness.measurement.batching import CPU_TOKENS, first_guess, is_out_of_memory, micro_batches
 from robustness.measurement.execution import Execution
@@ -109,8 +109,8 @@ def _run_out(monkeypatch: pytest.MonkeyPatch, *, beyond_rows: int, error: Except
 
 CONDITIONS: tuple[Any, ...] = (
     Intact(),
-    Fixed(ablation=Ablation(dims=(PLANTED,))),
-    PerBlock(like=Ablation(dims=(0,)), dims=tuple((row,) for row in range(16))),
+    FixedAblation(ablation=Ablation(dims=(PLANTED,))),
+    PerBlockAblation(like=Ablation(dims=(0,)), dims=tuple((row,) for row in range(16))),
 )
 
 

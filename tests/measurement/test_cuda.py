@@ -10,14 +10,20 @@ import torch
 import transformers
 
 from robustness.ablation.ablation import Ablation
-from robustness.ablation.conditions import Condition, Fixed, Intact, PerBlock, Quantized
 from robustness.ablation.hooks import summed
+from robustness.ablation.interventions import (
+    FixedAblation,
+    Intact,
+    Intervention,
+    PerBlockAblation,
+    Quantized,
+)
 from robustness.anatomy.anatomy import trace_anatomy
 from robustness.anatomy.live import live_sites
 from robustness.measurement.batching import ACCELERATOR_TOKENS
 from robustness.measurement.execution import Execution
 from robustness.runtime.dtypes import chosen_dtype
-from robustness.scoring import AskedChunk, causal_block
+from robustness.scoring import PlannedChunk, causal_block
 from tests.support.checkpoints.shared import shared_data, shared_model
 from tests.support.checkpoints.tiny_models import VOCABULARY, tiny_inputs, tiny_model
 from tests.support.plugin.plugin_support import (
@@ -36,10 +42,10 @@ ABLATION = Ablation(dims=(3, 5))
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-3}  # nats per text block of 12 or 20 tokens
 
 
-def _chunk(n: int = 16) -> AskedChunk:
+def _chunk(n: int = 16) -> PlannedChunk:
     rng = np.random.default_rng(0)
     lengths = [20 if row % 2 else 12 for row in range(n)]
-    return AskedChunk.of([[causal_block(rng.integers(3, VOCABULARY, k))] for k in lengths])
+    return PlannedChunk.of([[causal_block(rng.integers(3, VOCABULARY, k))] for k in lengths])
 
 
 def _execution(model: Any, kind: str, device: str) -> Execution:
@@ -54,19 +60,19 @@ def _execution(model: Any, kind: str, device: str) -> Execution:
     )
 
 
-def _both(kind: str, *conditions: Condition, means: Any = None) -> list[list[Any]]:
+def _both(kind: str, *interventions: Intervention, means: Any = None) -> list[list[Any]]:
     found = []
     for device in ("cpu", "cuda"):
         execution = _execution(tiny_model(kind), kind, device)
-        nll, _ = execution.run(_chunk(), conditions, execution.most_tokens, "float32", means)
+        nll, _ = execution.run(_chunk(), interventions, execution.most_tokens, "float32", means)
         found.append(nll)
     return found
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_values_are_those_of_the_processor(kind: str) -> None:
-    per_block = PerBlock(like=ABLATION, dims=tuple((row % 16,) for row in range(16)))
-    cpu, cuda = _both(kind, Intact(), Fixed(ablation=ABLATION), per_block)
+    per_block = PerBlockAblation(like=ABLATION, dims=tuple((row % 16,) for row in range(16)))
+    cpu, cuda = _both(kind, Intact(), FixedAblation(ablation=ABLATION), per_block)
     np.testing.assert_allclose(cuda, cpu, **CLOSE)
     assert np.abs(cpu[1] - cpu[0]).max() > 0.01
 
@@ -83,14 +89,14 @@ def test_so_are_means_layer_profiles_and_8_bit_values(kind: str) -> None:
         sums[device] = {layer: each.total / each.count for layer, each in found.items()}
     for layer, mean in sums["cpu"].items():
         torch.testing.assert_close(sums["cuda"][layer], mean, rtol=1e-4, atol=1e-4)
-    per_block = PerBlock(like=ablation, dims=tuple((row % 16,) for row in range(16)))
-    cpu, cuda = _both(kind, Fixed(ablation=ablation), per_block, means=sums["cpu"])
+    per_block = PerBlockAblation(like=ablation, dims=tuple((row % 16,) for row in range(16)))
+    cpu, cuda = _both(kind, FixedAblation(ablation=ablation), per_block, means=sums["cpu"])
     np.testing.assert_allclose(cuda, cpu, **CLOSE)
     profiles = []
     for device in ("cpu", "cuda"):
         execution = _execution(tiny_model(kind), kind, device)
         layers = range(anatomy.stack.n_layers)
-        each = [Fixed(ablation=Ablation(dims=(3,), layers=(layer,))) for layer in layers]
+        each = [FixedAblation(ablation=Ablation(dims=(3,), layers=(layer,))) for layer in layers]
         profiles.append(execution.layer_by_layer(_chunk(), each, None))
     np.testing.assert_allclose(profiles[1], profiles[0], **CLOSE)
     cpu, cuda = _both(kind, Quantized(spared=(3,)))
@@ -117,7 +123,7 @@ def test_memory_that_runs_out_halves_the_batch() -> None:
     cls: Any = transformers.BertForMaskedLM
     execution = _execution(cls(config).eval(), "bert", "cuda")
     rng = np.random.default_rng(0)
-    chunk = AskedChunk.of([[causal_block(rng.integers(3, VOCABULARY, 512))] for _ in range(64)])
+    chunk = PlannedChunk.of([[causal_block(rng.integers(3, VOCABULARY, 512))] for _ in range(64)])
     (small,), _ = execution.run(chunk, [Intact()], 2048, "float32")
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory

@@ -1,7 +1,8 @@
 """Real checkpoints, end to end: the command's verdicts, and every number behind them.
 
 The numbers are compared with ``tests/support/records/reference.py``, a plain loop written from
-docs/PROTOCOL.md alone; the verdicts with what an exhaustive evaluation by that script gives (stated in CASES).
+docs/PROTOCOL.md alone; the verdicts with what an exhaustive evaluation by that script gives
+(stated in CASES).
 """
 
 import json
@@ -18,12 +19,12 @@ from typing import Any
 import pytest
 
 from robustness.ablation.ablation import Ablation
-from robustness.ablation.conditions import Condition, Fixed, Intact, PerBlock
+from robustness.ablation.interventions import FixedAblation, Intact, Intervention, PerBlockAblation
 from robustness.checkpoint.reference import CheckpointRef
 from robustness.policy.policy import load_policy
 from robustness.run.plan import make_plan
-from robustness.scoring.questionnaire import CHUNK_BLOCKS
 from robustness.scoring.sampling import DrawClock, random_dims
+from robustness.scoring.scoring_plan import CHUNK_BLOCKS
 from robustness.vetting import Vetting
 from tests.support.checkpoints.shared import shared_data, shared_model, smollm2_reference
 from tests.support.records import reference
@@ -129,7 +130,7 @@ def _vetting(case: Case, store: Path) -> Vetting:
         checkpoint=planned.load(),
         settings=planned.settings,
         store_root=store,
-        examination=planned.examination,
+        model_profile=planned.model_profile,
     )
 
 
@@ -168,7 +169,7 @@ def _plain(case: Case) -> Plain:
 
 def _conditions(case: Case, vetting: Vetting) -> list[tuple[int, ...]]:
     """Intact, each compared dimension alone, all of them, and the first three random draws."""
-    hidden_size = vetting.examination.hidden_size
+    hidden_size = vetting.model_profile.hidden_size
     candidates = [dim for dim in range(hidden_size) if dim not in case.dims]
     draws = [random_dims(candidates, max(1, len(case.dims)), seed=0, draw=n) for n in range(3)]
     singles = [(dim,) for dim in case.compared]
@@ -176,11 +177,11 @@ def _conditions(case: Case, vetting: Vetting) -> list[tuple[int, ...]]:
 
 
 def _measured(vetting: Vetting, dims: tuple[int, ...], chunks: range) -> list[float]:
-    condition: Condition = Fixed(ablation=Ablation(dims=dims)) if dims else Intact()
+    intervention: Intervention = FixedAblation(ablation=Ablation(dims=dims)) if dims else Intact()
     return [
         nll
         for chunk in chunks
-        for nll in vetting.measurement.chunk(chunk, condition)[0].nll_nats.tolist()
+        for nll in vetting.measurement.chunk(chunk, intervention)[0].nll_nats.tolist()
     ]
 
 
@@ -205,16 +206,18 @@ def _compare_control(case: Case, store: Path, n_chunks: int) -> None:
     vetting, plain = _vetting(case, store), _plain(case)
     clock = DrawClock()
     size = max(1, len(case.dims))
-    candidates = [d for d in range(vetting.examination.hidden_size) if d not in case.dims]
+    candidates = [d for d in range(vetting.model_profile.hidden_size) if d not in case.dims]
     for chunk in range(n_chunks):
         (intact,) = vetting.measurement.chunk(chunk, Intact())
         draws = clock.assign(intact.tokens.tolist())
         dims = tuple(random_dims(candidates, size, seed=0, draw=draw) for draw in draws)
-        (control,) = vetting.measurement.chunk(chunk, PerBlock(like=Ablation(dims=(0,)), dims=dims))
+        (control,) = vetting.measurement.chunk(
+            chunk, PerBlockAblation(like=Ablation(dims=(0,)), dims=dims)
+        )
         start = chunk * CHUNK_BLOCKS
         expected = [plain.nll(range(start + n, start + n + 1), d)[0] for n, d in enumerate(dims)]
         assert control.nll_nats.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-4)
-        width = vetting.examination.hidden_size
+        width = vetting.model_profile.hidden_size
         for draw, chosen in zip(draws, dims, strict=True):
             assert list(chosen) == sorted(reference.draw_dims(draw, size, case.dims, width, 0))
 

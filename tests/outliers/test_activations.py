@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from robustness.anatomy.anatomy import Stack, trace_anatomy
 from robustness.errors import MeasurementError, RuleError, UnsupportedSite
 from robustness.outliers.activations import dense_inputs, layer_outputs, spike_rounds
-from robustness.outliers.activations.following import Blocks
+from robustness.outliers.activations.layer_hooks import Blocks
 from robustness.outliers.rules.spikes import super_weight
 from tests.support.checkpoints.hidden_states import Array, Hidden, summed_up
 from tests.support.checkpoints.tiny_models import VOCABULARY, tiny_inputs, tiny_model

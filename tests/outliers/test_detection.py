@@ -8,7 +8,7 @@ import torch
 
 from robustness.checkpoint.checkpoint import Checkpoint, resolve
 from robustness.errors import RuleError, UnsupportedSite
-from robustness.outliers.detection import examine
+from robustness.outliers.model_profile import profile_model
 from robustness.outliers.rules import RULES
 from robustness.policy.policy import Settings, load_policy
 from robustness.vetting import Vetting
@@ -74,12 +74,12 @@ def test_rules_on_weights_never_load_the_model(
     bert: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Checkpoint, "load_model", _refuse_to_load)
-    found = examine(
+    found = profile_model(
         bert, settings(tmp_path, rule=["busters", "puccetti"]), store_root=tmp_path / "store"
     )
     assert [detection.dims for detection in found.detections] == [(PLANTED,), (PLANTED,)]
     with pytest.raises(AssertionError, match="the model was loaded"):
-        examine(bert, settings(tmp_path, rule="massive"), store_root=tmp_path / "store")
+        profile_model(bert, settings(tmp_path, rule="massive"), store_root=tmp_path / "store")
 
 
 def test_several_rules_share_one_model_and_one_reading(
@@ -95,7 +95,7 @@ def test_several_rules_share_one_model_and_one_reading(
     monkeypatch.setattr(Checkpoint, "load_model", counted)
     lines: list[str] = []
     rules = ["massive", "busters", "variance", "kurtosis", "llm-int8"]
-    found = examine(
+    found = profile_model(
         bert,
         settings(tmp_path, rule=rules),
         store_root=tmp_path / "store",
@@ -112,9 +112,9 @@ def test_what_was_found_is_kept_until_something_else_is_asked(
     bert: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = settings(tmp_path, rule="kurtosis")
-    first = examine(bert, asked, store_root=tmp_path / "store")
+    first = profile_model(bert, asked, store_root=tmp_path / "store")
     monkeypatch.setattr(Checkpoint, "load_model", _refuse_to_load)
-    assert examine(bert, asked, store_root=tmp_path / "store") == first
+    assert profile_model(bert, asked, store_root=tmp_path / "store") == first
     (tmp_path / "other.txt").write_text(planted_text() + " w1")
     for change in (
         {"corpus": str(tmp_path / "other.txt")},
@@ -124,7 +124,7 @@ def test_what_was_found_is_kept_until_something_else_is_asked(
         {"rules": {"kurtosis": {"n_std": 4.0}}},
     ):
         with pytest.raises(AssertionError, match="the model was loaded"):
-            examine(
+            profile_model(
                 bert,
                 settings(tmp_path, rule="kurtosis", **change),
                 store_root=tmp_path / "store",
@@ -134,13 +134,13 @@ def test_what_was_found_is_kept_until_something_else_is_asked(
 def test_the_first_rule_decides_what_is_ablated(bert: Checkpoint, tmp_path: Path) -> None:
     for rules in (["variance", "busters"], ["busters", "variance"]):
         asked = vetting(bert, tmp_path, rule=rules)
-        examination = asked.examination
-        assert examination.detection.name == rules[0]
-        assert asked.outliers().dims == examination.detection.dims
-        assert asked.outliers(rule=rules[1]).dims == examination.compared[0].dims
-        assert type(examination).from_dict(examination.to_dict()) == examination
-        n_outliers = len(examination.detection.dims)
-        assert len(examination.detection.magnitude) == 64 - n_outliers
+        model_profile = asked.model_profile
+        assert model_profile.detection.name == rules[0]
+        assert asked.outliers().dims == model_profile.detection.dims
+        assert asked.outliers(rule=rules[1]).dims == model_profile.compared[0].dims
+        assert type(model_profile).from_dict(model_profile.to_dict()) == model_profile
+        n_outliers = len(model_profile.detection.dims)
+        assert len(model_profile.detection.magnitude) == 64 - n_outliers
 
 
 def test_the_number_of_text_blocks_is_a_setting(bert: Checkpoint, tmp_path: Path) -> None:

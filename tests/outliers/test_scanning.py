@@ -21,7 +21,7 @@ from robustness.checkpoint.tensor_values import read_values
 from robustness.checkpoint.weights import read_header
 from robustness.cli.app import app
 from robustness.errors import CheckpointError, RuleError
-from robustness.outliers.detection import examine
+from robustness.outliers.model_profile import profile_model
 from robustness.outliers.scanning import Scan, scan
 from robustness.policy.policy import load_policy
 from robustness.report.terminal.scan import lines_of
@@ -212,7 +212,7 @@ def test_real_checkpoints_have_their_dimensions(
     assert found.findings[0].dims == dims
     checkpoint = resolve(str(folder), cache=tmp_path)
     settings = load_policy(None, options={"rule": ["busters", "puccetti"]}).settings(str(folder))
-    known = examine(checkpoint, settings, store_root=tmp_path)
+    known = profile_model(checkpoint, settings, store_root=tmp_path)
     assert [f.detection for f in found.findings[:2]] == list(known.detections)
 
 

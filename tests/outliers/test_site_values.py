@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from robustness.anatomy.parameters import SiteParameters
 from robustness.checkpoint.checkpoint import resolve
-from robustness.outliers.detection import Examination, examine
+from robustness.outliers.model_profile import ModelProfile, profile_model
 from robustness.outliers.site_values import SiteValues, site_values
 from robustness.policy.policy import load_policy
 from robustness.report import facts
@@ -20,14 +20,14 @@ from tests.support.checkpoints.checkpoint_folders import save_checkpoint, tiny_m
 from tests.support.checkpoints.planted import planted_text
 
 
-def examined(folder: Path, model: Any, **options: Any) -> Examination:
+def examined(folder: Path, model: Any, **options: Any) -> ModelProfile:
     """What is known of a saved model before a run."""
     (folder / "text.txt").write_text(planted_text())
     path = save_checkpoint(folder / "model", model)
     given = {"corpus": str(folder / "text.txt"), "block_size": 32, **options}
     settings = load_policy(None, options=given).settings("model")
     checkpoint = resolve(str(path), cache=folder / "store")
-    return examine(checkpoint, settings, store_root=folder / "store", values=True)
+    return profile_model(checkpoint, settings, store_root=folder / "store", values=True)
 
 
 def plain_z(row: np.ndarray[Any, Any]) -> list[float]:
@@ -163,9 +163,9 @@ def test_they_stay_in_the_process_that_reports(tmp_path: Path) -> None:
     policy = load_policy(None, options=options)
     plan = make_plan([str(folder)], policy, store_root=tmp_path / "store")
     (planned,) = plan.checkpoints
-    assert planned.examination.values is not None
+    assert planned.model_profile.values is not None
     (handed_on,) = type(plan).from_json(plan.to_json()).checkpoints
-    assert handed_on.examination.values is None
+    assert handed_on.model_profile.values is None
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ DIM = 112
 """One of its two outlier dimensions."""
 
 HARDENED = (
-    "--robustness-profile=hardened",  # its outlier dimensions do little harm
+    "--robustness-expectation=hardened",  # its outlier dimensions do little harm
     "--robustness-policy=policy.toml",
     "--robustness-exhaustive",
 )

@@ -45,7 +45,10 @@ from tests.support.records.policy_files import policy, refusal
         ("exhaustive = 1", "exhaustive: input should be a valid boolean, not 1"),
         ("corpus = 1", "corpus: input should be a valid string, not 1"),
         ('corpus = ""', "corpus: string should have at least 1 character"),
-        ('profile = "papper"', "profile: input should be 'paper' or 'hardened', not 'papper'"),
+        (
+            'expectation = "papper"',
+            "expectation: input should be 'paper' or 'hardened', not 'papper'",
+        ),
         ("rule = []", "rule: must be one of busters, puccetti, llm-int8"),
         ('rule = ["busters", "bustres"]', "or a list of them, not ['busters', 'bustres']"),
         ('rule = ["massive", "massive"]', "rule: names a rule twice, not ['massive', 'massive']"),
@@ -184,7 +187,7 @@ _RULES = list(RULES)
 _STD = st.floats(0.1, 10)
 _SHARE = st.floats(0, 1, exclude_min=True)
 _SETTINGS = {
-    "profile": st.sampled_from(["paper", "hardened"]),
+    "expectation": st.sampled_from(["paper", "hardened"]),
     "rule": st.one_of(
         st.sampled_from(_RULES), st.lists(st.sampled_from(_RULES), min_size=1, unique=True)
     ),

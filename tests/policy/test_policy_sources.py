@@ -25,7 +25,7 @@ def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
     assert found.source is None
     settings = found.settings("any/checkpoint", "checkpoint")
     assert settings == Settings()
-    assert settings.profile == "paper"
+    assert settings.expectation == "paper"
     assert (settings.rules.busters.k, settings.rules.busters.min_layer_share) == (3, 0.5)
     assert settings.checks.ablation_degrades.min_ratio == 1.05
     assert settings.checks.joint_ablation_degrades.min_ratio == 1.5
@@ -52,8 +52,8 @@ def test_robustness_toml_may_hold_the_settings_at_its_top(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", ["robustness.toml", "pyproject.toml"])
 def test_both_files_may_hold_them_in_their_table(name: str, tmp_path: Path) -> None:
-    text = '[tool.other]\nx = 1\n[tool.robustness]\nprofile = "hardened"\n'
-    assert policy(tmp_path, text, name).settings("x").profile == "hardened"
+    text = '[tool.other]\nx = 1\n[tool.robustness]\nexpectation = "hardened"\n'
+    assert policy(tmp_path, text, name).settings("x").expectation == "hardened"
 
 
 def test_a_pyproject_without_the_table_says_nothing(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tests.support.records.plans import plan
 
 NUMPY = Verdict(
     outcome="fail",
-    claim="claim",
+    statement="statement",
     ratio=np.float64(np.inf),
     interval=(np.float64(0.5), np.float64(np.inf)),
     threshold=np.float64(1.5),

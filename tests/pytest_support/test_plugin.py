@@ -115,7 +115,7 @@ def test_workers_find_the_same_verdicts_and_numbers(passing: PassingRuns) -> Non
     assert list(alone) == list(with_workers)
     for name, check in alone.items():
         other = with_workers[name]
-        for same in ("verdict", "text_blocks", "tokens", "dims", "exact", "threshold", "claim"):
+        for same in ("verdict", "text_blocks", "tokens", "dims", "exact", "threshold", "statement"):
             assert check[same] == other[same], (name, same)
         # A mean ΔNLL next to zero, which the factor divides by, is most of all rounding.
         tolerance = 1e-2 if "more_than_chance" in name else 1e-5

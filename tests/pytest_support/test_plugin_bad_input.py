@@ -218,7 +218,8 @@ CASES = {
         arrange=policy('rule = "bustres"\n'), says=("robustness.toml: rule", "'bustres'")
     ),
     "unknown profile in policy": Case(
-        arrange=policy('profile = "papper"\n'), says=("robustness.toml: profile", "'papper'")
+        arrange=policy('expectation = "papper"\n'),
+        says=("robustness.toml: expectation", "'papper'"),
     ),
     "unknown check": Case(
         arrange=option("--robustness-enable=magnitude_is_harmless"),
@@ -302,7 +303,8 @@ def test_one_sentence_before_any_test(
 
 
 @pytest.mark.parametrize(
-    "wrong", ["--robustness-profile=papper", "--robustness-seed=one", "--robustness-layout=linse"]
+    "wrong",
+    ["--robustness-expectation=papper", "--robustness-seed=one", "--robustness-layout=linse"],
 )
 def test_impossible_options_are_usage_problems(
     wrong: str, pytester: pytest.Pytester, stubs: Stubs

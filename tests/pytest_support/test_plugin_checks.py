@@ -76,7 +76,7 @@ def test_layers_can_be_looked_at_one_by_one(
     found = {check["check"]: check for check in checks(facts).values()}
     embedding = found["test_embedding_norm_alone_is_harmless"]
     assert (embedding["verdict"], embedding["threshold"]) == ("pass", 1.5)
-    assert "(site embedding-norm)" in embedding["claim"]
+    assert "(site embedding-norm)" in embedding["statement"]
     profile = found["test_layer_profile"]
     assert profile["verdict"] == ("fail" if compared else "pass")
     ratios = [layer["ratio"] for layer in profile["details"]["layer_profile"]]
@@ -100,7 +100,7 @@ def test_a_run_can_ablate_at_another_site(lenient: pytest.Pytester, stubs: Stubs
     assert (checkpoint["site"], checkpoint["mode"]) == ("residual", "mean")
     assert (checkpoint["stack"], checkpoint["ablated_layers"]) == ("only", "all")
     for check in checks(facts).values():
-        assert "(site residual, mode mean)" in check["claim"]
+        assert "(site residual, mode mean)" in check["statement"]
         assert check["ratio"] == pytest.approx(1, abs=0.05)
 
 
@@ -147,7 +147,7 @@ def test_no_outliers_fail_where_the_paper_expects_them(
 
 def test_a_hardened_model_without_outliers_passes(lenient: pytest.Pytester, stubs: Stubs) -> None:
     result = lenient.runpytest_subprocess(
-        f"--model={stubs.plain}", *stubs.surroundings, "--robustness-profile=hardened",
+        f"--model={stubs.plain}", *stubs.surroundings, "--robustness-expectation=hardened",
         "--robustness-json=report.json",
     )  # fmt: skip
     assert result.ret == pytest.ExitCode.OK
@@ -161,7 +161,7 @@ def test_not_applicable_needs_a_verdict_on_the_outliers(
     lenient: pytest.Pytester, stubs: Stubs
 ) -> None:
     result = lenient.runpytest_subprocess(
-        f"--model={stubs.plain}", *stubs.surroundings, "--robustness-profile=hardened",
+        f"--model={stubs.plain}", *stubs.surroundings, "--robustness-expectation=hardened",
         "-k", "joint",
     )  # fmt: skip
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -172,7 +172,7 @@ def test_not_applicable_needs_a_verdict_on_the_outliers(
 
 def test_a_model_with_outliers_is_not_hardened(lenient: pytest.Pytester, stubs: Stubs) -> None:
     result = lenient.runpytest_subprocess(
-        *stubs.options, "--robustness-profile=hardened", "--robustness-json=report.json"
+        *stubs.options, "--robustness-expectation=hardened", "--robustness-json=report.json"
     )
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=3, failed=2, skipped=1)

@@ -142,7 +142,7 @@ def test_help_lists_every_option(pytester: pytest.Pytester) -> None:
             f"--robustness-{name}"
             for name in (
                 "model", "corpus", "layout", "block-size", "masking", "generator", "bos",
-                "context", "profile", "rule", "stack", "site", "mode", "enable", "confidence",
+                "context", "expectation", "rule", "stack", "site", "mode", "enable", "confidence",
                 "exhaustive", "seed", "device", "dtype", "policy", "json", "store", "fresh",
                 "store-limit", "baseline", "save-baseline", "plan", "shard", "github", "html",
                 "examples", "task",

@@ -259,7 +259,7 @@ def test_other_thresholds_and_labels_measure_nothing(
     )  # fmt: skip
     check = checks(run.facts)[DROPS]
     assert check["verdict"] == "fail"
-    assert "lowers the f1 on task.tsv by at least 0.9" in check["claim"]
+    assert "lowers the f1 on task.tsv by at least 0.9" in check["statement"]
     assert run.facts["partial"]
     assert run.result.ret == 1
 
@@ -267,7 +267,7 @@ def test_other_thresholds_and_labels_measure_nothing(
 def test_the_hardened_profile_turns_it_round(stub: Stub, exhaustive: Run, tmp_path: Path) -> None:
     assert exhaustive.result.ret == 0
     run = run_suite(
-        tmp_path, *stub.options, "--robustness-exhaustive", "--robustness-profile=hardened"
+        tmp_path, *stub.options, "--robustness-exhaustive", "--robustness-expectation=hardened"
     )
     assert run.verdicts[DROPS] == "fail"
     assert checks(run.facts)[DROPS]["passes"] == "below"

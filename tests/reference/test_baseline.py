@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from robustness.errors import BaselineError
 from robustness.reference.baseline import (
     SCHEMA,
-    AblationProfile,
-    CheckpointProfile,
+    AblationBaseline,
+    Baseline,
+    CheckpointBaseline,
     Flagged,
-    Profile,
-    read_profile,
-    write_profile,
+    read_baseline,
+    write_baseline,
 )
 from robustness.reference.comparison import (
     change_of_delta,
-    compare_profiles,
+    compare_baselines,
     difference,
     outlier_verdict,
     paired_look,
@@ -67,23 +67,23 @@ def test_what_is_written_is_read(
             tokens=(19,) * len(nll),
             nll_nats=tuple(nll),
             ablations=(
-                AblationProfile(
+                AblationBaseline(
                     name="dim7", ablation=ablation, nll_nats=tuple(ablated[: len(nll)])
                 ),
             ),
         )
     )
     file = tmp_path_factory.mktemp("profile") / "base.json"
-    write_profile(found, file)
-    assert read_profile(file) == found
+    write_baseline(found, file)
+    assert read_baseline(file) == found
     only = found.checkpoints[0]
-    assert CheckpointProfile.from_dict(json.loads(json.dumps(only.to_dict()))) == only
+    assert CheckpointBaseline.from_dict(json.loads(json.dumps(only.to_dict()))) == only
 
 
 def refused(file: Path) -> str:
     """The sentence with which a file is refused."""
     with pytest.raises(BaselineError) as caught:
-        read_profile(file)
+        read_baseline(file)
     sentence = str(caught.value)
     assert str(file) in sentence
     assert sentence.isprintable()
@@ -150,7 +150,7 @@ def test_what_is_no_file_or_too_large_is_refused(tmp_path: Path) -> None:
 
 def test_damage_is_refused_or_gives_a_whole_profile(tmp_path: Path) -> None:
     """600 files with flipped, cut and doubled bytes."""
-    write_profile(profile(entry(n=4)), tmp_path / "whole.json")
+    write_baseline(profile(entry(n=4)), tmp_path / "whole.json")
     whole = (tmp_path / "whole.json").read_bytes()
     generator, file = random.Random(0), tmp_path / "damaged.json"
     outcomes = set()
@@ -167,13 +167,13 @@ def test_damage_is_refused_or_gives_a_whole_profile(tmp_path: Path) -> None:
                 data[place:place] = data[place : place + generator.randint(1, 40)]
         file.write_bytes(data)
         try:
-            found = read_profile(file)
+            found = read_baseline(file)
         except BaselineError:
             outcomes.add("refused")
         else:
             outcomes.add("read")
             assert all(map(math.isfinite, found.checkpoints[0].nll_nats))
-            compare_profiles(found.checkpoints[0], found.checkpoints[0], **TOLERANCES)
+            compare_baselines(found.checkpoints[0], found.checkpoints[0], **TOLERANCES)
     assert outcomes == {"read", "refused"}
 
 
@@ -236,7 +236,7 @@ def test_dimensions_in_other_layers_are_told_and_do_not_fail() -> None:
     assert "dimension 3 stands out in other layers" in verdict.reason
 
 
-def loop_ratio(now: CheckpointProfile, then: CheckpointProfile, *, ablated: bool) -> float:
+def loop_ratio(now: CheckpointBaseline, then: CheckpointBaseline, *, ablated: bool) -> float:
     """A plain loop in float64."""
     nats, tokens = 0.0, 0
     for i in range(min(len(now.tokens), len(then.tokens))):
@@ -257,7 +257,7 @@ def test_profiles_are_compared_on_common_text_blocks_as_a_loop_does(
     whole = entry(n=n, perplexity_times=perplexity, degradation=degradation, seed=1)
     tokens = (*then.tokens, *whole.tokens[64:])[:n] if n > 64 else then.tokens[:n]
     now = entry(n=n, perplexity_times=perplexity, degradation=degradation, seed=1, tokens=tokens)
-    found = compare_profiles(then, now, **TOLERANCES)
+    found = compare_baselines(then, now, **TOLERANCES)
     assert set(found) == {"outliers", "perplexity", "dim7"}
     ppl, harm = loop_ratio(now, then, ablated=False), loop_ratio(now, then, ablated=True)
     assert found["perplexity"].ratio == pytest.approx(ppl, rel=1e-12)
@@ -329,7 +329,7 @@ def test_both_ends_together_err_at_most_at_alpha() -> None:
 def test_an_exact_verdict_says_what_it_is_exact_of() -> None:
     verdict = Verdict(
         outcome="pass",
-        claim="x",
+        statement="x",
         ratio=1.0,
         threshold=1.05,
         passes="below",
@@ -344,4 +344,4 @@ def test_an_exact_verdict_says_what_it_is_exact_of() -> None:
 
 def test_a_profile_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="different labels"):
-        Profile(robustness="0", created="now", checkpoints=())
+        Baseline(robustness="0", created="now", checkpoints=())

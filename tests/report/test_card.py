@@ -43,7 +43,7 @@ def report(
             bad = failing == point.label and check.test == "test_ablation_degrades"
             verdict = Verdict(
                 outcome="fail" if bad else "pass",
-                claim="it is so",
+                statement="it is so",
                 ratio=None if check.test == "test_outliers_are_present" else 1.5 + number,
                 interval=(1.25, 9.5),
                 threshold=1.05,
@@ -102,10 +102,10 @@ def test_the_section_says_what_was_vetted_and_how_to_repeat_it() -> None:
     assert "**Vetting passed**: 6 of 6 checks" in text
     assert "| 7 | 2 of 2 (0-1) | +5.0 | +9.0 | 3.5 |" in text
     assert "<code>pytest --model=org/name</code>" in text
-    other = {**found["checkpoints"][0], "profile": "hardened", "seed": 3, "exhaustive": True}
+    other = {**found["checkpoints"][0], "expectation": "hardened", "seed": 3, "exhaustive": True}
     text = section(found, other, repo_id=None)
     assert (
-        "pytest --model=organisation/bert --robustness-profile=hardened --robustness-seed=3 "
+        "pytest --model=organisation/bert --robustness-expectation=hardened --robustness-seed=3 "
         "--robustness-exhaustive"
     ) in text
 

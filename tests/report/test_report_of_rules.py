@@ -34,9 +34,11 @@ def planned(*detections: Detection) -> RunPlan:
     made = plan("bert")
     (only,) = made.checkpoints
     primary, *compared = detections
-    examination = dataclasses.replace(only.examination, detection=primary, compared=tuple(compared))
+    model_profile = dataclasses.replace(
+        only.model_profile, detection=primary, compared=tuple(compared)
+    )
     return dataclasses.replace(
-        made, checkpoints=(dataclasses.replace(only, examination=examination),)
+        made, checkpoints=(dataclasses.replace(only, model_profile=model_profile),)
     )
 
 
@@ -44,7 +46,7 @@ def report(*detections: Detection) -> tuple[dict[str, Any], list[str]]:
     """The JSON report's part on the checkpoint, and the lines after the run."""
     made = planned(*detections)
     check = made.checkpoints[0].checks[0]
-    record = {**checked(check.test, claim="c"), "name": check.test_name("bert")}
+    record = {**checked(check.test, statement="c"), "name": check.test_name("bert")}
     whole = facts.run_facts(
         made,
         {"id": record},
@@ -117,7 +119,7 @@ def test_many_dimensions_of_all_rules_fit() -> None:
 def test_the_plan_carries_all_rules() -> None:
     made = planned(found("busters", 3), found("massive", 9, by_chance=None))
     again = RunPlan.from_json(made.to_json())
-    assert [d.dims for d in again.checkpoints[0].examination.detections] == [(3,), (9,)]
+    assert [d.dims for d in again.checkpoints[0].model_profile.detections] == [(3,), (9,)]
 
 
 def test_rules_are_named_on_the_command_line(stubs: Stubs, tmp_path: Path) -> None:

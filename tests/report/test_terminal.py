@@ -73,7 +73,7 @@ def test_the_header_says_which_stack_is_vetted_and_where_it_is_ablated() -> None
     (only,) = usual.checkpoints
     other = replace(
         only,
-        examination=replace(only.examination, stack="decoder"),
+        model_profile=replace(only.model_profile, stack="decoder"),
         settings=Settings(site="residual", mode="mean", layers=[1]),
     )
     lines = header.header(replace(usual, checkpoints=(other,)))
@@ -85,7 +85,7 @@ def test_a_layer_profile_takes_a_line_or_two() -> None:
     """Also where the damage is infinite."""
     ratios = [1.0, *([1.01] * 20), float("inf"), 2.5]
     profile = [{"layer": n, "ratio": ratio, "interval": None} for n, ratio in enumerate(ratios)]
-    lines = summary(checked("test_layer_profile", claim="", details={"layer_profile": profile}))
+    lines = summary(checked("test_layer_profile", statement="", details={"layer_profile": profile}))
     (start,) = (number for number, line in enumerate(lines) if line.startswith("layer profile:"))
     assert " ".join(line.strip() for line in lines[start : start + 2]) == (
         "layer profile: largest xinf in layer 21, x2.5 in layer 22, x1.01 in layer 1; "
@@ -95,23 +95,27 @@ def test_a_layer_profile_takes_a_line_or_two() -> None:
 
 @pytest.mark.parametrize(("side", "sign"), [("below", "<"), ("above", ">=")])
 def test_the_table_shows_on_which_side_a_check_passes(side: Any, sign: str) -> None:
-    """Whatever the claim's words are."""
-    for claim in ("stays below 3", "is at least 3", "less than 3"):
-        lines = summary(checked("test_x", claim=claim, ratio=2.0, threshold=3.0, passes=side))
+    """Whatever the statement's words are."""
+    for statement in ("stays below 3", "is at least 3", "less than 3"):
+        lines = summary(
+            checked("test_x", statement=statement, ratio=2.0, threshold=3.0, passes=side)
+        )
         (row,) = [line for line in lines if line.startswith("x ")]
         assert f"{sign} 3 " in row
 
 
 def test_the_side_is_in_the_json() -> None:
-    assert checked("test_x", claim="c", threshold=3.0, passes="below")["passes"] == "below"
-    assert checked("test_x", claim="c")["passes"] is None
+    assert checked("test_x", statement="c", threshold=3.0, passes="below")["passes"] == "below"
+    assert checked("test_x", statement="c")["passes"] is None
 
 
 def test_the_random_control_is_summed_up_and_wrapped() -> None:
     worst = [{"dims": [1001, 2002, 3003, 4004], "ratio": 1.04}, {"dims": [3], "ratio": 1.02}]
     details = {"draws": 268, "mean_ratio": 1.001, "worst_draws": worst}
     lines = summary(
-        checked("test_random", claim="c", ratio=1.0, passes="below", tokens=17420, details=details)
+        checked(
+            "test_random", statement="c", ratio=1.0, passes="below", tokens=17420, details=details
+        )
     )
     first = next(n for n, line in enumerate(lines) if line.startswith("random control: "))
     note = lines[first:]
@@ -126,7 +130,8 @@ def test_the_random_control_is_summed_up_and_wrapped() -> None:
 
 def test_more_text_blocks_than_the_corpus_has_are_explained() -> None:
     lines = summary(
-        checked("test_a", claim="c", text_blocks=156), checked("test_b", claim="c", text_blocks=268)
+        checked("test_a", statement="c", text_blocks=156),
+        checked("test_b", statement="c", text_blocks=268),
     )
     assert any(line.split()[-2:] == ["268*", "pass"] for line in lines)
     assert any(line.split()[-2:] == ["156", "pass"] for line in lines)
@@ -134,7 +139,7 @@ def test_more_text_blocks_than_the_corpus_has_are_explained() -> None:
 
 
 def test_one_pass_needs_no_explanation() -> None:
-    assert "passes" not in "\n".join(summary(checked("test_a", claim="c", text_blocks=156)))
+    assert "passes" not in "\n".join(summary(checked("test_a", statement="c", text_blocks=156)))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +152,7 @@ def test_the_header_names_the_policy_and_fits(source: str | None, shown: str) ->
     assert max(map(len, lines)) <= 100
     assert "  busters: 7" in lines
     text = " ".join(" ".join(lines).split())
-    assert "profile paper" in text
+    assert "expectation paper" in text
     assert text.count("17 examples are longer") == 3
 
 
@@ -178,7 +183,7 @@ def test_a_discriminators_loss_is_shown_beside_chance_and_not_called_perplexity(
         "perplexity_text_blocks": 156,
         "perplexity_tokens": 2800,
     }
-    text = " ".join(summary(checked("test_x", claim="it is so"), **found))
+    text = " ".join(summary(checked("test_x", statement="it is so"), **found))
     assert "intact replaced-token loss 0.25 nats per token (by chance: 0.42) over 156 of" in text
     assert "perplexity" not in text
 
@@ -192,11 +197,11 @@ def test_the_discrepancy_of_reduced_precision_is_shown(dtype: str, end: str) -> 
         {"slack_nats": 0.04, "distance_nats": 9.0},
     ]
     details = {"dtype": dtype, "reduced_precision": costs}
-    lines = summary(checked("test_x", claim="c", text_blocks=48, details=details))
+    lines = summary(checked("test_x", statement="c", text_blocks=48, details=details))
     note = " ".join(map(str.strip, lines[lines.index(next(x for x in lines if "x, 7:" in x)) :]))
     assert "by up to 0.12 nats per text block" in note
     assert note.endswith(end)
-    assert "reduced precision" not in "\n".join(summary(checked("test_x", claim="c")))
+    assert "reduced precision" not in "\n".join(summary(checked("test_x", statement="c")))
 
 
 def test_the_header_says_which_precision_may_be_used() -> None:
@@ -219,9 +224,9 @@ OUTLIER = {
 
 
 def test_quiet_is_a_line_and_what_failed() -> None:
-    good = checked("test_a", claim="c", ratio=2.0, threshold=1.0, passes="above")
-    bad = checked("test_b", outcome="fail", claim="c", reason="why")
-    skipped = checked("test_c", outcome="not applicable", claim="c")
+    good = checked("test_a", statement="c", ratio=2.0, threshold=1.0, passes="above")
+    bad = checked("test_b", outcome="fail", statement="c", reason="why")
+    skipped = checked("test_c", outcome="not applicable", statement="c")
     assert summary(good, skipped, verbosity=-1) == [
         "robustness: bert passed: 2 of 2 checks accepted"
     ]
@@ -234,7 +239,11 @@ def test_quiet_is_a_line_and_what_failed() -> None:
 def test_verbose_says_what_each_check_claims_and_twice_every_layer() -> None:
     profile = [{"layer": n, "ratio": 1.5 + n, "interval": [1.0, 2.0 + n]} for n in range(2)]
     check = checked(
-        "test_a", claim="it is so", reason="since", tokens=99, details={"layer_profile": profile}
+        "test_a",
+        statement="it is so",
+        reason="since",
+        tokens=99,
+        details={"layer_profile": profile},
     )
     default, once, twice = (
         summary(check, outliers=[OUTLIER], verbosity=level) for level in (0, 1, 2)
@@ -269,7 +278,7 @@ NUMBERS = st.floats(min_value=1e-300, max_value=1e300) | st.just(float("inf"))
 def test_the_table_fits_whatever_was_measured(rows: list[Any]) -> None:
     checks = [
         {
-            **checked(test, outcome=outcome, ratio=ratio, claim="c", text_blocks=blocks),
+            **checked(test, outcome=outcome, ratio=ratio, statement="c", text_blocks=blocks),
             "dims": dims,
             "threshold": low,
             "passes": "above",

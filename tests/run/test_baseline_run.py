@@ -9,8 +9,8 @@ import pytest
 
 from robustness.errors import BaselineError
 from robustness.policy.policy import Policy
-from robustness.reference.baseline import CheckpointProfile, read_profile, write_profile
-from robustness.run.baseline_run import conditions, profile_of, with_baseline
+from robustness.reference.baseline import CheckpointBaseline, read_baseline, write_baseline
+from robustness.run.baseline_run import baseline_of, conditions, with_baseline
 from robustness.run.plan import RunPlan, make_plan
 from robustness.vetting import Vetting
 from tests.support.plugin.plugin_support import (
@@ -54,7 +54,7 @@ def vetting_of(plan: RunPlan) -> Vetting:
         checkpoint=only.load(),
         settings=only.settings,
         store_root=plan.store_root,
-        examination=only.examination,
+        model_profile=only.model_profile,
         baseline=only.baseline,
     )
 
@@ -62,7 +62,7 @@ def vetting_of(plan: RunPlan) -> Vetting:
 def test_a_profile_holds_what_was_measured_with_where_it_came_from(
     saved: Path, stubs: Stubs
 ) -> None:
-    (entry,) = read_profile(saved).checkpoints
+    (entry,) = read_baseline(saved).checkpoints
     vetting = vetting_of(planned(stubs))
     assert (entry.label, entry.dims, entry.architecture) == (LABEL, (DIM,), "BertForMaskedLM")
     assert entry.revision == vetting.checkpoint.revision
@@ -87,8 +87,8 @@ def test_a_profile_is_made_without_the_model(
     plan = planned(stubs)
     monkeypatch.setattr("robustness.checkpoint.checkpoint.Checkpoint.load_model", refuse)
     monkeypatch.setattr("robustness.checkpoint.checkpoint.Checkpoint.load_tokenizer", refuse)
-    again = profile_of(plan).checkpoints[0]
-    assert replace(again) == read_profile(saved).checkpoints[0]
+    again = baseline_of(plan).checkpoints[0]
+    assert replace(again) == read_baseline(saved).checkpoints[0]
 
 
 @slowly_with_workers
@@ -126,7 +126,7 @@ def test_another_revision_with_other_outliers_does_not_match(other: Run, saved: 
     found = checks(other.facts)
     assert found[OUTLIERS]["details"]["appeared"] == [OTHER_DIM]
     assert found[OUTLIERS]["details"]["vanished"] == [DIM]
-    entry = read_profile(saved).checkpoints[0]
+    entry = read_baseline(saved).checkpoints[0]
     n = found[SINGLE]["text_blocks"]
     then = math.exp(entry.delta_nll(f"dim{DIM}")[:n].sum() / sum(entry.tokens[:n]))
     assert found[SINGLE]["details"]["baseline_ratio"] == pytest.approx(then, rel=1e-9)
@@ -142,16 +142,16 @@ WRITING = """
 import os
 from pathlib import Path
 
-from robustness import baseline
+from robustness.reference import baseline
 
 
-def write_profile(*args, original=baseline.write_profile):
+def write_baseline(*args, original=baseline.write_baseline):
     with Path("writers").open("a") as stream:
         stream.write(os.environ.get("PYTEST_XDIST_WORKER", "controller") + "\\n")
     return original(*args)
 
 
-baseline.write_profile = write_profile
+baseline.write_baseline = write_baseline
 """
 
 
@@ -164,7 +164,7 @@ def test_only_the_controller_writes_a_baseline_and_only_once(
     run = run_suite(tmp_path, *stubs.options, *state, "-p", "writing", save)
     assert run.result.ret == 0
     assert (tmp_path / "writers").read_text().split() == ["controller"]
-    assert read_profile(tmp_path / "base.json").checkpoints == read_profile(saved).checkpoints
+    assert read_baseline(tmp_path / "base.json").checkpoints == read_baseline(saved).checkpoints
 
 
 def test_a_run_that_fails_saves_no_baseline(other: Run) -> None:
@@ -210,14 +210,14 @@ def test_other_conditions_are_named(
     options: dict[str, object], named: str, saved: Path, stubs: Stubs
 ) -> None:
     with pytest.raises(BaselineError) as caught:
-        with_baseline(planned(stubs, **options), read_profile(saved), saved)
+        with_baseline(planned(stubs, **options), read_baseline(saved), saved)
     assert named in str(caught.value)
 
 
 def test_a_baseline_may_be_of_a_model_with_another_name_if_both_are_alone(
     saved: Path, stubs: Stubs
 ) -> None:
-    found = read_profile(saved)
+    found = read_baseline(saved)
     renamed = profile(replace(found.checkpoints[0], label="release-1"))
     plan = with_baseline(planned(stubs), renamed, saved)
     assert plan.comparisons == 7
@@ -226,15 +226,15 @@ def test_a_baseline_may_be_of_a_model_with_another_name_if_both_are_alone(
 
 def test_a_check_that_is_switched_off_needs_no_baseline(saved: Path, stubs: Stubs) -> None:
     off = planned(stubs, seed=5, checks={"matches_baseline": {"enabled": False}})
-    assert with_baseline(off, read_profile(saved), saved).checkpoints == off.checkpoints
+    assert with_baseline(off, read_baseline(saved), saved).checkpoints == off.checkpoints
 
 
 def planted(stubs: Stubs, saved: Path, times: float, held: int) -> Vetting:
     """Against a profile whose perplexity was planted, with the first text blocks only."""
-    entry = read_profile(saved).checkpoints[0]
+    entry = read_baseline(saved).checkpoints[0]
     nll = [x - t * math.log(times) for x, t in zip(entry.nll_nats, entry.tokens, strict=True)]
     ablations = tuple(replace(a, nll_nats=a.nll_nats[:held]) for a in entry.ablations)
-    changed: CheckpointProfile = replace(
+    changed: CheckpointBaseline = replace(
         entry, nll_nats=tuple(nll[:held]), tokens=entry.tokens[:held], ablations=ablations
     )
     return vetting_of(with_baseline(planned(stubs), profile(changed), saved))
@@ -276,5 +276,5 @@ def test_conditions_are_what_numbers_depend_on_and_not_whose_they_are(stubs: Stu
 
 
 def test_a_written_profile_is_read_whole(saved: Path, tmp_path: Path) -> None:
-    write_profile(read_profile(saved), tmp_path / "again.json")
+    write_baseline(read_baseline(saved), tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == saved.read_bytes()

@@ -78,8 +78,8 @@ def test_weights_that_layers_share_are_counted_as_often_as_they_are_used(
     (planned,) = plan("a").checkpoints
     anatomy = trace_anatomy(tiny_model(kind), tiny_inputs(kind))
     assert uses in {1, anatomy.stack.n_layers}
-    record = replace(planned.examination, anatomy_record=anatomy.to_dict())
-    found = estimate(replace(planned, examination=record)).flops_per_block
+    record = replace(planned.model_profile, anatomy_record=anatomy.to_dict())
+    found = estimate(replace(planned, model_profile=record)).flops_per_block
     assert found == uses * estimate(planned).flops_per_block
 
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustness.ablation.conditions import Intact
+from robustness.ablation.interventions import Intact
 from robustness.corpus.blocks import TextBlocks, text_blocks
 from robustness.corpus.corpus import Corpus, load_corpus
 from robustness.corpus.text_size import Span, normalised_perplexity, text_sizes
@@ -286,7 +286,7 @@ def test_without_offsets_only_whole_texts_have_a_size() -> None:
 
 def test_nothing_is_reported_per_word_where_sizes_are_unknown(causal: Path, corpus: Corpus) -> None:
     vetting = _vetting(causal, corpus, block_size=16)
-    vetting.measurement.asked.__dict__["sizes"] = None
+    vetting.measurement.scoring_plan.__dict__["sizes"] = None
     details = vetting.intact().beats_uniform_guess().details
     assert details["intact_text"] is None
     assert details["intact_perplexity"] > 1

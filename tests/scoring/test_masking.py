@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustness.ablation.ablation import Ablation
-from robustness.ablation.conditions import Fixed, Intact, PerBlock
+from robustness.ablation.interventions import FixedAblation, Intact, PerBlockAblation
 from robustness.corpus.blocks import text_blocks
 from robustness.corpus.corpus import load_corpus
 from robustness.errors import CorpusError, PolicyError
@@ -155,9 +155,9 @@ def test_every_masking_scores_what_a_plain_loop_scores(
 def test_a_random_control_ablates_each_text_block_alone_in_all_its_rows(vetted: Measured) -> None:
     measurement = vetted("pll").measurement
     dims = tuple((block % 5,) for block in range(16))
-    (mixed,) = measurement.chunk(0, PerBlock(like=Ablation(dims=(0,)), dims=dims))
+    (mixed,) = measurement.chunk(0, PerBlockAblation(like=Ablation(dims=(0,)), dims=dims))
     for dim in range(5):
-        (alone,) = measurement.chunk(0, Fixed(ablation=Ablation(dims=(dim,))))
+        (alone,) = measurement.chunk(0, FixedAblation(ablation=Ablation(dims=(dim,))))
         rows = [block for block in range(16) if dims[block] == (dim,)]
         assert mixed.nll_nats[rows] == pytest.approx(alone.nll_nats[rows], rel=1e-5)
 

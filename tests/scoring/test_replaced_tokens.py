@@ -12,14 +12,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustness.ablation.conditions import Intact
+from robustness.ablation.interventions import Intact
 from robustness.errors import PolicyError
 from robustness.policy.policy import load_policy
 from robustness.run.plan import RunPlan, make_plan
 from robustness.scoring.discriminator import Discriminator
 from robustness.scoring.quantity import quantity
-from robustness.scoring.questionnaire import CHUNK_BLOCKS
 from robustness.scoring.replaced import entropy_nats, sampled_tokens
+from robustness.scoring.scoring_plan import CHUNK_BLOCKS
 from robustness.vetting import Vetting
 from tests.scoring.test_masking import word_piece_tokenizer
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint, tiny_model
@@ -122,7 +122,7 @@ def test_a_discriminator_scores_what_a_plain_loop_scores(named: bool, place: Pat
         assert measured.nll_nats[index] == pytest.approx(expected, rel=1e-5)
     rate = n_replaced / (len(blocks) * len(inside))
     entropy = -rate * math.log(rate) - (1 - rate) * math.log(1 - rate)
-    assert measurement.asked.chance_nats == pytest.approx(entropy)
+    assert measurement.scoring_plan.chance_nats == pytest.approx(entropy)
 
 
 def test_a_generator_of_another_vocabulary_or_kind_is_refused(place: Path) -> None:
@@ -157,15 +157,15 @@ def test_generators_do_not_share_stored_numbers(place: Path) -> None:
 def test_the_loss_is_called_a_loss_and_compared_with_the_base_rate(place: Path) -> None:
     vetting = _vetting(place)
     verdict = vetting.intact().beats_uniform_guess()
-    assert "replaced-token loss stays below" in verdict.claim
-    assert "entropy of the base rate" in verdict.claim
+    assert "replaced-token loss stays below" in verdict.statement
+    assert "entropy of the base rate" in verdict.statement
     assert verdict.details["intact_perplexity"] is None
     loss = verdict.details["intact_nats_per_token"]
     chance = verdict.details["chance_nats_per_token"]
     assert verdict.ratio == pytest.approx(math.exp(loss - chance))
     harmless = vetting.ablate(3).is_harmless(within=1.5)
-    assert "less than 0.405 nats per token to the replaced-token loss" in harmless.claim
-    assert "perplexity" not in verdict.claim + harmless.claim
+    assert "less than 0.405 nats per token to the replaced-token loss" in harmless.statement
+    assert "perplexity" not in verdict.statement + harmless.statement
 
 
 def test_perplexity_keeps_its_words() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from robustness.ablation.ablation import Ablation
-from robustness.ablation.conditions import Fixed, PerBlock
+from robustness.ablation.interventions import FixedAblation, PerBlockAblation
 from robustness.policy.policy import load_policy
 from robustness.run.plan import make_plan
 from robustness.scoring import ScoredBlock
@@ -241,8 +241,10 @@ def test_an_ablation_reaches_the_stream_that_predicts(permutation_vetting: Vetti
     """XLNet runs its output norms twice: once for the text, once for what is asked."""
     vetting, dim = permutation_vetting, 5
     measurement = vetting.measurement
-    (fixed,) = measurement.chunk(0, Fixed(ablation=Ablation(dims=(dim,))))
-    (rows,) = measurement.chunk(0, PerBlock(like=Ablation(dims=(dim,)), dims=((dim,),) * 16))
+    (fixed,) = measurement.chunk(0, FixedAblation(ablation=Ablation(dims=(dim,))))
+    (rows,) = measurement.chunk(
+        0, PerBlockAblation(like=Ablation(dims=(dim,)), dims=((dim,),) * 16)
+    )
     assert rows.nll_nats == pytest.approx(fixed.nll_nats, rel=1e-5)
 
     model: Any = vetting.checkpoint.load_model()
@@ -253,6 +255,6 @@ def test_an_ablation_reaches_the_stream_that_predicts(permutation_vetting: Vetti
     for place, block in enumerate(measurement.order[:16].tolist()):
         expected = sum(
             _plain_permutation(model, row.ids.tolist(), int(row.positions[0]), [row.positions[0]])
-            for row in measurement.asked._questions.rows(block)
+            for row in measurement.scoring_plan._questions.rows(block)
         )
         assert fixed.nll_nats[place] == pytest.approx(expected, rel=1e-5)

@@ -83,7 +83,7 @@ def test_a_line_says_ratio_interval_text_blocks_and_time_left(
     for number, (line, step) in enumerate(zip(lines, steps, strict=True)):
         assert line.startswith(f"x{step['ratio']:.4g}")
         assert f" after {step['text_blocks']}/{n_blocks} text blocks" in line
-        assert line.endswith(f": {verdict.claim}")
+        assert line.endswith(f": {verdict.statement}")
         shown = re.search(r" \((\S+) to (\S+)\) after", line)
         if number in (0, len(steps) - 1):  # nothing known yet; exact
             assert shown is None

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from robustness.ablation.ablation import Ablation
-from robustness.ablation.conditions import Fixed, Intact
 from robustness.ablation.hooks import ablated
+from robustness.ablation.interventions import FixedAblation, Intact
 from robustness.anatomy.anatomy import trace_anatomy
 from robustness.measurement.evidence import COMPARED_CHUNKS, fixed_evidence
 from robustness.policy.policy import Settings, load_policy
@@ -19,10 +19,10 @@ from robustness.runtime import dtypes
 from robustness.runtime.dtypes import chosen_dtype
 from robustness.scoring import causal_block
 from robustness.scoring.forward import Scorer
-from robustness.scoring.questionnaire import CHUNK_BLOCKS
+from robustness.scoring.scoring_plan import CHUNK_BLOCKS
 from robustness.statistics.verdict import (
-    look_at_draws,
-    look_at_factor,
+    decide_factor,
+    decide_median,
     reduced_precision,
     reduced_precision_of_draws,
 )
@@ -135,7 +135,7 @@ def test_draws_within_the_slack_of_the_threshold_decide_nothing() -> None:
     tokens = np.full(200, 100)
     below = np.full(200, 100 * (math.log(1.1) - 0.01))
     looks = {
-        slack: look_at_draws(below, tokens, threshold=1.1, alpha=0.01, slack=slack)
+        slack: decide_median(below, tokens, threshold=1.1, alpha=0.01, slack=slack)
         for slack in (0.0, 0.005, 0.02)
     }
     assert [look.side for look in looks.values()] == ["below", "below", None]
@@ -147,10 +147,10 @@ def test_the_effect_factor_needs_what_the_slack_leaves() -> None:
     rng = np.random.default_rng(0)
     joint, control = rng.normal(10, 0.1, 256), rng.normal(1, 0.1, 256)
     options: dict[str, Any] = {"factor": 5.0, "alpha": 0.01, "draws": np.arange(256) // 2}
-    assert look_at_factor(joint, control, **options).side == "above"
-    assert look_at_factor(joint, control, slack_nats=(4.0, 0.0), **options).side == "above"
-    assert look_at_factor(joint, control, slack_nats=(5.5, 0.0), **options).side is None
-    assert look_at_factor(joint, control, slack_nats=(0.0, 11.0), **options).side is None
+    assert decide_factor(joint, control, **options).side == "above"
+    assert decide_factor(joint, control, slack_nats=(4.0, 0.0), **options).side == "above"
+    assert decide_factor(joint, control, slack_nats=(5.5, 0.0), **options).side is None
+    assert decide_factor(joint, control, slack_nats=(0.0, 11.0), **options).side is None
 
 
 # --- whole checks --------------------------------------------------------------------------------
@@ -177,12 +177,12 @@ def test_a_plan_carries_the_precision_to_the_workers(planned: RunPlan) -> None:
 
 def test_numbers_of_two_precisions_are_kept_apart(planned: RunPlan) -> None:
     measurement = _vetting(planned).measurement
-    conditions = Intact(), Fixed(ablation=Ablation(dims=(PLANTED,)))
-    full = measurement.chunk(0, *conditions)
-    reduced = measurement.chunk(0, *conditions, dtype="bfloat16")
+    interventions = Intact(), FixedAblation(ablation=Ablation(dims=(PLANTED,)))
+    full = measurement.chunk(0, *interventions)
+    reduced = measurement.chunk(0, *interventions, dtype="bfloat16")
     assert not np.array_equal(full[0].nll_nats, reduced[0].nll_nats)
     np.testing.assert_allclose(reduced[0].nll_nats, full[0].nll_nats, rtol=0.01)
-    again = _vetting(planned, dtype="float32").measurement.chunk(0, *conditions)
+    again = _vetting(planned, dtype="float32").measurement.chunk(0, *interventions)
     np.testing.assert_array_equal(again[0].nll_nats, full[0].nll_nats)
 
 
@@ -245,13 +245,13 @@ def test_what_reduced_precision_leaves_open_at_the_end_is_measured_in_float32(
 
 def test_evidence_says_what_was_compared(planned: RunPlan) -> None:
     measurement = _vetting(planned).measurement
-    condition = Fixed(ablation=Ablation(dims=(PLANTED,)))
-    found = list(fixed_evidence(measurement, condition, threshold=1.05))
+    intervention = FixedAblation(ablation=Ablation(dims=(PLANTED,)))
+    found = list(fixed_evidence(measurement, intervention, threshold=1.05))
     assert [each.comparison for each in found[:COMPARED_CHUNKS]] == [None] * COMPARED_CHUNKS
     error, full, tokens = [], [], []
     for index in range(COMPARED_CHUNKS):
-        one = measurement.chunk(index, Intact(), condition)
-        other = measurement.chunk(index, Intact(), condition, dtype="bfloat16")
+        one = measurement.chunk(index, Intact(), intervention)
+        other = measurement.chunk(index, Intact(), intervention, dtype="bfloat16")
         full += (one[1].nll_nats - one[0].nll_nats).tolist()
         error += (other[1].nll_nats - other[0].nll_nats).tolist()
         tokens += one[0].tokens.tolist()
@@ -259,5 +259,5 @@ def test_evidence_says_what_was_compared(planned: RunPlan) -> None:
     assert comparison is not None
     assert comparison.precisions == (reduced_precision(error, full, tokens, threshold=1.05),)
     later = slice(COMPARED_CHUNKS * CHUNK_BLOCKS, (COMPARED_CHUNKS + 1) * CHUNK_BLOCKS)
-    intact, ablation = measurement.chunk(COMPARED_CHUNKS, Intact(), condition, dtype="bfloat16")
+    intact, ablation = measurement.chunk(COMPARED_CHUNKS, Intact(), intervention, dtype="bfloat16")
     np.testing.assert_array_equal(found[-1].delta_nll[later], ablation.nll_nats - intact.nll_nats)

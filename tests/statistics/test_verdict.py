@@ -20,7 +20,7 @@ from robustness.statistics.verdict import (
 CLAIM = "ablating dimension 308 multiplies perplexity by at least 1.05"
 FAILED = Verdict(
     outcome="fail",
-    claim=CLAIM,
+    statement=CLAIM,
     ratio=1.0021,
     interval=(0.998, 1.0063),
     threshold=1.05,
@@ -38,7 +38,7 @@ ratios = st.floats(0, allow_nan=False)
 verdicts = st.builds(
     Verdict,
     outcome=st.sampled_from(["pass", "fail", "inconclusive", "error", "not applicable"]),
-    claim=st.text(),
+    statement=st.text(),
     ratio=st.none() | ratios,
     interval=st.none() | st.tuples(ratios, ratios),
     threshold=st.none() | ratios,
@@ -53,17 +53,20 @@ verdicts = st.builds(
 class TestVerdict:
     @pytest.mark.parametrize("outcome", ["fail", "inconclusive", "error", "not applicable"])
     def test_only_a_pass_passes(self, outcome: Outcome) -> None:
-        assert Verdict(outcome="pass", claim=CLAIM)
-        assert not Verdict(outcome=outcome, claim=CLAIM)
+        assert Verdict(outcome="pass", statement=CLAIM)
+        assert not Verdict(outcome=outcome, statement=CLAIM)
 
     def test_an_unknown_outcome_is_refused(self) -> None:
         with pytest.raises(ValueError, match="no outcome"):
-            Verdict(outcome="passed", claim=CLAIM)  # type: ignore[arg-type]
+            Verdict(outcome="passed", statement=CLAIM)  # type: ignore[arg-type]
 
     def test_an_unknown_side_is_refused(self) -> None:
-        assert Verdict(outcome="pass", claim=CLAIM, threshold=1.0, passes="below").passes == "below"
+        assert (
+            Verdict(outcome="pass", statement=CLAIM, threshold=1.0, passes="below").passes
+            == "below"
+        )
         with pytest.raises(ValueError, match="no side"):
-            Verdict(outcome="pass", claim=CLAIM, passes="<")  # type: ignore[arg-type]
+            Verdict(outcome="pass", statement=CLAIM, passes="<")  # type: ignore[arg-type]
 
     def test_a_verdict_stored_without_a_side_has_none(self) -> None:
         data = FAILED.to_dict()
@@ -75,7 +78,7 @@ class TestVerdict:
             "<FAIL: ablating dimension 308 multiplies perplexity by at least 1.05; "
             "measured 1.002 (0.998 to 1.006) against 1.05>"
         )
-        assert "\n" not in repr(Verdict(outcome="error", claim="two\nlines", reason="a\nb"))
+        assert "\n" not in repr(Verdict(outcome="error", statement="two\nlines", reason="a\nb"))
 
     def test_it_explains_itself_in_numbers(self) -> None:
         assert FAILED.explain().splitlines() == [
@@ -86,7 +89,8 @@ class TestVerdict:
 
     def test_an_evaluation_is_not_called_an_estimate(self) -> None:
         exact = Verdict(
-            outcome="pass", claim=CLAIM, ratio=12345.6, threshold=1.05, text_blocks=9, tokens=80,
+            outcome="pass", statement=CLAIM, ratio=12345.6, threshold=1.05,
+            text_blocks=9, tokens=80,
             exact=True,
         )  # fmt: skip
         assert exact.explain().splitlines()[1] == (
@@ -95,12 +99,13 @@ class TestVerdict:
         )
 
     def test_a_number_without_text_blocks_stands_alone(self) -> None:
-        verdict = Verdict(outcome="fail", claim="two outliers at least", ratio=1.0)
+        verdict = Verdict(outcome="fail", statement="two outliers at least", ratio=1.0)
         assert verdict.explain() == "FAIL: two outliers at least\nmeasured 1"
 
     def test_infinity_is_spelled_out(self) -> None:
         infinite = Verdict(
-            outcome="pass", claim=CLAIM, ratio=math.inf, threshold=1.05, text_blocks=9, tokens=80,
+            outcome="pass", statement=CLAIM, ratio=math.inf, threshold=1.05,
+            text_blocks=9, tokens=80,
             exact=True,
         )  # fmt: skip
         assert infinite.explain().splitlines()[1] == (
@@ -109,7 +114,9 @@ class TestVerdict:
         )
 
     def test_without_a_measurement_the_reason_is_the_explanation(self) -> None:
-        verdict = Verdict(outcome="not applicable", claim=CLAIM, reason="no outliers were found")
+        verdict = Verdict(
+            outcome="not applicable", statement=CLAIM, reason="no outliers were found"
+        )
         assert verdict.explain() == f"NOT APPLICABLE: {CLAIM}\nno outliers were found"
         assert repr(verdict) == f"<NOT APPLICABLE: {CLAIM}; no outliers were found>"
 
@@ -118,7 +125,7 @@ class TestVerdict:
         text = json.dumps(verdict.to_dict(), allow_nan=False)
         again = Verdict.from_dict(json.loads(text))
         assert again.to_dict() == verdict.to_dict()
-        for name in ("outcome", "claim", "ratio", "interval", "threshold", "passes", "reason"):
+        for name in ("outcome", "statement", "ratio", "interval", "threshold", "passes", "reason"):
             assert getattr(again, name) == getattr(verdict, name)
 
     def test_it_survives_a_json_file_whole(self) -> None:
@@ -129,7 +136,7 @@ class TestVerdict:
     def test_numbers_of_other_libraries_become_plain_ones(self) -> None:
         verdict = Verdict(
             outcome="pass",
-            claim=CLAIM,
+            statement=CLAIM,
             ratio=np.float64(math.inf),
             tokens=np.int64(3),  # type: ignore[arg-type]
             details={"a": np.array([1.5, math.inf]), "b": np.bool_(True), "c": (np.float32(2),)},
@@ -143,7 +150,7 @@ class TestVerdict:
 
     def test_what_json_cannot_hold_is_refused(self) -> None:
         with pytest.raises(TypeError, match="cannot be part of a verdict"):
-            Verdict(outcome="pass", claim=CLAIM, details={"x": object()}).to_dict()
+            Verdict(outcome="pass", statement=CLAIM, details={"x": object()}).to_dict()
 
     def test_a_verdict_of_another_schema_is_refused(self) -> None:
         with pytest.raises(ValueError, match="schema 99"):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from robustness.scoring.sampling import DrawClock
 from robustness.statistics.sequential import mean_side, median_side, ratio_side, summarise
-from robustness.statistics.verdict import CHUNK, blind_share, look_at_ratio
+from robustness.statistics.verdict import CHUNK, blind_share, decide_ratio
 
 ORDERS = 20_000
 BATCH = 500
@@ -239,7 +239,7 @@ def test_an_effect_in_two_percent_of_the_blocks_fools_the_rule_as_documented() -
         tokens=np.full(1000, 19.0),
     )
     below, above = error_rates(ratio_rule(population, 0.01, first=32), np.arange(1000))
-    assert below > 0.3  # a claim of at most 1 %
+    assert below > 0.3  # a statement of at most 1 %
     assert above == 0
     assert blind_share(32, 0.01) > 0.02  # and the verdict says that it is blind to 2 %
 
@@ -254,7 +254,7 @@ def test_the_simulation_takes_the_decisions_that_users_get() -> None:
         delta, tokens, log_threshold=float(np.log(threshold)), alpha=0.05, looks=looks
     )
     asked = [
-        look_at_ratio(delta[:n], tokens[:n], threshold=threshold, alpha=0.05).side for n in looks
+        decide_ratio(delta[:n], tokens[:n], threshold=threshold, alpha=0.05).side for n in looks
     ]
     assert [{1: "above", -1: "below", 0: None}[int(side)] for side in simulated] == asked
     assert set(asked) == {None, "below"}

@@ -138,9 +138,9 @@ def test_what_emerges_begins_to_matter_and_random_dimensions_do_not(facts: dict[
     assert last["random"]["median"] < 1.2
     low, high = last["joint"]["interval"]
     assert low <= last["joint"]["ratio"] <= high
-    conditions = facts["measurement"]
-    assert conditions["dims"] == [DIM, OTHER_DIM]
-    assert (conditions["text_blocks"], conditions["dtype"]) == (BLOCKS, "float32")
+    interventions = facts["measurement"]
+    assert interventions["dims"] == [DIM, OTHER_DIM]
+    assert (interventions["text_blocks"], interventions["dtype"]) == (BLOCKS, "float32")
 
 
 def test_scale_and_bias_are_followed_in_one_layer(place: Path, facts: dict[str, Any]) -> None:
@@ -236,7 +236,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     place: Path, facts: dict[str, Any], passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     different = len({tuple(dims) for dims in FLAGGED.values()})  # two have the same weights
-    whole = different * (BLOCKS // 16) * 5  # chunks, under five conditions
+    whole = different * (BLOCKS // 16) * 5  # chunks, under five interventions
     counted = Execution.run
 
     def interrupted(self: Execution, *arguments: Any, **more: Any) -> Any:

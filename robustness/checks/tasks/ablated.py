@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from robustness.ablation.conditions import Fixed
+from robustness.ablation.interventions import FixedAblation
 from robustness.checks.tasks.claim import OnTask, finite_interval, look_step, verdict
 from robustness.checks.tasks.control import RandomlyAblatedOnTask
 from robustness.outliers.outlier_dimensions import named
-from robustness.statistics.course import Step, course
+from robustness.statistics.history import Step, course
 from robustness.statistics.verdict import Side, Verdict
 
 if TYPE_CHECKING:
@@ -41,19 +41,19 @@ class AblatedOnTask(OnTask):
     ) -> Verdict:
         """Whether the ablation lowers the task's score by less than ``within``."""
         level = self._task.vetting.alpha(confidence, alpha)
-        claim = f"{self._lowers} by less than {within:g}"
-        return self._decided(claim, within, level, passes="below")
+        statement = f"{self._lowers} by less than {within:g}"
+        return self._decided(statement, within, level, passes="below")
 
     def recorded(self, *, confidence: float | None = None, alpha: float | None = None) -> Verdict:
         """How far the score drops, compared with nothing: it passes in any case."""
         task = self._task
         level = task.vetting.alpha(confidence, alpha)
-        claim = f"how far {self._lowers} is recorded"
+        statement = f"how far {self._lowers} is recorded"
         steps: list[Step] = []
-        for paired in self._pairs(Fixed(ablation=self.ablation)):
+        for paired in self._pairs(FixedAblation(ablation=self.ablation)):
             n = len(paired.labels)
             drop = paired.drop(task.planned.metric)
-            task.progress(claim, n, drop)
+            task.progress(statement, n, drop)
             steps.append({"text_blocks": n, "ratio": drop, "interval": None})
             if n >= RECORDED_EXAMPLES and not task.vetting.settings.exhaustive:
                 break
@@ -62,7 +62,7 @@ class AblatedOnTask(OnTask):
         steps[-1] = look_step(look, examples=n)
         return Verdict(
             outcome="pass",
-            claim=claim,
+            statement=statement,
             ratio=look.ratio,
             interval=finite_interval(look),
             text_blocks=look.text_blocks,
@@ -85,15 +85,15 @@ class AblatedOnTask(OnTask):
         where = f"{named(self.ablation.dims)}{self.ablation.where}"
         return f"ablating {where} lowers the {planned.metric} on {planned.name}"
 
-    def _decided(self, claim: str, threshold: float, alpha: float, *, passes: Side) -> Verdict:
+    def _decided(self, statement: str, threshold: float, alpha: float, *, passes: Side) -> Verdict:
         task = self._task
         look, paired, steps = self._looked_at(
-            claim,
-            self._pairs(Fixed(ablation=self.ablation)),
+            statement,
+            self._pairs(FixedAblation(ablation=self.ablation)),
             lambda each: task.look(each, threshold=threshold, alpha=alpha),
         )
         return verdict(
-            claim,
+            statement,
             look,
             threshold,
             passes=passes,

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from robustness.ablation.conditions import Condition, Intact
-from robustness.statistics.course import Step, course, step
+from robustness.ablation.interventions import Intact, Intervention
+from robustness.statistics.history import Step, course, step
 from robustness.statistics.sequential import blind_share
-from robustness.statistics.verdict import Look, Outcome, Side, Verdict
-from robustness.tasks.looks import Paired
+from robustness.statistics.verdict import Decision, Outcome, Side, Verdict
+from robustness.tasks.decisions import Paired
 
 if TYPE_CHECKING:
     from robustness.checks.tasks.task import Task
@@ -29,14 +29,14 @@ class OnTask:
     def __bool__(self) -> NoReturn:
         raise TypeError(f"{self!r} is no verdict: ask it {self.questions}")
 
-    def _pairs(self, condition: Condition | None) -> Iterator[Paired]:
-        """Answers of the intact model and under a condition, one item per chunk of examples."""
+    def _pairs(self, intervention: Intervention | None) -> Iterator[Paired]:
+        """Answers of the intact model and under a intervention, one item per chunk of examples."""
         task = self._task
         first: list[Floats] = []
         second: list[Floats] = []
         for index in range(task.measurement.n_chunks):
-            conditions = [Intact(), *([] if condition is None else [condition])]
-            found = task.measurement.chunk(index, *conditions)
+            interventions = [Intact(), *([] if intervention is None else [intervention])]
+            found = task.measurement.chunk(index, *interventions)
             first.append(task.answers(found[0]))
             second.append(task.answers(found[-1]))
             intact = np.concatenate(first)
@@ -45,12 +45,15 @@ class OnTask:
             )
 
     def _looked_at(
-        self, claim: str, growing: Iterable[Paired], look_at: Callable[[Paired], Look | None]
-    ) -> tuple[Look, Paired, list[Step]]:
-        """Look at more and more examples until that decides: the last look, at what, and all.
+        self,
+        statement: str,
+        growing: Iterable[Paired],
+        look_at: Callable[[Paired], Decision | None],
+    ) -> tuple[Decision, Paired, list[Step]]:
+        """Decision at more and more examples until that decides: the last look, at what, and all.
 
         Args:
-            claim: shown with the progress.
+            statement: shown with the progress.
             growing: answers side by side, one chunk of examples more in each.
             look_at: says what they tell; ``None`` where that is nothing yet.
         """
@@ -60,9 +63,9 @@ class OnTask:
             n = len(paired.labels)
             look = look_at(paired)
             if look is None:
-                task.progress(claim, n, paired.drop(task.planned.metric))
+                task.progress(statement, n, paired.drop(task.planned.metric))
                 continue
-            task.progress(claim, n, look.ratio, interval=finite_interval(look))
+            task.progress(statement, n, look.ratio, interval=finite_interval(look))
             steps.append(look_step(look, examples=n))
             if look.side and (look.exact or not task.vetting.settings.exhaustive):
                 break
@@ -70,13 +73,13 @@ class OnTask:
         return look, paired, steps
 
 
-def finite_interval(look: Look) -> tuple[float, float] | None:
+def finite_interval(look: Decision) -> tuple[float, float] | None:
     """Of a look, or ``None`` where it excludes nothing yet or is exact."""
     interval = look.interval
     return interval if interval is not None and all(map(math.isfinite, interval)) else None
 
 
-def look_step(look: Look, *, examples: int, draws: int | None = None) -> Step:
+def look_step(look: Decision, *, examples: int, draws: int | None = None) -> Step:
     """One look for the course of a decision.
 
     Args:
@@ -89,8 +92,8 @@ def look_step(look: Look, *, examples: int, draws: int | None = None) -> Step:
 
 
 def verdict(
-    claim: str,
-    look: Look,
+    statement: str,
+    look: Decision,
     threshold: float,
     *,
     passes: Side,
@@ -100,10 +103,10 @@ def verdict(
     examples: int | None = None,
     reason: str = "",
 ) -> Verdict:
-    """What the last look says of a claim.
+    """What the last look says of a statement.
 
     Args:
-        claim: the sentence that is true if it passes.
+        statement: the sentence that is true if it passes.
         look: the last one.
         threshold: that the drop was compared with.
         passes: on which side.
@@ -118,7 +121,7 @@ def verdict(
         blind = {"blind_share": blind_share(look.text_blocks, alpha)}
     return Verdict(
         outcome=outcome(None if look.side is None else look.side == passes),
-        claim=claim,
+        statement=statement,
         ratio=look.ratio,
         interval=finite_interval(look),
         threshold=threshold,

@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from robustness.ablation.conditions import Condition, Fixed, Intact, PerBlock
+from robustness.ablation.interventions import FixedAblation, Intact, Intervention, PerBlockAblation
 from robustness.checks.tasks.claim import OnTask, finite_interval, look_step, outcome, verdict
 from robustness.outliers.outlier_dimensions import named
 from robustness.scoring.sampling import random_candidates, random_dims
-from robustness.statistics.course import course, step
+from robustness.statistics.history import course, step
 from robustness.statistics.verdict import Verdict
-from robustness.tasks.looks import (
+from robustness.tasks.decisions import (
     FIRST_LOOK_AT_DRAWS,
     Paired,
+    decide_factor,
+    decide_mean,
+    decide_median_drop,
     draws_for_factor,
-    look_at_factor,
-    look_at_mean,
-    look_at_median,
 )
 from robustness.tasks.metrics import Floats
 
@@ -53,7 +53,7 @@ class RandomlyAblatedOnTask(OnTask):
         super().__init__(task)
         vetting = task.vetting
         self._candidates = random_candidates(
-            vetting.outliers().dims, hidden_size=vetting.examination.hidden_size, size=size
+            vetting.outliers().dims, hidden_size=vetting.model_profile.hidden_size, size=size
         )
         self._size = size
         self._like = like
@@ -70,7 +70,7 @@ class RandomlyAblatedOnTask(OnTask):
         level = task.vetting.alpha(confidence, alpha)
         planned = task.planned
         how = "on average" if task.is_mean else "for the median draw"
-        claim = (
+        statement = (
             f"ablating {self._counted}{self._like.where} lowers the {planned.metric} on "
             f"{planned.name} by less than {within:g} {how}"
         )
@@ -82,21 +82,21 @@ class RandomlyAblatedOnTask(OnTask):
                 continue
             if task.is_mean:
                 minimum = FIRST_LOOK_AT_DRAWS
-                look = look_at_mean(
+                look = decide_mean(
                     drops, threshold=within, alpha=level, minimum=minimum, exhausted=False
                 )
             else:
-                look = look_at_median(drops, threshold=within, alpha=level)
+                look = decide_median_drop(drops, threshold=within, alpha=level)
             n = len(control.labels)
             interval = finite_interval(look)
-            task.progress(claim, n, look.ratio, interval=interval, most=self._most)
+            task.progress(statement, n, look.ratio, interval=interval, most=self._most)
             steps.append(look_step(look, examples=n, draws=None if task.is_mean else len(drops)))
             if self._finished(n, decided=look.side is not None):
                 break
         assert look is not None
         once = control.part(slice(0, task.measurement.n_examples))
         return verdict(
-            claim,
+            statement,
             look,
             within,
             passes="below",
@@ -116,7 +116,7 @@ class RandomlyAblatedOnTask(OnTask):
     def decide_factor(self, joint: "Ablation", factor: float, alpha: float) -> Verdict:
         """Whether the joint drop is positive and at least ``factor`` times the mean control's."""
         task, planned = self._task, self._task.planned
-        claim = (
+        statement = (
             f"ablating {named(joint.dims)}{joint.where} lowers the {planned.metric} on "
             f"{planned.name} at least {factor:g} times as much as ablating {self._counted}"
         )
@@ -134,8 +134,8 @@ class RandomlyAblatedOnTask(OnTask):
             n = len(control.labels)
             whole = beside.part(slice(0, total)).drop(planned.metric) if n >= total else None
             options = {"factor": factor, "alpha": alpha, "bound": bound, "joint_drop": whole}
-            look = look_at_factor(joints, drops, **options)
-            task.progress(claim, n, look.joint_mean, look.control_mean, most=self._most)
+            look = decide_factor(joints, drops, **options)
+            task.progress(statement, n, look.joint_mean, look.control_mean, most=self._most)
             steps.append(step(look, text_blocks=n))
             hopeless = False
             enough = len(drops) >= FIRST_LOOK_AT_DRAWS
@@ -152,7 +152,7 @@ class RandomlyAblatedOnTask(OnTask):
         once = beside.part(slice(0, total))
         return Verdict(
             outcome=outcome(passed),
-            claim=claim,
+            statement=statement,
             ratio=look.ratio,
             threshold=factor,
             passes="above",
@@ -185,10 +185,13 @@ class RandomlyAblatedOnTask(OnTask):
                 draws = [(start + place) // self._per_draw for place in range(n)]
                 start += n
                 dims = tuple(self._dims(draw) for draw in draws)
-                conditions: list[Condition] = [Intact(), PerBlock(dims=dims, like=self._like)]
+                interventions: list[Intervention] = [
+                    Intact(),
+                    PerBlockAblation(dims=dims, like=self._like),
+                ]
                 if joint is not None:
-                    conditions.append(Fixed(ablation=joint))
-                found = measurement.chunk(index, *conditions)
+                    interventions.append(FixedAblation(ablation=joint))
+                found = measurement.chunk(index, *interventions)
                 done = index * len(measurement.examples(0))
                 seen["labels"].append(task.labels[done : done + n])
                 for name, outputs in zip(("intact", "random", "joint"), found, strict=False):

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from robustness.checks.tasks.claim import OnTask, verdict
-from robustness.statistics.verdict import Look, Verdict
-from robustness.tasks.looks import Paired, look_at_mean
+from robustness.statistics.verdict import Decision, Verdict
+from robustness.tasks.decisions import Paired, decide_mean
 from robustness.tasks.metrics import Floats
 
 
@@ -25,24 +25,24 @@ class IntactOnTask(OnTask):
         """
         task = self._task
         level = task.vetting.alpha(confidence, alpha)
-        guess, claim = self._guess()
+        guess, statement = self._guess()
 
         def against_the_guess() -> Iterator[Paired]:
             for intact in self._pairs(None):
                 n = len(intact.labels)
                 yield Paired(labels=intact.labels, first=guess[:n], second=intact.first)
 
-        def look_at(against: Paired) -> Look | None:
+        def look_at(against: Paired) -> Decision | None:
             if task.planned.kind != "classification":
                 return task.look(against, threshold=0.0, alpha=level)
             exhausted = len(against.labels) >= task.measurement.n_examples
             drops = against.drop_per_example()
-            return look_at_mean(drops, threshold=0.0, alpha=level, exhausted=exhausted)
+            return decide_mean(drops, threshold=0.0, alpha=level, exhausted=exhausted)
 
-        look, against, steps = self._looked_at(claim, against_the_guess(), look_at)
+        look, against, steps = self._looked_at(statement, against_the_guess(), look_at)
         alone = Paired(labels=against.labels, first=against.second, second=against.second)
         return verdict(
-            claim,
+            statement,
             look,
             0.0,
             passes="below",

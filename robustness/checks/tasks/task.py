@@ -10,8 +10,8 @@ from robustness.checks.tasks.ablated import AblatedOnTask
 from robustness.checks.tasks.control import RandomlyAblatedOnTask
 from robustness.checks.tasks.intact import IntactOnTask
 from robustness.scoring.sampling import uniform_index
-from robustness.statistics.verdict import Look
-from robustness.tasks.looks import Paired, bootstrap_looks, look_at_mean, look_at_score
+from robustness.statistics.verdict import Decision
+from robustness.tasks.decisions import Paired, bootstrap_looks, decide_mean, decide_score
 from robustness.tasks.metrics import MEANS, Floats, score
 
 if TYPE_CHECKING:
@@ -68,16 +68,16 @@ class Task:
             return np.asarray(outputs.argmax(1), dtype=np.float64)
         return np.asarray(outputs[:, 0], dtype=np.float64)
 
-    def look(self, paired: Paired, *, threshold: float, alpha: float) -> Look | None:
+    def look(self, paired: Paired, *, threshold: float, alpha: float) -> Decision | None:
         """Compare the drop of a fixed ablation with a threshold, where it is time to do so."""
         n, total = len(paired.labels), self.measurement.n_examples
         if self.is_mean:
-            return look_at_mean(
+            return decide_mean(
                 paired.drop_per_example(), threshold=threshold, alpha=alpha, exhausted=n >= total
             )
         if n < total and n not in bootstrap_looks(total):
             return None
-        return look_at_score(
+        return decide_score(
             paired,
             self.planned.metric,
             threshold=threshold,
@@ -105,7 +105,7 @@ class Task:
 
     def progress(
         self,
-        claim: str,
+        statement: str,
         seen: int,
         *drops: float,
         interval: tuple[float, float] | None = None,
@@ -114,14 +114,14 @@ class Task:
         """Tell whoever waits how far a decision has come.
 
         Args:
-            claim: what is decided.
+            statement: what is decided.
             seen: examples so far, over all passes.
             drops: so far; of a comparison, both.
             interval: of the drop, where there is one.
             most: examples after which it ends whatever was found; by default the task's.
         """
         self.vetting.report_progress(
-            claim,
+            statement,
             seen,
             " and ".join(f"{drop:+.4g}" for drop in drops),
             interval=interval,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustness.anatomy.anatomy import Stack
 from robustness.errors import RuleError
-from robustness.outliers.activations.following import (
+from robustness.outliers.activations.layer_hooks import (
     Array,
     Blocks,
     Place,

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from robustness.anatomy.anatomy import Stack
 from robustness.errors import MeasurementError
-from robustness.outliers.activations.following import (
+from robustness.outliers.activations.layer_hooks import (
     Array,
     Blocks,
     Progress,

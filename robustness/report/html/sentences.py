@@ -233,7 +233,7 @@ def provenance(checkpoint: CheckpointResult) -> list[tuple[str, str]]:
         ("precision", f"{checkpoint.dtype} on {checkpoint.device}"),
         ("ablation", f"{checkpoint.mode} at {checkpoint.site} in {where}"),
         ("rule", f"{checkpoint.rule} (by chance: {number(checkpoint.expected_by_chance)})"),
-        ("profile", f"{checkpoint.profile}{exhaustive}"),
+        ("expectation", f"{checkpoint.expectation}{exhaustive}"),
         ("seed", str(checkpoint.seed)),
         *(("note", note) for note in checkpoint.notes),
     ]

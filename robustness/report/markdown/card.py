@@ -38,7 +38,7 @@ OF_TASKS = {
 METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
 """The Hub's names of metrics, where they are others."""
 
-SETTINGS = {"profile": "paper", "seed": 0, "block_size": 128, "site": "output", "mode": "zero"}
+SETTINGS = {"expectation": "paper", "seed": 0, "block_size": 128, "site": "output", "mode": "zero"}
 """Settings with an option of their own that a command has to name where they are not these."""
 
 
@@ -168,7 +168,7 @@ def _verdict(facts: Facts, checkpoint: Facts) -> Iterator[str]:
     outcome = "passed" if has_passed(facts, checkpoint) else "FAILED"
     yield (
         f"**Vetting {outcome}**: {accepted} of {len(checks)} checks accepted by pytest-robustness "
-        f"{escaped(facts['robustness'])}, profile {escaped(checkpoint['profile'])}, confidence "
+        f"{escaped(facts['robustness'])}, expectation {escaped(checkpoint['expectation'])}, confidence "
         f"{facts['confidence']:g}, {escaped(facts['started'].partition('T')[0])}."
     )
     not_applicable = sum(check["verdict"] == "not applicable" for check in checks)

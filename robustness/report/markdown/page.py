@@ -266,7 +266,7 @@ def _provenance(
     yield (
         "measured",
         f"{checkpoint['scoring']} scoring, {checkpoint['dtype']} on {checkpoint['device']}, seed "
-        f"{checkpoint['seed']}, profile {checkpoint['profile']}"
+        f"{checkpoint['seed']}, expectation {checkpoint['expectation']}"
         + (", exhaustive" if checkpoint["exhaustive"] else ""),
     )
     yield "policy", facts["policy"] or "defaults"

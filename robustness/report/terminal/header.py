@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from robustness.outliers.detection import Examination
+from robustness.outliers.model_profile import ModelProfile
 from robustness.policy.policy import Settings
 from robustness.report.terminal.wording import amount, listed, wrapped
 from robustness.run.plan import PlannedCheckpoint, RunPlan
@@ -45,13 +45,13 @@ def partial(left_out: int, planned: int) -> list[str]:
 
 
 def _checkpoint_header(planned: PlannedCheckpoint) -> list[str]:
-    checkpoint, settings, found = planned.checkpoint, planned.settings, planned.examination
+    checkpoint, settings, found = planned.checkpoint, planned.settings, planned.model_profile
     return [
         f"{planned.label}: {checkpoint['reference']} at {checkpoint['revision']}",
         f"  {checkpoint['architecture']}, {_stack(found)}, "
         f"{amount(checkpoint['n_parameters'])} parameters, "
         f"{_precision(planned.dtype)} on {settings.device}",
-        f"  {_measured_on(planned)}, seed {settings.seed}, profile {settings.profile}"
+        f"  {_measured_on(planned)}, seed {settings.seed}, expectation {settings.expectation}"
         + (", exhaustive" if settings.exhaustive else ""),
         *_place(settings),
         *(f"  {each.rule}: {listed(each.dims)}" for each in found.detections),
@@ -77,7 +77,7 @@ def _measured_on(planned: PlannedCheckpoint) -> str:
     return "; ".join(parts)
 
 
-def _stack(found: Examination) -> str:
+def _stack(found: ModelProfile) -> str:
     size = f"{found.layers} layers x {found.hidden_size}"
     return size if found.stack == "only" else f"{size} in the {found.stack}, which is vetted"
 

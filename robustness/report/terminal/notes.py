@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from robustness.checks.layer_profile import described
+from robustness.checks.layer_sweep import described
 from robustness.checks.quantized_model import described as described_int8
 from robustness.outliers.outlier_dimensions import named
 from robustness.report.terminal.table import total_of

@@ -125,7 +125,7 @@ def _write_table(
 
 def _claimed(check: Mapping[str, Any]) -> str:
     tokens = f"{check['tokens']} tokens" if check["tokens"] else ""
-    return "; ".join(part for part in (check["claim"], check["reason"], tokens) if part)
+    return "; ".join(part for part in (check["statement"], check["reason"], tokens) if part)
 
 
 def _write(reporter: Reporter, paragraphs: Iterable[str]) -> None:

@@ -1,7 +1,8 @@
 """Writes robustness/known/*.json: what tracing finds on small skeletons, for scans without torch.
 
 ``python -m tests.support.checkpoints.write_anatomies [CLASS ...]``; all classes where none is
-named. What is tried stands in `anatomy_trials`. A class whose layers do not all look alike is refused.
+named. What is tried stands in `anatomy_trials`. A class whose layers do not all look
+alike is refused.
 """
 
 import json

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from robustness.checks.checks import Check, planned_checks
-from robustness.outliers.detection import Examination
+from robustness.outliers.model_profile import ModelProfile
 from robustness.outliers.outliers import Detection, Outlier
 from robustness.policy.policy import Settings
 from robustness.run.plan import PlannedCheckpoint, RunPlan
@@ -24,7 +24,7 @@ def plan(*labels: str, without_checks: tuple[str, ...] = (), source: str | None 
 
 def _planned(label: str, *, empty: bool) -> PlannedCheckpoint:
     outlier = Outlier(dim=DIM, layers=(0, 1), z_scale=(4.0, 5.0), z_bias=(9.0, -8.0))
-    examination = Examination(
+    model_profile = ModelProfile(
         anatomy_record={},
         detection=Detection(rule="busters", outliers=(outlier,), by_chance=1e-5, magnitude=(3,)),
         layers=2,
@@ -39,12 +39,12 @@ def _planned(label: str, *, empty: bool) -> PlannedCheckpoint:
         "vocab_size": 64,
         "scoring": "masked",
     }
-    checks: tuple[Check, ...] = () if empty else planned_checks(Settings(), examination)
+    checks: tuple[Check, ...] = () if empty else planned_checks(Settings(), model_profile)
     return PlannedCheckpoint(
         label=label,
         checkpoint=checkpoint,
         settings=Settings(),
-        examination=examination,
+        model_profile=model_profile,
         corpus="wikitext:wikitext-2-raw-v1:validation:text of datasets 4.1",
         text_blocks=156,
         block_size=128,

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from robustness.ablation.ablation import Ablation
-from robustness.reference.baseline import AblationProfile, CheckpointProfile, Flagged, Profile
+from robustness.reference.baseline import AblationBaseline, Baseline, CheckpointBaseline, Flagged
 
 CONDITIONS: dict[str, Any] = {
     "corpus": "c0ffee",
@@ -29,7 +29,7 @@ def entry(
     perplexity_times: float = 1.0,
     degradation: float = 3.0,
     **changes: Any,
-) -> CheckpointProfile:
+) -> CheckpointBaseline:
     """A checkpoint with planted perplexity and degradation (of every ablation)."""
     generator = np.random.default_rng(seed)
     tokens = generator.integers(10, 30, n)
@@ -50,7 +50,7 @@ def entry(
         "tokens": tuple(tokens.tolist()),
         "nll_nats": tuple(nll.tolist()),
         "ablations": tuple(
-            AblationProfile(
+            AblationBaseline(
                 name=f"dim{dim}",
                 ablation=Ablation(dims=(dim,)).to_dict(),
                 nll_nats=tuple(ablated.tolist()),
@@ -58,10 +58,10 @@ def entry(
             for dim in dims
         ),
     }
-    return CheckpointProfile(**{**values, **changes})
+    return CheckpointBaseline(**{**values, **changes})
 
 
-def profile(*entries: CheckpointProfile) -> Profile:
-    return Profile(
+def profile(*entries: CheckpointBaseline) -> Baseline:
+    return Baseline(
         robustness="0.1.0", created="2026-11-24T12:00:00+00:00", checkpoints=entries or (entry(),)
     )

@@ -37,7 +37,7 @@ def check(
         "exact": False,
         "verdict": verdict,
         "expected_failure": None,
-        "claim": "ablating dimension 7 multiplies perplexity by at least 1.5",
+        "statement": "ablating dimension 7 multiplies perplexity by at least 1.5",
         "reason": reason,
         "details": {},
     }
@@ -64,7 +64,7 @@ def checkpoint(
         "scoring": "masked",
         "dtype": "float32",
         "device": "cpu",
-        "profile": "paper",
+        "expectation": "paper",
         "seed": 0,
         "block_size": 128,
         "exhaustive": False,

@@ -13,7 +13,7 @@ from robustness.policy.policy import Settings, load_policy
 from tests.support.records.mutations import Arrange, Case, spoilt_bytes, spoilt_json
 
 POLICY = """
-profile = "hardened"
+expectation = "hardened"
 confidence = 0.95
 block_size = 64
 corpus = "text.csv:column"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from robustness.anatomy.stacks import Anatomy
 
 
-class Condition(Protocol):
+class Intervention(Protocol):
     """What is done to the model while a chunk is measured."""
 
     def key(self) -> Any:
@@ -44,7 +44,7 @@ class Intact:
     """Nothing is done."""
 
     def key(self) -> Any:
-        """See :class:`Condition`."""
+        """See :class:`Intervention`."""
         return None
 
     def applied(
@@ -55,23 +55,23 @@ class Intact:
         /,
         means: "Means | None" = None,  # noqa: ARG002
     ) -> AbstractContextManager[None]:
-        """See :class:`Condition`."""
+        """See :class:`Intervention`."""
         return nullcontext()
 
     @property
     def needs_means(self) -> None:
-        """See :class:`Condition`."""
+        """See :class:`Intervention`."""
         return
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fixed:
+class FixedAblation:
     """One ablation for all text blocks."""
 
     ablation: Ablation
 
     def key(self) -> Any:
-        """See :class:`Condition`."""
+        """See :class:`Intervention`."""
         return self.ablation.key()
 
     def applied(
@@ -82,14 +82,14 @@ class Fixed:
         /,
         means: "Means | None" = None,
     ) -> AbstractContextManager[None]:
-        """See :class:`Condition`."""
+        """See :class:`Intervention`."""
         from robustness.ablation.hooks import ablated
 
         return ablated(model, anatomy.stack, self.ablation, means)
 
     @property
     def needs_means(self) -> Ablation | None:
-        """See :class:`Condition`."""
+        """See :class:`Intervention`."""
         return self.ablation if self.ablation.mode == "mean" else None
 
 
@@ -106,7 +106,7 @@ class Quantized:
     spared: tuple[int, ...] = ()
 
     def key(self) -> Any:
-        """See :class:`Condition`."""
+        """See :class:`Intervention`."""
         return {"quantized": "int8, symmetric absmax per tensor", "spared": list(self.spared)}
 
     def applied(
@@ -117,7 +117,7 @@ class Quantized:
         /,
         means: "Means | None" = None,  # noqa: ARG002
     ) -> AbstractContextManager[None]:
-        """See :class:`Condition`; whoever does it often finds the dense layers once, beforehand."""
+        """See :class:`Intervention`; the dense layers can be found once, beforehand."""
         from robustness.ablation.quantization import quantized
         from robustness.anatomy.live import dense_layers_of
 
@@ -125,12 +125,12 @@ class Quantized:
 
     @property
     def needs_means(self) -> None:
-        """See :class:`Condition`."""
+        """See :class:`Intervention`."""
         return
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerBlock:
+class PerBlockAblation:
     """Other dimensions for each text block of the chunk (the random control).
 
     Attributes:
@@ -142,7 +142,7 @@ class PerBlock:
     like: Ablation
 
     def key(self) -> Any:
-        """See :class:`Condition`."""
+        """See :class:`Intervention`."""
         place = {name: value for name, value in self.like.key().items() if name != "dims"}
         return {**place, "per_block": [list(dims) for dims in self.dims]}
 
@@ -154,7 +154,7 @@ class PerBlock:
         /,
         means: "Means | None" = None,
     ) -> AbstractContextManager[None]:
-        """See :class:`Condition`."""
+        """See :class:`Intervention`."""
         from robustness.ablation.hooks import ablated, ablated_rows
 
         if len(set(rows)) == 1:
@@ -165,5 +165,5 @@ class PerBlock:
 
     @property
     def needs_means(self) -> Ablation | None:
-        """See :class:`Condition`."""
+        """See :class:`Intervention`."""
         return self.like if self.like.mode == "mean" else None

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from robustness.errors import MeasurementError
 from robustness.statistics.verdict import (
-    look_at_draws,
-    look_at_factor,
+    decide_factor,
+    decide_median,
 )
 from tests.support.records.streams import nats, stream
 
@@ -27,7 +27,7 @@ class TestDraws:
         self, pairs: list[tuple[float, int]], threshold: float
     ) -> None:
         delta, tokens = np.array(pairs).T
-        look = look_at_draws(delta, tokens, threshold=threshold, alpha=0.05)
+        look = decide_median(delta, tokens, threshold=threshold, alpha=0.05)
         low, high = look.interval
         assert (low <= threshold <= high) == (look.side is None)
         assert (threshold < low) == (look.side == "above")
@@ -38,13 +38,13 @@ class TestDraws:
             assert (look.side, look.interval) == (None, (0.0, math.inf))
 
     def test_nothing_is_decided_before_64_draws(self) -> None:
-        early = look_at_draws([-1.0] * 63, [64] * 63, threshold=1.1, alpha=0.05)
+        early = decide_median([-1.0] * 63, [64] * 63, threshold=1.1, alpha=0.05)
         assert (early.side, early.e_values[0] > 1e6) == (None, True)
-        assert look_at_draws([-1.0] * 64, [64] * 64, threshold=1.1, alpha=0.05).side == "below"
+        assert decide_median([-1.0] * 64, [64] * 64, threshold=1.1, alpha=0.05).side == "below"
 
     def test_the_median_is_decided_although_the_mean_lies_on_the_other_side(self) -> None:
         delta = np.array([0.1] * 90 + [640.0] * 10)
-        look = look_at_draws(delta, [64] * 100, threshold=1.1, alpha=0.01)
+        look = decide_median(delta, [64] * 100, threshold=1.1, alpha=0.01)
         assert look.side == "below"
         assert look.median == pytest.approx(math.exp(0.1 / 64))
         assert look.mean == pytest.approx(math.exp((9 + 6400) / 6400))
@@ -52,7 +52,7 @@ class TestDraws:
 
     def test_numbers_are_those_of_a_plain_sort(self) -> None:
         delta, tokens = stream(200, seed=4)
-        look = look_at_draws(delta, tokens, threshold=1.1, alpha=0.01)
+        look = decide_median(delta, tokens, threshold=1.1, alpha=0.01)
         ratios = sorted(math.exp(d / t) for d, t in zip(delta, tokens, strict=True))
         assert look.median == pytest.approx(math.sqrt(ratios[99] * ratios[100]))
         assert look.quantiles["0.9"] == pytest.approx(ratios[179])
@@ -76,7 +76,7 @@ class TestDraws:
         ],
     )
     def test_a_quantile_has_three_draws_beyond_it(self, draws: int, levels: set[str]) -> None:
-        look = look_at_draws(np.arange(draws) / 99, [64] * draws, threshold=1.1, alpha=0.01)
+        look = decide_median(np.arange(draws) / 99, [64] * draws, threshold=1.1, alpha=0.01)
         assert set(look.quantiles) == levels
         for level, value in look.quantiles.items():
             beyond = sum(
@@ -87,7 +87,7 @@ class TestDraws:
     def test_display_and_decision_agree_to_the_last_bit(self) -> None:
         sides = set()
         for value in np.linspace(0.001, 0.05, 50).tolist():
-            look = look_at_draws([value] * 64, [1] * 64, threshold=math.exp(value), alpha=0.05)
+            look = decide_median([value] * 64, [1] * 64, threshold=math.exp(value), alpha=0.05)
             low, high = look.interval
             assert (low <= math.exp(value) <= high) == (look.side is None)
             sides.add(look.side)
@@ -95,25 +95,25 @@ class TestDraws:
 
     def test_an_infinite_draw_lies_above(self) -> None:
         delta = np.array([0.1] * 80 + [math.inf] * 20)
-        look = look_at_draws(delta, [64] * 100, threshold=1.1, alpha=0.01)
+        look = decide_median(delta, [64] * 100, threshold=1.1, alpha=0.01)
         assert (look.side, look.mean, look.worst[0]) == ("below", math.inf, 80)
         assert look.quantiles["0.9"] == math.inf
-        all_infinite = look_at_draws([math.inf] * 70, [64] * 70, threshold=1.1, alpha=0.01)
+        all_infinite = decide_median([math.inf] * 70, [64] * 70, threshold=1.1, alpha=0.01)
         assert (all_infinite.side, all_infinite.median) == ("above", math.inf)
 
     def test_a_draw_at_the_threshold_decides_nothing(self) -> None:
-        look = look_at_draws([0.0] * 500, [64] * 500, threshold=1.0, alpha=0.05)
+        look = decide_median([0.0] * 500, [64] * 500, threshold=1.0, alpha=0.05)
         assert (look.side, look.interval) == (None, (1.0, 1.0))
         assert max(look.e_values) < 1
 
     @pytest.mark.parametrize("bad", [math.nan, -math.inf])
     def test_what_is_not_finite_is_an_error(self, bad: float) -> None:
         with pytest.raises(MeasurementError, match="not a number"):
-            look_at_draws([0.1, bad], [64, 64], threshold=1.1, alpha=0.01)
+            decide_median([0.1, bad], [64, 64], threshold=1.1, alpha=0.01)
 
     def test_a_draw_without_tokens_is_an_error(self) -> None:
         with pytest.raises(MeasurementError, match="no scored token"):
-            look_at_draws([0.1, 0.0], [64, 0], threshold=1.1, alpha=0.01)
+            decide_median([0.1, 0.0], [64, 0], threshold=1.1, alpha=0.01)
 
 
 class TestFactor:
@@ -122,39 +122,39 @@ class TestFactor:
         noise, _ = stream(400, mean=0.0, std=1.0, seed=1)
         for multiple, side in ((8.0, "above"), (2.0, "below"), (5.0, None)):
             joint = multiple * 1.0 + noise
-            look = look_at_factor(joint, control, factor=5, alpha=0.01)
+            look = decide_factor(joint, control, factor=5, alpha=0.01)
             assert look.side == side
             assert look.joint_mean == pytest.approx(joint.mean())
             assert look.control_mean == pytest.approx(control.mean())
             assert look.ratio == pytest.approx(joint.mean() / control.mean())
 
     def test_nothing_is_decided_before_the_minimum(self) -> None:
-        look = look_at_factor([9.0] * 127, [1.0] * 127, factor=5, alpha=0.01)
+        look = decide_factor([9.0] * 127, [1.0] * 127, factor=5, alpha=0.01)
         assert look.side is None
-        assert look_at_factor([9.0] * 128, [1.0] * 128, factor=5, alpha=0.01).side == "above"
+        assert decide_factor([9.0] * 128, [1.0] * 128, factor=5, alpha=0.01).side == "above"
 
     def test_text_blocks_of_one_draw_are_one_observation(self) -> None:
         rng = np.random.default_rng(2)
         draws = np.repeat(np.arange(128), 4)
         joint = rng.normal(5.4, 1.0, 512)
         control = np.repeat(rng.normal(1.0, 1.0, 128), 4)  # harm that a draw's text blocks share
-        assert look_at_factor(joint, control, factor=5, alpha=0.4).side == "above"
-        as_draws = look_at_factor(joint, control, factor=5, alpha=0.4, draws=draws)
+        assert decide_factor(joint, control, factor=5, alpha=0.4).side == "above"
+        as_draws = decide_factor(joint, control, factor=5, alpha=0.4, draws=draws)
         assert as_draws.side is None
         sums = [values.reshape(128, 4).sum(axis=1) for values in (joint, control)]
         for factor in (0.5, 5.0, 20.0):
-            asked = look_at_factor(joint, control, factor=factor, alpha=0.01, draws=draws)
-            assert asked.side == look_at_factor(*sums, factor=factor, alpha=0.01).side
+            asked = decide_factor(joint, control, factor=factor, alpha=0.01, draws=draws)
+            assert asked.side == decide_factor(*sums, factor=factor, alpha=0.01).side
             assert asked.text_blocks == 512
-        few = look_at_factor(joint[:508], control[:508], factor=0.5, alpha=0.01, draws=draws[:508])
+        few = decide_factor(joint[:508], control[:508], factor=0.5, alpha=0.01, draws=draws[:508])
         assert few.side is None  # 127 draws
 
     def test_the_joint_ablation_has_to_cost_something(self) -> None:
         harmless, _ = stream(400, mean=-1.0, std=0.5)
-        look = look_at_factor(harmless, [-3.0] * 400, factor=5, alpha=0.01)
+        look = decide_factor(harmless, [-3.0] * 400, factor=5, alpha=0.01)
         assert (look.side, look.ratio) == ("below", 0.0)
         unclear, _ = stream(400, mean=0.0, std=0.5)
-        assert look_at_factor(unclear, [-3.0] * 400, factor=5, alpha=0.01).side is None
+        assert decide_factor(unclear, [-3.0] * 400, factor=5, alpha=0.01).side is None
 
     @pytest.mark.parametrize(
         ("joint", "control", "side", "ratio"),
@@ -168,26 +168,26 @@ class TestFactor:
     def test_infinite_and_negative_effects(
         self, joint: float, control: float, side: str | None, ratio: float
     ) -> None:
-        look = look_at_factor([1.0, joint], [control, control], factor=5, alpha=0.01)
+        look = decide_factor([1.0, joint], [control, control], factor=5, alpha=0.01)
         assert (look.side, look.ratio) == (side, ratio)
 
     @pytest.mark.parametrize("factor", [0.0, -1.0, math.inf, math.nan])
     def test_an_impossible_factor_is_refused(self, factor: float) -> None:
         with pytest.raises(ValueError, match="factor"):
-            look_at_factor([1.0], [1.0], factor=factor, alpha=0.01)
+            decide_factor([1.0], [1.0], factor=factor, alpha=0.01)
 
     def test_both_have_to_be_of_the_same_text_blocks(self) -> None:
         with pytest.raises(ValueError, match="same text blocks"):
-            look_at_factor([1.0, 2.0], [1.0], factor=5, alpha=0.01)
+            decide_factor([1.0, 2.0], [1.0], factor=5, alpha=0.01)
         with pytest.raises(ValueError, match="number of its draw"):
-            look_at_factor([1.0, 2.0], [1.0, 2.0], factor=5, alpha=0.01, draws=[0])
+            decide_factor([1.0, 2.0], [1.0, 2.0], factor=5, alpha=0.01, draws=[0])
 
 
 def test_a_joint_ablation_known_not_to_degrade_fails_at_once() -> None:
     """rxnmapper-albert: the joint ΔNLL is slightly negative, which no interval ever decides."""
     rng = np.random.default_rng(0)
     joint, control = rng.normal(-0.04, 1, 400), rng.normal(0.03, 1, 400)
-    look = partial(look_at_factor, joint, control, factor=5.0, alpha=0.001)
+    look = partial(decide_factor, joint, control, factor=5.0, alpha=0.001)
     assert look().side is None
     known = look(joint_corpus_nats=float(joint.sum()))
     assert known.side == "below"
@@ -196,7 +196,7 @@ def test_a_joint_ablation_known_not_to_degrade_fails_at_once() -> None:
 def test_a_joint_ablation_known_to_degrade_needs_the_factor_alone() -> None:
     rng = np.random.default_rng(1)
     joint, control = rng.normal(0.3, 4, 400), rng.normal(-1, 0.1, 400)
-    look = partial(look_at_factor, joint, control, factor=5.0, alpha=0.001)
+    look = partial(decide_factor, joint, control, factor=5.0, alpha=0.001)
     assert look().side is None
     assert look(joint_corpus_nats=120.0).side == "above"
     assert look(joint_corpus_nats=0.0).side == "below"

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from robustness.checkpoint.checkpoint import resolve
 from robustness.corpus import blocks as blocks_module
+from robustness.corpus.block_cache import from_record, to_record
 from robustness.corpus.blocks import TextBlocks, text_blocks
-from robustness.corpus.kept_blocks import from_record, to_record
 from robustness.policy.policy import load_policy
 from robustness.vetting import Vetting
 from tests.corpus.test_blocks import TOKENIZERS, corpus, prose, templates
@@ -75,7 +75,9 @@ def _layout(folder: Path, stubs: Stubs, store: Path) -> tuple[int, str]:
     options = {"corpus": str(stubs.corpus)}
     settings = load_policy(None, options=options).settings(str(folder))
     checkpoint = resolve(str(folder), cache=store)
-    asked = Vetting(checkpoint=checkpoint, settings=settings, store_root=store).measurement.asked
+    asked = Vetting(
+        checkpoint=checkpoint, settings=settings, store_root=store
+    ).measurement.scoring_plan
     return asked.layout.n_blocks, asked.text_blocks_sha256
 
 

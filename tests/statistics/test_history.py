@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustness.ablation.conditions import Fixed, Intact
+from robustness.ablation.interventions import FixedAblation, Intact
 from robustness.checkpoint.checkpoint import resolve
 from robustness.checks.checks import Check
 from robustness.policy.policy import load_policy
 from robustness.report import facts
-from robustness.statistics.course import course
+from robustness.statistics.history import course
 from robustness.statistics.verdict import Verdict
 from robustness.vetting import Vetting
 from tests.support.plugin.plugin_support import DIM, Stubs
@@ -84,14 +84,14 @@ def test_the_course_of_an_ablation_is_that_of_the_specification(
     asked = vetting(exhaustive=exhaustive)
     verdict = asked.ablate(DIM).degrades(by=1.5, alpha=ALPHA)
     ends_where_the_verdict_stands(verdict)
-    condition = Fixed(ablation=asked.ablate(DIM).ablation)
+    intervention = FixedAblation(ablation=asked.ablate(DIM).ablation)
     delta: list[float] = []
     tokens: list[int] = []
     steps = iter(as_reported(verdict))
     n_chunks = asked.measurement.n_chunks if exhaustive else len(verdict.course)
     assert (n_chunks > 3) == exhaustive
     for index in range(n_chunks):
-        intact, ablated = asked.measurement.chunk(index, Intact(), condition)
+        intact, ablated = asked.measurement.chunk(index, Intact(), intervention)
         delta += (ablated.nll_nats - intact.nll_nats).tolist()
         tokens += intact.tokens.tolist()
         step = next(steps)
@@ -156,7 +156,7 @@ def test_every_kind_of_verdict_ends_where_its_course_does(
 
 
 def test_infinite_draws_are_text() -> None:
-    verdict = Verdict(outcome="fail", claim="c", details={"draw_ratios": [1.5, math.inf]})
+    verdict = Verdict(outcome="fail", statement="c", details={"draw_ratios": [1.5, math.inf]})
     found = facts.check_facts("id", "label", Check(test="test_x"), verdict)
     assert found["details"]["draw_ratios"] == [1.5, "inf"]
     assert found["course"] is None

@@ -43,7 +43,7 @@ _WORST_DRAWS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class Decision:
     """What is known of a degradation after some text blocks.
 
     Attributes:
@@ -65,7 +65,7 @@ class Look:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawsLook:
+class MedianDecision:
     """What is known of random draws.
 
     Attributes:
@@ -92,7 +92,7 @@ class DrawsLook:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FactorLook:
+class FactorDecision:
     """What is known of a joint ablation beside random ones on the same text blocks.
 
     Attributes:
@@ -112,7 +112,7 @@ class FactorLook:
     text_blocks: int
 
 
-def look_at_ratio(
+def decide_ratio(
     delta_nll: ArrayLike,
     tokens: ArrayLike,
     *,
@@ -121,7 +121,7 @@ def look_at_ratio(
     exhausted: bool = False,
     minimum: int = 32,
     slack_nats: float = 0.0,
-) -> Look:
+) -> Decision:
     """Compare the corpus ratio exp(ΣΔNLL / Σtokens) with a threshold.
 
     Before ``minimum`` text blocks nothing is excluded. When the corpus is used up its value is
@@ -160,7 +160,7 @@ def look_at_ratio(
         side = _SIDES[int(ratio_side(delta, counts, log_threshold=log_threshold, **levels))]
         ends = ratio_interval(delta, counts, **levels)
         interval = _agreeing(ends, side, threshold)
-    return Look(
+    return Decision(
         side=side,
         ratio=_exp(mean),
         interval=interval,
@@ -170,7 +170,7 @@ def look_at_ratio(
     )
 
 
-def look_at_draws(
+def decide_median(
     draw_delta_nll: ArrayLike,
     draw_tokens: ArrayLike,
     *,
@@ -178,7 +178,7 @@ def look_at_draws(
     alpha: float,
     minimum: int = 64,
     slack: float = 0.0,
-) -> DrawsLook:
+) -> MedianDecision:
     """Compare the median degradation of a random draw with a threshold.
 
     By the exact sign test of `sequential.sign_log_e_values` on the draws'
@@ -213,7 +213,7 @@ def look_at_draws(
         low, high = median_interval(log_ratio, alpha=alpha)
         interval = _agreeing((low - slack, high + slack), side, threshold)
     ordered = np.sort(log_ratio)
-    return DrawsLook(
+    return MedianDecision(
         side=side,
         e_values=(
             _exp(log_e_values[(relative + slack >= 0).sum()]),
@@ -229,7 +229,7 @@ def look_at_draws(
     )
 
 
-def look_at_factor(
+def decide_factor(
     joint_delta_nll: ArrayLike,
     control_delta_nll: ArrayLike,
     *,
@@ -239,7 +239,7 @@ def look_at_factor(
     draws: ArrayLike | None = None,
     joint_corpus_nats: float | None = None,
     slack_nats: tuple[float, float] = (0.0, 0.0),
-) -> FactorLook:
+) -> FactorDecision:
     """Ask whether the joint mean ΔNLL is positive and at least ``factor`` times the control's.
 
     Decided on s = joint - factor * control of each text block, never on a ratio of two estimates,
@@ -293,7 +293,7 @@ def look_at_factor(
             for sample, slack in zip(samples, slack_nats, strict=False)
         )
         side = _SIDES[min(map(int, needed))]
-    return FactorLook(
+    return FactorDecision(
         side=side,
         joint_mean=joint_mean,
         control_mean=control_mean,

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robustness.ablation.ablation import Ablation
-from robustness.ablation.conditions import Intact
+from robustness.ablation.interventions import Intact
 from robustness.outliers.outlier_dimensions import named
-from robustness.statistics.course import Step, course, step
-from robustness.statistics.verdict import Look, Verdict, look_at_ratio
+from robustness.statistics.history import Step, course, step
+from robustness.statistics.verdict import Decision, Verdict, decide_ratio
 
 if TYPE_CHECKING:
     from robustness.vetting import Vetting
@@ -18,7 +18,7 @@ RECORDED_BLOCKS = 64
 """Text blocks of a profile that is compared with nothing, unless the whole corpus is measured."""
 
 
-class LayerProfile:
+class LayerSweep:
     """A model without some dimensions in one layer at a time; see :meth:`Vetting.layer_profile`."""
 
     def __init__(self, vetting: "Vetting", ablation: Ablation) -> None:
@@ -28,7 +28,7 @@ class LayerProfile:
     def recorded(self, *, confidence: float | None = None, alpha: float | None = None) -> Verdict:
         """Every layer's own degradation, compared with nothing: it passes in any case."""
         level = self._vetting.alpha(confidence, alpha)
-        claim = f"ablating {self._named} in one layer at a time is recorded"
+        statement = f"ablating {self._named} in one layer at a time is recorded"
         steps = []
         for looks, intact in self._looks(1.0, level):
             steps.append(_step(looks))
@@ -36,17 +36,17 @@ class LayerProfile:
             n_blocks = self._vetting.measurement.layout.n_blocks
             whole = self._vetting.settings.exhaustive
             most = n_blocks if whole else min(n_blocks, RECORDED_BLOCKS)
-            self._report(claim, looks, seen, most)
+            self._report(statement, looks, seen, most)
             if seen >= RECORDED_BLOCKS and not self._vetting.settings.exhaustive:
                 break
-        return self._verdict("pass", claim, looks, intact, steps)
+        return self._verdict("pass", statement, looks, intact, steps)
 
     def stays_below(
         self, within: float, *, confidence: float | None = None, alpha: float | None = None
     ) -> Verdict:
         """Whether every layer's own degradation is less than ``within``, all together."""
         level = self._vetting.alpha(confidence, alpha)
-        claim = (
+        statement = (
             f"ablating {self._named} in one layer at a time multiplies perplexity by less than "
             f"{within:g}, in every layer"
         )
@@ -54,23 +54,25 @@ class LayerProfile:
         for looks, intact in self._looks(within, level):
             steps.append(_step(looks))
             sides = {look.side for look in looks}
-            self._report(claim, looks, intact["intact_text_blocks"], None)
+            self._report(statement, looks, intact["intact_text_blocks"], None)
             if (sides == {"below"} or "above" in sides) and not self._vetting.settings.exhaustive:
                 break
         outcome = "pass" if sides == {"below"} else "fail"
-        return self._verdict(outcome, claim, looks, intact, steps, threshold=within)
+        return self._verdict(outcome, statement, looks, intact, steps, threshold=within)
 
-    def _report(self, claim: str, looks: Sequence[Look], seen: int, most: int | None) -> None:
+    def _report(
+        self, statement: str, looks: Sequence[Decision], seen: int, most: int | None
+    ) -> None:
         largest = _largest(looks)
         found = f"x{largest.ratio:.4g}"
-        self._vetting.report_progress(claim, seen, found, interval=largest.interval, most=most)
+        self._vetting.report_progress(statement, seen, found, interval=largest.interval, most=most)
 
     def _looks(
         self, threshold: float, alpha: float
-    ) -> Iterator[tuple[list[Look], Mapping[str, Any]]]:
+    ) -> Iterator[tuple[list[Decision], Mapping[str, Any]]]:
         """Every layer compared with a threshold, after each chunk; the layers share alpha."""
         measurement = self._vetting.measurement
-        n_layers = self._vetting.examination.layers
+        n_layers = self._vetting.model_profile.layers
         nll: list[Any] = []
         tokens: list[Any] = []
         deltas: list[list[Any]] = [[] for _ in range(n_layers)]
@@ -84,7 +86,7 @@ class LayerProfile:
                 delta.append(ablated.nll_nats - intact.nll_nats)
             counts = np.concatenate(tokens)
             looks = [
-                look_at_ratio(
+                decide_ratio(
                     np.concatenate(delta),
                     counts,
                     threshold=threshold,
@@ -105,8 +107,8 @@ class LayerProfile:
     def _verdict(
         self,
         outcome: Any,
-        claim: str,
-        looks: Sequence[Look],
+        statement: str,
+        looks: Sequence[Decision],
         intact: Mapping[str, Any],
         steps: Sequence[Step],
         *,
@@ -123,7 +125,7 @@ class LayerProfile:
         ]
         return Verdict(
             outcome=outcome,
-            claim=claim,
+            statement=statement,
             ratio=largest.ratio,
             interval=largest.interval,
             threshold=threshold,
@@ -142,7 +144,7 @@ class LayerProfile:
 
 
 def described(ratios: Sequence[float]) -> str:
-    """A line on a profile: ``layer profile: largest x1.21 in layer 11, x1.13 in layer 10 …``."""
+    """A line on a sweep: ``layer profile: largest x1.21 in layer 11, x1.13 in layer 10 …``."""
     order = sorted(range(len(ratios)), key=lambda layer: (-ratios[layer], layer))
     shown = [f"x{ratios[layer]:.4g} in layer {layer}" for layer in order[:3]]
     rest = len(order) > 3
@@ -150,11 +152,11 @@ def described(ratios: Sequence[float]) -> str:
     return f"layer profile: largest {', '.join(shown)}{least}"
 
 
-def _largest(looks: Sequence[Look]) -> Look:
+def _largest(looks: Sequence[Decision]) -> Decision:
     return max(looks, key=lambda look: look.ratio)
 
 
-def _step(looks: Sequence[Look]) -> Step:
+def _step(looks: Sequence[Decision]) -> Step:
     """The layer with the largest ratio so far, which may be another one later."""
     largest = _largest(looks)
     return step(largest, text_blocks=largest.text_blocks)

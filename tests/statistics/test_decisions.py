@@ -14,8 +14,8 @@ from robustness.errors import MeasurementError
 from robustness.statistics.sequential import ratio_side
 from robustness.statistics.verdict import (
     alpha_for,
-    look_at_draws,
-    look_at_ratio,
+    decide_median,
+    decide_ratio,
     reduced_precision,
 )
 from tests.support.records.streams import stream, streams
@@ -27,7 +27,7 @@ class TestRatio:
         self, pairs: list[tuple[float, int]], threshold: float, exhausted: bool
     ) -> None:
         delta, tokens = np.array(pairs).T
-        look = look_at_ratio(delta, tokens, threshold=threshold, alpha=0.05, exhausted=exhausted)
+        look = decide_ratio(delta, tokens, threshold=threshold, alpha=0.05, exhausted=exhausted)
         if look.interval is None:
             assert exhausted
             assert look.side == ("above" if look.ratio >= threshold else "below")
@@ -38,13 +38,13 @@ class TestRatio:
 
     def test_display_and_decision_agree_to_the_last_bit(self) -> None:
         delta, tokens = stream(64)
-        interval = look_at_ratio(delta, tokens, threshold=1.0, alpha=0.05).interval
+        interval = decide_ratio(delta, tokens, threshold=1.0, alpha=0.05).interval
         assert interval
         sides = []
         for end in interval:
             for shift in range(-3000, 3000, 50):
                 threshold = end * (1 + shift * 2**-52)
-                look = look_at_ratio(delta, tokens, threshold=threshold, alpha=0.05)
+                look = decide_ratio(delta, tokens, threshold=threshold, alpha=0.05)
                 assert look.interval
                 assert (look.interval[0] <= threshold <= look.interval[1]) == (look.side is None)
                 sides.append(look.side)
@@ -55,7 +55,7 @@ class TestRatio:
         self, pairs: list[tuple[float, int]]
     ) -> None:
         delta, tokens = map(list, zip(*pairs, strict=True))
-        look = look_at_ratio(delta, tokens, threshold=1.05, alpha=0.01)
+        look = decide_ratio(delta, tokens, threshold=1.05, alpha=0.01)
         assert look.ratio == pytest.approx(math.exp(sum(delta) / sum(tokens)))
         assert (look.text_blocks, look.tokens) == (len(pairs), sum(tokens))
         assert [type(x) for x in (look.ratio, look.text_blocks, look.tokens)] == [float, int, int]
@@ -63,57 +63,57 @@ class TestRatio:
     @pytest.mark.parametrize(("mean", "side"), [(40.0, "above"), (-40.0, "below")])
     def test_nothing_is_decided_before_the_minimum(self, mean: float, side: str) -> None:
         delta, tokens = stream(32, mean=mean)
-        early = look_at_ratio(delta[:31], tokens[:31], threshold=1.05, alpha=0.01)
+        early = decide_ratio(delta[:31], tokens[:31], threshold=1.05, alpha=0.01)
         assert (early.side, early.interval) == (None, (0.0, math.inf))
-        assert look_at_ratio(delta, tokens, threshold=1.05, alpha=0.01).side == side
-        late = look_at_ratio(delta, tokens, threshold=1.05, alpha=0.01, minimum=33)
+        assert decide_ratio(delta, tokens, threshold=1.05, alpha=0.01).side == side
+        late = decide_ratio(delta, tokens, threshold=1.05, alpha=0.01, minimum=33)
         assert late.side is None
 
     def test_a_used_up_corpus_is_evaluated_however_short(self) -> None:
-        look = look_at_ratio([0.5, 0.1], [4, 2], threshold=1.1, alpha=0.01, exhausted=True)
+        look = decide_ratio([0.5, 0.1], [4, 2], threshold=1.1, alpha=0.01, exhausted=True)
         assert (look.side, look.exact, look.interval) == ("above", True, None)
         assert look.ratio == pytest.approx(math.exp(0.1))
 
     def test_the_threshold_itself_is_above(self) -> None:
-        look = look_at_ratio([0.0] * 40, [3] * 40, threshold=1.0, alpha=0.01, exhausted=True)
+        look = decide_ratio([0.0] * 40, [3] * 40, threshold=1.0, alpha=0.01, exhausted=True)
         assert look.side == "above"
 
     def test_equal_text_blocks_decide_at_the_first_look(self) -> None:
-        look = look_at_ratio([2.0] * 32, [10] * 32, threshold=1.05, alpha=1e-6)
+        look = decide_ratio([2.0] * 32, [10] * 32, threshold=1.05, alpha=1e-6)
         assert look.side == "above"
         assert look.interval == pytest.approx((math.exp(0.2), math.exp(0.2)))
 
     def test_a_text_block_without_tokens_is_no_obstacle(self) -> None:
         delta, tokens = stream(64)
         delta[3], tokens[3] = 0.0, 0
-        assert look_at_ratio(delta, tokens, threshold=0.5, alpha=0.01).side == "above"
+        assert decide_ratio(delta, tokens, threshold=0.5, alpha=0.01).side == "above"
 
     def test_an_infinite_degradation_is_certain_at_once(self) -> None:
-        look = look_at_ratio([0.1, math.inf], [3, 3], threshold=9.0, alpha=0.01)
+        look = decide_ratio([0.1, math.inf], [3, 3], threshold=9.0, alpha=0.01)
         assert (look.side, look.ratio) == ("above", math.inf)
         assert look.exact
         assert look.interval is None
 
     def test_a_ratio_too_large_for_a_float_is_infinite(self) -> None:
-        look = look_at_ratio([9000.0] * 40, [3] * 40, threshold=1.05, alpha=0.01)
+        look = decide_ratio([9000.0] * 40, [3] * 40, threshold=1.05, alpha=0.01)
         assert (look.side, look.ratio) == ("above", math.inf)
 
     def test_an_interval_may_be_open_for_a_float(self) -> None:
         tokens = np.array([2] * 17 + [100] * 15)  # their mean is only just certainly positive
-        look = look_at_ratio([-9000.0, 9000.0] * 16, tokens, threshold=1.05, alpha=0.001)
+        look = decide_ratio([-9000.0, 9000.0] * 16, tokens, threshold=1.05, alpha=0.001)
         assert (look.side, look.interval) == (None, (0.0, math.inf))
 
     @pytest.mark.parametrize("exhausted", [False, True])
     @pytest.mark.parametrize("bad", [math.nan, -math.inf])
     def test_what_is_not_finite_is_an_error(self, bad: float, exhausted: bool) -> None:
         with pytest.raises(MeasurementError, match="not a number"):
-            look_at_ratio(
+            decide_ratio(
                 [0.1, bad, math.inf], [1, 1, 1], threshold=1.05, alpha=0.01, exhausted=exhausted
             )
 
     def test_no_scored_token_is_an_error(self) -> None:
         with pytest.raises(MeasurementError, match="no token"):
-            look_at_ratio([0.0, 0.0], [0, 0], threshold=1.05, alpha=0.01)
+            decide_ratio([0.0, 0.0], [0, 0], threshold=1.05, alpha=0.01)
 
     @pytest.mark.parametrize(
         ("arguments", "named"),
@@ -131,7 +131,7 @@ class TestRatio:
     def test_impossible_arguments_are_refused(self, arguments: dict[str, Any], named: str) -> None:
         valid = {"delta_nll": [0.1, 0.2], "tokens": [1, 1], "threshold": 1.05, "alpha": 0.01}
         with pytest.raises(ValueError, match=named):
-            look_at_ratio(**{**valid, **arguments})
+            decide_ratio(**{**valid, **arguments})
 
 
 class TestReducedPrecision:
@@ -166,8 +166,8 @@ class TestReducedPrecision:
         self, pairs: list[tuple[float, int]], slack: float
     ) -> None:
         delta, tokens = np.array(pairs).T
-        narrow = look_at_ratio(delta, tokens, threshold=1.05, alpha=0.05)
-        wide = look_at_ratio(delta, tokens, threshold=1.05, alpha=0.05, slack_nats=slack)
+        narrow = decide_ratio(delta, tokens, threshold=1.05, alpha=0.05)
+        wide = decide_ratio(delta, tokens, threshold=1.05, alpha=0.05, slack_nats=slack)
         assert narrow.interval
         assert wide.interval
         assert wide.interval[0] <= narrow.interval[0] * (1 + 1e-9)
@@ -178,7 +178,7 @@ class TestReducedPrecision:
         delta, tokens = [1.0] * 5, [10] * 5
         margin = 0.2 / 10
         for threshold, side in ((1.07, "above"), (1.1, None), (1.14, "below")):
-            look = look_at_ratio(
+            look = decide_ratio(
                 delta, tokens, threshold=threshold, alpha=0.01, exhausted=True, slack_nats=0.2
             )
             assert (look.side, look.exact) == (side, False)
@@ -230,12 +230,12 @@ class TestAlpha:
 @given(pairs=streams)
 def test_no_look_depends_on_the_order_of_what_was_seen(pairs: list[tuple[float, int]]) -> None:
     delta, tokens = np.array(pairs).T
-    forward = look_at_ratio(delta, tokens, threshold=1.05, alpha=0.01)
-    backward = look_at_ratio(delta[::-1], tokens[::-1], threshold=1.05, alpha=0.01)
+    forward = decide_ratio(delta, tokens, threshold=1.05, alpha=0.01)
+    backward = decide_ratio(delta[::-1], tokens[::-1], threshold=1.05, alpha=0.01)
     assert forward.interval
     assume(all(abs(end - 1.05) > 1e-6 for end in forward.interval))
     assert backward.side == forward.side
     assert backward.ratio == pytest.approx(forward.ratio, rel=1e-12)
-    draws = [look_at_draws(d, t, threshold=1.05, alpha=0.01) for d, t in (
+    draws = [decide_median(d, t, threshold=1.05, alpha=0.01) for d, t in (
         (delta, tokens), (delta[::-1], tokens[::-1]))]  # fmt: skip
     assert (draws[0].side, draws[0].interval) == (draws[1].side, draws[1].interval)

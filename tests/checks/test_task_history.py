@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from robustness.ablation.conditions import Fixed, Intact
+from robustness.ablation.interventions import FixedAblation, Intact
 from robustness.checkpoint.checkpoint import resolve
 from robustness.checks.checks import Check
 from robustness.checks.tasks.task import Task
@@ -78,10 +78,10 @@ def _ends_where_the_verdict_stands(verdict: Verdict) -> None:
 
 def _drops(task: Task) -> list[float]:
     """1, 0 or -1 of each example, in the order of measurement, from the stored logits."""
-    condition = Fixed(ablation=task.vetting.ablation((DIM,)))
+    intervention = FixedAblation(ablation=task.vetting.ablation((DIM,)))
     found = []
     for index in range(task.measurement.n_chunks):
-        intact, ablated = task.measurement.chunk(index, Intact(), condition)
+        intact, ablated = task.measurement.chunk(index, Intact(), intervention)
         labels = task.labels[index * 16 : index * 16 + len(intact)]
         for one, other, label in zip(intact, ablated, labels, strict=True):
             found.append(float(int(one[1] > one[0]) == label) - (int(other[1] > other[0]) == label))
@@ -172,7 +172,8 @@ def test_progress_says_drop_interval_examples_and_time_left(
         until = f", at most {left} s left" if place > 0 and left >= 5 else ""
         n = 16 * (place + 1)
         assert (
-            line == f"{each['ratio']:+.4g}{within} after {n}/{N} examples{until}: {verdict.claim}"
+            line
+            == f"{each['ratio']:+.4g}{within} after {n}/{N} examples{until}: {verdict.statement}"
         )
 
 
@@ -187,7 +188,7 @@ def test_progress_of_a_control_counts_to_max_examples(
     left = re.search(r"at most (\d+) min left", second_pass)
     assert left is not None
     assert int(left[1]) == round((8192 - 256) / 16 / 60)
-    assert str(verdict.claim) in second_pass
+    assert str(verdict.statement) in second_pass
 
 
 def test_between_the_looks_at_a_correlation_progress_goes_on(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from robustness.checkpoint.checkpoint import Checkpoint
     from robustness.corpus.blocks import TextBlocks
     from robustness.corpus.corpus import Corpus
-    from robustness.scoring import AskedChunk, ScoredBlock
+    from robustness.scoring import PlannedChunk, ScoredBlock
     from robustness.scoring.discriminator import Sampler
     from robustness.scoring.examples import Excerpt
     from robustness.scoring.options import ScoringOptions
@@ -56,7 +56,7 @@ class Layout:
     begins_with: str | None
 
 
-class Questionnaire:
+class ScoringPlan:
     """What one checkpoint is asked about one corpus.
 
     Args:
@@ -139,12 +139,12 @@ class Questionnaire:
         """Have the tokenizer and the text blocks in memory, should they not be there yet."""
         assert self._questions is not None
 
-    def chunk(self, index: int) -> "AskedChunk":
+    def chunk(self, index: int) -> "PlannedChunk":
         """All that is asked about one chunk of the seeded order."""
-        from robustness.scoring import AskedChunk
+        from robustness.scoring import PlannedChunk
 
         members = self.order[index * CHUNK_BLOCKS : (index + 1) * CHUNK_BLOCKS]
-        return AskedChunk.of([self._questions.rows(int(block)) for block in members])
+        return PlannedChunk.of([self._questions.rows(int(block)) for block in members])
 
     def rows(self, blocks: Iterable[int]) -> "list[ScoredBlock]":
         """All that is asked about text blocks, given by their indices in the corpus."""
@@ -186,14 +186,14 @@ class Questionnaire:
 
     @cached_property
     def _blocks(self) -> "TextBlocks":
-        from robustness.corpus.kept_blocks import from_record
+        from robustness.corpus.block_cache import from_record
 
         (record,) = self.block_store.obtain([{"blocks": 1}], self._tokenise)
         return from_record(record)
 
     def _tokenise(self, _: Mapping[str, Any]) -> Record:
+        from robustness.corpus.block_cache import to_record
         from robustness.corpus.blocks import text_blocks
-        from robustness.corpus.kept_blocks import to_record
 
         blocks = text_blocks(
             self.corpus,

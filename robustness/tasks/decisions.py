@@ -17,7 +17,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from robustness.statistics.looks import FactorLook, Look, Side
+from robustness.statistics.decisions import Decision, FactorDecision, Side
 from robustness.statistics.sequential import (
     Summary,
     mean_bounds,
@@ -97,9 +97,9 @@ def bounded(values: ArrayLike, bound: float, looks: ArrayLike | None = None) -> 
     return replace(sample, minimum=-most, maximum=most)
 
 
-def look_at_mean(
+def decide_mean(
     drops: ArrayLike, *, threshold: float, alpha: float, minimum: int = FIRST_LOOK, exhausted: bool
-) -> Look:
+) -> Decision:
     """Compare the mean drop with a threshold; ``ratio`` and ``interval`` are drops.
 
     Args:
@@ -120,7 +120,7 @@ def look_at_mean(
     return _estimate(mean, interval, threshold, n)
 
 
-def look_at_factor(
+def decide_factor(
     joint: ArrayLike,
     control: ArrayLike,
     *,
@@ -128,7 +128,7 @@ def look_at_factor(
     alpha: float,
     bound: float | None,
     joint_drop: float | None,
-) -> FactorLook:
+) -> FactorDecision:
     """Ask whether a joint drop is positive and at least ``factor`` times the mean control's.
 
     As for perplexity, on joint - factor * control of each draw, never on a ratio of estimates.
@@ -150,7 +150,7 @@ def look_at_factor(
         samples = _samples_for_factor(fixed, random, factor, bound, joint_drop)
         side = _SIDES[min(int(mean_side(sample, alpha)) for sample in samples)]
     ratio = means[0] / means[1] if means[1] > 0 else (math.inf if means[0] > 0 else 0.0)
-    return FactorLook(
+    return FactorDecision(
         side=side,
         joint_mean=means[0],
         control_mean=means[1],
@@ -169,7 +169,7 @@ def draws_for_factor(
     joint_drop: float | None,
     optimism: float = 0.0,
 ) -> float:
-    """Draws that :func:`look_at_factor` would need if they went on as they began.
+    """Draws that :func:`decide_factor` would need if they went on as they began.
 
     Args:
         joint: as there, like all others but the last.
@@ -203,7 +203,7 @@ def bootstrap_looks(n_examples: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def look_at_score(
+def decide_score(
     paired: Paired,
     metric: Metric,
     *,
@@ -211,7 +211,7 @@ def look_at_score(
     alpha: float,
     n_examples: int,
     seed: int,
-) -> Look:
+) -> Decision:
     """Compare the drop of a score that is no mean over examples with a threshold.
 
     The interval is that of the bootstrap (:func:`bootstrap_interval`), each end moved outwards by
@@ -289,7 +289,7 @@ def guarded(
     )
 
 
-def look_at_median(drops: ArrayLike, *, threshold: float, alpha: float) -> Look:
+def decide_median_drop(drops: ArrayLike, *, threshold: float, alpha: float) -> Decision:
     """Compare the median draw's drop with a threshold, by the exact sign test.
 
     Args:
@@ -303,18 +303,20 @@ def look_at_median(drops: ArrayLike, *, threshold: float, alpha: float) -> Look:
     if n >= FIRST_LOOK_AT_BLOCKS:
         interval = median_interval(values, alpha=alpha)
         side = _SIDES[int(median_side(values - threshold, alpha=alpha))]
-    return Look(side=side, ratio=middle, interval=interval, exact=False, text_blocks=n, tokens=0)
+    return Decision(
+        side=side, ratio=middle, interval=interval, exact=False, text_blocks=n, tokens=0
+    )
 
 
-def _exact(drop: float, threshold: float, n: int) -> Look:
+def _exact(drop: float, threshold: float, n: int) -> Decision:
     side: Side = "above" if drop >= threshold else "below"
-    return Look(side=side, ratio=drop, interval=None, exact=True, text_blocks=n, tokens=0)
+    return Decision(side=side, ratio=drop, interval=None, exact=True, text_blocks=n, tokens=0)
 
 
-def _estimate(drop: float, interval: tuple[float, float], threshold: float, n: int) -> Look:
+def _estimate(drop: float, interval: tuple[float, float], threshold: float, n: int) -> Decision:
     side: Side | None = None
     if interval[0] > threshold:
         side = "above"
     elif interval[1] < threshold:
         side = "below"
-    return Look(side=side, ratio=drop, interval=interval, exact=False, text_blocks=n, tokens=0)
+    return Decision(side=side, ratio=drop, interval=interval, exact=False, text_blocks=n, tokens=0)

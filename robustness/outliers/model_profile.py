@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from robustness.ablation.ablation import Ablation
 from robustness.errors import CheckpointError, UnsupportedSite
+from robustness.outliers.activation_source import ActivationSource
 from robustness.outliers.outliers import Detection
-from robustness.outliers.reading import Reading
 from robustness.outliers.rules import RULES, Rule
 from robustness.outliers.site_values import SiteValues, site_values
 from robustness.policy.policy import Settings, StackChoice
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from robustness.corpus.corpus import Corpus
     from robustness.runtime.threads import Threads
 
-EXAMINATION = 5
-"""Version of what an examination records; part of its identity in the store."""
+MODEL_PROFILE = 5
+"""Version of what an model_profile records; part of its identity in the store."""
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Examination:
+class ModelProfile:
     """What is known of a checkpoint before it is measured.
 
     Attributes:
@@ -104,7 +104,7 @@ class Examination:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Examination":
+    def from_dict(cls, data: Mapping[str, Any]) -> "ModelProfile":
         """The inverse of :meth:`to_dict`, but for :attr:`values`."""
         return cls(
             anatomy_record=data["anatomy"],
@@ -118,7 +118,7 @@ class Examination:
         )
 
 
-def examine(
+def profile_model(
     checkpoint: "Checkpoint",
     settings: Settings,
     *,
@@ -128,7 +128,7 @@ def examine(
     threads: "Threads | None" = None,
     progress: Progress = lambda _: None,
     values: bool = False,
-) -> Examination:
+) -> ModelProfile:
     """Trace a weightless copy of the model and apply the policy's rules.
 
     Args:
@@ -148,7 +148,7 @@ def examine(
     """
     store = _store(checkpoint, store_root, newer_than)
     found = _traced(store, checkpoint, settings.stack)
-    reading = Reading(
+    source = ActivationSource(
         checkpoint=checkpoint,
         settings=settings,
         corpus=corpus,
@@ -158,7 +158,7 @@ def examine(
 
     def key(rule: str) -> dict[str, Any]:
         known = {"rule": rule, "settings": settings.rules.of(rule), "stack": settings.stack}
-        return {**known, "text": reading.identity} if RULES[rule].needs_model else known
+        return {**known, "text": source.identity} if RULES[rule].needs_model else known
 
     @cache
     def stack() -> "Stack":
@@ -174,7 +174,7 @@ def examine(
 
     def detect(key: Mapping[str, Any]) -> Record:
         rule, options = RULES[key["rule"]], key["settings"]
-        detection = _detect(rule, options, stack(), parameters, reading)
+        detection = _detect(rule, options, stack(), parameters, source)
         checkpoint.require_unchanged()
         return detection.to_dict()
 
@@ -189,7 +189,7 @@ def examine(
     if values:
         dims = sorted({dim for detection in (primary, *compared) for dim in detection.dims})
         (kept,) = store.obtain([{"values": dims, "stack": settings.stack}], evaluate)
-    return Examination(
+    return ModelProfile(
         anatomy_record=found["anatomy"],
         detection=primary,
         stack=found["stack"],
@@ -219,7 +219,7 @@ def traced(
 
 def _store(checkpoint: "Checkpoint", root: Path, newer_than: float | None) -> Store:
     context = {
-        "examination": EXAMINATION,
+        "model_profile": MODEL_PROFILE,
         "config": checkpoint.config_hash,
         "weights": checkpoint.weights_hash,
         "architecture": checkpoint.architecture,
@@ -257,17 +257,17 @@ def _detect(
     options: Mapping[str, Any],
     stack: "Stack",
     parameters: "Callable[[], SiteParameters]",
-    reading: Reading,
+    source: ActivationSource,
 ) -> Detection:
     """Apply one rule to what it reads."""
     if rule.reads == "parameters":
         read = parameters()
         return rule.find(read.scale, read.bias, n_distinct=read.distinct_sites, **options)
     if rule.reads == "outputs":
-        return rule.find(reading.outputs(stack), **options)
+        return rule.find(source.outputs(stack), **options)
     if rule.reads == "inputs":
-        return rule.find(reading.inputs(stack, threshold=options["threshold"]), **options)
-    return rule.find(reading.spikes(stack, **options), threshold=options["threshold"])
+        return rule.find(source.inputs(stack, threshold=options["threshold"]), **options)
+    return rule.find(source.spikes(stack, **options), threshold=options["threshold"])
 
 
 def _values(

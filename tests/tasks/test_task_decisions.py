@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from scipy import stats
 
-from robustness.statistics.looks import Look
+from robustness.statistics.decisions import Decision
 from robustness.statistics.sequential import mean_side
-from robustness.tasks.looks import (
+from robustness.tasks.decisions import (
     FIRST_BOOTSTRAP,
     Paired,
     bootstrap_interval,
     bootstrap_looks,
     bounded,
+    decide_factor,
+    decide_mean,
+    decide_median_drop,
+    decide_score,
     draws_for_factor,
     guarded,
-    look_at_factor,
-    look_at_mean,
-    look_at_median,
-    look_at_score,
 )
 from robustness.tasks.metrics import score
 from robustness.tasks.settings import Metric
@@ -64,25 +64,25 @@ def test_a_sample_that_met_no_rare_flip_is_not_taken_for_a_population_without() 
     """The observed range would decide at once: 2 % of flips are missed by 128 examples in 7 %."""
     alpha, drops = 0.01, np.zeros(128)
     assert int(mean_side(bounded(drops - 0.02, 1.0), alpha)) == 0
-    look = look_at_mean(drops, threshold=0.02, alpha=alpha, exhausted=False)
+    look = decide_mean(drops, threshold=0.02, alpha=alpha, exhausted=False)
     assert look.side is None
     assert look.interval == pytest.approx((-0.036, 0.036), abs=1e-3)  # ln(100) / 128
-    later = look_at_mean(np.zeros(256), threshold=0.02, alpha=alpha, exhausted=False)
+    later = decide_mean(np.zeros(256), threshold=0.02, alpha=alpha, exhausted=False)
     assert later.side == "below"
 
 
 def test_the_end_of_the_task_is_exact_and_includes_the_threshold() -> None:
     drops = np.array([1.0] * 3 + [0.0] * 57)
-    at = look_at_mean(drops, threshold=0.05, alpha=0.01, exhausted=True)
+    at = decide_mean(drops, threshold=0.05, alpha=0.01, exhausted=True)
     assert (at.side, at.exact, at.interval, at.ratio) == ("above", True, None, 0.05)
-    assert look_at_mean(drops, threshold=0.051, alpha=0.01, exhausted=True).side == "below"
+    assert decide_mean(drops, threshold=0.051, alpha=0.01, exhausted=True).side == "below"
 
 
 def test_nothing_is_decided_before_the_first_look() -> None:
-    look = look_at_mean(np.ones(31), threshold=0.05, alpha=0.01, exhausted=False)
+    look = decide_mean(np.ones(31), threshold=0.05, alpha=0.01, exhausted=False)
     assert look.side is None
     assert look.interval == (-math.inf, math.inf)
-    first = look_at_mean(np.ones(128), threshold=0.05, alpha=0.01, exhausted=False)
+    first = decide_mean(np.ones(128), threshold=0.05, alpha=0.01, exhausted=False)
     assert first.side == "above"
 
 
@@ -125,7 +125,7 @@ def _errors(name: str, alpha: float, runs: int) -> Counter[str]:
     errors = Counter[str]()
     for run in range(runs):
         sample = population.part(rng.integers(0, N_POPULATION, FIRST_BOOTSTRAP))
-        look = look_at_score(
+        look = decide_score(
             sample,
             metric,
             threshold=truth,
@@ -215,9 +215,9 @@ def test_a_bootstrap_that_cannot_resolve_its_error_probability_decides_nothing()
     metric, population = _population("spearman")
     first = population.part(slice(0, FIRST_BOOTSTRAP))
 
-    def looked(alpha: float, n: int) -> Look:
+    def looked(alpha: float, n: int) -> Decision:
         seen = population.part(slice(0, n))
-        return look_at_score(seen, metric, threshold=-0.9, alpha=alpha, n_examples=500, seed=1)
+        return decide_score(seen, metric, threshold=-0.9, alpha=alpha, n_examples=500, seed=1)
 
     assert looked(1e-3, FIRST_BOOTSTRAP).side == "above"
     assert bootstrap_interval(first, metric, alpha=1e-9, seed=1) is None
@@ -234,7 +234,7 @@ def test_ten_samples_lie_beyond_each_end_of_a_bootstrap(monkeypatch: pytest.Monk
         asked.append(n_resamples)
         return np.random.default_rng(1).permutation(n_resamples) / n_resamples
 
-    monkeypatch.setattr("robustness.tasks.looks.bootstrap_drops", drops)
+    monkeypatch.setattr("robustness.tasks.decisions.bootstrap_drops", drops)
     metric, population = _population("matthews")
     sample = population.part(slice(0, FIRST_BOOTSTRAP))
     interval = bootstrap_interval(sample, metric, alpha=1e-4, seed=1)
@@ -252,8 +252,8 @@ def test_a_score_is_decided_at_its_looks_and_exactly_at_the_end() -> None:
         "spearman", sample.labels, sample.second
     )
 
-    def looked(seen: Paired, threshold: float, n_examples: int) -> Look:
-        return look_at_score(
+    def looked(seen: Paired, threshold: float, n_examples: int) -> Decision:
+        return decide_score(
             seen, "spearman", threshold=threshold, alpha=0.01, n_examples=n_examples, seed=1
         )
 
@@ -272,10 +272,10 @@ def test_a_score_is_decided_at_its_looks_and_exactly_at_the_end() -> None:
 
 def test_the_median_draw_needs_64_draws() -> None:
     small = np.full(64, 0.001)
-    assert look_at_median(small[:63], threshold=0.02, alpha=0.001).side is None
-    look = look_at_median(small, threshold=0.02, alpha=0.001)
+    assert decide_median_drop(small[:63], threshold=0.02, alpha=0.001).side is None
+    look = decide_median_drop(small, threshold=0.02, alpha=0.001)
     assert (look.side, look.ratio) == ("below", 0.001)
-    assert look_at_median(small + 0.1, threshold=0.02, alpha=0.001).side == "above"
+    assert decide_median_drop(small + 0.1, threshold=0.02, alpha=0.001).side == "above"
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_the_factor_needs_a_drop_and_five_times_the_controls(
     def flips(share: float) -> NDArray[np.float64]:
         return np.array([float(n % 10 < round(10 * share)) for n in range(2000)])
 
-    look = look_at_factor(
+    look = decide_factor(
         flips(joint), flips(control), factor=5.0, alpha=0.01, bound=1.0, joint_drop=whole
     )
     assert look.side == side
@@ -305,9 +305,9 @@ def test_the_factor_needs_a_drop_and_five_times_the_controls(
 def test_the_factor_needs_128_draws() -> None:
     ones, none = np.ones(127), np.zeros(127)
     levels = {"factor": 5.0, "alpha": 0.01, "bound": None, "joint_drop": 1.0}
-    assert look_at_factor(ones, none, **levels).side is None  # type: ignore[arg-type]
+    assert decide_factor(ones, none, **levels).side is None  # type: ignore[arg-type]
     more = np.ones(128), np.zeros(128)
-    assert look_at_factor(*more, **levels).side == "above"  # type: ignore[arg-type]
+    assert decide_factor(*more, **levels).side == "above"  # type: ignore[arg-type]
 
 
 def _flips(share: float, cost: float, n: int, seed: int) -> NDArray[np.float64]:
@@ -321,13 +321,13 @@ def test_how_many_draws_a_factor_takes_is_said_before_they_are_spent() -> None:
     """Of a fine-tuned MRPC: 0.015 lost together, 0.002 at random, to be told five times as much."""
     rule: dict[str, Any] = {"factor": 5.0, "alpha": 0.002, "bound": 1.0, "joint_drop": 0.015}
     joint, control = _flips(0.04, 0.015, 4096, seed=1), _flips(0.03, 0.002, 4096, seed=2)
-    assert look_at_factor(joint, control, **rule).side is None
+    assert decide_factor(joint, control, **rule).side is None
     assert draws_for_factor(joint, control, **rule, optimism=2.0) > 8192  # hopeless
     large = _flips(0.3, 0.25, 4096, seed=3)
     for n in (128, 256):
         needed = draws_for_factor(large[:n], control[:n], **{**rule, "joint_drop": 0.25})
         assert 64 < needed < 2048
-    assert look_at_factor(large, control, **rule).side == "above"
+    assert decide_factor(large, control, **rule).side == "above"
 
 
 @pytest.mark.parametrize("cost", [0.1, 0.3])
@@ -338,7 +338,7 @@ def test_the_estimate_of_draws_is_about_what_a_decision_took(cost: float) -> Non
         joint = _flips(cost + 0.05, cost, 8192, seed=seed)
         control = _flips(0.03, 0.002, 8192, seed=100 + seed)
         sizes = range(128, 8193, 16)
-        first = (n for n in sizes if look_at_factor(joint[:n], control[:n], **rule).side)
+        first = (n for n in sizes if decide_factor(joint[:n], control[:n], **rule).side)
         taken.append(next(first))
         estimates.append(draws_for_factor(joint[:256], control[:256], **rule))
     assert np.median(estimates) == pytest.approx(np.median(taken), rel=0.5)

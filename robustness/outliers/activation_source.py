@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 
 
-class Reading:
+class ActivationSource:
     """The first text blocks of the seeded order, as they stand: nothing is masked.
 
     The model is loaded when the first rule asks for what it computes, and let go with this object.

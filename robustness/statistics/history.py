@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from robustness.statistics.looks import DrawsLook, FactorLook, Look
+from robustness.statistics.decisions import Decision, FactorDecision, MedianDecision
 
 MOST_STEPS = 64
 """Looks that are kept of a verdict."""
@@ -14,7 +14,7 @@ Step = dict[str, Any]
 """``text_blocks``, ``ratio``, ``interval`` and, of random draws, ``draws``; plain JSON types."""
 
 
-def step(look: Look | DrawsLook | FactorLook, *, text_blocks: int) -> Step:
+def step(look: Decision | MedianDecision | FactorDecision, *, text_blocks: int) -> Step:
     """One look, in the numbers that its verdict would have if it were the last.
 
     The interval is ``None`` where there is none: the ratio is exact, or of a factor, which is
@@ -24,10 +24,10 @@ def step(look: Look | DrawsLook | FactorLook, *, text_blocks: int) -> Step:
         look: at everything seen so far.
         text_blocks: how many text blocks that is.
     """
-    if isinstance(look, DrawsLook):
+    if isinstance(look, MedianDecision):
         low, high = look.interval
         found = {"ratio": look.median, "interval": [low, high], "draws": look.draws}
-    elif isinstance(look, FactorLook):
+    elif isinstance(look, FactorDecision):
         found = {"ratio": look.ratio, "interval": None}
     else:
         interval = None if look.interval is None else list(look.interval)

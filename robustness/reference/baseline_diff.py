@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from robustness.checks.check_settings import MatchesBaseline
 from robustness.errors import BaselineError
-from robustness.reference.baseline import CheckpointProfile, Profile
-from robustness.reference.comparison import compare_profiles, difference, ratio
+from robustness.reference.baseline import Baseline, CheckpointBaseline
+from robustness.reference.comparison import compare_baselines, difference, ratio
 from robustness.statistics.verdict import Verdict
 
 SCHEMA = 1
@@ -29,8 +29,8 @@ class CheckpointDiff:
         new: ablations of the newer profile that the older one does not hold.
     """
 
-    then: CheckpointProfile
-    now: CheckpointProfile
+    then: CheckpointBaseline
+    now: CheckpointBaseline
     verdicts: Mapping[str, Verdict]
     left_out: tuple[str, ...]
     new: tuple[str, ...] = ()
@@ -56,8 +56,8 @@ class CheckpointDiff:
 
 
 def diff(
-    then: Profile,
-    now: Profile,
+    then: Baseline,
+    now: Baseline,
     *,
     limits: MatchesBaseline,
     alpha: float,
@@ -91,7 +91,7 @@ def diff(
                 f"{before.label} of {sources[0]} and {after.label} of {sources[1]} cannot be "
                 "compared: their text blocks have other numbers of scored tokens"
             )
-        verdicts = compare_profiles(
+        verdicts = compare_baselines(
             before,
             after,
             allowed=limits.dims,
@@ -111,18 +111,18 @@ def diff(
     return tuple(found)
 
 
-def _only_in(one: CheckpointProfile, other: CheckpointProfile) -> tuple[str, ...]:
+def _only_in(one: CheckpointBaseline, other: CheckpointBaseline) -> tuple[str, ...]:
     """Ablations, by where, how and what they switch off."""
     known = [ablated.ablation for ablated in other.ablations]
     return tuple(ablated.name for ablated in one.ablations if ablated.ablation not in known)
 
 
-def degradation(profile: CheckpointProfile, name: str) -> float:
+def degradation(profile: CheckpointBaseline, name: str) -> float:
     """What an ablation multiplies a profile's perplexity by; may be infinite."""
     delta = profile.delta_nll(name)
     return ratio(delta, profile.tokens[: len(delta)])
 
 
-def _degradation(profile: CheckpointProfile, name: str) -> float | str:
+def _degradation(profile: CheckpointBaseline, name: str) -> float | str:
     found = degradation(profile, name)
     return found if math.isfinite(found) else "inf"
