@@ -2,19 +2,17 @@
 
 import shlex
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import pytest
 
-from robustness.checks.checks import Check
+from robustness.checks.planned import PlannedCheck
 from robustness.runtime.plain import plain
 from robustness.statistics.verdict import Verdict
 
 if TYPE_CHECKING:
     from robustness.scoring.examples import Example
-
-Dims = tuple[int, ...]
+    from robustness.vetting import Vetting
 
 _KEPT = ("--model", "--robustness-")
 """Options that a command to run one test again needs."""
@@ -34,25 +32,30 @@ class Gate:
 
     Attributes:
         alpha: error probability of this test's statistical comparison.
+        check: that the test decides.
     """
 
-    def __init__(self, item: pytest.Item, check: Check, alpha: float) -> None:
+    def __init__(self, item: pytest.Item, check: PlannedCheck, alpha: float) -> None:
         self.alpha = alpha
+        self.check = check
         self._item = item
-        self._check = check
+
+    def decide(self, vetting: "Vetting") -> None:
+        """Decide the check that the test was planned for; only ``pass`` passes."""
+        self.settle(vetting.decide(self.check, alpha=self.alpha))
 
     def settle(self, verdict: Verdict) -> None:
         """Record the verdict; only ``pass`` passes."""
         record(self._item, verdict)
         if verdict.outcome == "not applicable":
             pytest.skip(f"not applicable: {verdict.reason}")
-        expected = self._check.expected_failure
+        expected = self.check.expected_failure
         if verdict.outcome == "fail" and expected is not None:
             if not expected.expired:
                 self._item.user_properties.append(("expected", "fail"))
                 pytest.xfail(str(expected))
             reasons = [part for part in (verdict.reason, str(expected)) if part]
-            verdict = replace(verdict, reason="; ".join(reasons))
+            verdict = verdict.model_copy(update={"reason": "; ".join(reasons)})
         if not verdict:
             pytest.fail(f"{verdict.explain()}\n{rerun_hint(self._item)}", pytrace=False)
 
@@ -60,16 +63,11 @@ class Gate:
         """Keep examples of what the check is about for the report; they decide nothing."""
         self._item.stash[EXAMPLES] = examples
 
-    def fail(self, *, statement: str, reason: str) -> NoReturn:
-        """Settle on a failure that needs no numbers."""
-        self.settle(Verdict(outcome="fail", statement=statement, reason=reason))
-        raise AssertionError("unreachable")
-
     def skip_unless_applicable(self) -> None:
         """Settle a check that what was found leaves nothing to ask for."""
-        why = self._check.not_applicable
+        why = self.check.not_applicable
         if why is not None:
-            statement = self._check.test.removeprefix("test_").replace("_", " ")
+            statement = self.check.check.replace("_", " ")
             self.settle(Verdict(outcome="not applicable", statement=statement, reason=why))
 
 
@@ -82,14 +80,14 @@ def record(item: pytest.Item, verdict: Verdict) -> None:
 def _properties(verdict: Verdict) -> Iterable[tuple[str, object]]:
     """Only exact ``str``, ``int`` and ``float``: anything else kills a worker."""
     yield "verdict", str(verdict.outcome)
-    if verdict.ratio is not None:
-        yield "ratio", float(verdict.ratio)
+    if verdict.measured is not None:
+        yield "measured", float(verdict.measured)
     if verdict.interval is not None:
         yield "interval_low", float(verdict.interval[0])
         yield "interval_high", float(verdict.interval[1])
     if verdict.threshold is not None:
         yield "threshold", float(verdict.threshold)
-    yield "text_blocks", int(verdict.text_blocks)
+    yield verdict.unit.replace(" ", "_"), int(verdict.seen)
     yield "tokens", int(verdict.tokens)
 
 

@@ -15,11 +15,13 @@ from robustness.errors import (
 from robustness.run.estimate import Estimate
 from robustness.trace.emergence import Step
 from robustness.trace.step_measure import Progress, conditions_of, measured
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 
 if TYPE_CHECKING:
     from robustness.corpus.corpus import Corpus
-    from robustness.policy.policy import Policy, Settings
+    from robustness.policy.policy import Policy
+    from robustness.policy.settings import Settings
     from robustness.trace.step_measure import Measured
 
 _OF_ONE_CHECKPOINT = (CheckpointError, MeasurementError, UnsupportedArchitecture, UnsupportedSite)
@@ -129,7 +131,7 @@ class RunMeasurement:
         return Vetting(
             checkpoint=checkpoint,
             settings=self.settings,
-            store_root=self.store_root,
+            context=Context(root=self.store_root),
             corpus=self.corpus,
         )
 

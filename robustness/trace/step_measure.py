@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 from robustness.ablation.interventions import FixedAblation
 from robustness.measurement.evidence import (
     ControlEvidence,
-    FixedEvidence,
     IntactEvidence,
+    InterventionEvidence,
     control_evidence,
-    fixed_evidence,
-    intact_evidence,
+    intervention_evidence,
 )
 from robustness.scoring.sampling import random_candidates
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
@@ -148,7 +147,7 @@ def measured(
                 others, hidden_size=vetting.model_profile.hidden_size, size=len(dims)
             ),
             size=len(dims),
-            like=ablations[0],
+            template=ablations[0],
         )
         if dims and enough
         else None
@@ -165,7 +164,7 @@ def measured(
         interval=_of_figure(model, vetting.quantity, alpha),
         text_blocks=len(model.tokens),
         tokens=int(model.tokens.sum()),
-        exact=model.exhausted,
+        exact=model.whole,
         joint=degradations[0] if dims else None,
         alone=tuple(degradations[1:]),
         random=None if drawn is None else _of_draws(drawn, len(dims), alpha),
@@ -182,7 +181,7 @@ def _of_figure(evidence: IntactEvidence, quantity: "Quantity", alpha: float) -> 
         evidence.tokens,
         threshold=1.0,
         alpha=alpha,
-        exhausted=evidence.exhausted,
+        exhausted=evidence.whole,
     )
     known = _known(look.interval)
     if known is None or quantity.is_perplexity:
@@ -191,15 +190,15 @@ def _of_figure(evidence: IntactEvidence, quantity: "Quantity", alpha: float) -> 
     return low, high
 
 
-def _degradation(dims: Sequence[int], evidence: FixedEvidence, alpha: float) -> Degradation:
+def _degradation(dims: Sequence[int], evidence: InterventionEvidence, alpha: float) -> Degradation:
     look = decide_ratio(
         evidence.delta_nll,
         evidence.intact.tokens,
         threshold=1.0,
         alpha=alpha,
-        exhausted=evidence.intact.exhausted,
+        exhausted=evidence.whole,
     )
-    return Degradation(dims=tuple(dims), ratio=look.ratio, interval=_known(look.interval))
+    return Degradation(dims=tuple(dims), ratio=look.measured, interval=_known(look.interval))
 
 
 def _of_draws(evidence: ControlEvidence, size: int, alpha: float) -> RandomDegradation | None:

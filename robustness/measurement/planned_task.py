@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,17 +10,17 @@ import numpy as np
 from robustness.errors import TaskError
 from robustness.measurement.predictions import TaskMeasurement
 from robustness.outliers.model_profile import ModelProfile, traced
-from robustness.policy.policy import Settings
+from robustness.anatomy.stacks import StackChoice
 from robustness.runtime.versions import library_versions
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
-from robustness.store.store import Record, Store, digest
+from robustness.store.context import Context
+from robustness.store.store import Record, digest
 from robustness.tasks.data import TaskData, load_task
 from robustness.tasks.metrics import Floats, chosen_metric
-from robustness.tasks.settings import KindChoice, Metric, TaskKind
+from robustness.tasks.settings import KindChoice, Metric, TaskKind, TaskSettings
 
 if TYPE_CHECKING:
     from robustness.checkpoint.checkpoint import Checkpoint
-    from robustness.runtime.threads import Threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +71,11 @@ class PlannedTask:
 
     def measurement(
         self,
-        settings: Settings,
+        context: Context,
         *,
-        threads: "Threads | None",
-        store_root: Path,
-        newer_than: float | None,
+        max_length: int,
+        seed: int,
+        device: str,
         chunk_examples: int = CHUNK_BLOCKS,
     ) -> TaskMeasurement:
         """Predictions, each made once; ``chunk_examples`` of them are made and stored together."""
@@ -87,12 +86,10 @@ class PlannedTask:
             data=self.data,
             kind=self.kind,
             anatomy_record=self.anatomy_record,
-            max_length=settings.task.max_length,
-            seed=settings.seed,
-            device=settings.device,
-            threads=threads,
-            store_root=store_root,
-            newer_than=newer_than,
+            max_length=max_length,
+            seed=seed,
+            device=device,
+            context=context,
             chunk_examples=chunk_examples,
         )
 
@@ -124,20 +121,20 @@ def labels_of(data: TaskData, kind: TaskKind, classes: tuple[str, ...]) -> Float
 
 def plan_task(
     checkpoint: "Checkpoint",
-    settings: Settings,
+    task: TaskSettings,
     model_profile: ModelProfile,
+    context: Context,
     *,
-    store_root: Path,
-    newer_than: float | None = None,
+    stack: StackChoice = "auto",
 ) -> PlannedTask:
     """Resolve a checkpoint for the policy's task, and see whether they suit each other.
 
     Args:
         checkpoint: resolved, as a language model or for the task.
-        settings: the policy's settings for it.
+        task: what the policy says of it.
         model_profile: of the checkpoint.
-        store_root: folder of the store.
-        newer_than: seconds since the epoch; what the store has from before is not used.
+        context: of the run.
+        stack: which stack of layers is vetted.
 
     Raises:
         TaskError: if the policy names no task, or none that suits the checkpoint.
@@ -145,7 +142,7 @@ def plan_task(
     """
     from robustness.checkpoint.checkpoint import resolve
 
-    reference = settings.task.data
+    reference = task.data
     if reference is None:
         raise TaskError(
             f"{checkpoint.label} has no task: name one with --robustness-task, or as data under "
@@ -154,8 +151,8 @@ def plan_task(
     data = load_task(reference)
     asked = checkpoint
     if checkpoint.scoring != "task":
-        asked = resolve(checkpoint.reference, cache=store_root, task=settings.task.kind)
-    head = _head(asked, settings.task.kind, store_root, newer_than)
+        asked = resolve(checkpoint.reference, cache=context.root, task=task.kind)
+    head = _head(asked, task.kind, context)
     kind, classes = head["kind"], tuple(head["classes"])
     if kind == "similarity" and not data.pairs:
         raise TaskError(
@@ -164,14 +161,14 @@ def plan_task(
             "was fine-tuned for it"
         )
     metric = chosen_metric(
-        settings.task.metric, kind, usual=data.metric, n_classes=len(classes), what=data.name
+        task.metric, kind, usual=data.metric, n_classes=len(classes), what=data.name
     )
     labels = labels_of(data, kind, classes)
     if bool(np.all(labels == labels[0])):
         raise TaskError(f"{data.name}: all examples have the same label, so no score says anything")
     anatomy: Mapping[str, Any] = model_profile.anatomy_record
     if asked.architecture != checkpoint.architecture:
-        found = traced(asked, settings.stack, store_root=store_root, newer_than=newer_than)
+        found = traced(asked, stack, store_root=context.root, newer_than=context.newer_than)
         places = (found["layers"], found["hidden_size"])
         if places != (model_profile.layers, model_profile.hidden_size):
             raise TaskError(
@@ -200,11 +197,12 @@ def _content(data: TaskData) -> str:
 
 
 def _head(
-    checkpoint: "Checkpoint", choice: KindChoice, root: Path, newer_than: float | None
+    checkpoint: "Checkpoint", choice: KindChoice, context: Context
 ) -> Record:
     """What the head answers, and the names of its outputs, remembered: no library is imported."""
-    context = {"task_head": 1, **checkpoint.identity, "versions": library_versions()}
-    store = Store(root, context, newer_than=newer_than)
+    store = context.store(
+        {"task_head": 1, **checkpoint.identity, "versions": library_versions()}
+    )
     (found,) = store.obtain([{"kind": choice}], lambda _: _read_head(checkpoint, choice))
     return found
 
