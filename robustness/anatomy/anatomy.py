@@ -4,9 +4,6 @@ No table of architectures is behind this. One forward pass is recorded (`tracing
 layers and what writes their outputs are read from the record (`layers`), and the modules
 found are called on random numbers to learn what they do (`probing`). None of it reads
 the values of the parameters, so a skeleton of the model without weights serves as well.
-
-What it finds of common classes is kept in files, so that a scan by weights alone need not run it
-again: `robustness.anatomy.known_anatomies` says why that is no table either.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from robustness.anatomy.known_anatomies import known_layout
 from robustness.anatomy.parameters import SiteParameters, site_parameters
 from robustness.anatomy.stacks import Anatomy, Site, StackChoice
 from robustness.checkpoint.checkpoint import locate, refuse_adapters
@@ -189,9 +188,6 @@ def _layout(
     progress: Progress,
 ) -> Record:
     """Where the sites are, and what their parameters are called in the files."""
-    known = known_layout(folder, tensors, stack)
-    if known is not None:
-        return known
     config = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
     names = digest({name: list(info.shape) for name, info in tensors.items()})
     store = Store(store_root, {"layout": LAYOUT, "versions": library_versions()})
