@@ -23,7 +23,7 @@ from robustness.outliers.rules import RULES
 from robustness.policy.policy import Settings
 from robustness.reference.baseline import CheckpointBaseline
 from robustness.run.planned_task import PlannedTask, plan_task
-from robustness.runtime.dtypes import chosen_dtype
+from robustness.runtime.devices import chosen_dtype
 from robustness.scoring.generator import chosen_generator
 from robustness.scoring.quantity import Quantity, quantity
 from robustness.statistics.decisions import NOTHING_EXCLUDED

@@ -24,7 +24,7 @@ from robustness.checkpoint.reference import CheckpointRef
 from robustness.checkpoint.tensor_values import read_values
 from robustness.checkpoint.weights import TensorInfo, read_tensors
 from robustness.errors import CheckpointError
-from robustness.runtime.versions import library_versions
+from robustness.runtime.libraries import library_versions
 from robustness.store.hashing import file_stamps
 from robustness.store.store import Record, Store, digest
 

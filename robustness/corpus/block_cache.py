@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from robustness.corpus.blocks import TextBlocks
 from robustness.corpus.text_size import TextSizes
-from robustness.runtime.versions import library_versions
+from robustness.runtime.libraries import library_versions
 from robustness.store.store import Record
 
 if TYPE_CHECKING:

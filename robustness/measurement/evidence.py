@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from robustness.ablation.interventions import FixedAblation, Intact, Intervention, PerBlockAblation
 from robustness.measurement.measure import FULL_PRECISION, Measurement
-from robustness.runtime.dtypes import Dtype
+from robustness.runtime.devices import Dtype
 from robustness.scoring.sampling import DrawClock, random_dims
 from robustness.statistics.precision import Precision, reduced_precision
 

@@ -18,7 +18,7 @@ from robustness.ablation.resume import kept, resumed
 from robustness.anatomy.live import dense_layers_of
 from robustness.errors import MeasurementError
 from robustness.measurement.batching import first_guess, is_out_of_memory, micro_batches
-from robustness.runtime.dtypes import Dtype
+from robustness.runtime.devices import Dtype
 from robustness.runtime.threads import LibraryChoice, Threads
 from robustness.scoring.discriminator import Discriminator
 from robustness.scoring.examples import Guess

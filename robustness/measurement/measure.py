@@ -15,8 +15,8 @@ from robustness.ablation.interventions import FixedAblation, Intact, Interventio
 from robustness.ablation.means import stored_means
 from robustness.corpus.block_cache import block_context
 from robustness.errors import MeasurementError
-from robustness.runtime.dtypes import Dtype
-from robustness.runtime.versions import library_versions
+from robustness.runtime.devices import Dtype
+from robustness.runtime.libraries import library_versions
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS, Layout, ScoringPlan
 from robustness.store.store import Record, Store, canonical_json, digest
 

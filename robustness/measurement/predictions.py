@@ -12,7 +12,7 @@ from robustness.ablation.ablation import MEAN_BLOCKS, Ablation
 from robustness.ablation.interventions import Intact, Intervention
 from robustness.ablation.means import stored_means
 from robustness.errors import MeasurementError
-from robustness.runtime.versions import library_versions
+from robustness.runtime.libraries import library_versions
 from robustness.scoring.sampling import block_order
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
 from robustness.store.store import Record, Store, canonical_json, digest

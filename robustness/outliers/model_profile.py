@@ -18,7 +18,7 @@ from robustness.outliers.outliers import Detection
 from robustness.outliers.rules import RULES, Rule
 from robustness.outliers.site_values import SiteValues, site_values
 from robustness.policy.policy import Settings, StackChoice
-from robustness.runtime.versions import library_versions
+from robustness.runtime.libraries import library_versions
 from robustness.store.store import Record, Store
 
 if TYPE_CHECKING:

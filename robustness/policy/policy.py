@@ -26,7 +26,7 @@ from robustness.ablation.ablation import Ablation, Mode, SiteName
 from robustness.checks.check_settings import Checks, CheckTable
 from robustness.errors import PolicyError
 from robustness.outliers.rules.settings import Rule, Rules, StrictTable
-from robustness.runtime.dtypes import DtypeChoice
+from robustness.runtime.devices import DtypeChoice
 from robustness.scoring.masked import Masking
 from robustness.scoring.options import UNIGRAM, Bos, ScoringOptions
 from robustness.tasks.settings import TaskSettings

@@ -7,7 +7,7 @@ import pytest
 
 from robustness.pytest_support.progress import Progress
 from robustness.run.plan import RunPlan
-from robustness.runtime.devices import gpu_count
+from robustness.runtime.devices import device_count
 from robustness.runtime.threads import Threads
 from robustness.vetting import Vetting
 
@@ -33,7 +33,8 @@ class RunState:
         """The vetting of one checkpoint, the same for all tests of this process."""
         if label not in self._vettings:
             planned = self.plan.named(label)
-            device = worker_device(planned.settings.device, self.worker, visible=gpu_count)
+            wanted = planned.settings.device
+            device = worker_device(wanted, self.worker, visible=lambda: device_count("cuda"))
             self._vettings[label] = Vetting(
                 checkpoint=planned.load(),
                 settings=planned.settings.model_copy(update={"device": device}),

@@ -19,8 +19,8 @@ from robustness.outliers.model_profile import ModelProfile
 from robustness.policy.policy import Policy, Settings
 from robustness.reference.baseline import CheckpointBaseline
 from robustness.run.planned_task import PlannedTask, plan_task
-from robustness.runtime.devices import gpu_count, mps_count, torch_version
-from robustness.runtime.dtypes import Dtype
+from robustness.runtime.devices import Dtype, device_count
+from robustness.runtime.libraries import library_versions
 from robustness.statistics.verdict import alpha_for
 from robustness.store.store import digest
 from robustness.vetting import Vetting
@@ -386,9 +386,9 @@ def _require_device(device: str) -> None:
     if device == "cpu":
         return
     kind, _, index = device.partition(":")
-    count = mps_count() if kind == "mps" else gpu_count()
+    count = device_count(kind)
     if int(index or 0) >= count:
         raise PolicyError(
-            f"device {device} is not available here: torch {torch_version()} sees {count} "
-            f"{kind} devices; choose another with --robustness-device"
+            f"device {device} is not available here: torch {library_versions()['torch']} "
+            f"sees {count} {kind} devices; choose another with --robustness-device"
         )

@@ -12,7 +12,7 @@ from robustness.errors import TaskError
 from robustness.measurement.predictions import TaskMeasurement
 from robustness.outliers.model_profile import ModelProfile, traced
 from robustness.policy.policy import Settings
-from robustness.runtime.versions import library_versions
+from robustness.runtime.libraries import library_versions
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
 from robustness.store.store import Record, Store, digest
 from robustness.tasks.data import TaskData, load_task
