@@ -17,6 +17,7 @@ from robustness.checks.tasks.task import Task
 from robustness.corpus.corpus import Corpus, load_corpus
 from robustness.errors import BaselineError, PolicyError, RuleError
 from robustness.measurement.measure import Measurement
+from robustness.outliers.activation_source import ActivationSource
 from robustness.outliers.model_profile import ModelProfile, profile_model
 from robustness.outliers.outlier_dimensions import OutlierDimensions
 from robustness.outliers.rules import RULES
@@ -97,14 +98,25 @@ class Vetting:
         return self._profiled(self.settings, values=True)
 
     def _profiled(self, settings: Settings, *, values: bool = False) -> ModelProfile:
-        return profile_model(
-            self.checkpoint,
-            settings,
-            store_root=self._store_root,
-            newer_than=self._newer_than,
+        source = ActivationSource(
+            checkpoint=self.checkpoint,
             corpus=lambda: self.corpus,
+            text_blocks=settings.rules.text_blocks,
+            block_size=settings.block_size,
+            bos=settings.bos,
+            seed=settings.seed,
+            device=settings.device,
             threads=self._threads,
             progress=self._progress or (lambda _: None),
+        )
+        return profile_model(
+            self.checkpoint,
+            settings.rules,
+            settings.rule_names,
+            stack=settings.stack,
+            source=source,
+            store_root=self._store_root,
+            newer_than=self._newer_than,
             values=values,
         )
 

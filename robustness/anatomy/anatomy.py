@@ -6,6 +6,7 @@ found are called on random numbers to learn what they do (`probing`). None of it
 the values of the parameters, so a skeleton of the model without weights serves as well.
 """
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -14,11 +15,21 @@ from torch import Tensor, nn
 
 from robustness.anatomy.layers import Reader
 from robustness.anatomy.stack_reader import RowLayout, read_stacks
-from robustness.anatomy.stacks import Anatomy, Site, Stack, StackChoice, distinct_sites
+from robustness.anatomy.stacks import Anatomy, StackChoice
 from robustness.anatomy.tracing import Trace, outputs_of, record
 from robustness.errors import UnsupportedArchitecture
 
-__all__ = ["Anatomy", "Site", "Stack", "distinct_sites", "trace_anatomy"]
+
+def few_tokens(model: nn.Module, vocab_size: int) -> dict[str, Tensor]:
+    """Two rows of ordinary tokens, eight for each stack that reads tokens of its own.
+
+    Their ids are from the middle, since specials sit at the ends.
+    """
+    ids = (vocab_size // 2 + torch.arange(32).reshape(4, 8)) % vocab_size
+    inputs = {"input_ids": ids[:2], "attention_mask": torch.ones_like(ids[:2])}
+    if "decoder_input_ids" in inspect.signature(model.forward).parameters:
+        inputs["decoder_input_ids"] = ids[2:, :6]  # other lengths tell the stacks' positions apart
+    return inputs
 
 
 def trace_anatomy(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
-from robustness.outliers.rules.settings import StrictTable
+from robustness.store.documents import StrictTable
 
 Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Tolerance = Annotated[float, Field(gt=1, allow_inf_nan=False)]

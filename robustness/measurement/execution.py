@@ -26,8 +26,8 @@ from robustness.scoring.forward import LOGITS_BYTES, Scorer
 
 if TYPE_CHECKING:
     from robustness.ablation.ablation import Ablation
-    from robustness.anatomy.anatomy import Anatomy
     from robustness.anatomy.dense import DenseLayer
+    from robustness.anatomy.stacks import Anatomy
     from robustness.checkpoint.architecture import Scoring
     from robustness.scoring import PlannedChunk, ScoredBlock
 

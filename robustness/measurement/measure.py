@@ -101,7 +101,13 @@ class Measurement:
         self.options = options
         self.dtype = dtype
         self.generator = generator
-        blocks = block_context(checkpoint, corpus, block_size=self.block_size, options=options)
+        blocks = block_context(
+            checkpoint,
+            corpus,
+            block_size=self.block_size,
+            bos=options.bos,
+            context=options.context,
+        )
         self._block_store = Store(store_root, blocks, newer_than=newer_than)
         self._stores = {
             each: Store(store_root, self._context(each), newer_than=newer_than)

@@ -23,16 +23,18 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from robustness.ablation.ablation import Ablation, Mode, SiteName
+from robustness.anatomy.stacks import StackChoice
 from robustness.checks.check_settings import Checks, CheckTable
+from robustness.corpus.special_tokens import Bos
 from robustness.errors import PolicyError
-from robustness.outliers.rules.settings import Rule, Rules, StrictTable
+from robustness.outliers.rules.settings import Rule, Rules
 from robustness.runtime.devices import DtypeChoice
 from robustness.scoring.masked import Masking
-from robustness.scoring.options import UNIGRAM, Bos, ScoringOptions
+from robustness.scoring.options import UNIGRAM, ScoringOptions
+from robustness.store.documents import StrictTable
 from robustness.tasks.settings import TaskSettings
 
 Expectation = Literal["paper", "hardened"]
-StackChoice = Literal["auto", "encoder", "decoder"]
 LayoutChoice = Literal["auto", "packed", "lines"]
 
 M = TypeVar("M", bound=StrictTable)

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from robustness.anatomy.recorded import recorded_anatomy
+from robustness.checkpoint.task_heads import KindChoice, TaskKind
 from robustness.errors import TaskError
 from robustness.measurement.predictions import TaskMeasurement
-from robustness.outliers.model_profile import ModelProfile, traced
+from robustness.outliers.model_profile import ModelProfile
 from robustness.policy.policy import Settings
 from robustness.runtime.libraries import library_versions
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
 from robustness.store.store import Record, Store, digest
 from robustness.tasks.data import TaskData, load_task
 from robustness.tasks.metrics import Floats, chosen_metric
-from robustness.tasks.settings import KindChoice, Metric, TaskKind
+from robustness.tasks.settings import Metric
 
 if TYPE_CHECKING:
     from robustness.checkpoint.checkpoint import Checkpoint
@@ -171,7 +173,9 @@ def plan_task(
         raise TaskError(f"{data.name}: all examples have the same label, so no score says anything")
     anatomy: Mapping[str, Any] = model_profile.anatomy_record
     if asked.architecture != checkpoint.architecture:
-        found = traced(asked, settings.stack, store_root=store_root, newer_than=newer_than)
+        found = recorded_anatomy(
+            asked, settings.stack, store_root=store_root, newer_than=newer_than
+        )
         places = (found["layers"], found["hidden_size"])
         if places != (model_profile.layers, model_profile.hidden_size):
             raise TaskError(

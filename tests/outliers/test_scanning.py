@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
+from robustness.anatomy import recorded
 from robustness.anatomy import site_weights as reading
 from robustness.checkpoint.checkpoint import resolve
 from robustness.checkpoint.gguf_conversion import convert_gguf
@@ -21,11 +22,11 @@ from robustness.checkpoint.tensor_values import read_values
 from robustness.checkpoint.weights import read_header
 from robustness.cli.app import app
 from robustness.errors import CheckpointError, RobustnessError, RuleError
-from robustness.outliers.model_profile import profile_model
 from robustness.outliers.scanning import Scan, scan
 from robustness.policy.policy import load_policy
 from robustness.report.terminal.scan import lines_of
 from robustness.report.terminal.sketch import BARS, sketch
+from robustness.vetting import Vetting
 from tests.support.checkpoints.checkpoint_folders import edit_config, tiny_model
 from tests.support.checkpoints.gguf_files import TOKENS, write_llama_gguf
 from tests.support.checkpoints.shared import shared_model, smollm2_reference
@@ -120,13 +121,13 @@ def test_neither_tokenizer_nor_model_is_needed(
 def test_checkpoints_of_one_run_are_traced_once(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    traced, times = reading.traced, []
+    traced_skeleton, times = recorded.traced_skeleton, []
 
     def counted(*arguments: Any) -> Any:
         times.append(1)
-        return traced(*arguments)
+        return traced_skeleton(*arguments)
 
-    monkeypatch.setattr(reading, "traced", counted)
+    monkeypatch.setattr(recorded, "traced_skeleton", counted)
     assert scanned(folder / "checkpoint-200", tmp_path).dims == (DIM,)
     assert scanned(folder / "checkpoint-100", tmp_path).dims == ()
     assert len(times) == 1
@@ -243,8 +244,8 @@ def test_real_checkpoints_have_their_dimensions(
     assert found.findings[0].dims == dims
     checkpoint = resolve(str(folder), cache=tmp_path)
     settings = load_policy(None, options={"rule": ["busters", "puccetti"]}).settings(str(folder))
-    known = profile_model(checkpoint, settings, store_root=tmp_path)
-    assert [f.detection for f in found.findings[:2]] == list(known.detections)
+    vetting = Vetting(checkpoint=checkpoint, settings=settings, store_root=tmp_path)
+    assert [f.detection for f in found.findings[:2]] == list(vetting.model_profile.detections)
 
 
 def test_the_real_gguf_file_has_its_dimensions(tmp_path: Path) -> None:
