@@ -10,6 +10,7 @@ import numpy as np
 
 from robustness.ablation.interventions import FixedAblation, Intact, Intervention
 from robustness.checkpoint.checkpoint import Checkpoint, resolve
+from robustness.checkpoint.task_heads import KindChoice
 from robustness.checks.tasks.task import Task
 from robustness.errors import NoLanguageModel, RobustnessError
 from robustness.outliers.rules.settings import Rule
@@ -18,7 +19,6 @@ from robustness.runtime.plain import plain
 from robustness.scoring.sampling import random_dims
 from robustness.tasks.decisions import Paired, bootstrap_interval
 from robustness.tasks.metrics import Floats, score
-from robustness.tasks.settings import KindChoice
 from robustness.vetting import Vetting
 
 _CHUNK = 256

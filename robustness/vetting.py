@@ -24,12 +24,13 @@ from robustness.errors import BaselineError, PolicyError, RuleError
 from robustness.measurement.measure import Measurement
 from robustness.measurement.planned_task import PlannedTask, plan_task
 from robustness.measurement.predictions import TaskMeasurement
+from robustness.outliers.activation_source import ActivationSource
 from robustness.outliers.model_profile import ModelProfile, profile_model
 from robustness.outliers.outlier_dimensions import OutlierDimensions
 from robustness.outliers.rules import RULES
 from robustness.policy.settings import Settings
 from robustness.reference.baseline import CheckpointBaseline
-from robustness.runtime.dtypes import chosen_dtype
+from robustness.runtime.devices import chosen_dtype
 from robustness.scoring.examples import Example
 from robustness.scoring.generator import chosen_generator
 from robustness.scoring.quantity import Quantity, quantity
@@ -97,14 +98,25 @@ class Vetting:
         return self._profiled(self.settings, values=True)
 
     def _profiled(self, settings: Settings, *, values: bool = False) -> ModelProfile:
-        return profile_model(
-            self.checkpoint,
-            settings,
-            store_root=self.context.root,
-            newer_than=self.context.newer_than,
+        source = ActivationSource(
+            checkpoint=self.checkpoint,
             corpus=lambda: self.corpus,
+            text_blocks=settings.rules.text_blocks,
+            block_size=settings.block_size,
+            bos=settings.bos,
+            seed=settings.seed,
+            device=settings.device,
             threads=self.context.threads,
             progress=self.context.progress,
+        )
+        return profile_model(
+            self.checkpoint,
+            settings.rules,
+            settings.rule_names,
+            stack=settings.stack,
+            source=source,
+            store_root=self.context.root,
+            newer_than=self.context.newer_than,
             values=values,
         )
 

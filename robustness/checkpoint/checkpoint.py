@@ -30,7 +30,7 @@ _SCHEMA = 1  # of to_dict, and of remembered facts
 Progress = Callable[[str], None]
 
 if TYPE_CHECKING:
-    from robustness.tasks.settings import KindChoice
+    from robustness.checkpoint.task_heads import KindChoice
 
 
 @dataclass(frozen=True, kw_only=True)

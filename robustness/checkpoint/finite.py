@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustness.checkpoint.weights import read_tensors
-from robustness.runtime.versions import library_versions
+from robustness.runtime.libraries import library_versions
 from robustness.store.store import Record, Store
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from robustness.checks.subject import Subject
 from robustness.checks.verdicts import intact_figures
 from robustness.measurement.evidence import InterventionEvidence, intervention_evidence
 from robustness.outliers.outliers import Detection
-from robustness.reference.baseline import CheckpointBaseline, Flagged
+from robustness.reference.baseline import Flagged
 from robustness.reference.comparison import (
     PairedDecision,
     change_of_delta,

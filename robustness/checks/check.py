@@ -103,7 +103,7 @@ class Check(ABC, Generic[L]):
 
     def limits_in(self, terms: Terms) -> L:
         """Its limits in a policy."""
-        return cast(L, terms.limits[self.name])
+        return cast("L", terms.limits[self.name])
 
     def planned(self, context: PlanContext) -> tuple[PlannedCheck, ...]:
         """What a checkpoint gets of it.

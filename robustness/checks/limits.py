@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
-from robustness.outliers.rules.settings import StrictTable
+from robustness.store.documents import StrictTable
 
 
 def _day(value: Any) -> Any:
@@ -87,5 +87,3 @@ class Terms:
     seed: int
     site: str
     limits: Mapping[str, Limits]
-
-

@@ -1,7 +1,7 @@
 """The statistics of checks on text: what growing evidence is asked."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from robustness.statistics.decisions import (
     decide_median,
     decide_ratio,
 )
-from robustness.statistics.loop import AnyDecision, Deltas, Evidence, Statistic
+from robustness.statistics.loop import Deltas, Evidence, Statistic
 from robustness.statistics.precision import (
     Precision,
     reduced_precision,

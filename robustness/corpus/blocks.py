@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from robustness.corpus.special_tokens import encoded, surrounding
+from robustness.corpus.special_tokens import Bos, encoded, surrounding
 from robustness.corpus.text_size import Span, TextSizes, text_sizes
 from robustness.errors import CorpusError
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from robustness.corpus.corpus import Corpus
-    from robustness.scoring.options import Bos
 
 __all__ = ["TextBlocks", "text_blocks"]
 

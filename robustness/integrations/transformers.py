@@ -23,7 +23,7 @@ from robustness.errors import RobustnessError, RuleError, UnsupportedSite
 from robustness.outliers.outlier_dimensions import named
 from robustness.outliers.rules import RULES
 from robustness.outliers.rules.weights import z_scores
-from robustness.policy.policy import Settings
+from robustness.policy.settings import Settings
 
 if TYPE_CHECKING:
     from torch import nn

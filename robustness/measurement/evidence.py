@@ -16,7 +16,7 @@ from robustness.ablation.interventions import (
     PerBlockAblation,
 )
 from robustness.measurement.measure import FULL_PRECISION, Measurement
-from robustness.runtime.dtypes import Dtype
+from robustness.runtime.devices import Dtype
 from robustness.scoring.sampling import DrawClock, random_dims
 from robustness.statistics.loop import Deltas, Statistic
 from robustness.statistics.precision import Precision
@@ -298,7 +298,10 @@ def control_evidence(
         (intact,) = measurement.chunk(index, Intact(), dtype=dtype)
         draws = clock.assign(intact.tokens.tolist())
         dims = [random_dims(candidates, size, seed=measurement.seed, draw=draw) for draw in draws]
-        interventions = [PerBlockAblation(dims=tuple(dims), like=template), *fixed]
+        interventions: list[Intervention] = [
+            PerBlockAblation(dims=tuple(dims), like=template),
+            *fixed,
+        ]
         first = [*first, interventions][:COMPARED_CHUNKS]
         for name, other in zip(
             names, measurement.chunk(index, *interventions, dtype=dtype), strict=True
@@ -311,7 +314,11 @@ def control_evidence(
 
 
 def _control_evidence(
-    columns: _Columns, n_blocks: int, complete_draws: int, passes: int, comparison: Comparison | None
+    columns: _Columns,
+    n_blocks: int,
+    complete_draws: int,
+    passes: int,
+    comparison: Comparison | None,
 ) -> ControlEvidence:
     first_pass = slice(0, n_blocks)
     complete = columns["draw"] < complete_draws

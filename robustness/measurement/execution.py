@@ -18,7 +18,7 @@ from robustness.ablation.resume import kept, resumed
 from robustness.anatomy.live import dense_layers_of
 from robustness.errors import MeasurementError
 from robustness.measurement.batching import first_guess, is_out_of_memory, micro_batches
-from robustness.runtime.dtypes import Dtype
+from robustness.runtime.devices import Dtype
 from robustness.runtime.threads import LibraryChoice, Threads
 from robustness.scoring.discriminator import Discriminator
 from robustness.scoring.examples import Guess
@@ -26,8 +26,8 @@ from robustness.scoring.forward import LOGITS_BYTES, Scorer
 
 if TYPE_CHECKING:
     from robustness.ablation.ablation import Ablation
-    from robustness.anatomy.anatomy import Anatomy
     from robustness.anatomy.dense import DenseLayer
+    from robustness.anatomy.stacks import Anatomy
     from robustness.checkpoint.architecture import Scoring
     from robustness.scoring import PlannedChunk, ScoredBlock
 

@@ -14,8 +14,8 @@ from robustness.ablation.interventions import FixedAblation, Intact, Interventio
 from robustness.ablation.means import stored_means
 from robustness.corpus.block_cache import block_context
 from robustness.errors import MeasurementError
-from robustness.runtime.dtypes import Dtype
-from robustness.runtime.versions import library_versions
+from robustness.runtime.devices import Dtype
+from robustness.runtime.libraries import library_versions
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS, Layout, ScoringPlan
 from robustness.store.context import Context
 from robustness.store.store import Record, Store, canonical_json, digest
@@ -96,7 +96,13 @@ class Measurement:
         self.options = options
         self.dtype = dtype
         self.generator = generator
-        blocks = block_context(checkpoint, corpus, block_size=self.block_size, options=options)
+        blocks = block_context(
+            checkpoint,
+            corpus,
+            block_size=self.block_size,
+            bos=options.bos,
+            context=options.context,
+        )
         self._block_store = context.store(blocks)
         self._stores = {
             each: context.store(self._identity(each)) for each in {FULL_PRECISION, dtype}

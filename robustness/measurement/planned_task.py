@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from robustness.anatomy.recorded import recorded_anatomy
+from robustness.anatomy.stacks import StackChoice
+from robustness.checkpoint.task_heads import KindChoice, TaskKind
 from robustness.errors import TaskError
 from robustness.measurement.predictions import TaskMeasurement
-from robustness.outliers.model_profile import ModelProfile, traced
-from robustness.anatomy.stacks import StackChoice
-from robustness.runtime.versions import library_versions
+from robustness.outliers.model_profile import ModelProfile
+from robustness.runtime.libraries import library_versions
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
 from robustness.store.context import Context
 from robustness.store.store import Record, digest
 from robustness.tasks.data import TaskData, load_task
 from robustness.tasks.metrics import Floats, chosen_metric
-from robustness.tasks.settings import KindChoice, Metric, TaskKind, TaskSettings
+from robustness.tasks.settings import Metric, TaskSettings
 
 if TYPE_CHECKING:
     from robustness.checkpoint.checkpoint import Checkpoint
@@ -168,7 +170,9 @@ def plan_task(
         raise TaskError(f"{data.name}: all examples have the same label, so no score says anything")
     anatomy: Mapping[str, Any] = model_profile.anatomy_record
     if asked.architecture != checkpoint.architecture:
-        found = traced(asked, stack, store_root=context.root, newer_than=context.newer_than)
+        found = recorded_anatomy(
+            asked, stack, store_root=context.root, newer_than=context.newer_than
+        )
         places = (found["layers"], found["hidden_size"])
         if places != (model_profile.layers, model_profile.hidden_size):
             raise TaskError(
@@ -196,13 +200,9 @@ def _content(data: TaskData) -> str:
     return digest([data.texts_fingerprint, list(data.labels)])
 
 
-def _head(
-    checkpoint: "Checkpoint", choice: KindChoice, context: Context
-) -> Record:
+def _head(checkpoint: "Checkpoint", choice: KindChoice, context: Context) -> Record:
     """What the head answers, and the names of its outputs, remembered: no library is imported."""
-    store = context.store(
-        {"task_head": 1, **checkpoint.identity, "versions": library_versions()}
-    )
+    store = context.store({"task_head": 1, **checkpoint.identity, "versions": library_versions()})
     (found,) = store.obtain([{"kind": choice}], lambda _: _read_head(checkpoint, choice))
     return found
 

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from robustness.ablation.ablation import MEAN_BLOCKS, Ablation
 from robustness.ablation.interventions import Intact, Intervention
 from robustness.ablation.means import stored_means
+from robustness.checkpoint.task_heads import TaskKind
 from robustness.errors import MeasurementError
-from robustness.runtime.versions import library_versions
+from robustness.runtime.libraries import library_versions
 from robustness.scoring.sampling import block_order
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
 from robustness.store.context import Context
 from robustness.store.store import Record, canonical_json, digest
 from robustness.tasks.data import TaskData
-from robustness.tasks.settings import TaskKind
 
 if TYPE_CHECKING:
     from robustness.ablation.edits import Sum

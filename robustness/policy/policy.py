@@ -17,8 +17,8 @@ from pydantic.fields import FieldInfo
 
 from robustness.checks.limits import Limits
 from robustness.errors import PolicyError
-from robustness.outliers.rules.settings import StrictTable
 from robustness.policy.settings import Settings
+from robustness.store.documents import StrictTable
 
 M = TypeVar("M", bound=StrictTable)
 C = TypeVar("C", bound=Limits)

@@ -1,22 +1,23 @@
 """Settings: everything that may differ between the checkpoints of one run, strictly validated."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, Field, create_model, field_validator, model_validator
+from pydantic import BeforeValidator, Field, create_model, field_validator, model_validator
 
 from robustness.ablation.ablation import Ablation, Mode, SiteName
 from robustness.anatomy.stacks import StackChoice
 from robustness.checks.limits import Limits, Terms
 from robustness.checks.registry import CHECKS
-from robustness.outliers.rules.settings import Rule, Rules, StrictTable
-from robustness.runtime.dtypes import DtypeChoice
+from robustness.corpus.special_tokens import Bos
+from robustness.outliers.rules.settings import Rule, Rules
+from robustness.runtime.devices import DtypeChoice
 from robustness.scoring.masked import Masking
-from robustness.scoring.options import UNIGRAM, Bos, ScoringOptions
+from robustness.scoring.options import UNIGRAM, ScoringOptions
+from robustness.store.documents import StrictTable
 from robustness.tasks.settings import TaskSettings
 
 Expectation = Literal["paper", "hardened"]
 LayoutChoice = Literal["auto", "packed", "lines"]
-
 
 
 def _layers(value: object) -> object:

@@ -7,7 +7,7 @@ import pytest
 
 from robustness.pytest_support.progress import Progress
 from robustness.run.plan import RunPlan
-from robustness.runtime.devices import gpu_count
+from robustness.runtime.devices import device_count
 from robustness.runtime.threads import Threads
 from robustness.store.context import Context
 from robustness.vetting import Vetting
@@ -34,7 +34,8 @@ class RunState:
         """The vetting of one checkpoint, the same for all tests of this process."""
         if label not in self._vettings:
             planned = self.plan.named(label)
-            device = worker_device(planned.settings.device, self.worker, visible=gpu_count)
+            wanted = planned.settings.device
+            device = worker_device(wanted, self.worker, visible=lambda: device_count("cuda"))
             context = Context(
                 root=self.plan.store_root,
                 newer_than=self.plan.newer_than,
@@ -42,9 +43,7 @@ class RunState:
                 progress=self.progress.show,
             )
             confidence = self.plan.confidence
-            self._vettings[label] = planned.vetting(
-                context, confidence=confidence, device=device
-            )
+            self._vettings[label] = planned.vetting(context, confidence=confidence, device=device)
         return self._vettings[label]
 
     def release(self, label: str) -> None:

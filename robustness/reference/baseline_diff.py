@@ -45,7 +45,9 @@ class CheckpointDiff:
             "then": self.then.summary(),
             "now": self.now.summary(),
             "outcome": self.outcome,
-            "verdicts": {name: verdict.model_dump(mode="json") for name, verdict in self.verdicts.items()},
+            "verdicts": {
+                name: verdict.model_dump(mode="json") for name, verdict in self.verdicts.items()
+            },
             "not_compared": list(self.left_out),
             "degradations": {
                 "then_only": {name: _degradation(self.then, name) for name in self.left_out},

@@ -26,6 +26,7 @@ _SPECIAL_TOKENS = 3
 BESIDE_WEIGHTS_BYTES = 1.0e9
 """Of a process: libraries, the activations of a micro-batch, a slice of logits."""
 
+
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """The cost of vetting one checkpoint, if nothing of it is in the store.

@@ -14,16 +14,15 @@ from robustness import __version__
 from robustness.checkpoint.checkpoint import Checkpoint
 from robustness.checks.planned import PlannedCheck, with_expectations
 from robustness.errors import PlanError
+from robustness.measurement.planned_task import PlannedTask
 from robustness.outliers.model_profile import ModelProfile
 from robustness.policy.settings import Settings
 from robustness.reference.baseline import CheckpointBaseline
-from robustness.measurement.planned_task import PlannedTask
-from robustness.runtime.dtypes import Dtype
+from robustness.runtime.devices import Dtype
 from robustness.statistics.sequential import alpha_for
-from robustness.store.store import digest
 from robustness.store.context import Context
+from robustness.store.store import digest
 from robustness.vetting import Vetting
-
 
 
 @dataclass(frozen=True, kw_only=True)

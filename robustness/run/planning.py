@@ -12,7 +12,8 @@ from robustness.measurement.planned_task import PlannedTask
 from robustness.policy.policy import Policy
 from robustness.policy.settings import Settings
 from robustness.run.plan import PlannedCheckpoint, RunPlan
-from robustness.runtime.devices import gpu_count, mps_count, torch_version
+from robustness.runtime.devices import device_count
+from robustness.runtime.libraries import library_versions
 from robustness.store.context import Context
 from robustness.vetting import Vetting
 
@@ -48,9 +49,7 @@ def make_plan(references: Sequence[str], policy: Policy, context: Context) -> Ru
     )
 
 
-def _planned(
-    reference: str, label: str, policy: Policy, context: Context
-) -> PlannedCheckpoint:
+def _planned(reference: str, label: str, policy: Policy, context: Context) -> PlannedCheckpoint:
     def told(line: str) -> None:
         context.progress(f"{label}: {line}")
 
@@ -174,9 +173,9 @@ def _require_device(device: str) -> None:
     if device == "cpu":
         return
     kind, _, index = device.partition(":")
-    count = mps_count() if kind == "mps" else gpu_count()
+    count = device_count(kind)
     if int(index or 0) >= count:
         raise PolicyError(
-            f"device {device} is not available here: torch {torch_version()} sees {count} "
-            f"{kind} devices; choose another with --robustness-device"
+            f"device {device} is not available here: torch {library_versions()['torch']} "
+            f"sees {count} {kind} devices; choose another with --robustness-device"
         )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robustness.errors import MeasurementError, UnsupportedArchitecture
-from robustness.runtime.dtypes import Dtype
+from robustness.runtime.devices import Dtype
 from robustness.scoring import ScoredBlock
 from robustness.scoring.batch import head_columns, model_inputs
 

@@ -13,9 +13,9 @@ from robustness.errors import (
     UnsupportedSite,
 )
 from robustness.run.estimate import Estimate
+from robustness.store.context import Context
 from robustness.trace.emergence import Step
 from robustness.trace.step_measure import Progress, conditions_of, measured
-from robustness.store.context import Context
 from robustness.vetting import Vetting
 
 if TYPE_CHECKING:

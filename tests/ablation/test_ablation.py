@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from robustness.ablation.ablation import Ablation
 from robustness.ablation.hooks import ablated, ablated_rows
-from robustness.anatomy.anatomy import Stack, trace_anatomy
+from robustness.anatomy.anatomy import trace_anatomy
+from robustness.anatomy.stacks import Stack
 from robustness.errors import MeasurementError, UnsupportedSite
 from tests.support.checkpoints.tiny_models import ARCHITECTURES, tiny_inputs, tiny_model
 from tests.support.checkpoints.watching import logits, watched

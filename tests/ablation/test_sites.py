@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from robustness.ablation.ablation import SITES, Ablation
 from robustness.ablation.hooks import Means, ablated, ablated_rows, summed
-from robustness.anatomy.anatomy import Anatomy, Stack, trace_anatomy
+from robustness.anatomy.anatomy import trace_anatomy
 from robustness.anatomy.nested import floating_tensors
-from robustness.anatomy.stacks import EMBEDDING
+from robustness.anatomy.stacks import EMBEDDING, Anatomy, Stack
 from robustness.errors import MeasurementError, UnsupportedSite
 from tests.support.checkpoints.tiny_models import (
     ARCHITECTURES,

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from robustness.checks.checks import Check
 
 from robustness.ablation.interventions import FixedAblation, Intact
 from robustness.checkpoint.checkpoint import resolve
-from robustness.checks.checks import Check
 from robustness.checks.tasks.task import Task
 from robustness.policy.policy import Policy
 from robustness.report import facts

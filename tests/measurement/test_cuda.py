@@ -22,7 +22,7 @@ from robustness.anatomy.anatomy import trace_anatomy
 from robustness.anatomy.live import live_sites
 from robustness.measurement.batching import ACCELERATOR_TOKENS
 from robustness.measurement.execution import Execution
-from robustness.runtime.dtypes import chosen_dtype
+from robustness.runtime.devices import chosen_dtype
 from robustness.scoring import PlannedChunk, causal_block
 from tests.support.checkpoints.shared import shared_data, shared_model
 from tests.support.checkpoints.tiny_models import VOCABULARY, tiny_inputs, tiny_model

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustness.anatomy.anatomy import Stack, trace_anatomy
+from robustness.anatomy.anatomy import trace_anatomy
+from robustness.anatomy.stacks import Stack
 from robustness.errors import MeasurementError, RuleError, UnsupportedSite
 from robustness.outliers.activations import dense_inputs, layer_outputs, spike_rounds
 from robustness.outliers.activations.layer_hooks import Blocks

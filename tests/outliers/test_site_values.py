@@ -11,11 +11,12 @@ from safetensors.numpy import load_file
 
 from robustness.anatomy.parameters import SiteParameters
 from robustness.checkpoint.checkpoint import resolve
-from robustness.outliers.model_profile import ModelProfile, profile_model
+from robustness.outliers.model_profile import ModelProfile
 from robustness.outliers.site_values import SiteValues, site_values
 from robustness.policy.policy import load_policy
 from robustness.report import facts
 from robustness.run.plan import make_plan
+from robustness.vetting import Vetting
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint, tiny_model
 from tests.support.checkpoints.planted import planted_text
 
@@ -27,7 +28,8 @@ def examined(folder: Path, model: Any, **options: Any) -> ModelProfile:
     given = {"corpus": str(folder / "text.txt"), "block_size": 32, **options}
     settings = load_policy(None, options=given).settings("model")
     checkpoint = resolve(str(path), cache=folder / "store")
-    return profile_model(checkpoint, settings, store_root=folder / "store", values=True)
+    store = folder / "store"
+    return Vetting(checkpoint=checkpoint, settings=settings, store_root=store).model_profile
 
 
 def plain_z(row: np.ndarray[Any, Any]) -> list[float]:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from robustness.checks.checks import Check
+
 from robustness.policy.policy import Settings
 from robustness.report import facts
 from robustness.report.terminal import header

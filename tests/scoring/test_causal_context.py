@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from robustness.ablation.interventions import Intact
 from robustness.corpus.blocks import TextBlocks, text_blocks
 from robustness.corpus.corpus import Corpus, load_corpus
+from robustness.corpus.special_tokens import Bos
 from robustness.corpus.text_size import Span, normalised_perplexity, text_sizes
 from robustness.errors import CorpusError, PolicyError
 from robustness.policy.policy import load_policy
 from robustness.run.plan import PlannedCheckpoint, make_plan
-from robustness.scoring.options import Bos, ScoringOptions
+from robustness.scoring.options import ScoringOptions
 from robustness.vetting import Vetting
 from tests.scoring.test_masking import word_piece_tokenizer
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint, tiny_model

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from robustness.ablation.ablation import Ablation
 from robustness.ablation.interventions import FixedAblation, PerBlockAblation
+from robustness.checkpoint.tokenization import sentinels
 from robustness.policy.policy import load_policy
 from robustness.run.plan import make_plan
 from robustness.scoring import ScoredBlock
@@ -20,7 +21,7 @@ from robustness.scoring.forward import Scorer
 from robustness.scoring.masked import Masking
 from robustness.scoring.permutation import permutation_rows
 from robustness.scoring.sampling import corrupted_spans
-from robustness.scoring.seq2seq import infilling_block, sentinels, span_block
+from robustness.scoring.seq2seq import infilling_block, span_block
 from robustness.vetting import Vetting
 from tests.scoring.test_masking import word_piece_tokenizer
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from robustness.checks.checks import Check
 
 from robustness.ablation.interventions import FixedAblation, Intact
 from robustness.checkpoint.checkpoint import resolve
-from robustness.checks.checks import Check
 from robustness.policy.policy import load_policy
 from robustness.report import facts
 from robustness.statistics.history import course

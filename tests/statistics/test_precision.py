@@ -15,8 +15,8 @@ from robustness.anatomy.anatomy import trace_anatomy
 from robustness.measurement.evidence import COMPARED_CHUNKS, fixed_evidence
 from robustness.policy.policy import Settings, load_policy
 from robustness.run.plan import RunPlan, make_plan
-from robustness.runtime import dtypes
-from robustness.runtime.dtypes import chosen_dtype
+from robustness.runtime import devices
+from robustness.runtime.devices import chosen_dtype
 from robustness.scoring import causal_block
 from robustness.scoring.forward import Scorer
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
@@ -49,13 +49,13 @@ def test_auto_goes_by_what_the_processor_says(
 ) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\nmodel name\t: X\nflags\t\t: {flags}\nbogomips\t: 1\n")
-    features = dtypes._processor_features(cpuinfo)
-    monkeypatch.setattr(dtypes, "_processor_features", lambda: features)
+    features = devices._processor_features(cpuinfo)
+    monkeypatch.setattr(devices, "_processor_features", lambda: features)
     assert chosen_dtype("auto", "cpu") == expected
 
 
 def test_a_system_that_does_not_tell_has_no_features(tmp_path: Path) -> None:
-    assert dtypes._processor_features(tmp_path / "nothing") == []
+    assert devices._processor_features(tmp_path / "nothing") == []
     assert chosen_dtype("auto", "mps") == "float32"
     assert [chosen_dtype(choice, "cpu") for choice in ("float32", "bfloat16")] == [
         "float32",

@@ -176,7 +176,7 @@ class DropFactor(Statistic[AnswerEvidence, FactorDecision]):
         if evidence.whole:
             metric = task.planned.metric
             whole = evidence.joint.part(slice(0, evidence.total)).drop(metric)
-        options = {
+        options: dict[str, Any] = {
             "factor": self.factor,
             "alpha": self.alpha,
             "bound": 1.0 if task.is_mean else None,

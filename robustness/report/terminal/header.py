@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from robustness.outliers.model_profile import ModelProfile
-from robustness.policy.policy import Settings
+from robustness.policy.settings import Settings
 from robustness.report.terminal.wording import amount, listed, wrapped
 from robustness.run.plan import PlannedCheckpoint, RunPlan
 

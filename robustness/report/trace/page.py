@@ -11,7 +11,7 @@ from robustness.report.terminal.wording import listed
 from robustness.report.trace.dimension_figures import distances, values
 from robustness.report.trace.figures import TIMELINE, Line, degradation_lines, over_steps
 from robustness.report.trace.step_axis import step_axis, step_name
-from robustness.runtime.versions import library_versions
+from robustness.runtime.libraries import library_versions
 from robustness.trace.emergence import Course, Step, courses
 
 if TYPE_CHECKING:

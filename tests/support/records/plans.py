@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from robustness.checks.checks import Check, planned_checks
+
 from robustness.outliers.model_profile import ModelProfile
 from robustness.outliers.outliers import Detection, Outlier
 from robustness.policy.policy import Settings
