@@ -14,9 +14,11 @@ from robustness.checkpoint.task_heads import KindChoice
 from robustness.checks.tasks.task import Task
 from robustness.errors import NoLanguageModel, RobustnessError
 from robustness.outliers.rules.settings import Rule
-from robustness.policy.policy import Settings, load_policy
+from robustness.policy.policy import load_policy
+from robustness.policy.settings import Settings
 from robustness.runtime.plain import plain
 from robustness.scoring.sampling import random_dims
+from robustness.store.context import Context
 from robustness.tasks.decisions import Paired, bootstrap_interval
 from robustness.tasks.metrics import Floats, score
 from robustness.vetting import Vetting
@@ -62,7 +64,7 @@ def vetted(
     settings: Settings = load_policy(None, options=options).settings(reference)
     store = args.out / "store"
     checkpoint = _resolved(reference, args, settings.task.kind)
-    return Vetting(checkpoint=checkpoint, settings=settings, store_root=store)
+    return Vetting(checkpoint=checkpoint, settings=settings, context=Context(root=store))
 
 
 def _resolved(reference: str, args: Namespace, kind: KindChoice) -> Checkpoint:

@@ -246,7 +246,9 @@ def _measurement(model: str, corpus: str, store: str, dtype: str, device: str) -
     options = {"corpus": corpus, "dtype": dtype, "device": device}
     settings = load_policy(None, options=options).settings(model)
     checkpoint = resolve(model, cache=Path(store))
-    return Vetting(checkpoint=checkpoint, settings=settings, store_root=Path(store)).measurement
+    return Vetting(
+        checkpoint=checkpoint, settings=settings, context=Context(root=Path(store))
+    ).measurement
 
 
 def ablations(

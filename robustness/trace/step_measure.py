@@ -18,6 +18,7 @@ from robustness.measurement.evidence import (
     ControlEvidence,
     IntactEvidence,
     control_evidence,
+    intervention_evidence,
 )
 from robustness.scoring.sampling import random_candidates
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS

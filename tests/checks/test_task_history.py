@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from robustness.checks.checks import Check
 
 from robustness.ablation.interventions import FixedAblation, Intact
 from robustness.checkpoint.checkpoint import resolve
+from robustness.checks.planned import PlannedCheck
 from robustness.checks.tasks.task import Task
 from robustness.policy.policy import Policy
 from robustness.report import facts
@@ -22,6 +22,7 @@ from robustness.report.html.sentences import described_course
 from robustness.report.saved import CheckResult
 from robustness.statistics.pace import Pace
 from robustness.statistics.verdict import Verdict
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.records.task_stubs import DIM, save_classifier, write_classified
 
@@ -53,8 +54,10 @@ def asked(root: Path, lines: list[str]) -> Asked:
         return Vetting(
             checkpoint=resolve(str(root / "model"), cache=root, task="auto"),
             settings=policy.settings("model"),
-            store_root=root / "store",
-            progress=lambda line: lines.append(line) if " examples" in line else None,
+            context=Context(
+                root=root / "store",
+                progress=lambda line: lines.append(line) if " examples" in line else None,
+            ),
         ).task
 
     return make
@@ -62,15 +65,15 @@ def asked(root: Path, lines: list[str]) -> Asked:
 
 def _reported(verdict: Verdict) -> dict[str, Any]:
     """As in the JSON report, after a trip through a file."""
-    found = facts.check_facts("id", "label", Check(test="test_task_score_drops"), verdict)
+    found = facts.check_facts("id", "label", PlannedCheck(check="task_score_drops"), verdict)
     reported: dict[str, Any] = json.loads(json.dumps(found, allow_nan=False))
     return reported
 
 
 def _ends_where_the_verdict_stands(verdict: Verdict) -> None:
     steps = _reported(verdict)["course"]
-    assert steps[-1]["text_blocks"] == verdict.text_blocks
-    assert steps[-1]["ratio"] == (verdict.ratio if verdict.ratio != math.inf else "inf")
+    assert steps[-1]["text_blocks"] == verdict.seen
+    assert steps[-1]["ratio"] == (verdict.measured if verdict.measured != math.inf else "inf")
     assert steps[-1]["interval"] == (verdict.interval and list(verdict.interval))
     seen = [each["text_blocks"] for each in steps]
     assert seen == sorted(set(seen))
@@ -132,10 +135,10 @@ def test_every_claim_has_a_course_that_ends_where_its_verdict_stands(
         _ends_where_the_verdict_stands(verdict)
     control = verdicts[-1]
     if metric == "matthews":
-        assert [each["draws"] for each in control.course] == [
-            each["text_blocks"] // 32 for each in control.course
+        assert [each["draws"] for each in control.history] == [
+            each["text_blocks"] // 32 for each in control.history
         ]
-        assert control.course[-1]["draws"] == control.details["task_draws"]
+        assert control.history[-1]["draws"] == control.details["task_draws"]
 
 
 def test_a_factor_that_cannot_be_decided_is_given_up_and_says_what_it_would_take(
@@ -164,8 +167,8 @@ def test_progress_says_drop_interval_examples_and_time_left(
     _one_second_a_look(monkeypatch)
     task = asked("accuracy", exhaustive=True)
     verdict = task.ablate([DIM]).score_drops(by=0.05, alpha=ALPHA)
-    assert len(lines) == len(verdict.course) == 15
-    for place, (line, each) in enumerate(zip(lines, verdict.course, strict=True)):
+    assert len(lines) == len(verdict.history) == 15
+    for place, (line, each) in enumerate(zip(lines, verdict.history, strict=True)):
         interval = each["interval"]
         within = "" if interval is None else f" ({interval[0]:.3g} to {interval[1]:.3g})"
         left = 15 - place - 1
@@ -197,7 +200,7 @@ def test_between_the_looks_at_a_correlation_progress_goes_on(
     task = asked("matthews")
     verdict = task.ablate([DIM]).score_drops(by=0.05, alpha=ALPHA)
     assert verdict.exact  # 240 examples have no bootstrap before their end
-    assert len(verdict.course) == 1
+    assert len(verdict.history) == 1
     assert [line.partition(" after ")[2].partition("/")[0] for line in lines] == [
         str(n) for n in range(16, N + 1, 16)
     ]
@@ -211,7 +214,7 @@ def test_the_page_draws_drops_on_a_linear_axis_of_examples(asked: Asked) -> None
     assert figure is not None
     assert figure["layout"]["xaxis"]["title"]["text"] == "examples"
     assert figure["layout"]["yaxis"].get("type") != "log"
-    assert figure["data"][-1]["y"] == [each["ratio"] for each in verdict.course]
+    assert figure["data"][-1]["y"] == [each["ratio"] for each in verdict.history]
     assert "×" not in json.dumps(figure["data"], ensure_ascii=False)
-    assert f"after {verdict.text_blocks}: " in described_course(check)
+    assert f"after {verdict.seen}: " in described_course(check)
     assert "16 examples" in described_course(check)

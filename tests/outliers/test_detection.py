@@ -10,7 +10,9 @@ import torch
 from robustness.checkpoint.checkpoint import Checkpoint, resolve
 from robustness.errors import RuleError, UnsupportedSite
 from robustness.outliers.rules import RULES
-from robustness.policy.policy import Settings, load_policy
+from robustness.policy.policy import load_policy
+from robustness.policy.settings import Settings
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint, tiny_model
 from tests.support.checkpoints.planted import planted_text
@@ -53,8 +55,7 @@ def vetting(
     return Vetting(
         checkpoint=checkpoint,
         settings=settings(tmp_path, **options),
-        store_root=tmp_path / "store",
-        progress=progress,
+        context=Context(root=tmp_path / "store", progress=progress),
     )
 
 

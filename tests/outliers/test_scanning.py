@@ -26,6 +26,7 @@ from robustness.outliers.scanning import Scan, scan
 from robustness.policy.policy import load_policy
 from robustness.report.terminal.scan import lines_of
 from robustness.report.terminal.sketch import BARS, sketch
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.checkpoint_folders import edit_config, tiny_model
 from tests.support.checkpoints.gguf_files import TOKENS, write_llama_gguf
@@ -244,7 +245,7 @@ def test_real_checkpoints_have_their_dimensions(
     assert found.findings[0].dims == dims
     checkpoint = resolve(str(folder), cache=tmp_path)
     settings = load_policy(None, options={"rule": ["busters", "puccetti"]}).settings(str(folder))
-    vetting = Vetting(checkpoint=checkpoint, settings=settings, store_root=tmp_path)
+    vetting = Vetting(checkpoint=checkpoint, settings=settings, context=Context(root=tmp_path))
     assert [f.detection for f in found.findings[:2]] == list(vetting.model_profile.detections)
 
 

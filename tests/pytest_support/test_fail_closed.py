@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from robustness.checks.checks import Check
 
+from robustness.checks.planned import PlannedCheck
 from robustness.pytest_support.gate import VERDICT, record
 from robustness.pytest_support.session import register
 from robustness.pytest_support.state import STATE
@@ -52,7 +52,7 @@ def test_only_plain_types_travel_from_a_worker() -> None:
 
 
 def test_a_decided_check_is_json_whatever_numbers_it_holds() -> None:
-    check = Check(test="test_joint_ablation_degrades", dims=(DIM,), statistical=True)
+    check = PlannedCheck(check="joint_ablation_degrades", dims=(DIM,), statistical=True)
     found = facts.check_facts("id", "label", check, NUMPY)
     assert json.loads(json.dumps(found, allow_nan=False))["ratio"] == "inf"
 

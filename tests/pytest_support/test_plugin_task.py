@@ -25,7 +25,8 @@ from robustness.report.markdown.card import section as card_section
 from robustness.report.markdown.page import to_markdown
 from robustness.report.saved import parsed
 from robustness.report.terminal.wording import figure
-from robustness.run.plan import make_plan
+from robustness.run.planning import make_plan
+from robustness.store.context import Context
 from tests.support.checkpoints.checkpoint_folders import (
     edit_config,
     save_checkpoint,
@@ -320,7 +321,7 @@ def test_without_a_task_the_error_names_the_way(stub: Stub, tmp_path: Path) -> N
 def _refused(folder: Path, task: str, root: Path, **settings: str) -> str:
     policy = Policy(options={"task": {"data": task, **settings}})
     with pytest.raises(RobustnessError) as caught:
-        make_plan([str(folder)], policy, store_root=root / "store")
+        make_plan([str(folder)], policy, Context(root=root / "store"))
     return str(caught.value)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from robustness.checks.checks import Check
 
-from robustness.policy.policy import Settings
+from robustness.checks.planned import PlannedCheck
+from robustness.policy.settings import Settings
 from robustness.report import facts
 from robustness.report.terminal import header
 from robustness.report.terminal import summary as terminal
@@ -40,7 +40,7 @@ class Lines:
 
 def checked(test: str, **verdict: Any) -> dict[str, Any]:
     """A decided check as it travels."""
-    check = Check(test=test, dims=(7,))
+    check = PlannedCheck(test=test, dims=(7,))
     return facts.check_facts(test, "bert", check, Verdict(**{"outcome": "pass", **verdict}))
 
 

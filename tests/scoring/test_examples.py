@@ -21,6 +21,7 @@ from robustness.scoring import causal_block, masked_block
 from robustness.scoring.examples import MOST_CONTINUED, MOST_TOKENS, Guess, example, excerpt
 from robustness.scoring.questions import Label
 from robustness.scoring.sampling import masked_positions
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint, tiny_model, tiny_tokenizer
 from tests.support.plugin.plugin_support import DIM, Stubs
@@ -36,7 +37,7 @@ def vetting_of(folder: Path, corpus: Path, store: Path, **options: Any) -> Vetti
     return Vetting(
         checkpoint=resolve(str(folder), cache=store),
         settings=settings.settings("model"),
-        store_root=store,
+        context=Context(root=store),
     )
 
 

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from robustness.checks.checks import Check, planned_checks
-
+from robustness.checks.planned import planned_checks
 from robustness.outliers.model_profile import ModelProfile
 from robustness.outliers.outliers import Detection, Outlier
-from robustness.policy.policy import Settings
+from robustness.policy.settings import Settings
 from robustness.run.plan import PlannedCheckpoint, RunPlan
 
 DIM = 7
