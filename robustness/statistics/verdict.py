@@ -1,128 +1,54 @@
-"""What the user gets: a verdict, with the numbers it rests on.
-
-How it is reached is in `looks` and `precision`, whose functions are
-offered here too.
-"""
+"""What the user gets: a verdict, with the numbers it rests on."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeAlias, get_args
-
-import numpy as np
+from typing import Literal, TypeAlias
 
 from robustness.runtime.plain import plain
-from robustness.statistics.decisions import (
-    CHUNK,
-    Decision,
-    FactorDecision,
-    MedianDecision,
-    Side,
-    decide_factor,
-    decide_median,
-    decide_ratio,
-)
-from robustness.statistics.precision import Precision, reduced_precision, reduced_precision_of_draws
-from robustness.statistics.sequential import alpha_for, blind_share
-
-__all__ = [
-    "CHUNK",
-    "SCHEMA",
-    "Decision",
-    "FactorDecision",
-    "MedianDecision",
-    "Outcome",
-    "Precision",
-    "Side",
-    "Verdict",
-    "alpha_for",
-    "blind_share",
-    "decide_factor",
-    "decide_median",
-    "decide_ratio",
-    "reduced_precision",
-    "reduced_precision_of_draws",
-]
-
-SCHEMA = 1
-"""Version of a stored verdict."""
+from robustness.statistics.decisions import Side
+from robustness.statistics.figures import Details, Figures, HistoryEntry, Interval, Number
 
 Outcome: TypeAlias = Literal["pass", "fail", "inconclusive", "error", "not applicable"]
+Measure: TypeAlias = Literal["ratio", "factor", "drop", "share"]
+"""What a verdict's number is: a ratio of perplexities, a factor between two effects, the drop of a
+task's score, or a share of predictions."""
+Unit: TypeAlias = Literal["text blocks", "examples"]
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Verdict:
-    """The answer to one statement about a checkpoint; true only if it passes.
+class Verdict(Figures):
+    """The answer to one question about a checkpoint; true only if it passes.
 
     Attributes:
         outcome: what it came to.
-        statement: what was asked, as a sentence that is true if the verdict passes.
-        ratio: what was measured; may be infinite. ``None`` if nothing was.
-        interval: of the ratio; ``None`` if it is exact, or nothing was measured.
-        threshold: what the ratio was compared with.
+        statement: a sentence that is true if the verdict passes.
+        measured: the number that was measured; may be infinite. ``None`` if nothing was.
+        measure: what that number is.
+        interval: of the number; ``None`` if it is exact, or nothing was measured.
+        threshold: what the number was compared with.
         passes: the side of the threshold on which the verdict passes, which the threshold itself
             belongs to if it is ``above``; ``None`` without a threshold.
-        text_blocks: text blocks it rests on.
+        seen: text blocks or examples it rests on, over all passes.
+        unit: which of the two.
         tokens: scored tokens it rests on.
-        exact: whether the ratio is an evaluation of the whole corpus and not an estimate.
-        details: further numbers, of JSON types.
+        exact: whether the number is an evaluation of the whole corpus and not an estimate.
+        details: further numbers.
         reason: why it came to this, where the numbers do not say it.
-        course: the looks that led to it (see `course`); the last is its own ratio
-            and interval.
+        history: the decisions on the way; the last has the verdict's own number and interval.
     """
 
     outcome: Outcome
     statement: str
-    ratio: float | None = None
-    interval: tuple[float, float] | None = None
+    measured: Number | None = None
+    measure: Measure = "ratio"
+    interval: Interval | None = None
     threshold: float | None = None
     passes: Side | None = None
-    text_blocks: int = 0
+    seen: int = 0
+    unit: Unit = "text blocks"
     tokens: int = 0
     exact: bool = False
-    details: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    details: Details = Details()
     reason: str = ""
-    course: Sequence[Mapping[str, Any]] = field(default=(), hash=False)
-
-    def __post_init__(self) -> None:
-        """Refuse what a gate or a report could misread.
-
-        Raises:
-            ValueError: if there is no such outcome, or no such side of a threshold.
-        """
-        if self.outcome not in get_args(Outcome):
-            raise ValueError(f"{self.outcome!r} is no outcome; one of {get_args(Outcome)} is")
-        if self.passes not in (None, *get_args(Side)):
-            raise ValueError(f"{self.passes!r} is no side; one of {get_args(Side)} is")
-
-    @classmethod
-    def of(
-        cls,
-        look: Decision,
-        outcome: Outcome,
-        *,
-        statement: str,
-        threshold: float,
-        passes: Side,
-        details: Mapping[str, Any],
-        reason: str = "",
-        course: Sequence[Mapping[str, Any]] = (),
-    ) -> "Verdict":
-        """The verdict on a degradation that a last look has decided, with its numbers."""
-        return cls(
-            outcome=outcome,
-            statement=statement,
-            ratio=look.ratio,
-            interval=look.interval,
-            threshold=threshold,
-            passes=passes,
-            text_blocks=look.text_blocks,
-            tokens=look.tokens,
-            exact=look.exact,
-            details=details,
-            reason=reason,
-            course=course,
-        )
+    history: tuple[HistoryEntry, ...] = ()
 
     def __bool__(self) -> bool:
         """Whether it passes a gate: only ``pass`` does."""
@@ -136,66 +62,44 @@ class Verdict:
     def explain(self) -> str:
         """Two or three lines for people: the statement, the numbers, and the reason if any."""
         lines = [f"{self.outcome.upper()}: {self.statement}"]
-        if self.ratio is not None:
+        if self.measured is not None:
             lines.append(f"{self._measured()}{self._basis()}{self._blindness()}")
         if self.reason:
             lines.append(self.reason)
         return "\n".join(map(plain, lines))
 
     def _measured(self) -> str:
-        if self.ratio is None:
+        if self.measured is None:
             return ""
-        text = f"measured {_number(self.ratio)}"
+        text = f"measured {_number(self.measured)}"
         if self.interval is not None:
             low, high = map(_number, self.interval)
             text += f" ({low} to {high})"
         return text if self.threshold is None else f"{text} against {_number(self.threshold)}"
 
     def _basis(self) -> str:
-        if not self.text_blocks:
+        if not self.seen:
             return ""
-        extent = f"{self.text_blocks:,} text blocks with {self.tokens:,} scored tokens"
-        if "task" in self.details:
-            extent = f"{self.text_blocks:,} examples"
+        extent = f"{self.seen:,} text blocks with {self.tokens:,} scored tokens"
+        if self.unit == "examples":
+            extent = f"{self.seen:,} examples"
             if self.exact:
                 return f", exactly, on all {extent} of the task"
         if not self.exact:
             return f", estimated from {extent}"
-        if self.ratio == math.inf:
+        if self.measured == math.inf:
             return f", whatever follows, from {extent}"
-        if "baseline_text_blocks" in self.details:
+        if self.details.baseline is not None:
             return f", exactly, on all {extent} that the baseline holds"
         return f", exactly, on the whole corpus of {extent}"
 
     def _blindness(self) -> str:
-        share = self.details.get("blind_share")
-        if share is None:
-            return ""
-        unit = "examples" if "task" in self.details else "text blocks"
-        return f"; blind to effects in fewer than {100 * share:.2g} % of {unit}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; infinity becomes ``"inf"``."""
-        values = {part.name: _plain(getattr(self, part.name)) for part in fields(self)}
-        return {"schema": SCHEMA, **values}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Verdict":
-        """The inverse of :meth:`to_dict`; those within ``details`` and ``course`` stay text.
-
-        Raises:
-            ValueError: if the schema is another one.
-        """
-        values = dict(data)
-        if values.pop("schema", None) != SCHEMA:
-            raise ValueError(f"a verdict of schema {data.get('schema')!r} cannot be read")
-        for name in ("ratio", "threshold"):
-            values[name] = None if values[name] is None else float(values[name])
-        if values["interval"] is not None:
-            low, high = map(float, values["interval"])
-            values["interval"] = (low, high)
-        values["course"] = tuple(values.get("course", ()))
-        return cls(**values)
+        share = self.details.blind_share
+        return (
+            ""
+            if share is None
+            else f"; blind to effects in fewer than {100 * share:.2g} % of {self.unit}"
+        )
 
 
 def _number(value: float) -> str:
@@ -203,20 +107,3 @@ def _number(value: float) -> str:
     if math.isinf(value):
         return "infinity" if value > 0 else "minus infinity"
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
-
-
-def _plain(value: object) -> Any:
-    """A value as exactly the types that JSON and a worker's channel take."""
-    if isinstance(value, np.generic | np.ndarray):
-        value = value.tolist()
-    if value is None or isinstance(value, bool | str):
-        return str(value) if isinstance(value, str) else value
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else str(float(value))
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence | set | frozenset):
-        return [_plain(item) for item in value]
-    raise TypeError(f"{type(value).__name__} {value!r} cannot be part of a verdict")

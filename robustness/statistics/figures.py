@@ -1,0 +1,222 @@
+"""What a verdict rests on, in numbers: typed parts that travel in JSON and are read by reports."""
+
+import math
+from typing import Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    WithJsonSchema,
+    model_serializer,
+)
+
+
+def _from_json(value: Any) -> Any:
+    return float(value) if value in ("inf", "-inf", "nan") else value
+
+
+def _to_json(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
+
+
+Number = Annotated[
+    float,
+    BeforeValidator(_from_json),
+    PlainSerializer(_to_json, when_used="json"),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"enum": ["inf", "-inf", "nan"]}]}),
+]
+"""A number; in JSON, which has no word for them, infinities and NaN are text."""
+
+Interval = tuple[Number, Number]
+
+
+class Figures(BaseModel):
+    """Numbers that belong together."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class HistoryEntry(Figures):
+    """A decision on the way to a verdict.
+
+    Attributes:
+        seen: text blocks or examples it rests on, over all passes.
+        measured: what the verdict's number was then.
+        interval: of that number; ``None`` where it is exact or nothing is excluded yet.
+        draws: random draws it rests on, where draws are what is compared.
+    """
+
+    seen: int
+    measured: Number
+    interval: Interval | None = None
+    draws: int | None = None
+
+
+class TextFigures(Figures):
+    """Perplexities that do not depend on the tokenizer, and the text that they are of."""
+
+    word_perplexity: Number | None
+    byte_perplexity: Number
+    bits_per_byte: Number
+    words: int | None
+    utf8_bytes: int
+
+
+class IntactFigures(Figures):
+    """The intact model on the text blocks that were measured.
+
+    Attributes:
+        perplexity: ``None`` where the scoring measures a loss that is none.
+        nats_per_token: mean negative log-likelihood, or loss, of a scored token.
+        chance_nats_per_token: the same of a guess that reads no text.
+        text: figures that do not depend on the tokenizer, where they are known.
+        text_blocks: how many were measured.
+        tokens: how many of their tokens were scored.
+    """
+
+    perplexity: Number | None
+    nats_per_token: Number
+    chance_nats_per_token: Number
+    text: TextFigures | None = None
+    text_blocks: int
+    tokens: int
+
+
+class PrecisionCost(Figures):
+    """What reduced precision costs one mean, in nats per text block.
+
+    Attributes:
+        slack_nats: by how much the interval was widened.
+        distance_nats: how far the mean lies from the threshold.
+    """
+
+    slack_nats: Number
+    distance_nats: Number
+
+
+class PrecisionFigures(Figures):
+    """The precision of the text blocks behind the first ones, and what the reduced one costs."""
+
+    dtype: str
+    costs: tuple[PrecisionCost, ...]
+
+
+class DrawFigure(Figures):
+    """One random draw of dimensions and what its ablation does."""
+
+    dims: tuple[int, ...]
+    measured: Number
+
+
+class DrawFigures(Figures):
+    """Random draws.
+
+    Attributes:
+        draws: how many.
+        mean: what the ablation does on average.
+        quantiles: by level, as text.
+        worst: the draws that do most harm, the worst first.
+        each: what every draw does, in their order; empty where a draw is a single example.
+    """
+
+    draws: int
+    mean: Number
+    quantiles: dict[str, Number] = {}
+    worst: tuple[DrawFigure, ...] = ()
+    each: tuple[Number, ...] = ()
+
+
+class FactorFigures(Figures):
+    """The two means whose ratio is a factor: nats per text block, or drops of a score."""
+
+    joint: Number
+    control: Number
+
+
+class LayerFigure(Figures):
+    """The degradation by an ablation in one layer only."""
+
+    layer: int
+    ratio: Number
+    interval: Interval | None = None
+
+
+class Int8Figures(Figures):
+    """Simulated int8, all of it and with the outlier dimensions left in float."""
+
+    ratio: Number
+    ratio_without_outliers: Number
+    spared_dims: tuple[int, ...]
+    share_of_outliers: Number | None
+
+
+class TaskFigures(Figures):
+    """A downstream task: the intact model's score and the other one's on the same examples.
+
+    Attributes:
+        name: of the task's data.
+        metric: the score.
+        intact_score: of the intact model.
+        ablated_score: of the other one; the intact one's, too, where nothing is ablated.
+        examples: measured, over all passes.
+        task_examples: in the task.
+    """
+
+    name: str
+    metric: str
+    intact_score: Number
+    ablated_score: Number
+    examples: int
+    task_examples: int
+
+
+class BaselineFigures(Figures):
+    """A number now and in the baseline, on the same text blocks: perplexity, or a degradation."""
+
+    text_blocks: int
+    then: Number
+    now: Number
+
+
+class OutlierChanges(Figures):
+    """Outlier dimensions that differ from the baseline's."""
+
+    appeared: tuple[int, ...]
+    vanished: tuple[int, ...]
+    other_layers: tuple[int, ...]
+
+
+class Details(Figures):
+    """What there is to say of a verdict beside its own number; parts that it has none of are None.
+
+    Attributes:
+        intact: the intact model.
+        precision: which precision was used, where there was a choice.
+        blind_share: share of text blocks or examples that may suffer unseen.
+        draws: random draws.
+        factor: the means behind a factor.
+        layers: one layer at a time.
+        int8: simulated int8.
+        task: the downstream task.
+        baseline: the same in the baseline.
+        outliers: outlier dimensions beside the baseline's.
+    """
+
+    intact: IntactFigures | None = None
+    precision: PrecisionFigures | None = None
+    blind_share: float | None = None
+    draws: DrawFigures | None = None
+    factor: FactorFigures | None = None
+    layers: tuple[LayerFigure, ...] = ()
+    int8: Int8Figures | None = None
+    task: TaskFigures | None = None
+    baseline: BaselineFigures | None = None
+    outliers: OutlierChanges | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, serialise: Any) -> dict[str, Any]:
+        return {
+            name: value for name, value in serialise(self).items() if value not in (None, [], ())
+        }
