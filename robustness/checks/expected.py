@@ -1,17 +1,18 @@
 """Failures that a policy expects, until a date."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from robustness.statistics.figures import Figures
 
 if TYPE_CHECKING:
     from robustness.checks.checks import Check
     from robustness.policy.policy import Settings
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExpectedFailure:
+class ExpectedFailure(Figures):
     """A check that may fail.
 
     Attributes:
@@ -23,15 +24,6 @@ class ExpectedFailure:
     reason: str
     expires: str
     expired: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {"reason": self.reason, "expires": self.expires, "expired": self.expired}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "ExpectedFailure":
-        """The inverse of :meth:`to_dict`."""
-        return cls(**data)
 
     def __str__(self) -> str:
         """For a report."""
