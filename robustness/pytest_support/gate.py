@@ -1,17 +1,17 @@
 """The gate: where a test of the packaged suite hands in its verdict."""
 
 import shlex
-from collections.abc import Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from robustness.checks.checks import Check
+from robustness.report.junit import properties
+from robustness.report.reporters import REPORTERS
 from robustness.runtime.plain import plain
 from robustness.statistics.verdict import Verdict
 
 if TYPE_CHECKING:
+    from robustness.checks.planned import PlannedCheck
     from robustness.scoring.examples import Example
 
 Dims = tuple[int, ...]
@@ -19,7 +19,10 @@ Dims = tuple[int, ...]
 _KEPT = ("--model", "--robustness-")
 """Options that a command to run one test again needs."""
 
-_WRITING = ("--robustness-json", "--robustness-save-baseline")
+_WRITING = (
+    *(f"--robustness-{name}" for name, reporter in REPORTERS.items() if reporter.in_a_run),
+    "--robustness-save-baseline",
+)
 """Options that it does not need."""
 
 VERDICT = pytest.StashKey[Verdict]()
@@ -36,7 +39,7 @@ class Gate:
         alpha: error probability of this test's statistical comparison.
     """
 
-    def __init__(self, item: pytest.Item, check: Check, alpha: float) -> None:
+    def __init__(self, item: pytest.Item, check: "PlannedCheck", alpha: float) -> None:
         self.alpha = alpha
         self._item = item
         self._check = check
@@ -52,7 +55,7 @@ class Gate:
                 self._item.user_properties.append(("expected", "fail"))
                 pytest.xfail(str(expected))
             reasons = [part for part in (verdict.reason, str(expected)) if part]
-            verdict = replace(verdict, reason="; ".join(reasons))
+            verdict = verdict.model_copy(update={"reason": "; ".join(reasons)})
         if not verdict:
             pytest.fail(f"{verdict.explain()}\n{rerun_hint(self._item)}", pytrace=False)
 
@@ -69,28 +72,19 @@ class Gate:
         """Settle a check that what was found leaves nothing to ask for."""
         why = self._check.not_applicable
         if why is not None:
-            statement = self._check.test.removeprefix("test_").replace("_", " ")
+            statement = in_words(self._check)
             self.settle(Verdict(outcome="not applicable", statement=statement, reason=why))
+
+
+def in_words(check: "PlannedCheck") -> str:
+    """The check's name, where nothing was measured that a statement could be of."""
+    return check.check.replace("_", " ")
 
 
 def record(item: pytest.Item, verdict: Verdict) -> None:
     """Keep a verdict with its test, and its numbers as JUnit properties."""
     item.stash[VERDICT] = verdict
-    item.user_properties.extend(_properties(verdict))
-
-
-def _properties(verdict: Verdict) -> Iterable[tuple[str, object]]:
-    """Only exact ``str``, ``int`` and ``float``: anything else kills a worker."""
-    yield "verdict", str(verdict.outcome)
-    if verdict.ratio is not None:
-        yield "ratio", float(verdict.ratio)
-    if verdict.interval is not None:
-        yield "interval_low", float(verdict.interval[0])
-        yield "interval_high", float(verdict.interval[1])
-    if verdict.threshold is not None:
-        yield "threshold", float(verdict.threshold)
-    yield "text_blocks", int(verdict.text_blocks)
-    yield "tokens", int(verdict.tokens)
+    item.user_properties.extend(properties(verdict))
 
 
 def rerun_hint(item: pytest.Item) -> str:

@@ -1,4 +1,4 @@
-"""The JSON report: written with a line per value, sealed, and read back or refused in a sentence."""
+"""The JSON report: written with a line per value, sealed, read back, or refused in a sentence."""
 
 import json
 import math

@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from robustness.errors import ReportError
-
 if TYPE_CHECKING:
     from robustness.report.results import Report
 
@@ -36,6 +34,16 @@ class Reporter:
     extra: str = ""
     in_a_run: bool = False
 
+    @property
+    def described(self) -> str:
+        """What it writes, and what has to be installed for that."""
+        extra = f"pip install 'pytest-robustness[{self.extra}]'"
+        return (
+            f"{self.writes} (needs the extra '{self.extra}': {extra})"
+            if self.extra
+            else self.writes
+        )
+
     def render(self, report: "Report") -> str:
         """The report in this format.
 
@@ -54,6 +62,8 @@ class Reporter:
         """
         missing = [name for name in self.needs if importlib.util.find_spec(name) is None]
         if missing:
+            from robustness.errors import ReportError  # not where pytest only makes its options
+
             raise ReportError(
                 f"the {self.name.upper()} report needs {' and '.join(missing)}, which "
                 f"{'is' if len(missing) == 1 else 'are'} not installed: "
@@ -84,9 +94,7 @@ REPORTERS: Mapping[str, Reporter] = {
             writes="every measured fact and verdict to this file",
             in_a_run=True,
         ),
-        Reporter(
-            name="junit", module="robustness.report.junit", writes="JUnit XML to this file"
-        ),
+        Reporter(name="junit", module="robustness.report.junit", writes="JUnit XML to this file"),
         Reporter(name="terminal", module="robustness.report.terminal.summary"),
         Reporter(name="github", module="robustness.report.github"),
         Reporter(name="card", module="robustness.report.markdown.card"),

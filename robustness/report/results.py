@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, JsonValue
 from robustness.checks.check import Check, Role, Source
 from robustness.checks.expected import ExpectedFailure
 from robustness.checks.registry import CHECKS
+from robustness.runtime.plain import encodable
 from robustness.statistics.figures import Figures, IntactFigures, Number
 from robustness.statistics.verdict import Verdict
 
@@ -20,9 +21,7 @@ SCHEMA: Final = 2
 
 def _encodable(value: Any) -> Any:
     """Text that UTF-8 can hold: names of files can have bytes in them that are no text."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
-    return value
+    return encodable(value, "utf-8") if isinstance(value, str) else value
 
 
 Text = Annotated[str, BeforeValidator(_encodable)]

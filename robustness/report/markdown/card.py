@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from robustness.checks.check import Source
 from robustness.errors import ReportError
 from robustness.report.cells import COLUMNS, row_of
 from robustness.report.markdown.text import code, escaped, table
@@ -16,6 +15,8 @@ from robustness.runtime.plain import plain
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
+
+    from robustness.checks.check import Source
 
 TASK_NAME = "Outlier dimensions (pytest-robustness)"
 """By which the entries that an earlier run has left in a card are known."""
@@ -164,7 +165,14 @@ def _entry(
 
 def section(report: Report, checkpoint: CheckpointResult, *, repo_id: str | None) -> str:
     """Markdown: what was vetted, the verdict, dimensions and degradations, how to repeat it."""
-    lines = ["## Outlier dimensions", "", *_verdict(report, checkpoint), "", _vetted(checkpoint), ""]
+    lines = [
+        "## Outlier dimensions",
+        "",
+        *_verdict(report, checkpoint),
+        "",
+        _vetted(checkpoint),
+        "",
+    ]
     if checkpoint.outliers:
         measured = "ratio" if checkpoint.has_perplexity else "drop of the score"
         effect = f"{measured} when ablated"

@@ -120,7 +120,11 @@ def heading(steps: Sequence[Step], found: Sequence[Course]) -> str:
 
 def _subject(dims: Sequence[int]) -> str:
     few = len(dims) <= 3
-    return f"Dimension{'s' * (len(dims) > 1)} {listed(dims)}" if few else counted(len(dims), "outlier dimension")
+    return (
+        f"Dimension{'s' * (len(dims) > 1)} {listed(dims)}"
+        if few
+        else counted(len(dims), "outlier dimension")
+    )
 
 
 def _caption(
