@@ -108,7 +108,7 @@ def _show(checkpoint: "CheckpointDiff") -> None:
 
 
 def _figures(verdict: "Verdict") -> tuple[str, str, str]:
-    if verdict.ratio is None or verdict.threshold is None:
+    if verdict.measured is None or verdict.threshold is None:
         return "", "", ""
     sign = "<" if verdict.passes == "below" else ">="
-    return f"{verdict.ratio:.4g}", f"{sign} {verdict.threshold:.4g}", str(verdict.text_blocks)
+    return f"{verdict.measured:.4g}", f"{sign} {verdict.threshold:.4g}", str(verdict.seen)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from robustness.checks.checks import Check
+from robustness.checks.planned import PlannedCheck
 from robustness.pytest_support.state import STATE
 
 SUITE = "robustness.suite"
@@ -118,11 +118,11 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("checkpoint", "check"), cases, indirect=True, scope="session")
 
 
-def planned_check(item: pytest.Item) -> Check | None:
+def planned_check(item: pytest.Item) -> PlannedCheck | None:
     """The check that a test of the packaged suite decides."""
     callspec = getattr(item, "callspec", None)
     check = callspec.params.get("check") if callspec is not None else None
-    return check if isinstance(check, Check) else None
+    return check if isinstance(check, PlannedCheck) else None
 
 
 def is_suite(item: pytest.Item) -> bool:

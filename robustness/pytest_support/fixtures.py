@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from robustness.checkpoint.checkpoint import Checkpoint
-    from robustness.checks.checks import Check
+    from robustness.checks.planned import PlannedCheck
     from robustness.pytest_support.gate import Gate
     from robustness.vetting import Vetting
 
@@ -45,7 +45,7 @@ def vetting(checkpoint: "Checkpoint", request: pytest.FixtureRequest) -> "Vettin
 
 
 @pytest.fixture
-def gate(request: pytest.FixtureRequest, check: "Check") -> "Gate":
+def gate(request: pytest.FixtureRequest, check: "PlannedCheck") -> "Gate":
     """Where a test of the packaged suite hands in its verdict."""
     from robustness.pytest_support.gate import Gate
     from robustness.pytest_support.state import STATE
@@ -56,13 +56,13 @@ def gate(request: pytest.FixtureRequest, check: "Check") -> "Gate":
 
 
 @pytest.fixture
-def check(request: pytest.FixtureRequest) -> "Check":
+def check(request: pytest.FixtureRequest) -> "PlannedCheck":
     """The planned check that a test of the packaged suite decides."""
-    found: Check = request.param
+    found: PlannedCheck = request.param
     return found
 
 
 @pytest.fixture
-def dims(check: "Check") -> tuple[int, ...]:
+def dims(check: "PlannedCheck") -> tuple[int, ...]:
     """The dimensions that a test of the packaged suite is about."""
     return check.dims
