@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robustness.report.facts import PACKAGES
+
 from robustness.ablation.ablation import Ablation
 from robustness.ablation.interventions import FixedAblation, Intact
 from robustness.checkpoint.checkpoint import resolve
@@ -28,7 +30,6 @@ from robustness.measurement.measure import Measurement
 from robustness.outliers.outliers import Detection
 from robustness.outliers.rules import RULES
 from robustness.policy.policy import load_policy
-from robustness.report.facts import PACKAGES
 from robustness.store.context import Context
 from robustness.vetting import Vetting
 

@@ -1,7 +1,7 @@
 """The pytest plugin: hooks and options only.
 
-Without ``--model`` it adds its options and nothing else: neither torch nor transformers nor any
-other module of this package is imported.
+Without ``--model`` it adds its options and nothing else: neither torch nor transformers is
+imported, and of this package only the names of the formats and the fixtures' signatures.
 """
 
 import sys
@@ -10,6 +10,8 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+
+from robustness.report.reporters import REPORTERS
 
 pytest_plugins = ["robustness.pytest_support.fixtures"]
 
@@ -156,19 +158,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="TOML file with thresholds and settings (default: robustness.toml, or "
         "[tool.robustness] of pyproject.toml, in the root directory)",
     )
-    group.addoption(
-        "--robustness-json",
-        type=Path,
-        metavar="FILE",
-        help="write every measured fact and verdict to this file",
-    )
-    group.addoption(
-        "--robustness-html",
-        type=Path,
-        metavar="FILE",
-        help="write a page with figures to this file, which needs no network (needs the extra "
-        "'html': pip install 'pytest-robustness[html]')",
-    )
+    for reporter in REPORTERS.values():
+        if reporter.in_a_run:
+            group.addoption(
+                f"--robustness-{reporter.name}",
+                type=Path,
+                metavar="FILE",
+                help=f"write {reporter.described}",
+            )
     group.addoption(
         "--robustness-github",
         choices=("auto", "always", "never"),

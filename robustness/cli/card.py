@@ -34,9 +34,9 @@ def card(
     written; 2: the report or the card cannot be used.
     """
     from robustness.errors import ReportError, RobustnessError
+    from robustness.report.json_document import read_report
     from robustness.report.markdown.card import chosen, eval_results, has_passed, section
     from robustness.report.markdown.card_file import new_card, updated
-    from robustness.report.saved import parsed, read_facts
     from robustness.runtime.plain import encodable
     from robustness.store.files import write_atomically
 
@@ -48,17 +48,16 @@ def card(
         stop("--output writes a new card and --update changes one: give one of them", UNUSABLE)
     try:
         _require_repo_id(repo_id)
-        facts = read_facts(result)
-        parsed(facts, str(result))
-        vetted = chosen(facts, checkpoint)
-        if not has_passed(facts, vetted) and not allow_failed:
+        report = read_report(result)
+        vetted = chosen(report, checkpoint)
+        if not has_passed(report, vetted) and not allow_failed:
             stop(
-                f"{vetted['label']} did not pass, so nothing was written; --allow-failed writes a "
+                f"{vetted.label} did not pass, so nothing was written; --allow-failed writes a "
                 "card that says so",
                 NOT_PASSED,
             )
-        name = repo_id.rpartition("/")[2] if repo_id else vetted["label"]
-        parts = name, section(facts, vetted, repo_id=repo_id), eval_results(facts, vetted)
+        name = repo_id.rpartition("/")[2] if repo_id else vetted.label
+        parts = name, section(report, vetted, repo_id=repo_id), eval_results(report, vetted)
         text = new_card(*parts) if update is None else updated(_read(update), *parts)
         target = output or update
         if target is None:
@@ -71,7 +70,7 @@ def card(
         stop(str(error), UNUSABLE)
     except OSError as error:
         stop(f"the card could not be written: {error}", UNUSABLE)
-    typer.echo(encodable(f"robustness: {target} tells of {vetted['label']}", sys.stdout.encoding))
+    typer.echo(encodable(f"robustness: {target} tells of {vetted.label}", sys.stdout.encoding))
 
 
 def _require_repo_id(repo_id: str | None) -> None:

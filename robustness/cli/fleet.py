@@ -1,12 +1,14 @@
 """``robustness fleet``: vet checkpoints on the machines of a Ray cluster."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from robustness.cli.whole_run import NO_VERDICT, JsonFile, JUnitFile, finish
+from robustness.cli.formats import NO_VERDICT, require_packages, writing
+from robustness.cli.merge import finish
 
 BEHIND = "robustness.pytest_arguments"
 
@@ -21,6 +23,7 @@ class Passing(TyperCommand):
         return super().parse_args(ctx, args[:end])
 
 
+@writing
 def fleet(
     context: typer.Context,
     checkpoints: Annotated[
@@ -63,8 +66,7 @@ def fleet(
     store: Annotated[
         Path | None, typer.Option(help="As --robustness-store, on the nodes: best a shared disk.")
     ] = None,
-    json_file: JsonFile = None,
-    junit_file: JUnitFile = None,
+    files: Mapping[str, Path],
 ) -> None:
     """Vet checkpoints on a Ray cluster, one task each, and make one verdict of it.
 
@@ -81,6 +83,7 @@ def fleet(
     from robustness.policy.policy import load_policy
 
     try:
+        require_packages(files)
         rules = load_policy(policy, folders=(Path.cwd(),))
         whole = fleet_of(
             Request(
@@ -108,11 +111,13 @@ def fleet(
             board.shown(),
         ):
             outcome = run(whole.tasks, cluster, retries=retries, tell=board.tell)
-        facts = verdict(whole, outcome, policy=rules.source, baseline=baseline)
+        report = verdict(
+            whole, outcome, confidence=rules.confidence, policy=rules.source, baseline=baseline
+        )
     except RobustnessError as error:
         typer.echo(f"robustness: {error}", err=True)
         raise typer.Exit(NO_VERDICT) from None
     except KeyboardInterrupt:
         typer.echo("robustness: interrupted; there is no verdict", err=True)
         raise typer.Exit(NO_VERDICT) from None
-    finish(facts, json_file=json_file, junit_file=junit_file)
+    finish(report, files)

@@ -1,55 +1,39 @@
-"""``robustness report``: HTML and Markdown of a saved result, without a model."""
+"""``robustness report``: a saved result in other formats, without a model."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-UNREADABLE = 2
-"""Exit code; that of a usage problem, too."""
+from robustness.cli.formats import NO_VERDICT, write, writing
 
 
+@writing
 def report(
     result: Annotated[
         Path, typer.Argument(metavar="RESULT.json", help="What --robustness-json has written.")
     ],
     *,
-    html_file: Annotated[
-        Path | None, typer.Option("--html", help="Write a page with figures, one file.")
-    ] = None,
-    markdown_file: Annotated[
-        Path | None, typer.Option("--markdown", help="Write a Markdown summary.")
-    ] = None,
+    files: Mapping[str, Path],
 ) -> None:
-    """Show a saved result as a page or as Markdown; no model is needed.
+    """Show a saved result as a page, as Markdown or in another format; no model is needed.
 
     Exit code 0: written; 2: the result cannot be read, or a report cannot be written.
     """
     from robustness.errors import ReportError, RobustnessError
-    from robustness.report.saved import parsed, read_facts
+    from robustness.report.json_document import read_report
     from robustness.runtime.plain import plain
-    from robustness.store.files import write_atomically
 
     try:
-        if html_file is None and markdown_file is None:
+        if not files:
             raise ReportError("nothing to write: name a file with --html=FILE or --markdown=FILE")
-        facts = read_facts(result)
-        parsed(facts, str(result))
-        texts: dict[Path, str] = {}
-        if html_file is not None:
-            from robustness.report.html.page import to_html
-
-            texts[html_file] = to_html(facts)
-        if markdown_file is not None:
-            from robustness.report.markdown.page import to_markdown
-
-            texts[markdown_file] = to_markdown(facts)
-        for file, text in texts.items():
-            write_atomically(file, text)
-            typer.echo(plain(f"robustness: wrote {file}"))
+        write(read_report(result), files)
     except RobustnessError as error:
         typer.echo(f"robustness: {error}", err=True)
-        raise typer.Exit(UNREADABLE) from None
+        raise typer.Exit(NO_VERDICT) from None
     except OSError as error:
         typer.echo(plain(f"robustness: a report could not be written: {error}"), err=True)
-        raise typer.Exit(UNREADABLE) from None
+        raise typer.Exit(NO_VERDICT) from None
+    for file in files.values():
+        typer.echo(plain(f"robustness: wrote {file}"))

@@ -83,9 +83,9 @@ def trace(
     line = LiveLine()
     try:
         if html_file is not None:
-            from robustness.report.html.page import require_packages
+            from robustness.report.reporters import REPORTERS
 
-            require_packages()
+            REPORTERS["html"].require_packages()
         given = {"stack": stack, **({} if corpus is None else {"corpus": corpus})}
         settings = load_policy(policy, options=given)
         also = _parsed_dims(dims)

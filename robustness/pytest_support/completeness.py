@@ -1,15 +1,17 @@
 """Whether a run decided what was planned: plan, collected tests and verdicts side by side."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import pytest
 
-from robustness.checks.expected import unexpected_passes
+from robustness.checks.planned import unexpected_passes
 from robustness.pytest_support.collection import FILES, is_suite_id
-from robustness.report.facts import is_accepted
-from robustness.run.plan import RunPlan
+from robustness.report.results import CheckResult, presence_test, unaccounted
+
+if TYPE_CHECKING:
+    from robustness.run.plan import RunPlan
 
 _SELECTING = ("keyword", "markexpr", "lf", "deselect", "stepwise", "ignore", "ignore_glob")
 """pytest's options that leave tests out, by the name they are stored under."""
@@ -19,18 +21,18 @@ class Completeness:
     """Remembers ids and verdicts as they arrive, and says what is missing or too many.
 
     Attributes:
-        records: a decided check per test id, as it came with the test's report.
+        results: a decided check per test id, as it came with the test's report.
         collected: ids of the packaged suite's tests that are to run.
     """
 
-    def __init__(self, plan: RunPlan, *, narrowed: bool) -> None:
+    def __init__(self, plan: "RunPlan", *, narrowed: bool) -> None:
         """Start with nothing collected.
 
         Args:
             plan: what should be decided.
             narrowed: whether the user asked for a part of the suite.
         """
-        self.records: dict[str, Mapping[str, Any]] = {}
+        self.results: dict[str, CheckResult] = {}
         self._narrowed = narrowed
         self._plan = plan
         self._names = {
@@ -49,7 +51,7 @@ class Completeness:
     @property
     def left_out(self) -> set[str]:
         """Names of planned tests that were not selected."""
-        decided = {str(record["name"]) for record in self.records.values()}
+        decided = {result.test_name for result in self.results.values()}
         return self.expected - {_name(nodeid) for nodeid in self.collected} - decided
 
     def collect(self, ids: Iterable[str]) -> None:
@@ -65,7 +67,7 @@ class Completeness:
         unknown = sorted(id_ for id_ in self.collected if _name(id_) not in self.expected)
         found = [
             f"{nodeid} was collected but gave no verdict"
-            for nodeid in sorted(self.collected - {*self.records, *unknown})
+            for nodeid in sorted(self.collected - {*self.results, *unknown})
         ]
         # Of a shard that has a part of a checkpoint's checks, the merge can tell, and only it.
         found += [] if self._plan.shard else self._not_accounted()
@@ -93,17 +95,17 @@ class Completeness:
     def hidden_failures(self) -> list[str]:
         """Verdicts that do not pass, in a run that pytest takes for a success (an xfail mark)."""
         return [
-            f"{nodeid} came to {record['verdict']!r} but was not reported as a failure"
-            for nodeid, record in self.records.items()
-            if not is_accepted(record)
+            f"{nodeid} came to {result.outcome!r} but was not reported as a failure"
+            for nodeid, result in self.results.items()
+            if not result.is_accepted
         ]
 
     def _unexpected_passes(self) -> list[str]:
-        verdicts = {str(r["name"]): str(r["verdict"]) for r in self.records.values()}
+        outcomes = {result.test_name: result.outcome for result in self.results.values()}
         return [
             problem
             for planned in self._plan.checkpoints
-            for problem in unexpected_passes(planned.label, planned.checks, verdicts)
+            for problem in unexpected_passes(planned.label, planned.checks, outcomes)
         ]
 
     def _is_ours(self, nodeid: str) -> bool:
@@ -111,20 +113,22 @@ class Completeness:
 
     def _not_accounted(self) -> list[str]:
         """Checks that do not apply, where nobody says why: that is the outlier check's part."""
-        records = self.records.values()
-        accounted = {r["label"] for r in records if r["check"] == "test_outliers_are_present"}
+        groups = (
+            [result for result in self.results.values() if result.test_name in names]
+            for names in self._names.values()
+        )
         return [
-            f"{r['id']} is not applicable, but test_outliers_are_present gave no verdict"
-            for r in records
-            if r["verdict"] == "not applicable" and r["label"] not in accounted
+            f"{result.id} is not applicable, but {presence_test()} gave no verdict"
+            for group in groups
+            for result in unaccounted(group)
         ]
 
     def _decided_twice(self) -> list[str]:
         ids: dict[str, set[str]] = defaultdict(set)
         for nodeid in self.collected:
             ids[_name(nodeid)].add(nodeid)
-        for nodeid, record in self.records.items():
-            ids[str(record["name"])].add(nodeid)
+        for nodeid, result in self.results.items():
+            ids[result.test_name].add(nodeid)
         return [
             f"{' and '.join(sorted(same))} decide the same check"
             for same in ids.values()

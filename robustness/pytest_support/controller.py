@@ -1,6 +1,5 @@
 """In the process the user started: plans, collects verdicts, reports, and fails closed."""
 
-import json
 import os
 import shlex
 import sys
@@ -19,8 +18,10 @@ from robustness.pytest_support.planning import planned_run
 from robustness.pytest_support.progress import Line, Watcher
 from robustness.pytest_support.recorder import REPORTED
 from robustness.pytest_support.state import STATE, RunState
-from robustness.report import facts
-from robustness.report.html.page import to_html
+from robustness.report.collected import Ending, collected
+from robustness.report.json_document import sealed
+from robustness.report.reporters import REPORTERS, Reporter
+from robustness.report.results import CheckResult, Report
 from robustness.report.terminal import header
 from robustness.report.terminal import summary as terminal
 from robustness.runtime.libraries import lasting_libraries
@@ -161,11 +162,11 @@ class Controller:
         self.progress.clear()
         text = report.__dict__.get(REPORTED)
         if isinstance(text, str) and self.completeness is not None:
-            self.completeness.records[report.nodeid] = json.loads(text)
+            self.completeness.results[report.nodeid] = CheckResult.model_validate_json(text)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Fail unless every check that was collected has handed in a verdict; write the JSON.
+        """Fail unless every check that was collected has handed in a verdict; write the reports.
 
         The last of all, but for the terminal's summary: the exit status that others set counts.
         """
@@ -180,24 +181,20 @@ class Controller:
             self.problems += self.completeness.never_collected()
         self._settle(session)
         self._save_baseline(session)
-        self._write_page(session)
-        file: Path | None = self.config.getoption("robustness_json")
-        if file is not None:
-            try:
-                write_atomically(file, self._report())
-            except OSError as error:
-                self.problems.append(f"--robustness-json={file} could not be written: {error}")
-                self._settle(session)
+        for reporter in REPORTERS.values():
+            if reporter.in_a_run:
+                self._write(reporter, session)
 
-    def _write_page(self, session: pytest.Session) -> None:
-        """Write the HTML report, before the JSON, which holds whatever goes wrong here."""
-        file: Path | None = self.config.getoption("robustness_html")
+    def _write(self, reporter: Reporter, session: pytest.Session) -> None:
+        """Write a report to the file that was named for it, if one was."""
+        file: Path | None = self.config.getoption(f"robustness_{reporter.name}")
         if file is None:
             return
         try:
-            write_atomically(file, to_html(self._facts()))
-        except Exception as error:  # a mistake in a picture must not cost what was measured
-            self.problems.append(f"--robustness-html={file} could not be written: {error}")
+            write_atomically(file, reporter.render(self._report()))
+        except Exception as error:  # a mistake in a report must not cost what was measured
+            option = f"--robustness-{reporter.name}={file}"
+            self.problems.append(f"{option} could not be written: {error}")
             self._settle(session)
 
     def _save_baseline(self, session: pytest.Session) -> None:
@@ -228,8 +225,7 @@ class Controller:
         if self.plan is not None and not self.config.option.collectonly:
             terminal.write_summary(
                 terminal.Encoded(terminalreporter, sys.stdout.encoding),
-                self._facts(),
-                self.problems,
+                self._report(),
                 verbosity=self.config.option.verbose,
             )
             for note in self.notes:
@@ -244,28 +240,20 @@ class Controller:
             self.watcher.stop()
             self.watcher = None
 
-    def _report(self) -> str:
-        found = self._facts()
-        if self.plan is not None and self.plan.shard is not None:
-            from robustness.report.merge import sealed
-
-            found = sealed(found)
-        return facts.to_json(found)
-
-    def facts(self) -> dict[str, Any] | None:
+    def report(self) -> Report | None:
         """What has been found out so far; ``None`` before there is a plan."""
-        return None if self.completeness is None else self._facts()
+        return None if self.completeness is None else self._report()
 
-    def _facts(self) -> dict[str, Any]:
+    def _report(self) -> Report:
         assert self.plan is not None
         assert self.completeness is not None
-        return facts.run_facts(
-            self.plan,
-            self.completeness.records,
+        ending = Ending(
             partial=bool(self.completeness.left_out),
-            problems=self.problems,
+            problems=tuple(self.problems),
             exit_status=self.exit_status,
             started=self.started,
             duration_s=time.monotonic() - self._began,
             command=shlex.join(["pytest", *map(str, self.config.invocation_params.args)]),
         )
+        report = collected(self.plan, self.completeness.results.values(), ending)
+        return report if report.shard is None else sealed(report)

@@ -1,12 +1,13 @@
 """The gate: where a test of the packaged suite hands in its verdict."""
 
 import shlex
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import pytest
 
 from robustness.checks.planned import PlannedCheck
+from robustness.report.junit import properties
+from robustness.report.reporters import REPORTERS
 from robustness.runtime.plain import plain
 from robustness.statistics.verdict import Verdict
 
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 _KEPT = ("--model", "--robustness-")
 """Options that a command to run one test again needs."""
 
-_WRITING = ("--robustness-json", "--robustness-save-baseline")
+_WRITING = (
+    *(f"--robustness-{name}" for name, reporter in REPORTERS.items() if reporter.in_a_run),
+    "--robustness-save-baseline",
+)
 """Options that it does not need."""
 
 VERDICT = pytest.StashKey[Verdict]()
@@ -67,28 +71,19 @@ class Gate:
         """Settle a check that what was found leaves nothing to ask for."""
         why = self.check.not_applicable
         if why is not None:
-            statement = self.check.check.replace("_", " ")
+            statement = in_words(self.check)
             self.settle(Verdict(outcome="not applicable", statement=statement, reason=why))
+
+
+def in_words(check: "PlannedCheck") -> str:
+    """The check's name, where nothing was measured that a statement could be of."""
+    return check.check.replace("_", " ")
 
 
 def record(item: pytest.Item, verdict: Verdict) -> None:
     """Keep a verdict with its test, and its numbers as JUnit properties."""
     item.stash[VERDICT] = verdict
-    item.user_properties.extend(_properties(verdict))
-
-
-def _properties(verdict: Verdict) -> Iterable[tuple[str, object]]:
-    """Only exact ``str``, ``int`` and ``float``: anything else kills a worker."""
-    yield "verdict", str(verdict.outcome)
-    if verdict.measured is not None:
-        yield "measured", float(verdict.measured)
-    if verdict.interval is not None:
-        yield "interval_low", float(verdict.interval[0])
-        yield "interval_high", float(verdict.interval[1])
-    if verdict.threshold is not None:
-        yield "threshold", float(verdict.threshold)
-    yield verdict.unit.replace(" ", "_"), int(verdict.seen)
-    yield "tokens", int(verdict.tokens)
+    item.user_properties.extend(properties(verdict))
 
 
 def rerun_hint(item: pytest.Item) -> str:

@@ -3,14 +3,15 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING
 
 import pytest
 
 from robustness.report import github
 
-Facts = Mapping[str, Any]
+if TYPE_CHECKING:
+    from robustness.report.results import Report
 
 _OURS = "robustness: "
 """What a refusal of this plugin begins with."""
@@ -19,15 +20,15 @@ _OURS = "robustness: "
 class GitHub:
     """Writes annotations on standard output, and the summary of the job."""
 
-    def __init__(self, config: pytest.Config, facts: Callable[[], Facts | None]) -> None:
+    def __init__(self, config: pytest.Config, report: "Callable[[], Report | None]") -> None:
         """Start with nothing written.
 
         Args:
             config: of the session.
-            facts: gives the facts of the run; ``None`` before it has been planned.
+            report: gives the report of the run; ``None`` before it has been planned.
         """
         self._config = config
-        self._facts = facts
+        self._report = report
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionstart(self) -> Generator[None, None, None]:
@@ -46,9 +47,10 @@ class GitHub:
         try:
             return (yield)
         finally:
-            facts = self._facts()
-            if facts is not None and not self._config.option.collectonly and _has_verdict(facts):
-                self._write(github.publish(facts, os.environ))
+            report = self._report()
+            told = report is not None and (report.problems or report.vetted)
+            if report is not None and told and not self._config.option.collectonly:
+                self._write(github.publish(report, os.environ))
 
     def _write(self, lines: Sequence[str]) -> None:
         """Past pytest's capturing and terminal, each on a line of its own."""
@@ -66,7 +68,3 @@ class GitHub:
             sys.stdout.flush()
             stream.write(github.as_output(lines, stream.encoding))
             stream.flush()
-
-
-def _has_verdict(facts: Facts) -> bool:
-    return bool(facts["problems"]) or any(point["checks"] for point in facts["checkpoints"])

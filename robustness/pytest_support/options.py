@@ -11,7 +11,7 @@ from robustness.store.eviction import GIGABYTE
 from robustness.store.store import default_root
 
 
-def require_writable(file: Path, option: str = "--robustness-json") -> None:
+def require_writable(file: Path, option: str) -> None:
     """Find out before the run that its report could not be written after it.
 
     Raises:

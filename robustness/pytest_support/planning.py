@@ -11,7 +11,7 @@ from robustness.errors import RobustnessError
 from robustness.pytest_support import baselines
 from robustness.pytest_support.options import require_writable, run_policy, store_root
 from robustness.pytest_support.progress import Line
-from robustness.report.html.page import require_packages
+from robustness.report.reporters import REPORTERS
 from robustness.run.plan import RunPlan
 from robustness.run.planning import make_plan
 from robustness.store.context import Context
@@ -26,15 +26,17 @@ def planned_run(config: pytest.Config, progress: Line, *, today: date) -> RunPla
     Raises:
         pytest.UsageError: with one sentence, for everything that is wrong by then.
     """
-    file: Path | None = config.getoption("robustness_json")
-    if file is not None:
-        require_writable(file)
-    page: Path | None = config.getoption("robustness_html")
-    if page is not None:
-        require_writable(page, "--robustness-html")
+    wanted = [
+        reporter
+        for reporter in REPORTERS.values()
+        if reporter.in_a_run and config.getoption(f"robustness_{reporter.name}") is not None
+    ]
+    for reporter in wanted:
+        file: Path = config.getoption(f"robustness_{reporter.name}")
+        require_writable(file, f"--robustness-{reporter.name}")
     try:
-        if page is not None:
-            require_packages()
+        for reporter in wanted:
+            reporter.require_packages()
         context = Context(
             root=store_root(config),
             newer_than=time.time() if config.getoption("robustness_fresh") else None,

@@ -1,15 +1,15 @@
 """In every process: ties each test's report to its verdict."""
 
-import json
 from collections.abc import Generator
 
 import pytest
 
 from robustness.errors import RobustnessError
 from robustness.pytest_support.collection import planned_check
-from robustness.pytest_support.gate import EXAMPLES, VERDICT, record
+from robustness.pytest_support.gate import EXAMPLES, VERDICT, in_words, record
 from robustness.pytest_support.state import STATE
-from robustness.report import facts
+from robustness.report.collected import check_result
+from robustness.runtime.plain import encodable
 from robustness.statistics.verdict import Verdict
 
 REPORTED = "robustness"
@@ -29,16 +29,15 @@ class Recorder:
         error = call.excinfo.value if call.excinfo is not None else None
         check = planned_check(item)
         if check is not None and VERDICT not in item.stash and isinstance(error, Exception):
-            statement = item.name.partition("[")[0].removeprefix("test_").replace("_", " ")
-            record(item, Verdict(outcome="error", statement=statement, reason=str(error)))
+            reason = encodable(str(error), "utf-8")  # names of files in it can be no text
+            record(item, Verdict(outcome="error", statement=in_words(check), reason=reason))
         report = yield
         if isinstance(error, RobustnessError):
             report.longrepr = f"{type(error).__name__}: {error}"
         verdict = item.stash.get(VERDICT, None)
         if verdict is not None and check is not None and report.when != "teardown":
-            label = item.callspec.params["checkpoint"]  # type: ignore[attr-defined]
             # JSON text: only plain types may travel from a worker to the controller.
             shown = item.stash.get(EXAMPLES, [])
-            found = facts.check_facts(item.nodeid, label, check, verdict, examples=shown)
-            report.__dict__[REPORTED] = json.dumps(found)
+            found = check_result(item.nodeid, check, verdict, examples=shown)
+            report.__dict__[REPORTED] = found.model_dump_json()
         return report

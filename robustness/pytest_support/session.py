@@ -66,7 +66,7 @@ def _tell_github(config: pytest.Config, controller: Controller) -> None:
     if is_wanted(config.getoption("robustness_github"), os.environ):
         from robustness.pytest_support.github import GitHub
 
-        config.pluginmanager.register(GitHub(config, controller.facts), "robustness-github")
+        config.pluginmanager.register(GitHub(config, controller.report), "robustness-github")
 
 
 def refuse_code_in_model_folders(config: pytest.Config, args: Sequence[str]) -> None:

@@ -7,12 +7,12 @@ kind; its summary may have 1 MiB, with what others have written into it, or is d
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-from robustness.report.facts import is_accepted
-from robustness.report.markdown.page import MOST_BYTES, run_verdict, to_markdown, verdict_sentence
+from robustness.report.cells import checkpoints_in_order
+from robustness.report.markdown import page
 from robustness.report.markdown.text import SENTENCE, escaped
-from robustness.report.markdown.worst import checkpoints_in_order
+from robustness.report.results import CheckpointResult, Report
 from robustness.runtime.plain import plain
 
 Kind: TypeAlias = Literal["error", "warning", "notice"]
@@ -34,18 +34,23 @@ def is_wanted(mode: str, environ: Mapping[str, str]) -> bool:
     return mode == "always" or (mode == "auto" and environ.get("GITHUB_ACTIONS") == "true")
 
 
-def publish(facts: Mapping[str, Any], environ: Mapping[str, str]) -> list[str]:
+def render(report: Report) -> str:
+    """The annotations, a line each."""
+    return "".join(f"{line}\n" for line in annotations(report))
+
+
+def publish(report: Report, environ: Mapping[str, str]) -> list[str]:
     """Append a run to the summary of its job.
 
     Args:
-        facts: the JSON report, of a run or of merged shards.
+        report: of a run or of merged shards.
         environ: variables of the process.
 
     Returns:
         Lines for standard output: the annotations, and a warning if there could be no summary,
         which has no part in the verdict.
     """
-    return [*annotations(facts), *_summarised(environ, lambda room: to_markdown(facts, room))]
+    return [*annotations(report), *_summarised(environ, lambda room: page.render(report, room))]
 
 
 def publish_refusal(sentence: str, environ: Mapping[str, str]) -> list[str]:
@@ -62,10 +67,10 @@ def publish_refusal(sentence: str, environ: Mapping[str, str]) -> list[str]:
     ]
 
 
-def annotations(facts: Mapping[str, Any]) -> list[str]:
+def annotations(report: Report) -> list[str]:
     """One per checkpoint, the worst first, after one on what is wrong with the run as a whole."""
     found: dict[Kind, list[tuple[str, str]]] = {"error": [], "warning": [], "notice": []}
-    for kind, title, message in _told(facts):
+    for kind, title, message in _told(report):
         found[kind].append((title, message))
     return [command(kind, *told) for kind, each in found.items() for told in _at_most(each)]
 
@@ -85,23 +90,23 @@ def as_output(lines: Sequence[str], encoding: str | None) -> str:
     return text.encode(codec, "backslashreplace").decode(codec) + "\n"
 
 
-def _told(facts: Mapping[str, Any]) -> Iterator[tuple[Kind, str, str]]:
-    problems: Sequence[str] = facts["problems"]
+def _told(report: Report) -> Iterator[tuple[Kind, str, str]]:
+    problems = report.problems
     if problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
-        yield "error", f"robustness: {run_verdict(facts)}", f"{problems[0]}{more}"
-    checkpoints = [c for c in facts["checkpoints"] if c["checks"]]
-    if facts["partial"] and checkpoints:
+        yield "error", f"robustness: {page.run_verdict(report)}", f"{problems[0]}{more}"
+    if report.partial and report.vetted:
         message = "planned checks were left out; this run is no release verdict"
         yield "warning", "robustness: partial", message
-    for checkpoint in checkpoints_in_order(checkpoints):
-        yield _kind(checkpoint), f"robustness: {checkpoint['label']}", verdict_sentence(checkpoint)
+    for checkpoint in checkpoints_in_order(report.vetted):
+        sentence = page.verdict_sentence(checkpoint)
+        yield _kind(checkpoint), f"robustness: {checkpoint.label}", sentence
 
 
-def _kind(checkpoint: Mapping[str, Any]) -> Kind:
-    if not all(map(is_accepted, checkpoint["checks"])):
+def _kind(checkpoint: CheckpointResult) -> Kind:
+    if checkpoint.refused:
         return "error"
-    failing = any(check["verdict"] == "fail" for check in checkpoint["checks"])
+    failing = any(check.outcome == "fail" for check in checkpoint.checks)
     return "warning" if failing else "notice"  # expected to fail, and does
 
 
@@ -121,7 +126,7 @@ def _summarised(environ: Mapping[str, str], text_for: Callable[[int], str]) -> l
     file = Path(name)
     try:
         there = file.stat().st_size if file.exists() else 0
-        text = text_for(MOST_BYTES - there - 1)
+        text = text_for(page.MOST_BYTES - there - 1)
         if not text:
             return [_no_summary(f"there are {there:,} bytes in it already, and GitHub takes 1 MiB")]
         with file.open("a", encoding="utf-8") as summary:

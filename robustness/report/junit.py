@@ -1,49 +1,67 @@
-"""JUnit XML of a merged run; a run of its own gets pytest's."""
+"""JUnit XML of a merged run; a run of its own gets pytest's, with the same properties."""
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
 
-from robustness.report.facts import is_accepted
+from robustness.report.results import CheckResult, Report
+from robustness.statistics.verdict import Verdict
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_COUNTED = {"failure": "failures", "error": "errors", "skipped": "skipped"}
 
 
-def to_junit(facts: Mapping[str, Any]) -> str:
+def render(report: Report) -> str:
     """One test case per check, and one for every other reason why the run is no success."""
-    checks = [check for checkpoint in facts["checkpoints"] for check in checkpoint["checks"]]
     root = ET.Element("testsuites")
     suite = ET.SubElement(root, "testsuite", name="robustness")
-    counts = dict.fromkeys(("failures", "errors", "skipped"), 0)
-    for check in checks:
-        file, _, name = check["id"].partition("::")
-        classname = file.removesuffix(".py").replace("/", ".")
-        case = ET.SubElement(suite, "testcase", classname=_text(classname), name=_text(name))
-        properties = ET.SubElement(case, "properties")
-        for key in ("verdict", "ratio", "threshold", "text_blocks", "tokens"):
-            if check[key] is not None:
-                ET.SubElement(properties, "property", name=key, value=_text(str(check[key])))
+    counts = dict.fromkeys(_COUNTED.values(), 0)
+    for check in report.checks:
         kind = _kind(check)
+        _add(suite, check, kind)
         if kind is not None:
-            counts[{"failure": "failures", "error": "errors", "skipped": "skipped"}[kind]] += 1
-            message = f"{check['verdict']}: {check['statement']}; {check['reason']}"
-            ET.SubElement(case, kind, message=_text(message))
-    for number, problem in enumerate(facts["problems"], 1):
+            counts[_COUNTED[kind]] += 1
+    for number, problem in enumerate(report.problems, 1):
         case = ET.SubElement(suite, "testcase", classname="robustness", name=f"complete[{number}]")
         counts["errors"] += 1
         ET.SubElement(case, "error", message=_text(problem))
-    suite.set("tests", str(len(checks) + len(facts["problems"])))
-    suite.set("time", str(facts["duration_s"]))
+    suite.set("tests", str(len(report.checks) + len(report.problems)))
+    suite.set("time", str(report.duration_s))
     for name, count in counts.items():
         suite.set(name, str(count))
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _kind(check: Mapping[str, Any]) -> str | None:
-    if not is_accepted(check):
-        return "error" if check["verdict"] == "error" else "failure"
-    return None if check["verdict"] == "pass" else "skipped"
+def properties(verdict: Verdict) -> Iterable[tuple[str, str | int | float]]:
+    """A verdict's numbers: exact ``str``, ``int`` and ``float``, as they may leave a worker."""
+    yield "verdict", str(verdict.outcome)
+    if verdict.measured is not None:
+        yield "measured", float(verdict.measured)
+    if verdict.interval is not None:
+        yield "interval_low", float(verdict.interval[0])
+        yield "interval_high", float(verdict.interval[1])
+    if verdict.threshold is not None:
+        yield "threshold", float(verdict.threshold)
+    yield verdict.unit.replace(" ", "_"), int(verdict.seen)
+    yield "tokens", int(verdict.tokens)
+
+
+def _add(suite: ET.Element, check: CheckResult, kind: str | None) -> None:
+    file, _, name = check.id.partition("::")
+    classname = file.removesuffix(".py").replace("/", ".")
+    case = ET.SubElement(suite, "testcase", classname=_text(classname), name=_text(name))
+    told = ET.SubElement(case, "properties")
+    for key, value in properties(check):
+        ET.SubElement(told, "property", name=key, value=_text(str(value)))
+    if kind is not None:
+        message = f"{check.outcome}: {check.statement}; {check.reason}"
+        ET.SubElement(case, kind, message=_text(message))
+
+
+def _kind(check: CheckResult) -> str | None:
+    if not check.is_accepted:
+        return "error" if check.outcome == "error" else "failure"
+    return None if check.outcome == "pass" else "skipped"
 
 
 def _text(text: str) -> str:

@@ -1,86 +1,28 @@
 """One verdict from the reports of a run's shards."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-
-from robustness.errors import ReportError, ShardError
-from robustness.report.facts import SCHEMA, is_accepted
-from robustness.report.saved import parsed
-from robustness.store.documents import first_fault, read_document, shortened
+from robustness.errors import ShardError
+from robustness.report.json_document import SEAL, parsed, validated
+from robustness.report.results import (
+    CheckpointResult,
+    CheckResult,
+    Report,
+    Shard,
+    presence_test,
+    unaccounted,
+)
+from robustness.store.documents import read_document
 from robustness.store.store import digest
 
-OUTLIERS = "test_outliers_are_present"
-
-Facts = dict[str, Any]
-_Number = Annotated[int, Field(ge=1)]
+Decided = Mapping[str, Mapping[str, CheckResult]]
+"""Checks by the label of their checkpoint and the name of their test."""
 
 
-class _Loose(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
-
-
-class _Mark(_Loose):
-    expired: bool
-    expires: str
-    reason: str
-
-
-class _Check(_Loose):
-    id: str
-    check: str
-    verdict: str
-    expected_failure: _Mark | None
-    dims: list[int]
-    interval: list[float | str] | None
-    ratio: float | str | None
-    threshold: float | None
-    passes: str | None
-    text_blocks: int
-    tokens: int
-    exact: bool
-    statement: str
-    reason: str
-    details: dict[str, Any]
-
-
-class _Checkpoint(_Loose):
-    label: str
-    checks: list[_Check]
-    perplexity: float | str | None
-    perplexity_text_blocks: int
-
-
-class _Shard(_Loose):
-    index: _Number
-    count: _Number
-    plan: str
-    expected: list[str]
-    all: dict[str, list[str]]
-
-
-class _Report(_Loose):
-    schema_: int = Field(alias="schema")
-    shard: _Shard
-    partial: bool
-    problems: list[str]
-    exit_status: int
-    duration_s: float
-    started: str
-    checkpoints: list[_Checkpoint]
-    sha256: str
-
-
-def sealed(facts: Mapping[str, Any]) -> Facts:
-    """The report of a shard with its checksum."""
-    return {**facts, "sha256": digest(dict(facts))}
-
-
-def read_shard(file: Path) -> Facts:
+def read_shard(file: Path) -> Report:
     """Read the JSON report of a run with ``--robustness-shard``.
 
     Raises:
@@ -92,41 +34,29 @@ def read_shard(file: Path) -> Facts:
     return parse_shard(text, str(file))
 
 
-def parse_shard(text: bytes, source: str) -> Facts:
-    """The JSON report of a run with ``--robustness-shard``.
-
-    Args:
-        text: of the report.
-        source: where it comes from, for messages.
+def parse_shard(text: bytes, source: str) -> Report:
+    """The same from its text, which ``source`` names in messages.
 
     Raises:
-        ShardError: one sentence on why it is none.
+        ShardError: one sentence on why it cannot be read.
     """
+    found = parsed(text, source, error=ShardError)
+    for name, kind in (("shard", dict), (SEAL, str)):
+        if not isinstance(found.get(name), kind):
+            raise ShardError(f"{source} is not the report of a shard: {name} is missing")
+    checksum = found.pop(SEAL)
     try:
-        TypeAdapter(_Report).validate_json(text)
-        facts: Facts = json.loads(text)
-        json.dumps(facts, allow_nan=False)  # Python reads Infinity and 1e999; JSON has neither
-    except ValidationError as error:
-        fault = first_fault(error)
-        raise ShardError(f"{source} is not the report of a shard: {fault}") from None
-    except (ValueError, RecursionError) as error:
-        raise ShardError(f"{source} cannot be read: {shortened(error)}") from None
-    if facts["schema"] != SCHEMA:
-        raise ShardError(f"{source} has schema {facts['schema']}, and this version reads {SCHEMA}")
-    checksum = facts.pop("sha256")
-    if checksum != digest(facts):
+        intact = checksum == digest(found)
+    except RecursionError:
+        intact = False
+    if not intact:
         raise ShardError(f"{source} was changed after it was written: its checksum does not match")
-    found: Facts = _cleaned(facts)
-    try:
-        parsed(found, source)  # whatever reports will ask of it
-    except ReportError as error:
-        raise ShardError(str(error)) from None
-    return found
+    return validated(_cleaned(found), source, error=ShardError)
 
 
 def merge(
-    shards: Sequence[Facts], sources: Sequence[str], *, problems: Sequence[str] = ()
-) -> Facts:
+    shards: Sequence[Report], sources: Sequence[str], *, problems: Sequence[str] = ()
+) -> Report:
     """The report of the whole run.
 
     Args:
@@ -137,118 +67,127 @@ def merge(
     Raises:
         ShardError: if they are of different runs, or one is there twice.
     """
-    first = shards[0]
-    for facts, source in zip(shards, sources, strict=True):
-        for name in ("plan", "count", "all"):
-            if facts["shard"][name] != first["shard"][name]:
-                raise ShardError(
-                    f"{source} is not of the same run as {sources[0]}: another "
-                    f"{'number of shards' if name == 'count' else 'plan'} (checkpoints, settings, "
-                    "versions or checks)"
-                )
-    twice = [n for n, times in Counter(f["shard"]["index"] for f in shards).items() if times > 1]
+    whole = _of_one_run(shards, sources)
+    decided = _decided(shards)
+    checks = [check for group in decided.values() for check in group.values()]
+    found = (
+        *problems,
+        *_missing(whole, shards, decided),
+        *_problems(shards),
+        *_not_accounted(decided),
+        *_unexpected_passes(whole, decided),
+    )
+    passed = not found and bool(checks) and all(check.is_accepted for check in checks)
+    return shards[0].model_copy(
+        update={
+            "started": min(shard.started for shard in shards),
+            "duration_s": round(sum(shard.duration_s for shard in shards), 3),
+            "command": "\n".join(s.command for s in shards if s.command) or None,
+            "partial": False,
+            "problems": found,
+            "exit_status": 0 if passed else 1,
+            "passed": passed,
+            "shard": None,
+            "merged": whole.count,
+            "checkpoints": _checkpoints(whole, shards, decided),
+        }
+    )
+
+
+def _of_one_run(shards: Sequence[Report], sources: Sequence[str]) -> Shard:
+    """What the first says of the whole, if all say the same and each is there once."""
+    first, parts = _part(shards[0]), list(map(_part, shards))
+    for part, source in zip(parts, sources, strict=True):
+        other = "plan" if (part.plan, part.all) != (first.plan, first.all) else ""
+        other = "number of shards" if part.count != first.count and not other else other
+        if other:
+            raise ShardError(
+                f"{source} is not of the same run as {sources[0]}: another {other} (checkpoints, "
+                "settings, versions or checks)"
+            )
+    twice = [n for n, times in Counter(part.index for part in parts).items() if times > 1]
     if twice:
-        raise ShardError(f"shard {twice[0]}/{first['shard']['count']} is there twice")
-    records = _records(shards)
-    found = [*problems, *_missing(shards, records), *_problems(shards), *_not_accounted(records)]
-    found += _unexpected_passes(first["shard"]["all"], records)
-    refused = [name for name, record in records.items() if not is_accepted(record)]
-    passed = not found and not refused and bool(records)
-    return {
-        **{key: value for key, value in first.items() if key != "shard"},
-        "started": min(facts["started"] for facts in shards),
-        "duration_s": round(sum(facts["duration_s"] for facts in shards), 3),
-        "partial": False,
-        "problems": found,
-        "exit_status": 0 if passed else 1,
-        "passed": passed,
-        "merged": first["shard"]["count"],
-        "command": _commands(shards),
-        "checkpoints": _checkpoints(shards, first["shard"]["all"], records),
-    }
+        raise ShardError(f"shard {twice[0]}/{first.count} is there twice")
+    return first
 
 
-def _commands(shards: Sequence[Facts]) -> str | None:
-    """The shards' command lines, one below the other."""
-    return "\n".join(str(facts["command"]) for facts in shards if facts.get("command")) or None
+def _part(report: Report) -> Shard:
+    if report.shard is None:
+        raise ShardError("a report that is of no shard cannot be merged")
+    return report.shard
 
 
-def _records(shards: Sequence[Facts]) -> dict[str, Facts]:
-    """Decided checks by test name; a check that two shards decided is refused."""
-    found: dict[str, Facts] = {}
-    for facts in shards:
-        expected = set(facts["shard"]["expected"])
-        for checkpoint in facts["checkpoints"]:
-            for record in checkpoint["checks"]:
-                name = record["id"].partition("::")[2]
-                if name in found or name not in expected:
+def _decided(shards: Sequence[Report]) -> Decided:
+    """The checks; one that two shards decided is refused."""
+    found: dict[str, dict[str, CheckResult]] = {}
+    names: set[str] = set()
+    for shard in shards:
+        expected = set(_part(shard).expected)
+        for checkpoint in shard.checkpoints:
+            for check in checkpoint.checks:
+                name = check.test_name
+                if name in names or name not in expected:
                     raise ShardError(f"{name} was decided by a shard that it is not of")
-                found[name] = {**record, "label": checkpoint["label"]}
+                names.add(name)
+                found.setdefault(checkpoint.label, {})[name] = check
     return found
 
 
-def _missing(shards: Sequence[Facts], records: Mapping[str, Facts]) -> list[str]:
-    count = shards[0]["shard"]["count"]
-    there = {facts["shard"]["index"] for facts in shards}
-    found = [f"shard {n}/{count} is missing" for n in range(1, count + 1) if n not in there]
-    names = [name for group in shards[0]["shard"]["all"].values() for name in group]
-    return found + [f"{name} has no verdict" for name in names if name not in records]
-
-
-def _problems(shards: Sequence[Facts]) -> list[str]:
-    found = []
-    for facts in shards:
-        name = f"shard {facts['shard']['index']}/{facts['shard']['count']}"
-        found += [f"{name}: {problem}" for problem in facts["problems"]]
-        checks = [check for point in facts["checkpoints"] for check in point["checks"]]
-        if facts["exit_status"] and not facts["problems"] and all(map(is_accepted, checks)):
-            found.append(f"{name} ended with exit status {facts['exit_status']}")
-    return found
-
-
-def _not_accounted(records: Mapping[str, Facts]) -> list[str]:
-    accounted = {r["label"] for r in records.values() if r["check"] == OUTLIERS}
+def _missing(whole: Shard, shards: Sequence[Report], decided: Decided) -> list[str]:
+    there = {_part(shard).index for shard in shards}
+    gone = [n for n in range(1, whole.count + 1) if n not in there]
+    names = {name for group in decided.values() for name in group}
     return [
-        f"{name} is not applicable, but {OUTLIERS} gave no verdict"
-        for name, record in records.items()
-        if record["verdict"] == "not applicable" and record["label"] not in accounted
+        *(f"shard {n}/{whole.count} is missing" for n in gone),
+        *(f"{name} has no verdict" for group in whole.all.values() for name in group
+          if name not in names),
+    ]  # fmt: skip
+
+
+def _problems(shards: Sequence[Report]) -> list[str]:
+    found = []
+    for shard in shards:
+        found += [f"shard {shard.shard}: {problem}" for problem in shard.problems]
+        told = shard.problems or any(checkpoint.refused for checkpoint in shard.checkpoints)
+        if shard.exit_status and not told:
+            found.append(f"shard {shard.shard} ended with exit status {shard.exit_status}")
+    return found
+
+
+def _not_accounted(decided: Decided) -> list[str]:
+    return [
+        f"{check.test_name} is not applicable, but {presence_test()} gave no verdict"
+        for group in decided.values()
+        for check in unaccounted(tuple(group.values()))
     ]
 
 
-def _unexpected_passes(whole: Mapping[str, list[str]], records: Mapping[str, Facts]) -> list[str]:
-    marks: dict[tuple[str, str], list[str]] = {}
-    for label, names in whole.items():
-        for name in names:
-            record = records.get(name)
-            mark = record and record["expected_failure"]
-            if record and mark and not mark["expired"]:
-                marks.setdefault((label, record["check"]), []).append(record["verdict"])
+def _unexpected_passes(whole: Shard, decided: Decided) -> list[str]:
+    marked: dict[tuple[str, str], set[str]] = {}
+    for label in whole.all:
+        for check in decided.get(label, {}).values():
+            if check.expected_failure is not None and not check.expected_failure.expired:
+                marked.setdefault((label, check.check), set()).add(check.outcome)
     return [
-        f"{test} of {label} is expected to fail, but passed: take the mark out of the policy, "
+        f"test_{name} of {label} is expected to fail, but passed: take the mark out of the policy, "
         "where it would hide the next failure"
-        for (label, test), verdicts in marks.items()
-        if set(verdicts) <= {"pass", "not applicable"}
+        for (label, name), outcomes in marked.items()
+        if outcomes <= {"pass", "not applicable"}
     ]
 
 
 def _checkpoints(
-    shards: Sequence[Facts], whole: Mapping[str, list[str]], records: Mapping[str, Facts]
-) -> list[Facts]:
-    found = []
-    for label, names in whole.items():
-        parts = [p for facts in shards for p in facts["checkpoints"] if p["label"] == label]
-        if parts:
-            widest = max(parts, key=lambda part: part["perplexity_text_blocks"])
-            decided = [records[name] for name in names if name in records]
-            checks = [{k: v for k, v in record.items() if k != "label"} for record in decided]
-            shown: list[Facts] = next(
-                (part["examples"] for part in parts if part.get("examples")), []
-            )
-            whole_part = {**widest, "examples": shown, "checks": checks}
-            if tasks := [part["task"] for part in parts if part.get("task")]:
-                whole_part["task"] = max(tasks, key=lambda task: task["score_examples"])
-            found.append(whole_part)
-    return found
+    whole: Shard, shards: Sequence[Report], decided: Decided
+) -> tuple[CheckpointResult, ...]:
+    """Every checkpoint of the whole that some shard has, with all its checks."""
+    parts = {part.label: part for shard in reversed(shards) for part in shard.checkpoints}
+    return tuple(
+        parts[label].with_checks(
+            decided[label][name] for name in names if name in decided.get(label, {})
+        )
+        for label, names in whole.all.items()
+        if label in parts
+    )
 
 
 def _cleaned(value: Any) -> Any:

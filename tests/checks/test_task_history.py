@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from robustness.report.saved import CheckResult
 
 from robustness.ablation.interventions import FixedAblation, Intact
 from robustness.checkpoint.checkpoint import resolve
@@ -19,7 +20,6 @@ from robustness.policy.policy import Policy
 from robustness.report import facts
 from robustness.report.html.figures import course as course_figure
 from robustness.report.html.sentences import described_course
-from robustness.report.saved import CheckResult
 from robustness.statistics.pace import Pace
 from robustness.statistics.verdict import Verdict
 from robustness.store.context import Context

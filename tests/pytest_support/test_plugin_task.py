@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from robustness.report.saved import parsed
+from robustness.report.terminal.wording import figure
 
 from robustness.checkpoint.checkpoint import resolve
 from robustness.errors import NoLanguageModel, RobustnessError
@@ -23,8 +25,6 @@ from robustness.report.html.sentences import verdict
 from robustness.report.markdown.card import eval_results
 from robustness.report.markdown.card import section as card_section
 from robustness.report.markdown.page import to_markdown
-from robustness.report.saved import parsed
-from robustness.report.terminal.wording import figure
 from robustness.run.planning import make_plan
 from robustness.store.context import Context
 from tests.support.checkpoints.checkpoint_folders import (

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from robustness.report.saved import parsed
 
 from robustness.report.html.axes import log_axis
 from robustness.report.html.figures import course, degradation, layer_profile
@@ -17,7 +18,6 @@ from robustness.report.html.page import (
     to_html,
 )
 from robustness.report.html.sentences import described_degradation, thinned
-from robustness.report.saved import parsed
 from tests.support.plugin.html_page import Page
 from tests.support.records import report_facts as facts
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from robustness.report.saved import parsed
 from typer.testing import CliRunner
 
 from robustness.cli.app import app
@@ -31,7 +32,6 @@ from robustness.report.html.page import (
     token,
 )
 from robustness.report.html.sentences import verdict
-from robustness.report.saved import parsed
 from tests.support.plugin.html_page import Page
 from tests.support.records import report_facts as facts
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from robustness.report.markdown.worst import checkpoints_in_order, margin, worst_check
 
 from robustness.report.markdown.page import MOST_BYTES, to_markdown, verdict_sentence
 from robustness.report.markdown.text import code, escaped
-from robustness.report.markdown.worst import checkpoints_in_order, margin, worst_check
 from robustness.runtime.plain import plain
 from tests.support.records.run_reports import HOSTILE, check, checkpoint, run
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from robustness.report.terminal.table import COLUMNS
 
 from robustness.checks.planned import PlannedCheck
 from robustness.policy.settings import Settings
 from robustness.report import facts
 from robustness.report.terminal import header
 from robustness.report.terminal import summary as terminal
-from robustness.report.terminal.table import COLUMNS
 from robustness.run.plan import RunPlan
 from robustness.statistics.verdict import Verdict
 from tests.support.records.plans import plan

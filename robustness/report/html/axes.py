@@ -4,29 +4,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from robustness.report.words import power
+
 FEWEST_TICKS, MOST_TICKS = 4, 7
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def number(value: float | None) -> str:
-    """Four digits for people: ``1.205``, ``64,810``, ``1.52×10⁶``, ``∞``."""
-    if value is None:
-        return "–"
-    if math.isnan(value):
-        return "not a number"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    size = abs(value)
-    if value == 0 or 1e-4 <= size < 1e6:
-        text = f"{value:,.0f}" if size >= 1000 else f"{value:.4g}"
-        return text.replace("-", "−")
-    mantissa, _, exponent = f"{value:.2e}".partition("e")
-    return f"{mantissa.replace('-', '−')}×{power(int(exponent))}"
-
-
-def power(exponent: int) -> str:
-    """``10⁻³``."""
-    return f"10{str(exponent).translate(_SUPERSCRIPTS)}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,9 @@
 """The figures of one checkpoint: pure functions of its facts, in plotly's plain JSON types."""
 
+import math
 from collections.abc import Sequence
 
-from robustness.report.html.axes import LogAxis, log_axis, number
+from robustness.report.html.axes import LogAxis, log_axis
 from robustness.report.html.parts import (
     ROW_PX,
     SYMBOLS,
@@ -16,33 +17,14 @@ from robustness.report.html.parts import (
     needed,
     threshold_line,
 )
-from robustness.report.saved import CheckpointResult, CheckResult, LayerRatio, finite
-
-DEGRADATIONS = {
-    "test_ablation_degrades": "{dims}",
-    "test_joint_ablation_degrades": "all {n} together",
-    "test_random_ablation_is_harmless": "{n} random",
-    "test_magnitude_alone_is_harmless": "{n} extreme in one layer",
-    "test_embedding_norm_alone_is_harmless": "at embedding norm",
-}
-"""Checks whose measured ratio is a degradation, with the names of their rows."""
+from robustness.report.results import CheckpointResult, CheckResult
+from robustness.report.words import number
+from robustness.statistics.figures import LayerFigure
 
 
 def degradations(checkpoint: CheckpointResult) -> tuple[CheckResult, ...]:
     """The checks that measured a degradation."""
-    return tuple(
-        check
-        for check in checkpoint.checks
-        if check.check in DEGRADATIONS and check.ratio is not None
-    )
-
-
-def row_name(check: CheckResult) -> str:
-    """``dimension 308``, ``all 3 together``."""
-    dims = f"dimension {', '.join(map(str, check.dims))}"
-    if check.check == "test_joint_ablation_degrades" and len(check.dims) == 1:
-        return "all (the one)"
-    return DEGRADATIONS[check.check].format(dims=dims, n=len(check.dims))
+    return tuple(check for check in checkpoint.checks if check.row is not None)
 
 
 def degradation(checkpoint: CheckpointResult) -> Figure | None:
@@ -50,9 +32,9 @@ def degradation(checkpoint: CheckpointResult) -> Figure | None:
     checks = degradations(checkpoint)
     if not checks:
         return None
-    drawn = [v for check in checks for v in check.details.draw_ratios]
+    drawn = [ratio for check in checks for ratio in draws_of(check)]
     ends = [v for check in checks for v in check.interval or ()]
-    ratios = [v for check in checks for v in (check.ratio, check.threshold) if v is not None]
+    ratios = [v for check in checks for v in (check.measured, check.threshold) if v is not None]
     scale = log_axis([*bounded(ends, ratios), *ratios, *drawn])
     rows = range(len(checks))
     return {
@@ -68,7 +50,7 @@ def degradation(checkpoint: CheckpointResult) -> Figure | None:
             ),
             yaxis=axis(
                 tickvals=list(rows),
-                ticktext=[row_name(check) for check in checks],
+                ticktext=[check.row for check in checks],
                 range=[len(checks) - 0.5, -0.5],
                 showgrid=False,
                 tickfont={"color": "@ink", "size": 13},
@@ -94,12 +76,17 @@ def _needed(row: int, check: CheckResult, scale: LogAxis) -> list[Figure]:
     ]
 
 
+def draws_of(check: CheckResult) -> tuple[float, ...]:
+    """What every single draw of a random control does."""
+    return () if check.details.draws is None else check.details.draws.each
+
+
 def _draws(checks: Sequence[CheckResult], scale: LogAxis) -> Figure:
     """Every single draw of a random control, spread over its row so that they can be told apart."""
     found = [
         (scale.inside(ratio), row + 0.28 * (2 * (0.618034 * n % 1) - 1), ratio)
         for row, check in enumerate(checks)
-        for n, ratio in enumerate(check.details.draw_ratios)
+        for n, ratio in enumerate(draws_of(check))
     ]
     return {
         "type": "scatter",
@@ -140,7 +127,7 @@ def _interval_line(row: int, check: CheckResult, scale: LogAxis) -> Figure:
 
 
 def _points(checks: Sequence[CheckResult], scale: LogAxis) -> Figure:
-    ratios = [float("inf") if check.ratio is None else check.ratio for check in checks]
+    ratios = [math.inf if check.measured is None else check.measured for check in checks]
     inside = [scale.contains(ratio) for ratio in ratios]
     return {
         "type": "scatter",
@@ -156,7 +143,7 @@ def _points(checks: Sequence[CheckResult], scale: LogAxis) -> Figure:
         "hovertemplate": "%{hovertext}<extra></extra>",
         "marker": {
             "symbol": [
-                SYMBOLS.get(check.verdict, "circle-open") if there else "triangle-right"
+                SYMBOLS.get(check.outcome, "circle-open") if there else "triangle-right"
                 for check, there in zip(checks, inside, strict=True)
             ],
             "size": 13,
@@ -168,45 +155,45 @@ def _points(checks: Sequence[CheckResult], scale: LogAxis) -> Figure:
 
 def _described(check: CheckResult) -> str:
     lines = [
-        f"<b>{row_name(check)}</b>",
-        f"×{number(check.ratio)}{interval(check.interval, check.exact)}",
+        f"<b>{check.row}</b>",
+        f"×{number(check.measured)}{interval(check.interval, check.exact)}",
         f"needed: {needed(check)}",
-        f"{check.verdict}, {check.text_blocks} text blocks",
+        f"{check.outcome}, {check.seen} {check.unit}",
     ]
-    if check.details.draws:
-        lines[1] = f"median of {check.details.draws} draws {lines[1]}"
+    if (draws := check.details.draws) is not None:
+        lines[1] = f"median of {draws.draws} draws {lines[1]}"
     return "<br>".join(lines)
 
 
-def course(check: CheckResult) -> Figure | None:
+def history(check: CheckResult) -> Figure | None:
     """How a decision narrowed over text blocks or examples; None where that was not recorded."""
-    looks = [look for look in check.course or () if finite(look.ratio)]
-    if len(looks) < 2 or check.threshold is None:
+    entries = [entry for entry in check.history if math.isfinite(entry.measured)]
+    if len(entries) < 2 or check.threshold is None:
         return None
-    last = next((look.interval for look in reversed(looks) if look.interval is not None), ())
-    ratios = [look.ratio for look in looks]
-    logarithmic = min(ratios) > 0 and check.threshold > 0 and not check.is_drop
-    sign = "" if check.is_drop else "×"
+    last = next((entry.interval for entry in reversed(entries) if entry.interval is not None), ())
+    numbers = [entry.measured for entry in entries]
+    logarithmic = check.is_factor and min(numbers) > 0 and check.threshold > 0
+    sign = "×" if check.is_factor else ""
     # Early intervals are wide: they run out of a frame that is made for the last one.
-    shown = [*bounded(last, [*ratios, check.threshold]), *ratios, check.threshold]
+    shown = [*bounded(last, [*numbers, check.threshold]), *numbers, check.threshold]
     scale = log_axis(shown, margin=0.3)
-    banded = [look for look in looks if look.interval is not None]
+    banded = [entry for entry in entries if entry.interval is not None]
     place = scale.inside if logarithmic else float
-    ends = [look.interval for look in banded if look.interval is not None]
-    blocks = [look.text_blocks for look in banded]
+    ends = [entry.interval for entry in banded if entry.interval is not None]
+    seen = [entry.seen for entry in banded]
     y_axis = log_scale("", scale) if logarithmic else axis("")
     return {
         "data": [
-            _band_edge(blocks, [place(low) for low, _ in ends]),
-            {**_band_edge(blocks, [place(high) for _, high in ends]), "fill": "tonexty"},
-            _last_interval(blocks[-1:], [place(end) for pair in ends[-1:] for end in pair], check),
+            _band_edge(seen, [place(low) for low, _ in ends]),
+            {**_band_edge(seen, [place(high) for _, high in ends]), "fill": "tonexty"},
+            _last_interval(seen[-1:], [place(end) for pair in ends[-1:] for end in pair], check),
             {
                 "type": "scatter",
                 "mode": "lines+markers",
                 "name": "measured",
-                "x": [look.text_blocks for look in looks],
-                "y": ratios,
-                "text": [f"{sign}{number(k.ratio)}{interval(k.interval)}" for k in looks],
+                "x": [entry.seen for entry in entries],
+                "y": numbers,
+                "text": [f"{sign}{number(k.measured)}{interval(k.interval)}" for k in entries],
                 "hovertemplate": f"%{{x}} {check.unit}: %{{text}}<extra></extra>",
                 "line": {"color": colour(check), "width": 2},
                 "marker": {"size": 5, "color": colour(check)},
@@ -254,7 +241,7 @@ def _last_interval(at: Sequence[int], ends: Sequence[float], check: CheckResult)
 
 def layer_profile(check: CheckResult) -> Figure | None:
     """What the ablation does in one layer at a time; None where that was not measured."""
-    profile = check.details.layer_profile
+    profile = check.details.layers
     if not profile:
         return None
     ratios = [layer.ratio for layer in profile]
@@ -295,8 +282,8 @@ def layer_profile(check: CheckResult) -> Figure | None:
     }
 
 
-def _error_bars(profile: Sequence[LayerRatio], scale: LogAxis) -> Figure:
-    def length(layer: LayerRatio, end: int) -> float:
+def _error_bars(profile: Sequence[LayerFigure], scale: LogAxis) -> Figure:
+    def length(layer: LayerFigure, end: int) -> float:
         if layer.interval is None:
             return 0.0
         return abs(scale.inside(layer.interval[end]) - scale.inside(layer.ratio))

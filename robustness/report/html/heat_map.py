@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from robustness.report.html.parts import Figure, axis, layout
-from robustness.report.saved import CheckpointResult, Matrix, OutlierDimension
+from robustness.report.results import CheckpointResult, Matrix, OutlierDimension
 
 MOST_COLUMNS = 1024
 MOST_CELLS = 60_000

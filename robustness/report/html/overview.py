@@ -2,31 +2,37 @@
 
 from html import escape
 
-from robustness.report.html.axes import log_axis, number
+from robustness.checks.check import Role
+from robustness.report.html.axes import log_axis
 from robustness.report.html.parts import ROW_PX, Figure, axis, layout, log_scale
-from robustness.report.saved import RunResult
+from robustness.report.results import Report
+from robustness.report.words import number
+
+ROLES: tuple[tuple[Role, str, str], ...] = (
+    ("joint", "outlier dimensions", "circle"),
+    ("control", "random dimensions", "circle-open"),
+)
+"""What is drawn of every checkpoint: the part of the check, a name, and a symbol."""
 
 
-def overview(run: RunResult) -> Figure | None:
+def overview(report: Report) -> Figure | None:
     """Checkpoints side by side: what all outlier dimensions do, and what random ones do."""
-    tests = ("test_joint_ablation_degrades", "test_random_ablation_is_harmless")
-    names = ("outlier dimensions", "random dimensions")
     found = {
-        test: [
-            (row, check)
-            for row, checkpoint in enumerate(run.checkpoints)
-            for check in checkpoint.of(test)
-            if check.ratio is not None
+        role: [
+            (row, check.measured)
+            for row, checkpoint in enumerate(report.checkpoints)
+            for check in checkpoint.of(role)
+            if check.measured is not None
         ]
-        for test in tests
+        for role, *_ in ROLES
     }
-    ratios = [c.ratio for points in found.values() for _, c in points if c.ratio is not None]
-    if len(run.checkpoints) < 2 or not ratios:
+    ratios = [ratio for points in found.values() for _, ratio in points]
+    if len(report.checkpoints) < 2 or not ratios:
         return None
     scale = log_axis(ratios)
     traces = []
-    for test, name, symbol in zip(tests, names, ("circle", "circle-open"), strict=True):
-        points = [(row, check, float(check.ratio or 0)) for row, check in found[test]]
+    for role, name, symbol in ROLES:
+        points = found[role]
         traces.append(
             {
                 "type": "scatter",
@@ -49,7 +55,7 @@ def overview(run: RunResult) -> Figure | None:
                 },
             }
         )
-    labels = [_short(checkpoint.label) for checkpoint in run.checkpoints]
+    labels = [_short(checkpoint.label) for checkpoint in report.checkpoints]
     return {
         "data": traces,
         "layout": layout(

@@ -4,7 +4,6 @@ Nothing in it can act: text from outside is escaped, the figures' numbers are da
 security policy allows only the two scripts that are in the file, by their hashes, and no request.
 """
 
-import importlib.util
 import json
 import re
 from base64 import b64encode
@@ -14,17 +13,16 @@ from functools import partial
 from hashlib import sha256
 from typing import Any
 
-from robustness.errors import ReportError
 from robustness.report.html import sentences
-from robustness.report.html.axes import number
-from robustness.report.html.figures import course, degradation, layer_profile
+from robustness.report.html.figures import degradation, history, layer_profile
 from robustness.report.html.heat_map import heat_map, parameters
 from robustness.report.html.overview import overview
 from robustness.report.html.parts import Figure, interval, needed
-from robustness.report.saved import CheckpointResult, CheckResult, RunResult, parsed
+from robustness.report.reporters import REPORTERS
+from robustness.report.results import CheckpointResult, CheckResult, Report
+from robustness.report.terminal.notes import factor_of_task
+from robustness.report.words import number, ranges
 
-NEEDED = ("jinja2", "plotly")
-INSTALL = "pip install 'pytest-robustness[html]'"
 SHOWN = 40
 """Rows of a table of dimensions at most; the JSON report has them all."""
 ICONS = {"pass": "✓", "fail": "✗", "inconclusive": "?", "error": "!", "not applicable": "·"}
@@ -36,80 +34,63 @@ class Section:
 
     Attributes:
         anchor: its id in the page.
-        facts: all that is known of it.
+        found: all that is known of it.
         figures: what is drawn of it, by ids in the page.
-        courses: ids of the figures of decisions, with their checks.
+        histories: ids of the figures of decisions, with their checks.
         profile: the check with a profile of layers, if any.
     """
 
     anchor: str
-    facts: CheckpointResult
+    found: CheckpointResult
     figures: Mapping[str, Figure]
-    courses: tuple[tuple[str, CheckResult], ...]
+    histories: tuple[tuple[str, CheckResult], ...]
     profile: CheckResult | None
 
 
-def require_packages() -> None:
-    """Find out whether an HTML report could be written.
-
-    Raises:
-        ReportError: one sentence on what is missing.
-    """
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ReportError(
-            f"the HTML report needs {' and '.join(missing)}, which "
-            f"{'is' if len(missing) == 1 else 'are'} not installed: {INSTALL}"
-        )
-
-
-def to_html(facts: Mapping[str, Any]) -> str:
+def render(report: Report) -> str:
     """The HTML report.
 
-    Args:
-        facts: by :func:`robustness.report.facts.run_facts`, or read from a JSON report.
-
     Raises:
-        ReportError: if they are not the facts of a run, or a package is missing.
+        ReportError: if a package is missing.
     """
-    require_packages()
-    run = parsed(facts)
-    sections = [section(run, place) for place in range(len(run.checkpoints))]
+    sections = [section(report, place) for place in range(len(report.checkpoints))]
     figures = {name: figure for each in sections for name, figure in each.figures.items()}
-    side_by_side = overview(run)
+    side_by_side = overview(report)
     if side_by_side is not None:
         figures["overview"] = side_by_side
-    return _rendered(run, sections, figures)
-
-
-def section(run: RunResult, place: int) -> Section:
-    """What is shown of one checkpoint."""
-    checkpoint = run.checkpoints[place]
-    anchor = f"checkpoint-{place + 1}"
-    courses = [
-        (f"{anchor}-course-{row}", check, drawn)
-        for row, check in enumerate(checkpoint.checks)
-        if (drawn := course(check)) is not None
-    ]
-    profile = next((check for check in checkpoint.checks if check.details.layer_profile), None)
-    drawn = {
-        f"{anchor}-map": heat_map(checkpoint, len(run.checkpoints)),
-        f"{anchor}-degradation": degradation(checkpoint),
-        f"{anchor}-profile": None if profile is None else layer_profile(profile),
-        **{name: figure for name, _, figure in courses},
-    }
-    return Section(
-        anchor=anchor,
-        facts=checkpoint,
-        figures={name: figure for name, figure in drawn.items() if figure is not None},
-        courses=tuple((name, check) for name, check, _ in courses),
-        profile=profile,
+    return rendered(
+        "report.html.j2",
+        figures,
+        run=report,
+        sections=sections,
+        say=sentences,
+        parameters=parameters,
+        factor_of_task=factor_of_task,
     )
 
 
-def _rendered(run: RunResult, sections: list[Section], figures: Mapping[str, Figure]) -> str:
-    return rendered(
-        "report.html.j2", figures, run=run, sections=sections, say=sentences, parameters=parameters
+def section(report: Report, place: int) -> Section:
+    """What is shown of one checkpoint."""
+    checkpoint = report.checkpoints[place]
+    anchor = f"checkpoint-{place + 1}"
+    histories = [
+        (f"{anchor}-history-{row}", check, drawn)
+        for row, check in enumerate(checkpoint.checks)
+        if (drawn := history(check)) is not None
+    ]
+    profile = next((check for check in checkpoint.checks if check.details.layers), None)
+    drawn = {
+        f"{anchor}-map": heat_map(checkpoint, len(report.checkpoints)),
+        f"{anchor}-degradation": degradation(checkpoint),
+        f"{anchor}-profile": None if profile is None else layer_profile(profile),
+        **{name: figure for name, _, figure in histories},
+    }
+    return Section(
+        anchor=anchor,
+        found=checkpoint,
+        figures={name: figure for name, figure in drawn.items() if figure is not None},
+        histories=tuple((name, check) for name, check, _ in histories),
+        profile=profile,
     )
 
 
@@ -124,7 +105,7 @@ def rendered(template: str, figures: Mapping[str, Figure], **names: Any) -> str:
     Raises:
         ReportError: a package is missing.
     """
-    require_packages()
+    REPORTERS["html"].require_packages()
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
@@ -138,7 +119,7 @@ def rendered(template: str, figures: Mapping[str, Figure], **names: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(number=number, percent=percent, interval=interval, needed=needed)
-    environment.filters.update(running=running, token=token)
+    environment.filters.update(running=running, token=token, ranges=ranges)
     environment.globals.update(ICONS=ICONS, SHOWN=SHOWN)
     read = partial(_source, environment)
     # A parser reads CR LF as LF: the hashes are of what it reads.

@@ -3,11 +3,14 @@
 A colour is a name like ``@pass``: the page fills in what it is in its colour scheme.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from robustness.report.html.axes import LogAxis, number
-from robustness.report.saved import CheckResult, Interval, finite
+from robustness.report.html.axes import LogAxis
+from robustness.report.results import CheckResult
+from robustness.report.words import number
+from robustness.statistics.figures import Interval
 
 Figure = dict[str, Any]
 
@@ -80,14 +83,14 @@ def threshold_line(threshold: float) -> Figure:
 
 def bounded(ends: Sequence[float], ratios: Sequence[float]) -> list[float]:
     """Ends of intervals that a readable axis can hold: three decades beyond what was measured."""
-    held = [ratio for ratio in ratios if finite(ratio) and ratio > 0]
+    held = [ratio for ratio in ratios if math.isfinite(ratio) and ratio > 0]
     low, high = min(held, default=1.0) / 1e3, max(held, default=1.0) * 1e3
-    return [min(max(end, low), high) for end in ends if finite(end)]
+    return [min(max(end, low), high) for end in ends if math.isfinite(end)]
 
 
 def colour(check: CheckResult) -> str:
-    """Of a verdict."""
-    return COLOURS.get(check.verdict, "@muted")
+    """The colour of what a check came to."""
+    return COLOURS.get(check.outcome, "@muted")
 
 
 def needed(check: CheckResult) -> str:

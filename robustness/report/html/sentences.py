@@ -1,40 +1,37 @@
 """What a report says of a run and of a checkpoint, in sentences."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from robustness.report.html.axes import number
-from robustness.report.html.figures import degradations, row_name
+from robustness.report.html.figures import degradations
 from robustness.report.html.heat_map import columns, kept, parameters
 from robustness.report.html.parts import interval
-from robustness.report.saved import CheckpointResult, CheckResult, RunResult
-
-LISTED = 16
-"""Dimensions named at most."""
+from robustness.report.results import CheckpointResult, CheckResult, Report
+from robustness.report.words import listed, number
 
 
 def outcome(checkpoint: CheckpointResult) -> str:
     """``pass``, ``fail``, or ``none`` where no check was decided."""
     if not checkpoint.checks:
         return "none"
-    return "pass" if all(check.accepted for check in checkpoint.checks) else "fail"
+    return "fail" if checkpoint.refused else "pass"
 
 
 def verdict(checkpoint: CheckpointResult) -> str:
     """The verdict on a checkpoint in one sentence."""
     if not checkpoint.checks:
         return "No check of this checkpoint was decided in this run."
-    return f"{_counted(checkpoint.checks)}: {found(checkpoint)}."
+    return f"{_counted(checkpoint)}: {found(checkpoint)}."
 
 
-def _counted(checks: Sequence[CheckResult]) -> str:
-    refused = [check for check in checks if not check.accepted]
+def _counted(checkpoint: CheckpointResult) -> str:
+    checks, refused = checkpoint.checks, checkpoint.refused
     n = len(checks)
     if not refused:
-        expected = sum(check.verdict == "fail" for check in checks)
+        expected = sum(check.outcome == "fail" for check in checks)
         marked = f" ({expected} fail as expected)" if expected else ""
         return f"Passes its {n} check{'s' * (n > 1)}{marked}"
-    kinds = Counter(check.verdict for check in refused)
+    kinds = Counter(check.outcome for check in refused)
     how = {"fail": "failed", "error": "gave an error", "inconclusive": "came to no conclusion"}
     parts = ", ".join(f"{times} {how.get(kind, kind)}" for kind, times in kinds.items())
     return f"Does not pass, {parts} of {n} checks"
@@ -46,75 +43,55 @@ def found(checkpoint: CheckpointResult) -> str:
     if not dims:
         return "it has no outlier dimensions"
     plural = len(dims) > 1
-    joint = _first(checkpoint, "test_joint_ablation_degrades")
-    random = _first(checkpoint, "test_random_ablation_is_harmless")
+    joint = next(iter(checkpoint.of("joint")), None)
+    random = next(iter(checkpoint.of("control")), None)
     count = len(dims) if plural else "one"
     comma = "" if joint is None else ","
     parts = [f"its {count} outlier dimension{'s' * plural} ({listed(dims)}){comma}"]
     if joint is not None:
         parts.append(
             f"switched off, multipl{'y' if plural else 'ies'} "
-            f"{checkpoint.quantity} by {number(joint.ratio)}"
+            f"{checkpoint.quantity} by {number(joint.measured)}"
         )
     if random is not None:
         lead = "as many random ones" if plural else "a random one"
-        parts.append(f"{'; ' if joint else ''}{lead}, by {number(random.ratio)}")
+        parts.append(f"{'' if joint is None else '; '}{lead}, by {number(random.measured)}")
     drop = _drop(checkpoint)
-    if drop and (joint or random):
+    if drop is not None and (joint is not None or random is not None):
         parts.append(f"; without {'them' if plural else 'it'}, {drop}")
-    elif drop:
+    elif drop is not None:
         parts[0] += f"; without {'them' if plural else 'it'}, {drop}"
     return " ".join(parts).replace(" ; ", "; ")
 
 
 def _drop(checkpoint: CheckpointResult) -> str | None:
     """How far the task's score falls without all outlier dimensions."""
-    task = checkpoint.task
-    found = [
-        check
-        for check in checkpoint.of("test_task_score_drops")
-        if check.ratio is not None and check.dims == checkpoint.dims
+    drops = [
+        check.measured
+        for check in checkpoint.checks
+        if check.is_of_one_dimension("task") and check.dims == checkpoint.dims
     ]
-    if not found or task is None:
+    measured = [drop for drop in drops if drop is not None]
+    if not measured or checkpoint.task is None:
         return None
-    return f"the {task.metric} on {task.name} falls by {number(found[0].ratio)}"
+    task = checkpoint.task
+    return f"the {task.metric} on {task.name} falls by {number(measured[0])}"
 
 
-def _first(checkpoint: CheckpointResult, test: str) -> CheckResult | None:
-    return next((check for check in checkpoint.of(test) if check.ratio is not None), None)
-
-
-def listed(dims: Sequence[int]) -> str:
-    """A few dimensions."""
-    shown = ", ".join(map(str, dims[:LISTED])) or "none"
-    return f"{shown} and {len(dims) - LISTED} more" if len(dims) > LISTED else shown
-
-
-def ranges(numbers: Sequence[int]) -> str:
-    """``0–3, 5``."""
-    parts: list[list[int]] = []
-    for n in numbers:
-        if parts and n == parts[-1][-1] + 1:
-            parts[-1][1:] = [n]
-        else:
-            parts.append([n])
-    return ", ".join("–".join(map(str, part)) for part in parts)
-
-
-def run_verdict(run: RunResult) -> str:
+def run_verdict(report: Report) -> str:
     """The verdict on the whole run in one sentence."""
-    n = len(run.checkpoints)
+    n = len(report.checkpoints)
     subject = "The checkpoint" if n == 1 else f"All {n} checkpoints"
-    if run.passed:
+    if report.passed:
         return f"{subject} passed."
-    if run.partial:
+    if report.partial:
         return "A partial run: some of the planned checks were left out, so it is no verdict."
-    if run.shard is not None:
+    if report.shard is not None:
         return (
-            f"Shard {run.shard.get('index')} of {run.shard.get('count')}: "
+            f"Shard {report.shard.index} of {report.shard.count}: "
             "“robustness merge” gives the verdict."
         )
-    bad = sum(outcome(checkpoint) != "pass" for checkpoint in run.checkpoints)
+    bad = sum(outcome(checkpoint) != "pass" for checkpoint in report.checkpoints)
     if not bad:
         return "The run did not pass, although every check of a checkpoint did."
     if bad == n:
@@ -153,44 +130,34 @@ def thinned(checkpoint: CheckpointResult, n_checkpoints: int) -> str:
 def described_degradation(checkpoint: CheckpointResult) -> str:
     """For those who do not see it."""
     rows = [
-        f"{row_name(check)}: {number(check.ratio)} times{interval(check.interval, check.exact)}, "
-        f"{check.verdict}"
+        f"{check.row}: {number(check.measured)} times{interval(check.interval, check.exact)}, "
+        f"{check.outcome}"
         for check in degradations(checkpoint)
     ]
     return f"Degradations on a logarithmic axis. {'; '.join(rows)}."
 
 
-def described_course(check: CheckResult) -> str:
+def described_history(check: CheckResult) -> str:
     """For those who do not see it."""
-    looks = check.course or ()
-    first, last = looks[0], looks[-1]
+    first, last = check.history[0], check.history[-1]
     return (
-        f"After {first.text_blocks} {check.unit}: {number(first.ratio)}{interval(first.interval)}; "
-        f"after {last.text_blocks}: {number(last.ratio)}{interval(last.interval)}; "
+        f"After {first.seen} {check.unit}: {number(first.measured)}{interval(first.interval)}; "
+        f"after {last.seen}: {number(last.measured)}{interval(last.interval)}; "
         f"needed {'at least' if check.passes == 'above' else 'below'} {number(check.threshold)}."
     )
 
 
 def described_profile(check: CheckResult) -> str:
     """For those who do not see it."""
-    layers = "; ".join(f"layer {k.layer}: {number(k.ratio)}" for k in check.details.layer_profile)
+    layers = "; ".join(f"layer {each.layer}: {number(each.ratio)}" for each in check.details.layers)
     return f"Degradation by ablating in one layer only. {layers}."
 
 
 def subject(check: CheckResult) -> str:
-    """What a check is about: its name, and dimensions where that tells checks apart."""
-    name = {
-        "test_ablation_degrades": "ablation",
-        "test_joint_ablation_degrades": "joint ablation",
-        "test_random_ablation_is_harmless": "random control",
-        "test_outliers_matter_more_than_chance": "effect over chance",
-        "test_task_score_drops": "task score",
-        "test_random_ablation_keeps_task_score": "task score, random control",
-        "test_outliers_matter_more_for_task": "task score, effect over chance",
-    }.get(check.check, check.name)
-    if check.check in ("test_ablation_degrades", "test_task_score_drops"):
-        return f"{name}, dimension {listed(check.dims)}"
-    return name
+    """What a check is about: its title, and dimensions where that tells checks apart."""
+    return (
+        f"{check.title}, dimension {listed(check.dims)}" if check.is_by_dimension else check.title
+    )
 
 
 def _measured_on(checkpoint: CheckpointResult) -> Iterator[tuple[str, str]]:

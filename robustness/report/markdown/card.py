@@ -2,20 +2,21 @@
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from robustness.errors import ReportError
-from robustness.report.facts import is_accepted
+from robustness.report.cells import COLUMNS, row_of
 from robustness.report.markdown.text import code, escaped, table
-from robustness.report.terminal.table import COLUMNS, row_of
-from robustness.report.terminal.wording import DIMENSIONS, check_name, figure, ranges
+from robustness.report.results import CheckpointResult, CheckResult, OutlierDimension, Report
+from robustness.report.words import DIMENSIONS, figure, furthest, named, ranges
 from robustness.runtime.plain import plain
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-Facts = Mapping[str, Any]
+    from robustness.checks.check import Source
 
 TASK_NAME = "Outlier dimensions (pytest-robustness)"
 """By which the entries that an earlier run has left in a card are known."""
@@ -42,235 +43,250 @@ SETTINGS = {"expectation": "paper", "seed": 0, "block_size": 128, "site": "outpu
 """Settings with an option of their own that a command has to name where they are not these."""
 
 
-def chosen(facts: Facts, label: str | None) -> Facts:
+def render(report: Report) -> str:
+    """A whole card of the only checkpoint of a run.
+
+    Raises:
+        ReportError: as of :func:`chosen`.
+    """
+    from robustness.report.markdown.card_file import new_card
+
+    checkpoint = chosen(report, None)
+    text = section(report, checkpoint, repo_id=None)
+    return new_card(checkpoint.label, text, eval_results(report, checkpoint))
+
+
+def chosen(report: Report, label: str | None) -> CheckpointResult:
     """The checkpoint that a card is about.
 
     Args:
-        facts: the JSON report of a run.
+        report: of a run.
         label: of several.
 
     Raises:
         ReportError: the report is of a part of a run, or does not hold one such checkpoint.
     """
-    if facts.get("shard") is not None:
+    if report.shard is not None:
         raise ReportError(
             "this is the report of a shard, which is no verdict; merge all of them first "
             "('robustness merge … --json=FILE')"
         )
-    if facts["partial"]:
+    if report.partial:
         raise ReportError(
             "this run left checks out (PARTIAL), so it is no verdict; run all of them"
         )
-    vetted = [checkpoint for checkpoint in facts["checkpoints"] if checkpoint["checks"]]
-    named = [one for one in vetted if label in (None, one["label"])]
-    if len(named) != 1:
-        labels = ", ".join(one["label"] for one in vetted) or "none"
+    found = [one for one in report.vetted if label in (None, one.label)]
+    if len(found) != 1:
+        labels = ", ".join(one.label for one in report.vetted) or "none"
         raise ReportError(
             f"a card is about one checkpoint, and this report holds {labels}; name one of them "
             "with --checkpoint"
         )
-    found: Facts = named[0]
-    return found
+    return found[0]
 
 
-def has_passed(facts: Facts, checkpoint: Facts) -> bool:
+def has_passed(report: Report, checkpoint: CheckpointResult) -> bool:
     """Whether a checkpoint may be released by this run; others of the run may have failed."""
-    if facts["passed"]:
+    if report.passed:
         return True
-    others = [one for one in facts["checkpoints"] if one["label"] != checkpoint["label"]]
-    explained = any(not is_accepted(check) for one in others for check in one["checks"])
-    accepted = all(map(is_accepted, checkpoint["checks"]))
-    return accepted and explained and not facts["problems"]
+    explained = any(one.refused for one in report.checkpoints if one.label != checkpoint.label)
+    return not checkpoint.refused and explained and not report.problems
 
 
-def eval_results(facts: Facts, checkpoint: Facts) -> "list[EvalResult]":
+def eval_results(report: Report, checkpoint: CheckpointResult) -> "list[EvalResult]":
     """What was measured, in the classes of ``huggingface_hub``."""
-    from huggingface_hub import EvalResult
-
-    task = checkpoint.get("task")
-
-    def result(
-        kind: str, name: str, value: Any, *, of_task: bool = False, **args: Any
-    ) -> "EvalResult":
-        asked, data = None, checkpoint["corpus"]
-        if of_task and task is not None:
-            asked, data = OF_TASKS.get(task["kind"], "other"), task["name"]
-        return EvalResult(
-            task_type=asked or TASKS.get(checkpoint["scoring"], "other"),
-            task_name=TASK_NAME,
-            dataset_type=_slug(data),
-            dataset_name=plain(data),
-            metric_type=kind,
-            metric_name=name,
-            metric_value=value,
-            metric_args=args or None,
-        )
-
+    entry = partial(_entry, checkpoint)
     found = []
-    if checkpoint["perplexity"] is not None:
-        about = {
-            "text_blocks": checkpoint["perplexity_text_blocks"],
-            "tokens": checkpoint["perplexity_tokens"],
-            "robustness": facts["robustness"],
+    intact, task = checkpoint.intact, checkpoint.task
+    if intact is not None and intact.perplexity is not None:
+        about: dict[str, Any] = {
+            "text_blocks": intact.text_blocks,
+            "tokens": intact.tokens,
+            "robustness": report.robustness,
         }
-        found.append(result("perplexity", "Perplexity", checkpoint["perplexity"], **about))
-    if task is not None and task["score"] is not None:
-        kind = METRICS.get(task["metric"], task["metric"])
-        about = {"examples": task["score_examples"], "robustness": facts["robustness"]}
-        found.append(result(kind, plain(task["metric"]), task["score"], of_task=True, **about))
-    dims = [outlier["dim"] for outlier in checkpoint["outliers"]]
+        found.append(entry("perplexity", "Perplexity", intact.perplexity, **about))
+    if task is not None and task.score is not None:
+        kind = METRICS.get(task.metric, task.metric)
+        about = {"examples": task.score_examples, "robustness": report.robustness}
+        found.append(entry(kind, plain(task.metric), task.score, of_task=True, **about))
     found.append(
-        result(
+        entry(
             "outlier_dimensions",
             "Outlier dimensions",
-            len(dims),
-            of_task=checkpoint["scoring"] == "task",
-            dims=dims,
-            rule=_rule(checkpoint),
+            len(checkpoint.dims),
+            of_task=not checkpoint.has_perplexity,
+            dims=list(checkpoint.dims),
+            rule=checkpoint.rule.partition(":")[0],
         )
     )
-    for check in checkpoint["checks"]:
-        if check["ratio"] is not None:
-            args = {
-                key: check[key]
-                for key in ("dims", "interval", "threshold", "passes", "text_blocks", "verdict")
-            }
-            kind = check["check"].removeprefix("test_")
-            of_task = "task" in check["details"]
-            found.append(result(kind, _named(check), check["ratio"], of_task=of_task, **args))
+    found += _measured(checkpoint, entry)
     return found
 
 
-def section(facts: Facts, checkpoint: Facts, *, repo_id: str | None) -> str:
+def _measured(
+    checkpoint: CheckpointResult, entry: "Callable[..., EvalResult]"
+) -> "Iterator[EvalResult]":
+    """An entry for every check that measured something."""
+    for check in checkpoint.checks:
+        if check.measured is None:
+            continue
+        told = check.model_dump(mode="json", exclude={"details", "history", "examples"})
+        args = {key: told[key] for key in ("dims", "interval", "threshold", "passes")}
+        args |= {check.unit.replace(" ", "_"): check.seen, "verdict": check.outcome}
+        of_task = check.unit == "examples"
+        yield entry(check.check, _named(check), told["measured"], of_task=of_task, **args)
+
+
+def _entry(
+    checkpoint: CheckpointResult,
+    kind: str,
+    name: str,
+    value: Any,
+    *,
+    of_task: bool = False,
+    **args: Any,
+) -> "EvalResult":
+    from huggingface_hub import EvalResult
+
+    asked, data = TASKS.get(checkpoint.scoring, "other"), checkpoint.corpus
+    if of_task and (task := checkpoint.task) is not None:
+        asked, data = OF_TASKS.get(task.kind, "other"), task.name
+    return EvalResult(
+        task_type=asked,
+        task_name=TASK_NAME,
+        dataset_type=_slug(data),
+        dataset_name=plain(data),
+        metric_type=kind,
+        metric_name=name,
+        metric_value=value,
+        metric_args=args or None,
+    )
+
+
+def section(report: Report, checkpoint: CheckpointResult, *, repo_id: str | None) -> str:
     """Markdown: what was vetted, the verdict, dimensions and degradations, how to repeat it."""
-    lines = ["## Outlier dimensions", "", *_verdict(facts, checkpoint), "", _vetted(checkpoint), ""]
-    if checkpoint["outliers"]:
-        measured = "drop of the score" if checkpoint["scoring"] == "task" else "ratio"
+    lines = [
+        "## Outlier dimensions",
+        "",
+        *_verdict(report, checkpoint),
+        "",
+        _vetted(checkpoint),
+        "",
+    ]
+    if checkpoint.outliers:
+        measured = "ratio" if checkpoint.has_perplexity else "drop of the score"
         effect = f"{measured} when ablated"
         columns = ("dimension", "layers", "scale, std", "bias, std", effect)
-        rows = [_outlier(one, checkpoint) for one in checkpoint["outliers"][:DIMENSIONS]]
+        rows = [_outlier(one, checkpoint) for one in checkpoint.outliers[:DIMENSIONS]]
         lines += [*table(columns, "rlrrr", rows), ""]
-        if more := len(checkpoint["outliers"]) - DIMENSIONS:
+        if more := len(checkpoint.outliers) - DIMENSIONS:
             lines += [f"and {more} more.", ""] if more > 0 else []
     kept = [column for column in COLUMNS if column != "blocks"]
-    n_blocks = checkpoint["corpus_text_blocks"]
+    n_blocks = checkpoint.corpus_text_blocks
     cells = [
-        dict(zip(COLUMNS, row_of(check, n_blocks), strict=True)) for check in checkpoint["checks"]
+        dict(zip(COLUMNS, row_of(check, n_blocks), strict=True)) for check in checkpoint.checks
     ]
     rows = [[escaped(row[column]) for column in kept] for row in cells]
-    lines += [*table(kept, "llrlrl", rows), "", *_repeat(facts, checkpoint, repo_id)]
+    lines += [*table(kept, "llrlrl", rows), "", *_repeat(report, checkpoint, repo_id)]
     return "\n".join(lines)
 
 
-def _verdict(facts: Facts, checkpoint: Facts) -> Iterator[str]:
-    checks = checkpoint["checks"]
-    accepted = sum(map(is_accepted, checks))
-    outcome = "passed" if has_passed(facts, checkpoint) else "FAILED"
+def _verdict(report: Report, checkpoint: CheckpointResult) -> Iterator[str]:
+    checks = checkpoint.checks
+    accepted = len(checks) - len(checkpoint.refused)
+    outcome = "passed" if has_passed(report, checkpoint) else "FAILED"
     yield (
         f"**Vetting {outcome}**: {accepted} of {len(checks)} checks accepted by pytest-robustness "
-        f"{escaped(facts['robustness'])}, expectation {escaped(checkpoint['expectation'])}, confidence "
-        f"{facts['confidence']:g}, {escaped(facts['started'].partition('T')[0])}."
+        f"{escaped(report.robustness)}, expectation {escaped(checkpoint.expectation)}, confidence "
+        f"{report.confidence:g}, {escaped(report.started.partition('T')[0])}."
     )
-    not_applicable = sum(check["verdict"] == "not applicable" for check in checks)
+    not_applicable = sum(check.outcome == "not applicable" for check in checks)
     if not_applicable:
         yield f"{not_applicable} of them are not applicable."
     for check in checks:
-        mark = check.get("expected_failure")
-        if check["verdict"] == "fail" and mark is not None:
+        mark = check.expected_failure
+        if check.outcome == "fail" and mark is not None:
             yield (
                 f"A failure of *{escaped(_named(check))}* was expected until "
-                f"{escaped(mark['expires'])}: {escaped(mark['reason'])}."
+                f"{escaped(mark.expires)}: {escaped(mark.reason)}."
             )
-    for problem in facts["problems"]:
+    for problem in report.problems:
         yield f"{escaped(problem)}."
 
 
-def _vetted(checkpoint: Facts) -> str:
+def _vetted(checkpoint: CheckpointResult) -> str:
     on, meanings = [], []
-    if checkpoint["scoring"] != "task":
+    if checkpoint.has_perplexity:
         figures = ""
-        if checkpoint["perplexity"] is not None:
+        if (intact := checkpoint.intact) is not None and intact.perplexity is not None:
             figures = (
-                f"; {escaped(checkpoint['quantity'])} {figure(checkpoint['perplexity'])} over "
-                f"{checkpoint['perplexity_text_blocks']} text blocks"
+                f"; {escaped(checkpoint.quantity)} {figure(intact.perplexity)} over "
+                f"{intact.text_blocks} text blocks"
             )
-        on.append(f"{escaped(checkpoint['corpus'])}{figures}")
+        on.append(f"{escaped(checkpoint.corpus)}{figures}")
         meanings.append(
             "a ratio is perplexity with them switched off over perplexity with the model intact"
         )
-    if (task := checkpoint.get("task")) is not None:
-        score = "" if task["score"] is None else f" {figure(task['score'])}"
+    if (task := checkpoint.task) is not None:
+        score = "" if task.score is None else f" {figure(task.score)}"
         on.append(
-            f"the task {escaped(task['name'])}; {escaped(task['metric'])}{score} over "
-            f"{task['score_examples']} of {task['examples']} examples"
+            f"the task {escaped(task.name)}; {escaped(task.metric)}{score} over "
+            f"{task.score_examples} of {task.examples} examples"
         )
         meanings.append("of a task's checks, measured is how far its score drops without them")
     return (
-        f"Vetted: {code(checkpoint['reference'])} at {code(checkpoint['revision'])}, "
-        f"{escaped(checkpoint['architecture'])}, {checkpoint['layers']} layers x "
-        f"{checkpoint['hidden_size']}, on {'; and on '.join(on)}. Rule: "
-        f"{escaped(checkpoint['rule'])}. [Outlier dimensions](https://arxiv.org/abs/2105.06990) "
+        f"Vetted: {code(checkpoint.reference)} at {code(checkpoint.revision)}, "
+        f"{escaped(checkpoint.architecture)}, {checkpoint.layers} layers x "
+        f"{checkpoint.hidden_size}, on {'; and on '.join(on)}. Rule: "
+        f"{escaped(checkpoint.rule)}. [Outlier dimensions](https://arxiv.org/abs/2105.06990) "
         "are features on which a model's predictions depend far more than on any others; "
         f"{'; '.join(meanings)}."
     )
 
 
-def _outlier(outlier: Facts, checkpoint: Facts) -> list[str]:
-    of_task = checkpoint["scoring"] == "task"
-    test = "test_task_score_drops" if of_task else "test_ablation_degrades"
+def _outlier(outlier: OutlierDimension, checkpoint: CheckpointResult) -> list[str]:
+    source: Source = "text" if checkpoint.has_perplexity else "task"
     alone = [
-        check
-        for check in checkpoint["checks"]
-        if check["check"] == test and check["dims"] == [outlier["dim"]]
+        check.measured
+        for check in checkpoint.checks
+        if check.is_of_one_dimension(source) and check.dims == (outlier.dim,)
     ]
-    ratio = alone[0]["ratio"] if alone else None
     return [
-        str(outlier["dim"]),
-        f"{len(outlier['layers'])} of {checkpoint['layers']} ({ranges(outlier['layers'])})",
-        *(_furthest(outlier[name]) for name in ("z_scale", "z_bias")),
-        "" if ratio is None else figure(ratio),
+        str(outlier.dim),
+        f"{len(outlier.layers)} of {checkpoint.layers} ({ranges(outlier.layers)})",
+        *("" if z is None else furthest(z) for z in (outlier.z_scale, outlier.z_bias)),
+        "" if not alone or alone[0] is None else figure(alone[0]),
     ]
 
 
-def _furthest(z: Sequence[float] | None) -> str:
-    return "" if z is None else f"{max(map(float, z), key=abs):+.1f}"
-
-
-def _repeat(facts: Facts, checkpoint: Facts, repo_id: str | None) -> Iterator[str]:
-    arguments = [f"--model={repo_id or checkpoint['reference']}"]
+def _repeat(report: Report, checkpoint: CheckpointResult, repo_id: str | None) -> Iterator[str]:
+    arguments = [f"--model={repo_id or checkpoint.reference}"]
     for name, default in SETTINGS.items():
-        if checkpoint[name] != default:
-            arguments.append(f"--robustness-{name.replace('_', '-')}={checkpoint[name]}")
-    if checkpoint["exhaustive"]:
+        if (value := getattr(checkpoint, name)) != default:
+            arguments.append(f"--robustness-{name.replace('_', '-')}={value}")
+    if checkpoint.exhaustive:
         arguments.append("--robustness-exhaustive")
-    if (task := checkpoint.get("task")) is not None:
-        arguments.append(f"--robustness-task={task['reference']}")
+    if (task := checkpoint.task) is not None:
+        arguments.append(f"--robustness-task={task.reference}")
     versions = ", ".join(
-        f"{name} {facts['versions'][name]}"
+        f"{name} {report.versions[name]}"
         for name in ("torch", "transformers")
-        if name in facts["versions"]
+        if name in report.versions
     )
-    corpus = checkpoint["corpus"]
-    unnamed = corpus.startswith("builtin") or checkpoint["scoring"] == "task"
+    corpus = checkpoint.corpus
+    unnamed = corpus.startswith("builtin") or not checkpoint.has_perplexity
     on = "" if unnamed else f", with --robustness-corpus set to {corpus}"
-    policy = "" if facts["policy"] is None else f", and the policy of that run ({facts['policy']})"
+    policy = "" if report.policy is None else f", and the policy of that run ({report.policy})"
     yield f"To repeat it: {code(shlex.join(['pytest', *arguments]))}{escaped(on + policy)}"
     yield f"({escaped(versions)})."
 
 
-def _named(check: Facts) -> str:
-    name = check_name(check["check"])
-    dims = check["dims"]
-    if not dims:
-        return name
-    if "draws" in check["details"] or "task_draws" in check["details"]:
-        return f"{name}, {len(dims)} random"
-    shown = ", ".join(map(str, dims[:DIMENSIONS]))
-    return f"{name}, dimension{'s' * (len(dims) > 1)} {shown}"
-
-
-def _rule(checkpoint: Facts) -> str:
-    return str(checkpoint["rule"]).partition(":")[0]
+def _named(check: CheckResult) -> str:
+    if not check.dims:
+        return check.name
+    if check.is_random:
+        return f"{check.name}, {len(check.dims)} random"
+    return f"{check.name}, {named(check.dims[:DIMENSIONS])}"
 
 
 def _slug(corpus: str) -> str:

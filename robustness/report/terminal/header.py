@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from robustness.outliers.model_profile import ModelProfile
 from robustness.policy.settings import Settings
-from robustness.report.terminal.wording import amount, listed, wrapped
+from robustness.report.words import amount, listed, wrapped
 from robustness.run.plan import PlannedCheckpoint, RunPlan
 
 
-def header(plan: RunPlan) -> list[str]:
+def header(plan: "RunPlan") -> list[str]:
     """What is vetted and how, one paragraph per checkpoint."""
     lines = [
         f"robustness: {plan.comparisons} comparisons, together right with confidence "
@@ -26,7 +26,7 @@ def header(plan: RunPlan) -> list[str]:
     return [part for line in lines for part in wrapped(line)]
 
 
-def plan_lines(plan: RunPlan, described: Mapping[str, Sequence[str]]) -> list[str]:
+def plan_lines(plan: "RunPlan", described: Mapping[str, Sequence[str]]) -> list[str]:
     """What would run and what it would cost, for ``--robustness-plan``."""
     lines = header(plan)
     for label, parts in described.items():
@@ -44,7 +44,7 @@ def partial(left_out: int, planned: int) -> list[str]:
     ]
 
 
-def _checkpoint_header(planned: PlannedCheckpoint) -> list[str]:
+def _checkpoint_header(planned: "PlannedCheckpoint") -> list[str]:
     checkpoint, settings, found = planned.checkpoint, planned.settings, planned.model_profile
     return [
         f"{planned.label}: {checkpoint['reference']} at {checkpoint['revision']}",
@@ -60,7 +60,7 @@ def _checkpoint_header(planned: PlannedCheckpoint) -> list[str]:
     ]
 
 
-def _measured_on(planned: PlannedCheckpoint) -> str:
+def _measured_on(planned: "PlannedCheckpoint") -> str:
     parts = []
     if planned.has_perplexity:
         parts.append(
@@ -77,7 +77,7 @@ def _measured_on(planned: PlannedCheckpoint) -> str:
     return "; ".join(parts)
 
 
-def _stack(found: ModelProfile) -> str:
+def _stack(found: "ModelProfile") -> str:
     size = f"{found.layers} layers x {found.hidden_size}"
     return size if found.stack == "only" else f"{size} in the {found.stack}, which is vetted"
 
@@ -86,7 +86,7 @@ def _precision(dtype: str) -> str:
     return "float32" if dtype == "float32" else f"float32 and, where that suffices, {dtype}"
 
 
-def _baseline_header(planned: PlannedCheckpoint) -> list[str]:
+def _baseline_header(planned: "PlannedCheckpoint") -> list[str]:
     profile = planned.baseline
     if profile is None:
         return []
@@ -96,7 +96,7 @@ def _baseline_header(planned: PlannedCheckpoint) -> list[str]:
     ]
 
 
-def _place(settings: Settings) -> Iterable[str]:
+def _place(settings: "Settings") -> Iterable[str]:
     """Where and how dimensions are ablated, where it is not as by default."""
     if where := settings.ablation((0,)).where:
         yield f"  ablations{where}"

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from robustness.outliers.scanning import Finding, Scan, comparable
 from robustness.report.terminal.sketch import legend, per_sign, sketch
-from robustness.report.terminal.wording import WIDTH, chance, listed, wrapped
+from robustness.report.words import WIDTH, chance, listed, wrapped
 from robustness.runtime.plain import plain
 
 NAMES = 18

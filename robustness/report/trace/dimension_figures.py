@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from robustness.report.html.axes import number
 from robustness.report.html.parts import Figure, axis, layout
 from robustness.report.trace.step_axis import StepAxis
+from robustness.report.words import number
 from robustness.trace.emergence import Course, Step
 from robustness.trace.tracks import Track
 

@@ -4,10 +4,11 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from robustness.report.html.axes import LogAxis, log_axis, number
+from robustness.report.html.axes import LogAxis, log_axis
 from robustness.report.html.parts import Figure, axis, bounded, interval, layout, log_scale
 from robustness.report.trace.dimension_figures import at_step, line_of, signed
 from robustness.report.trace.step_axis import StepAxis
+from robustness.report.words import number
 from robustness.trace.emergence import Course, Step
 from robustness.trace.step_measure import Degradation, Measured
 

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from robustness import __version__
-from robustness.report.html.axes import number
 from robustness.report.html.page import rendered
-from robustness.report.terminal.wording import listed
 from robustness.report.trace.dimension_figures import distances, values
 from robustness.report.trace.figures import TIMELINE, Line, degradation_lines, over_steps
 from robustness.report.trace.step_axis import step_axis, step_name
+from robustness.report.words import counted, listed, number
 from robustness.runtime.libraries import library_versions
 from robustness.trace.emergence import Course, Step, courses
 
@@ -109,7 +108,7 @@ def heading(steps: Sequence[Step], found: Sequence[Course]) -> str:
         ever = any(any(course.flagged) for course in found)
         return "No outlier dimension stayed" if ever else "No outlier dimension emerged"
     if len(steps) == 1:
-        return f"{_counted(len(emerged))} at {named(steps[0])}"
+        return f"{counted(len(emerged), 'outlier dimension')} at {named(steps[0])}"
     later = sorted(course.dim for course in emerged if course.emerged)
     first = sorted(course.dim for course in emerged if not course.emerged)
     from_first = f"stand{'s' * (len(first) == 1)} out from the first checkpoint on"
@@ -121,7 +120,11 @@ def heading(steps: Sequence[Step], found: Sequence[Course]) -> str:
 
 def _subject(dims: Sequence[int]) -> str:
     few = len(dims) <= 3
-    return f"Dimension{'s' * (len(dims) > 1)} {listed(dims)}" if few else _counted(len(dims))
+    return (
+        f"Dimension{'s' * (len(dims) > 1)} {listed(dims)}"
+        if few
+        else counted(len(dims), "outlier dimension")
+    )
 
 
 def _caption(
@@ -148,10 +151,6 @@ def _caption(
     if 0 in [step.step for step in steps] and len(steps) > 1:
         parts.append("Step 0 has no place on a logarithmic axis: it stands before the others.")
     return " ".join(parts)
-
-
-def _counted(n: int) -> str:
-    return f"{n} outlier dimension{'s' * (n != 1)}"
 
 
 def named(step: Step) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from robustness.report.terminal.sketch import legend, per_sign, sketch
-from robustness.report.terminal.wording import DIMENSIONS, WIDTH, figure, listed, wrapped
+from robustness.report.words import DIMENSIONS, WIDTH, figure, listed, wrapped
 from robustness.trace.emergence import Course, Step, courses
 from robustness.trace.step_measure import Degradation, Measured
 

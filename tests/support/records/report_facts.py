@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-
 from robustness.report.facts import SCHEMA
 
 Facts = dict[str, Any]

@@ -1,0 +1,254 @@
+"""The report of a run, collected from its plan and the checks that were decided."""
+
+import json
+import math
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from robustness import __version__
+from robustness.report.results import (
+    SCHEMA,
+    Agreement,
+    BaselineProfile,
+    CheckpointResult,
+    CheckResult,
+    Example,
+    OutlierDimension,
+    Report,
+    RuleResult,
+    Shard,
+    Sites,
+    TaskResult,
+)
+from robustness.scoring.quantity import quantity
+from robustness.statistics.verdict import Verdict
+
+if TYPE_CHECKING:
+    from robustness.checks.planned import PlannedCheck
+    from robustness.outliers.outliers import Detection, Outlier
+    from robustness.outliers.site_values import SiteValues
+    from robustness.run.plan import PlannedCheckpoint, RunPlan
+    from robustness.measurement.planned_task import PlannedTask
+
+PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pytest", "pytest-xdist")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a session came to its end.
+
+    Attributes:
+        partial: whether planned checks were left out.
+        problems: why the run is no verdict although no test failed.
+        exit_status: of the session.
+        started: when the run started, by the clock on the wall.
+        duration_s: how long it took, by a clock that nobody sets back.
+        command: what the user typed.
+    """
+
+    partial: bool
+    problems: Sequence[str]
+    exit_status: int
+    started: datetime
+    duration_s: float
+    command: str | None = None
+
+
+def check_result(
+    nodeid: str,
+    check: "PlannedCheck",
+    verdict: Verdict,
+    *,
+    examples: Sequence[Mapping[str, Any]] = (),
+) -> CheckResult:
+    """One decided check.
+
+    Args:
+        nodeid: of its test.
+        check: as it was planned.
+        verdict: what it came to.
+        examples: what was measured on the way to show it (``robustness.scoring.examples``).
+    """
+    found = {name: getattr(verdict, name) for name in Verdict.model_fields}
+    return CheckResult(
+        **found,
+        id=nodeid,
+        check=check.check,
+        dims=check.dims,
+        expected_failure=check.expected_failure,
+        examples=tuple(Example.model_validate(_plain(each), strict=False) for each in examples),
+    )
+
+
+def collected(plan: "RunPlan", results: Iterable[CheckResult], ending: Ending) -> Report:
+    """Everything a run found out.
+
+    Args:
+        plan: what was planned.
+        results: what was decided.
+        ending: how the session ended.
+    """
+    by_name = {result.test_name: result for result in results}
+    checkpoints = tuple(checkpoint_result(planned, by_name) for planned in plan.checkpoints)
+    whole = plan.shard is None and not ending.partial and not ending.problems
+    return Report(
+        schema=SCHEMA,
+        robustness=__version__,
+        versions=_versions(),
+        command=ending.command,
+        started=ending.started.isoformat(timespec="seconds"),
+        duration_s=round(ending.duration_s, 3),
+        confidence=plan.confidence,
+        comparisons=plan.comparisons,
+        alpha=plan.alpha,
+        policy=plan.policy_source,
+        baseline=plan.baseline_source,
+        partial=ending.partial,
+        problems=tuple(ending.problems),
+        exit_status=ending.exit_status,
+        passed=whole and ending.exit_status == 0 and any(point.checks for point in checkpoints),
+        shard=None if plan.shard is None else Shard.model_validate_json(json.dumps(plan.shard)),
+        merged=None,
+        checkpoints=checkpoints,
+    )
+
+
+def checkpoint_result(
+    planned: "PlannedCheckpoint", results: Mapping[str, CheckResult]
+) -> CheckpointResult:
+    """Everything found out about one checkpoint.
+
+    Args:
+        planned: what was known before the first test.
+        results: decided checks by the name of their test.
+    """
+    checkpoint, settings, profile = planned.checkpoint, planned.settings, planned.model_profile
+    detections = profile.detections
+    found = CheckpointResult(
+        label=planned.label,
+        reference=checkpoint["reference"],
+        revision=checkpoint["revision"],
+        architecture=checkpoint["architecture"],
+        stack=profile.stack,
+        site=settings.site,
+        mode=settings.mode,
+        ablated_layers=_plain(settings.layers),
+        layers=profile.layers,
+        hidden_size=profile.hidden_size,
+        parameters=checkpoint["n_parameters"],
+        vocabulary=checkpoint["vocab_size"],
+        scoring=checkpoint["scoring"],
+        dtype=planned.dtype,
+        **_scoring_options(planned),
+        device=settings.device,
+        expectation=settings.expectation,
+        seed=settings.seed,
+        block_size=planned.block_size,
+        exhaustive=settings.exhaustive,
+        corpus=planned.corpus,
+        corpus_text_blocks=planned.text_blocks,
+        notes=tuple(planned.notes),
+        quantity=quantity(checkpoint["scoring"]).name,
+        intact=None,
+        rule=profile.detection.rule,
+        expected_by_chance=profile.detection.by_chance,
+        outliers=_outliers(profile.detection),
+        rules=tuple(map(_rule, detections)),
+        agreement=_agreement(detections),
+        sites=None if profile.values is None else _sites(profile.values),
+        baseline=None
+        if planned.baseline is None
+        else BaselineProfile.model_validate(planned.baseline.summary(), strict=False),
+        task=None if planned.task is None else _task(planned.task),
+        checks=(),
+    )
+    names = (check.test_name(planned.label) for check in planned.checks)
+    return found.with_checks(results[name] for name in names if name in results)
+
+
+def _scoring_options(planned: "PlannedCheckpoint") -> dict[str, Any]:
+    """The settings that the scoring depends on; ``None`` where it does not."""
+    scoring, options = planned.checkpoint["scoring"], planned.settings.scoring_options
+    return {
+        "masking": options.masking if scoring in ("masked", "permutation") else None,
+        "bos": options.bos,
+        "context": options.context if scoring == "causal" else None,
+        "generator": options.generator if scoring == "replaced-token" else None,
+        "generator_revision": None if planned.generator is None else planned.generator["revision"],
+    }
+
+
+def _outlier(outlier: "Outlier") -> OutlierDimension:
+    return OutlierDimension.model_validate(_plain(outlier.to_dict()), strict=False)
+
+
+def _outliers(detection: "Detection") -> tuple[OutlierDimension, ...]:
+    return tuple(map(_outlier, detection.outliers))
+
+
+def _rule(detection: "Detection") -> RuleResult:
+    return RuleResult(
+        rule=detection.name,
+        description=detection.rule,
+        dims=detection.dims,
+        expected_by_chance=detection.by_chance,
+        outliers=_outliers(detection),
+        details=_plain(detection.details),
+    )
+
+
+def _agreement(detections: Sequence["Detection"]) -> tuple[Agreement, ...]:
+    """Every dimension that some rule found, with the rules that did: most rules first."""
+    rules = {
+        dim: tuple(detection.name for detection in detections if dim in detection.dims)
+        for dim in sorted({dim for detection in detections for dim in detection.dims})
+    }
+    order = sorted(rules, key=lambda dim: -len(rules[dim]))
+    return tuple(Agreement(dim=dim, rules=rules[dim]) for dim in order)
+
+
+def _sites(values: "SiteValues") -> Sites:
+    """What was found, without a look at every one of its many numbers."""
+    return Sites.model_construct(**{name: getattr(values, name) for name in Sites.model_fields})
+
+
+def _task(task: "PlannedTask") -> TaskResult:
+    return TaskResult(
+        name=task.name,
+        reference=task.reference,
+        kind=task.kind,
+        metric=task.metric,
+        architecture=task.checkpoint["architecture"],
+        examples=task.examples,
+        score=None,
+        score_examples=0,
+    )
+
+
+def _plain(value: Any) -> Any:
+    """JSON types, whatever numpy has made of them; infinities and NaN as text."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

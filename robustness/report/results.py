@@ -1,0 +1,430 @@
+"""The one model of what a run found: workers send it, JSON is it, and every format reads it.
+
+Its JSON is part of the public interface; the JSON Schema of it stands in ``docs``.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BeforeValidator, Field, JsonValue
+
+from robustness.checks.check import Check, Role, Source
+from robustness.checks.planned import ExpectedFailure
+from robustness.checks.registry import CHECKS
+from robustness.runtime.plain import encodable
+from robustness.statistics.figures import Figures, IntactFigures, Number
+from robustness.statistics.verdict import Verdict
+
+SCHEMA: Final = 2
+"""Number of the JSON report's schema; it changes when an older reader would misread a newer one."""
+
+
+def _encodable(value: Any) -> Any:
+    """Text that UTF-8 can hold: names of files can have bytes in them that are no text."""
+    return encodable(value, "utf-8") if isinstance(value, str) else value
+
+
+Text = Annotated[str, BeforeValidator(_encodable)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Matrix = tuple[tuple[Number, ...], ...]
+"""A row per layer and a column per dimension."""
+
+
+class Guess(Figures):
+    """What a model says first for a token, and how probable it finds that."""
+
+    text: Text
+    p: Number
+
+
+class Piece(Figures):
+    """A piece of an example.
+
+    Attributes:
+        text: what stands there.
+        target: whether the models were asked for it; only then there is more.
+        intact: what the intact model says.
+        ablated: what the ablated model says.
+        intact_p_target: how probable the intact model finds the piece itself.
+        ablated_p_target: the same of the ablated model.
+    """
+
+    text: Text
+    target: bool = False
+    intact: Guess | None = None
+    ablated: Guess | None = None
+    intact_p_target: Number | None = None
+    ablated_p_target: Number | None = None
+
+
+class Example(Figures):
+    """A window of the corpus with what the intact and the ablated model make of it."""
+
+    text_block: int
+    kind: Literal["masked", "continued"]
+    dims: tuple[int, ...]
+    seed: int
+    pieces: tuple[Piece, ...]
+
+
+class CheckResult(Verdict):
+    """One decided check.
+
+    Attributes:
+        id: the node id of its test.
+        check: its name in the registry.
+        dims: the dimensions that it is about.
+        expected_failure: why and until when it may fail, or ``None``.
+        examples: what was measured on the way to show it.
+    """
+
+    id: Text
+    check: Text
+    dims: tuple[int, ...]
+    expected_failure: ExpectedFailure | None = None
+    examples: tuple[Example, ...] = ()
+
+    @property
+    def test_name(self) -> str:
+        """Its test as pytest names it: ``test_ablation_degrades[bert-dim308]``."""
+        return self.id.partition("::")[2]
+
+    @property
+    def name(self) -> str:
+        """The name in words: ``ablation degrades``."""
+        return self.check.replace("_", " ")
+
+    @property
+    def specification(self) -> Check[Any] | None:
+        """What the registry says of it; ``None`` where this version does not know the check."""
+        return CHECKS.get(self.check)
+
+    @property
+    def title(self) -> str:
+        """What a sentence calls it, with dimensions where they tell checks of a kind apart."""
+        return self.name if self.specification is None else self.specification.title
+
+    @property
+    def is_by_dimension(self) -> bool:
+        """Whether the checks of its kind differ by dimension."""
+        return self.specification is not None and self.specification.by_dimension
+
+    @property
+    def is_random(self) -> bool:
+        """Whether its dimensions are random ones, of which only the number is worth saying."""
+        known = self.specification is not None and self.specification.random
+        return bool(self.dims) and (known or self.details.draws is not None)
+
+    @property
+    def row(self) -> str | None:
+        """Its row among degradations; ``None`` where none was measured."""
+        if self.specification is None or self.measured is None:
+            return None
+        return self.specification.row(self.dims)
+
+    @property
+    def is_factor(self) -> bool:
+        """Whether its number multiplies something, so that logarithms of it are compared."""
+        return self.measure in ("ratio", "factor")
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether it lets a run pass: also where it fails as the policy expects."""
+        if self.outcome == "fail" and self.expected_failure is not None:
+            return not self.expected_failure.expired
+        return self.outcome in ("pass", "not applicable")
+
+    def plays(self, role: Role, source: Source = "text") -> bool:
+        """Whether it has this part in what is told of a checkpoint."""
+        known = self.specification
+        return known is not None and known.role == role and known.source == source
+
+    def is_of_one_dimension(self, source: Source) -> bool:
+        """Whether it is of a kind that asks about one dimension after the other."""
+        return self.is_by_dimension and CHECKS[self.check].source == source
+
+
+class OutlierDimension(Figures):
+    """A dimension that a rule flags; see :class:`robustness.outliers.outliers.Outlier`."""
+
+    dim: int
+    layers: tuple[int, ...]
+    z_scale: tuple[Number, ...] | None
+    z_bias: tuple[Number, ...] | None
+    statistics: dict[str, tuple[Number, ...]]
+    details: dict[str, JsonValue]
+
+
+class RuleResult(Figures):
+    """What one rule found; the first of a checkpoint decides what is ablated."""
+
+    rule: Text
+    description: Text
+    dims: tuple[int, ...]
+    expected_by_chance: Number | None
+    outliers: tuple[OutlierDimension, ...]
+    details: dict[str, JsonValue]
+
+
+class Agreement(Figures):
+    """The rules that found a dimension."""
+
+    dim: int
+    rules: tuple[Text, ...]
+
+
+class Sites(Figures):
+    """Parameters of the vetted site in every layer, and their z-scores.
+
+    Attributes:
+        site: what the rows are of.
+        dims: the dimensions of the columns, ascending; ``None`` if there is one for each.
+        scale: of every layer.
+        bias: likewise; ``None`` where a site has none.
+        scale_z: how far it lies from the layer's mean; ``None`` where values are not finite.
+        bias_z: likewise.
+    """
+
+    site: str
+    dims: tuple[int, ...] | None
+    scale: Matrix
+    bias: Matrix | None
+    scale_z: Matrix | None
+    bias_z: Matrix | None
+
+
+class BaselineProfile(Figures):
+    """The saved profile that a checkpoint was compared with."""
+
+    label: Text
+    reference: Text
+    revision: Text
+    text_blocks: int
+    perplexity: Number | None
+    dims: tuple[int, ...]
+
+
+class TaskResult(Figures):
+    """The downstream task, and the intact model's score on the examples that were measured.
+
+    Attributes:
+        name: of the data.
+        reference: to the data, as the user gave it.
+        kind: what the model is asked.
+        metric: the score.
+        architecture: of the model that answers.
+        examples: in the task.
+        score: of the intact model, on as many examples as any check saw; ``None`` without one.
+        score_examples: how many those are.
+    """
+
+    name: Text
+    reference: Text
+    kind: str
+    metric: str
+    architecture: Text
+    examples: int
+    score: Number | None
+    score_examples: int
+
+
+class CheckpointResult(Figures):
+    """Everything found out about one checkpoint.
+
+    Attributes:
+        label: its short name in test ids, unique in the run.
+        ablated_layers: the layers in which dimensions are switched off, as the policy has it.
+        dtype: the precision that may be used beside float32.
+        masking: how tokens are masked; ``None`` where the scoring masks none. Likewise ``context``
+            and ``generator``.
+        corpus_text_blocks: how many there are; the checks say how many of them they saw.
+        notes: what the user should know about the checkpoint or the corpus.
+        quantity: what is measured of a text, in words.
+        intact: the intact model on the most text blocks that any check saw.
+        rule: the rule that decides what is ablated, with its settings.
+        expected_by_chance: how many dimensions it would flag by chance.
+        outliers: what it found.
+        rules: what every rule found, that one first.
+        agreement: every dimension that some rule found, those of most rules first.
+        sites: the parameters that the rules look at, where they are known.
+        checks: those that were decided, in the order of the suite.
+    """
+
+    label: Text
+    reference: Text
+    revision: Text
+    architecture: Text
+    stack: str
+    site: str
+    mode: str
+    ablated_layers: JsonValue
+    layers: int
+    hidden_size: int
+    parameters: int
+    vocabulary: int
+    scoring: str
+    dtype: str
+    masking: str | None
+    bos: str
+    context: int | None
+    generator: Text | None
+    generator_revision: str | None
+    device: str
+    expectation: str
+    seed: int
+    block_size: int
+    exhaustive: bool
+    corpus: Text
+    corpus_text_blocks: int
+    notes: tuple[Text, ...]
+    quantity: str
+    intact: IntactFigures | None
+    rule: Text
+    expected_by_chance: Number | None
+    outliers: tuple[OutlierDimension, ...]
+    rules: tuple[RuleResult, ...]
+    agreement: tuple[Agreement, ...]
+    sites: Sites | None
+    baseline: BaselineProfile | None
+    task: TaskResult | None
+    checks: tuple[CheckResult, ...]
+
+    @property
+    def has_perplexity(self) -> bool:
+        """Whether it is a language model; otherwise there are no text blocks."""
+        return self.scoring != "task"
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The outlier dimensions, which are ablated."""
+        return tuple(outlier.dim for outlier in self.outliers)
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """What one of its checks shows."""
+        return next((check.examples for check in self.checks if check.examples), ())
+
+    @property
+    def refused(self) -> tuple[CheckResult, ...]:
+        """The checks that fail the run."""
+        return tuple(check for check in self.checks if not check.is_accepted)
+
+    def of(self, role: Role, source: Source = "text") -> tuple[CheckResult, ...]:
+        """The checks with this part that measured something."""
+        return tuple(
+            check
+            for check in self.checks
+            if check.plays(role, source) and check.measured is not None
+        )
+
+    def with_checks(self, checks: Iterable[CheckResult]) -> "CheckpointResult":
+        """The same with these checks, and what the widest of them say of the intact model."""
+        decided = tuple(checks)
+        changes: dict[str, Any] = {"checks": decided, "intact": _intact(decided)}
+        if self.task is not None:
+            changes["task"] = _scored(self.task, decided)
+        return self.model_copy(update=changes)
+
+
+class Shard(Figures):
+    """Which part of a run a report is of.
+
+    Attributes:
+        index: its number, from 1 on.
+        count: how many there are.
+        plan: identifies the whole plan.
+        expected: names of the tests that this part decides.
+        all: names of all tests of the whole, by checkpoint.
+    """
+
+    index: Annotated[int, Field(ge=1)]
+    count: Annotated[int, Field(ge=1)]
+    plan: str
+    expected: tuple[Text, ...]
+    all: dict[Text, tuple[Text, ...]]
+
+    def __str__(self) -> str:
+        """As it is asked for: ``1/3``."""
+        return f"{self.index}/{self.count}"
+
+
+class Report(Figures):
+    """Everything a run found out.
+
+    Attributes:
+        schema_: the number of this schema, ``schema`` in JSON.
+        robustness: the version that wrote it.
+        versions: of Python and the packages that numbers depend on.
+        command: what the user typed, as a shell would take it again.
+        started: when the run started, by the clock on the wall.
+        duration_s: how long it took.
+        confidence: with which all verdicts together are right.
+        comparisons: statistical comparisons in the whole plan.
+        alpha: error probability of each.
+        policy: the file that it came from; ``None`` for defaults.
+        baseline: the file of the profiles that checkpoints were compared with.
+        partial: whether planned checks were left out.
+        problems: why the run is no verdict although no test failed.
+        exit_status: of the session; tests that have nothing to do with vetting count, too.
+        passed: whether everything may be released.
+        shard: which part of a run this is; ``None`` for a whole.
+        merged: of how many parts the report of a whole was made; ``None`` if of one run.
+        checkpoints: in the order they were named.
+        sha256: of the report of a part, so that nobody changes it on the way.
+    """
+
+    schema_: Literal[2] = Field(alias="schema")
+    robustness: Text
+    versions: dict[str, str]
+    command: Text | None
+    started: Text
+    duration_s: Finite
+    confidence: Finite
+    comparisons: int
+    alpha: Finite
+    policy: Text | None
+    baseline: Text | None
+    partial: bool
+    problems: tuple[Text, ...]
+    exit_status: int
+    passed: bool
+    shard: Shard | None
+    merged: int | None
+    checkpoints: tuple[CheckpointResult, ...]
+    sha256: str | None = None
+
+    @property
+    def checks(self) -> tuple[CheckResult, ...]:
+        """All that were decided."""
+        return tuple(check for checkpoint in self.checkpoints for check in checkpoint.checks)
+
+    @property
+    def vetted(self) -> tuple[CheckpointResult, ...]:
+        """The checkpoints of which something was decided."""
+        return tuple(checkpoint for checkpoint in self.checkpoints if checkpoint.checks)
+
+
+def presence_test() -> str:
+    """The test that accounts for checks that do not apply: that of outlier dimensions."""
+    return f"test_{next(name for name, check in CHECKS.items() if check.role == 'presence')}"
+
+
+def unaccounted(checks: Sequence[CheckResult]) -> list[CheckResult]:
+    """The checks of one checkpoint that do not apply, unless its outlier check says why."""
+    if any(check.plays("presence", "files") for check in checks):
+        return []
+    return [check for check in checks if check.outcome == "not applicable"]
+
+
+def _intact(checks: Sequence[CheckResult]) -> IntactFigures | None:
+    found = [check.details.intact for check in checks if check.details.intact is not None]
+    return max(found, key=lambda intact: intact.text_blocks, default=None)
+
+
+def _scored(task: TaskResult, checks: Sequence[CheckResult]) -> TaskResult:
+    found = [check.details.task for check in checks if check.details.task is not None]
+    if not found:
+        return task.model_copy(update={"score": None, "score_examples": 0})
+    widest = max(found, key=lambda figures: min(figures.examples, figures.task_examples))
+    seen = min(widest.examples, task.examples)
+    return task.model_copy(update={"score": widest.intact_score, "score_examples": seen})
