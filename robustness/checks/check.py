@@ -19,8 +19,9 @@ from robustness.statistics.verdict import Verdict
 NO_OUTLIERS = "no outlier dimensions were found"
 
 Role: TypeAlias = Literal["presence", "alone", "joint", "control", "factor"]
-"""A part that a check plays in what reports tell of a checkpoint: that there are outlier dimensions,
-what one of them does, what all do together, what random ones do, and how the last two compare."""
+"""A part that a check plays in what reports tell of a checkpoint: that there are outlier
+dimensions, what one of them does, what all do together, what random ones do, and how the last two
+compare."""
 
 Source: TypeAlias = Literal["files", "text", "task", "baseline"]
 """What a check rests on: the files alone, text blocks of the corpus, examples of the task, or text

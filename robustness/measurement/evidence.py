@@ -176,8 +176,8 @@ class _Columns:
     def __getitem__(self, name: str) -> NDArray[Any]:
         return np.concatenate(self._parts[name])
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._parts
+    def get(self, name: str) -> NDArray[Any] | None:
+        return self[name] if name in self._parts else None
 
     def joined(self, names: Sequence[str]) -> Deltas:
         return {name: self[name] for name in names}
@@ -323,7 +323,7 @@ def _control_evidence(
     first_pass = slice(0, n_blocks)
     complete = columns["draw"] < complete_draws
     draws = columns["draw"][complete]
-    joint = columns["joint"] if "joint" in columns else None
+    joint = columns.get("joint")
     return ControlEvidence(
         intact=IntactEvidence(
             nll_nats=columns["nll"][first_pass],

@@ -107,8 +107,8 @@ class FactorDecision:
             control's, ``below`` when one of these does not hold; ``None`` while undecided.
         joint_mean: nats per text block; may be infinite.
         control_mean: nats per text block; may be infinite.
-        measured: joint over control mean, a description that decides nothing. With a control mean of
-            0 or less it is infinite if the joint mean is positive, else 0.
+        measured: joint over control mean, a description that decides nothing. With a control
+            mean of 0 or less it is infinite if the joint mean is positive, else 0.
         seen: text blocks, over all passes.
     """
 

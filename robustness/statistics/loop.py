@@ -93,7 +93,11 @@ class Statistic(ABC, Generic[E, D]):
         """
         raise NotImplementedError
 
-    def shown(self, evidence: E, decision: D | None) -> tuple[str, tuple[float, float] | None]:
+    def shown(
+        self,
+        evidence: E,  # noqa: ARG002
+        decision: D | None,
+    ) -> tuple[str, tuple[float, float] | None]:
         """The number so far in words, and its interval, for whoever waits."""
         if decision is None:
             return "", None

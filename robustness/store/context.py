@@ -1,4 +1,4 @@
-"""What all measuring in a process shares: where numbers are kept, how fresh, by whom, and who waits."""
+"""What all measuring in a process shares: store, freshness, threads and progress."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,11 +1,14 @@
 """What the terminal shows before a run: what is vetted and how, and what that would cost."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from robustness.outliers.model_profile import ModelProfile
-from robustness.policy.settings import Settings
 from robustness.report.words import amount, listed, wrapped
-from robustness.run.plan import PlannedCheckpoint, RunPlan
+
+if TYPE_CHECKING:
+    from robustness.outliers.model_profile import ModelProfile
+    from robustness.policy.settings import Settings
+    from robustness.run.plan import PlannedCheckpoint, RunPlan
 
 
 def header(plan: "RunPlan") -> list[str]:
