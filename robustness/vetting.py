@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, SupportsIndex
 
 from robustness.ablation.ablation import Ablation
-from robustness.checkpoint.finite import recorded_non_finite_tensors
 from robustness.checks.against_baseline import AgainstBaseline
 from robustness.checks.claims import AblatedModel, IntactModel, RandomlyAblatedModel
 from robustness.checks.layer_sweep import LayerSweep
@@ -25,8 +24,8 @@ from robustness.policy.policy import Settings
 from robustness.reference.baseline import CheckpointBaseline
 from robustness.run.planned_task import PlannedTask, plan_task
 from robustness.runtime.devices import chosen_dtype
-from robustness.scoring.generator import chosen_generator
 from robustness.scoring.quantity import Quantity, quantity
+from robustness.scoring.replaced import chosen_generator
 from robustness.statistics.decisions import NOTHING_EXCLUDED
 from robustness.statistics.pace import Pace
 
@@ -356,8 +355,8 @@ class Vetting:
 
     def non_finite_tensors(self) -> tuple[str, ...]:
         """Names of the checkpoint's tensors that hold NaN or infinity."""
-        return recorded_non_finite_tensors(
-            self.checkpoint, store_root=self._store_root, newer_than=self._newer_than
+        return self.checkpoint.non_finite_tensors(
+            store_root=self._store_root, newer_than=self._newer_than
         )
 
     def report_progress(

@@ -242,7 +242,10 @@ def control_evidence(
         (intact,) = measurement.chunk(index, Intact(), dtype=dtype)
         draws = clock.assign(intact.tokens.tolist())
         dims = [random_dims(candidates, size, seed=measurement.seed, draw=draw) for draw in draws]
-        interventions: list[Intervention] = [PerBlockAblation(dims=tuple(dims), like=like), *fixed]
+        interventions: list[Intervention] = [
+            PerBlockAblation(dims=tuple(dims), template=like),
+            *fixed,
+        ]
         first = [*first, interventions][:COMPARED_CHUNKS]
         control, *joints = measurement.chunk(index, *interventions, dtype=dtype)
         seen["nll"].add(intact.nll_nats)

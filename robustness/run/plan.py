@@ -266,7 +266,7 @@ def _planned(
     newer_than: float | None,
     progress: Callable[[str], None],
 ) -> PlannedCheckpoint:
-    from robustness.checkpoint.checkpoint import resolve
+    from robustness.checkpoint.resolving import resolve
 
     settings = policy.settings(reference, label)
     _require_device(settings.device)

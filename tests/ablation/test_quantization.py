@@ -20,7 +20,7 @@ from robustness.checks.quantized_model import share
 from robustness.measurement.execution import Execution
 from robustness.policy.policy import load_policy
 from robustness.run.plan import make_plan
-from robustness.scoring import causal_block
+from robustness.scoring.block import causal_block
 from robustness.scoring.forward import Scorer
 from robustness.vetting import Vetting
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint, tiny_tokenizer

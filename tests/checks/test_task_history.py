@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from robustness.ablation.interventions import FixedAblation, Intact
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.checks.checks import Check
 from robustness.checks.tasks.task import Task
 from robustness.policy.policy import Policy

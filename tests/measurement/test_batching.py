@@ -20,7 +20,7 @@ from robustness.measurement.batching import CPU_TOKENS, first_guess, is_out_of_m
 from robustness.measurement.execution import Execution
 from robustness.policy.policy import load_policy
 from robustness.run.plan import make_plan
-from robustness.scoring import ScoredBlock
+from robustness.scoring.block import ScoredBlock
 from robustness.scoring.forward import Scorer
 from robustness.vetting import Vetting
 from tests.support.checkpoints.planted import PLANTED, save_planted
@@ -110,7 +110,7 @@ def _run_out(monkeypatch: pytest.MonkeyPatch, *, beyond_rows: int, error: Except
 CONDITIONS: tuple[Any, ...] = (
     Intact(),
     FixedAblation(ablation=Ablation(dims=(PLANTED,))),
-    PerBlockAblation(like=Ablation(dims=(0,)), dims=tuple((row,) for row in range(16))),
+    PerBlockAblation(template=Ablation(dims=(0,)), dims=tuple((row,) for row in range(16))),
 )
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.errors import NoLanguageModel, RobustnessError
 from robustness.policy.policy import Policy
 from robustness.report.github import annotations

@@ -21,8 +21,8 @@ from robustness.errors import CorpusError, PolicyError
 from robustness.measurement.batching import CPU_TOKENS
 from robustness.policy.policy import load_policy
 from robustness.run.plan import make_plan
-from robustness.scoring import masked_rows
 from robustness.scoring.forward import Scorer
+from robustness.scoring.masked import masked_rows
 from robustness.scoring.options import ScoringOptions
 from robustness.scoring.questions import Questions
 from robustness.vetting import Vetting
@@ -155,7 +155,7 @@ def test_every_masking_scores_what_a_plain_loop_scores(
 def test_a_random_control_ablates_each_text_block_alone_in_all_its_rows(vetted: Measured) -> None:
     measurement = vetted("pll").measurement
     dims = tuple((block % 5,) for block in range(16))
-    (mixed,) = measurement.chunk(0, PerBlockAblation(like=Ablation(dims=(0,)), dims=dims))
+    (mixed,) = measurement.chunk(0, PerBlockAblation(template=Ablation(dims=(0,)), dims=dims))
     for dim in range(5):
         (alone,) = measurement.chunk(0, FixedAblation(ablation=Ablation(dims=(dim,))))
         rows = [block for block in range(16) if dims[block] == (dim,)]

@@ -187,7 +187,7 @@ class RandomlyAblatedOnTask(OnTask):
                 dims = tuple(self._dims(draw) for draw in draws)
                 interventions: list[Intervention] = [
                     Intact(),
-                    PerBlockAblation(dims=dims, like=self._like),
+                    PerBlockAblation(dims=dims, template=self._like),
                 ]
                 if joint is not None:
                     interventions.append(FixedAblation(ablation=joint))
