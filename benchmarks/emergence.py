@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from robustness.ablation.interventions import FixedAblation, Intact
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.outliers.rules.settings import Rules
 from robustness.outliers.scanning import Scan, scan
 from robustness.policy.settings import Settings

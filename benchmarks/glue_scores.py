@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from robustness.ablation.interventions import FixedAblation, Intact, Intervention
-from robustness.checkpoint.checkpoint import Checkpoint, resolve
+from robustness.checkpoint.checkpoint import Checkpoint
+from robustness.checkpoint.resolving import resolve
 from robustness.checkpoint.task_heads import KindChoice
 from robustness.checks.tasks.task import Task
 from robustness.errors import NoLanguageModel, RobustnessError

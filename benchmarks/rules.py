@@ -24,7 +24,7 @@ from robustness.report.facts import PACKAGES
 
 from robustness.ablation.ablation import Ablation
 from robustness.ablation.interventions import FixedAblation, Intact
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.errors import RuleError, UnsupportedSite
 from robustness.measurement.measure import Measurement
 from robustness.outliers.outliers import Detection

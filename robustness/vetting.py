@@ -32,8 +32,8 @@ from robustness.policy.settings import Settings
 from robustness.reference.baseline import CheckpointBaseline
 from robustness.runtime.devices import chosen_dtype
 from robustness.scoring.examples import Example
-from robustness.scoring.generator import chosen_generator
 from robustness.scoring.quantity import Quantity, quantity
+from robustness.scoring.replaced import chosen_generator
 from robustness.statistics.loop import Watch
 from robustness.statistics.pace import Pace
 from robustness.statistics.verdict import Unit, Verdict

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from robustness.anatomy.parameters import SiteParameters, site_parameters
 from robustness.anatomy.recorded import recorded_layout
 from robustness.anatomy.stacks import Anatomy, StackChoice
-from robustness.checkpoint.checkpoint import locate, refuse_adapters
 from robustness.checkpoint.reference import CheckpointRef
+from robustness.checkpoint.resolving import locate, refuse_adapters
 from robustness.checkpoint.tensor_values import read_values
 from robustness.checkpoint.weights import read_tensors
 from robustness.errors import CheckpointError, RobustnessError

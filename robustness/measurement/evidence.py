@@ -299,7 +299,7 @@ def control_evidence(
         draws = clock.assign(intact.tokens.tolist())
         dims = [random_dims(candidates, size, seed=measurement.seed, draw=draw) for draw in draws]
         interventions: list[Intervention] = [
-            PerBlockAblation(dims=tuple(dims), like=template),
+            PerBlockAblation(dims=tuple(dims), template=template),
             *fixed,
         ]
         first = [*first, interventions][:COMPARED_CHUNKS]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from robustness.anatomy.dense import DenseLayer
     from robustness.anatomy.stacks import Anatomy
     from robustness.checkpoint.architecture import Scoring
-    from robustness.scoring import PlannedChunk, ScoredBlock
+    from robustness.scoring.block import PlannedChunk, ScoredBlock
 
 Batch = TypeVar("Batch")
 
@@ -241,7 +241,7 @@ def separated(
     if isinstance(intervention, Quantized):
         return [[row] for row in rows]
     if isinstance(intervention, PerBlockAblation):
-        sites = anatomy.stack.at(intervention.like.site)
+        sites = anatomy.stack.at(intervention.template.site)
         if any(site.batch_axis is None for site in sites):
             about = dict.fromkeys(owner[rows].tolist())
             return [[row for row in rows if owner[row] == block] for block in about]

@@ -10,8 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustness.ablation.ablation import MEAN_BLOCKS, Ablation
-from robustness.ablation.interventions import FixedAblation, Intact, Intervention, Quantized
-from robustness.ablation.means import stored_means
+from robustness.ablation.interventions import (
+    FixedAblation,
+    Intact,
+    Intervention,
+    Quantized,
+    stored_means,
+)
 from robustness.corpus.block_cache import block_context
 from robustness.errors import MeasurementError
 from robustness.runtime.devices import Dtype
@@ -27,7 +32,7 @@ if TYPE_CHECKING:
     from robustness.corpus.corpus import Corpus
     from robustness.measurement.execution import Execution
     from robustness.outliers.model_profile import ModelProfile
-    from robustness.scoring import PlannedChunk
+    from robustness.scoring.block import PlannedChunk
     from robustness.scoring.examples import Example
     from robustness.scoring.options import ScoringOptions
 
@@ -96,12 +101,9 @@ class Measurement:
         self.options = options
         self.dtype = dtype
         self.generator = generator
+        bos, before = options.bos, options.context
         blocks = block_context(
-            checkpoint,
-            corpus,
-            block_size=self.block_size,
-            bos=options.bos,
-            context=options.context,
+            checkpoint, corpus, block_size=self.block_size, bos=bos, context=before
         )
         self._block_store = context.store(blocks)
         self._stores = {

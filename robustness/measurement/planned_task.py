@@ -142,7 +142,7 @@ def plan_task(
         TaskError: if the policy names no task, or none that suits the checkpoint.
         CheckpointError: if weights that answer the task are missing.
     """
-    from robustness.checkpoint.checkpoint import resolve
+    from robustness.checkpoint.resolving import resolve
 
     reference = task.data
     if reference is None:

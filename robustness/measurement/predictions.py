@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustness.ablation.ablation import MEAN_BLOCKS, Ablation
-from robustness.ablation.interventions import Intact, Intervention
-from robustness.ablation.means import stored_means
+from robustness.ablation.interventions import Intact, Intervention, stored_means
 from robustness.checkpoint.task_heads import TaskKind
 from robustness.errors import MeasurementError
 from robustness.runtime.libraries import library_versions

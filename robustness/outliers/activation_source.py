@@ -78,7 +78,7 @@ class ActivationSource:
 
     def outputs(self, stack: "Stack") -> "LayerOutputs":
         """The hidden states behind the layers; read once for all rules."""
-        from robustness.outliers.activations import layer_outputs
+        from robustness.outliers.activations.outputs import layer_outputs
 
         if self._outputs is None:
             self._outputs = layer_outputs(
@@ -92,7 +92,7 @@ class ActivationSource:
 
     def inputs(self, stack: "Stack", *, threshold: float) -> "DenseInputs":
         """What the dense layers read."""
-        from robustness.outliers.activations import dense_inputs
+        from robustness.outliers.activations.inputs import dense_inputs
 
         return dense_inputs(
             self._model, stack, self._blocks, threshold=threshold, progress=self._progress
@@ -100,7 +100,7 @@ class ActivationSource:
 
     def spikes(self, stack: "Stack", *, threshold: float, max_rounds: int) -> "list[Spikes]":
         """Extremes at the output writers, round after round."""
-        from robustness.outliers.activations import require_dense_writers, spike_rounds
+        from robustness.outliers.activations.spikes import require_dense_writers, spike_rounds
 
         require_dense_writers(stack)  # before anything is loaded
         return spike_rounds(

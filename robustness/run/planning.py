@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from robustness.checkpoint.checkpoint import Checkpoint, resolve
+from robustness.checkpoint.checkpoint import Checkpoint
 from robustness.checkpoint.reference import unique_labels
+from robustness.checkpoint.resolving import resolve
 from robustness.checks.registry import planned_checks
 from robustness.corpus.corpus import Corpus, load_corpus
 from robustness.errors import NoLanguageModel, PolicyError

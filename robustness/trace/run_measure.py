@@ -124,7 +124,7 @@ class RunMeasurement:
         )
 
     def _vetting(self, step: Step) -> Vetting:
-        from robustness.checkpoint.checkpoint import resolve
+        from robustness.checkpoint.resolving import resolve
 
         checkpoint = resolve(step.reference, cache=self.store_root)
         self.settings.scoring_options.require_suits(checkpoint.scoring, label=step.scan.label)

@@ -125,7 +125,7 @@ def test_rows_are_ablated_as_if_each_were_alone_at_every_site(architecture: str,
         means = means_of(model, stack, like, inputs)
         for mode in ("zero", "mean"):
             like = Ablation(dims=(0,), site=site, mode=mode, embeddings=site == "residual")
-            with ablated_rows(model, stack, rows, like=like, means=means):
+            with ablated_rows(model, stack, rows, template=like, means=means):
                 together = logits(model, inputs)
             for row, dims in enumerate(rows):
                 own_inputs = {name: tensor[row : row + 1] for name, tensor in inputs.items()}

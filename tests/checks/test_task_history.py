@@ -13,7 +13,7 @@ import pytest
 from robustness.report.saved import CheckResult
 
 from robustness.ablation.interventions import FixedAblation, Intact
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.checks.planned import PlannedCheck
 from robustness.checks.tasks.task import Task
 from robustness.policy.policy import Policy

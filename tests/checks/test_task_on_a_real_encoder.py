@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from transformers import AutoModel, AutoTokenizer
 
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.policy.policy import load_policy
 from robustness.store.context import Context
 from robustness.vetting import Vetting

@@ -14,7 +14,7 @@ import transformers
 from scipy import stats
 
 from robustness.ablation.interventions import FixedAblation, Intact, PerBlockAblation
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.checks.tasks.task import Task
 from robustness.errors import TaskError
 from robustness.policy.policy import Policy
@@ -179,7 +179,7 @@ def test_each_example_has_the_dimensions_of_its_own_draw(tmp_path: Path) -> None
     task = _task(folder, f"{file}:a:y", tmp_path / "store")
     like = task.vetting.ablation((0,))
     dims = tuple((place, (place + 9) % HIDDEN_SIZE) for place in range(16))
-    (found,) = task.measurement.chunk(0, PerBlockAblation(dims=dims, like=like))
+    (found,) = task.measurement.chunk(0, PerBlockAblation(dims=dims, template=like))
     for place, example in enumerate(task.measurement.examples(0)):
         model = _zeroed(_load("BertForSequenceClassification", folder), dims[place])
         ids = torch.tensor([tiny_tokenizer(VOCABULARY)(texts[example][0])["input_ids"]])

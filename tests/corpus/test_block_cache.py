@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.corpus import blocks as blocks_module
 from robustness.corpus.block_cache import from_record, to_record
 from robustness.corpus.blocks import TextBlocks, text_blocks

@@ -12,7 +12,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from robustness.anatomy.live import live_sites
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.errors import RobustnessError, RuleError, UnsupportedSite
 from robustness.integrations.transformers import OutlierCallback, OutlierWarning
 from robustness.outliers.rules.weights import busters

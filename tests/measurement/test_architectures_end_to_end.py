@@ -129,7 +129,7 @@ def test_every_architecture_goes_from_a_folder_to_the_same_numbers_in_rows(
     """Saved, verified, traced, scored as it was trained, ablated as a whole and row by row."""
     measurement = make(architecture).measurement
     ablation = Ablation(dims=DIMS[:1])
-    rows = PerBlockAblation(like=ablation, dims=(ablation.dims,) * 16)
+    rows = PerBlockAblation(template=ablation, dims=(ablation.dims,) * 16)
     intact, fixed, control = measurement.chunk(0, Intact(), FixedAblation(ablation=ablation), rows)
     assert control.nll_nats == pytest.approx(fixed.nll_nats, rel=1e-5)
     assert not np.allclose(fixed.nll_nats, intact.nll_nats, rtol=1e-9)

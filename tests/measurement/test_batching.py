@@ -113,7 +113,7 @@ def _run_out(monkeypatch: pytest.MonkeyPatch, *, beyond_rows: int, error: Except
 CONDITIONS: tuple[Any, ...] = (
     Intact(),
     FixedAblation(ablation=Ablation(dims=(PLANTED,))),
-    PerBlockAblation(like=Ablation(dims=(0,)), dims=tuple((row,) for row in range(16))),
+    PerBlockAblation(template=Ablation(dims=(0,)), dims=tuple((row,) for row in range(16))),
 )
 
 

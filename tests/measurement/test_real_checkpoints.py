@@ -213,7 +213,7 @@ def _compare_control(case: Case, store: Path, n_chunks: int) -> None:
         draws = clock.assign(intact.tokens.tolist())
         dims = tuple(random_dims(candidates, size, seed=0, draw=draw) for draw in draws)
         (control,) = vetting.measurement.chunk(
-            chunk, PerBlockAblation(like=Ablation(dims=(0,)), dims=dims)
+            chunk, PerBlockAblation(template=Ablation(dims=(0,)), dims=dims)
         )
         start = chunk * CHUNK_BLOCKS
         expected = [plain.nll(range(start + n, start + n + 1), d)[0] for n, d in enumerate(dims)]

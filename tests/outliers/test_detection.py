@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from robustness.checkpoint.checkpoint import Checkpoint, resolve
+from robustness.checkpoint.checkpoint import Checkpoint
+from robustness.checkpoint.resolving import resolve
 from robustness.errors import RuleError, UnsupportedSite
 from robustness.outliers.rules import RULES
 from robustness.policy.policy import load_policy

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.errors import RobustnessError, RuleError, UnsupportedSite
 from robustness.policy.policy import load_policy
 from robustness.store.context import Context

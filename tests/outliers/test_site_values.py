@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from robustness.anatomy.parameters import SiteParameters
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.outliers.model_profile import ModelProfile
 from robustness.outliers.site_values import SiteValues, site_values
 from robustness.policy.policy import load_policy

@@ -14,7 +14,7 @@ import transformers
 from robustness.report.saved import parsed
 from robustness.report.terminal.wording import figure
 
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.errors import NoLanguageModel, RobustnessError
 from robustness.policy.policy import Policy
 from robustness.report.github import annotations

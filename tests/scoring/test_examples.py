@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from robustness.checkpoint.checkpoint import Checkpoint, resolve
+from robustness.checkpoint.checkpoint import Checkpoint
+from robustness.checkpoint.resolving import resolve
 from robustness.policy.policy import load_policy
-from robustness.scoring import causal_block, masked_block
+from robustness.scoring.block import causal_block
 from robustness.scoring.examples import MOST_CONTINUED, MOST_TOKENS, Guess, example, excerpt
+from robustness.scoring.masked import masked_block
 from robustness.scoring.questions import Label
 from robustness.scoring.sampling import masked_positions
 from robustness.store.context import Context

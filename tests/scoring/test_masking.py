@@ -23,6 +23,7 @@ from robustness.policy.policy import load_policy
 from robustness.run.planning import make_plan
 from robustness.scoring import masked_rows
 from robustness.scoring.forward import Scorer
+from robustness.scoring.masked import masked_rows
 from robustness.scoring.options import ScoringOptions
 from robustness.scoring.questions import Questions
 from robustness.store.context import Context
@@ -158,7 +159,7 @@ def test_every_masking_scores_what_a_plain_loop_scores(
 def test_a_random_control_ablates_each_text_block_alone_in_all_its_rows(vetted: Measured) -> None:
     measurement = vetted("pll").measurement
     dims = tuple((block % 5,) for block in range(16))
-    (mixed,) = measurement.chunk(0, PerBlockAblation(like=Ablation(dims=(0,)), dims=dims))
+    (mixed,) = measurement.chunk(0, PerBlockAblation(template=Ablation(dims=(0,)), dims=dims))
     for dim in range(5):
         (alone,) = measurement.chunk(0, FixedAblation(ablation=Ablation(dims=(dim,))))
         rows = [block for block in range(16) if dims[block] == (dim,)]

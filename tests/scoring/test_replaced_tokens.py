@@ -199,7 +199,7 @@ def test_a_generators_tokens_follow_its_distribution() -> None:
 
 
 def test_padding_changes_nothing() -> None:
-    from robustness.scoring import ScoredBlock
+    from robustness.scoring.block import ScoredBlock
 
     model = tiny_model("ElectraForPreTraining", **SIZES)
     rows = [

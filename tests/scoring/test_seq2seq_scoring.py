@@ -18,8 +18,7 @@ from robustness.policy.policy import load_policy
 from robustness.run.planning import make_plan
 from robustness.scoring import ScoredBlock
 from robustness.scoring.forward import Scorer
-from robustness.scoring.masked import Masking
-from robustness.scoring.permutation import permutation_rows
+from robustness.scoring.masked import Masking, permutation_rows
 from robustness.scoring.sampling import corrupted_spans
 from robustness.scoring.seq2seq import infilling_block, span_block
 from robustness.store.context import Context
@@ -247,7 +246,7 @@ def test_an_ablation_reaches_the_stream_that_predicts(permutation_vetting: Vetti
     measurement = vetting.measurement
     (fixed,) = measurement.chunk(0, FixedAblation(ablation=Ablation(dims=(dim,))))
     (rows,) = measurement.chunk(
-        0, PerBlockAblation(like=Ablation(dims=(dim,)), dims=((dim,),) * 16)
+        0, PerBlockAblation(template=Ablation(dims=(dim,)), dims=((dim,),) * 16)
     )
     assert rows.nll_nats == pytest.approx(fixed.nll_nats, rel=1e-5)
 

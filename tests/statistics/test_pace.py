@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.policy.policy import load_policy
 from robustness.statistics.pace import RECENT, Pace, in_words
 from robustness.store.context import Context

@@ -19,7 +19,7 @@ from robustness.run.plan import RunPlan
 from robustness.run.planning import make_plan
 from robustness.runtime import devices
 from robustness.runtime.devices import chosen_dtype
-from robustness.scoring import causal_block
+from robustness.scoring.block import causal_block
 from robustness.scoring.forward import Scorer
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
 from robustness.statistics.verdict import (

@@ -193,5 +193,5 @@ class Draws:
         """What is done for ``n`` examples of the stream, from ``start`` on."""
         numbers = ((start + place) // self.examples for place in range(n))
         return PerBlockAblation(
-            dims=tuple(self.dims(number) for number in numbers), like=self.template
+            dims=tuple(self.dims(number) for number in numbers), template=self.template
         )

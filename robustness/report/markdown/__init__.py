@@ -1,1 +1,4 @@
-"""./robustness/report/markdown."""
+"""A run as Markdown: for the summary of a CI job and for a model card.
+
+It is made of the facts of a run alone. Torch-free.
+"""

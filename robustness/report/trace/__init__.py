@@ -1,1 +1,4 @@
-"""./robustness/report/trace."""
+"""What a trace shows, on a terminal and as a page: when outlier dimensions emerged.
+
+The steps themselves are found in :mod:`robustness.trace`. Torch-free.
+"""

@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 from robustness.report.facts import to_json
 
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.report.junit import to_junit
 from robustness.report.merge import merge, read_shard, sealed
 from robustness.run.plan import RunPlan
