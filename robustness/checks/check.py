@@ -5,9 +5,10 @@ one checkpoint and for certain dimensions.
 """
 
 import math
-from abc import ABC
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
