@@ -28,7 +28,7 @@ from robustness.measurement.measure import Measurement
 from robustness.outliers.outliers import Detection
 from robustness.outliers.rules import RULES
 from robustness.policy.policy import load_policy
-from robustness.report.facts import PACKAGES
+from robustness.report.collected import PACKAGES
 from robustness.vetting import Vetting
 
 sys.path.insert(0, str(Path(__file__).parent))

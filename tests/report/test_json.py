@@ -14,7 +14,7 @@ from robustness.report.json_document import as_json, parsed, read_report, render
 from robustness.report.merge import parse_shard
 from robustness.report.results import CheckResult, Report
 from robustness.report.schema import schema_text
-from robustness.statistics.figures import Details, IntactFigures, TaskFigures
+from robustness.statistics.figures import Details, DrawFigures, IntactFigures, TaskFigures
 from tests.support.records import full_reports as full
 from tests.support.records.run_reports import check, checkpoint, intact, run, shard_report
 
@@ -71,6 +71,14 @@ def test_numbers_stand_in_a_line_and_infinities_are_text() -> None:
     assert '"interval": [40.0, "inf"]' in text
     assert '"dims": [7]' in text
     assert json.loads(text)["checkpoints"][0]["checks"][1]["measured"] == "inf"
+
+
+def test_infinite_draws_are_text() -> None:
+    draws = DrawFigures(draws=2, mean=math.inf, each=(1.5, math.inf))
+    found = json.loads(check(details=Details(draws=draws)).model_dump_json())
+    assert found["details"] == {
+        "draws": {"draws": 2, "mean": "inf", "quantiles": {}, "worst": [], "each": [1.5, "inf"]}
+    }
 
 
 def test_names_that_are_no_text_become_escapes() -> None:

@@ -1,1 +1,4 @@
-"""./robustness/report/markdown."""
+"""Markdown for reviews, summaries of CI jobs and model cards, in which names stay text.
+
+huggingface_hub is imported where it is needed; torch never is.
+"""
