@@ -308,7 +308,7 @@ def row(found: Comparison) -> str:
     ablated = "–"
     if joint:
         details = joint[0]["details"]
-        ablated = f"{number(details['baseline_ratio'])} → {number(details['ratio_now'])}"
+        ablated = f"{number(details['baseline']['then'])} → {number(details['baseline']['now'])}"
     outside = [name for name, verdict in verdicts.items() if verdict["outcome"] != "pass"]
     cells = [
         found.name,
@@ -318,7 +318,7 @@ def row(found: Comparison) -> str:
         f"{', '.join(map(str, now['dims'])) or 'none'}",
         verdicts["outliers"]["reason"],
         f"{number(then['perplexity'])} → {number(now['perplexity'])}",
-        number(perplexity["ratio"]),
+        number(perplexity["measured"]),
         ablated,
         f"{found.facts['outcome']} ({found.status})",
         ", ".join(outside) or "–",

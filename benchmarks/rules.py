@@ -30,6 +30,7 @@ from robustness.measurement.measure import Measurement
 from robustness.outliers.outliers import Detection
 from robustness.outliers.rules import RULES
 from robustness.policy.policy import load_policy
+from robustness.report.collected import PACKAGES
 from robustness.store.context import Context
 from robustness.vetting import Vetting
 

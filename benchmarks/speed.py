@@ -96,7 +96,7 @@ def compare(subject: Subject, report: Report) -> None:
             reference.extend(found if not reference else [])
             same = "" if found == reference else " **differ**"
             counts = ", ".join(f"{n} {verdict}" for verdict, n in Counter(found).items())
-            blocks = sum(c["text_blocks"] for c in facts["checkpoints"][0]["checks"])
+            blocks = sum(c["seen"] for c in facts["checkpoints"][0]["checks"])
             seconds = process.seconds
             report.add(
                 row(

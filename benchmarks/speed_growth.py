@@ -95,6 +95,6 @@ def _records(lines: Sequence[str], share: int) -> int:
 def _grown(subject: Subject, folder: Path, store: str, what: str) -> str:
     process, facts = vet(subject, folder, store)
     (checkpoint,) = facts["checkpoints"]
-    blocks = sum(check["text_blocks"] for check in checkpoint["checks"])
+    blocks = sum(check["seen"] for check in checkpoint["checks"])
     value = len(checkpoint["checks"]) if what == "checks" else checkpoint["corpus_text_blocks"]
     return row(what, value, f"{process.seconds:.1f}", blocks)

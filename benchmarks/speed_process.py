@@ -196,7 +196,8 @@ def ours(
 ) -> dict[str, Any]:
     """The same conditions through the package, which is what an exhaustive run consists of."""
     began = time.perf_counter()
-    from robustness.ablation.ablation import Ablation
+    from robustness.store.context import Context
+from robustness.ablation.ablation import Ablation
     from robustness.ablation.interventions import (
         FixedAblation,
         Intact,

@@ -224,4 +224,4 @@ def vet(
 
 def verdicts(facts: dict[str, Any]) -> list[str]:
     """Verdicts in the order of the checks."""
-    return [check["verdict"] for each in facts["checkpoints"] for check in each["checks"]]
+    return [check["outcome"] for each in facts["checkpoints"] for check in each["checks"]]

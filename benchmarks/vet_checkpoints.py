@@ -72,7 +72,7 @@ def run(model: str, corpus: str, store: Path, *options: str) -> Run:
 
 def verdicts(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """(id, verdict) of every check."""
-    return [(c["id"], c["verdict"]) for each in facts["checkpoints"] for c in each["checks"]]
+    return [(c["id"], c["outcome"]) for each in facts["checkpoints"] for c in each["checks"]]
 
 
 def measure(
@@ -93,7 +93,7 @@ def measure(
     truth = verdicts(runs["default"].facts)
     rows = []
     for label, each in runs.items():
-        blocks = sum(c["text_blocks"] for c in each.facts["checkpoints"][0]["checks"])
+        blocks = sum(c["seen"] for c in each.facts["checkpoints"][0]["checks"])
         same = "yes" if verdicts(each.facts) == truth else "NO"
         ratio = each.seconds / runs["default"].seconds
         rows.append(row(name, label, f"{each.seconds:.1f}", f"{ratio:.2f}", blocks, same))
@@ -103,16 +103,16 @@ def measure(
 def found(name: str, facts: dict[str, Any]) -> list[str]:
     """Rows of what was found."""
     (checkpoint,) = facts["checkpoints"]
-    perplexity = checkpoint["perplexity"]
+    perplexity = checkpoint["intact"]["perplexity"]
     rows = []
     for check in checkpoint["checks"]:
-        if check["ratio"] is None:
+        if check["measured"] is None:
             continue
         dims = ", ".join(map(str, check["dims"])) or "-"
         rows.append(
             row(
                 *(name, f"{perplexity:.4g}", check["check"], dims),
-                *(f"{float(check['ratio']):.4g}", check["text_blocks"], check["verdict"]),
+                *(f"{float(check['measured']):.4g}", check["seen"], check["outcome"]),
             )
         )
     return rows

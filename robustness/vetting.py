@@ -7,7 +7,6 @@ from typing import SupportsIndex
 
 from robustness.ablation.ablation import Ablation
 from robustness.checkpoint.checkpoint import Checkpoint
-from robustness.checkpoint.finite import recorded_non_finite_tensors
 from robustness.checks.ablation import AblatedModel
 from robustness.checks.baseline import AgainstBaseline
 from robustness.checks.check import PlanContext
@@ -224,8 +223,8 @@ class Vetting:
 
     def non_finite_tensors(self) -> tuple[str, ...]:
         """Names of the checkpoint's tensors that hold NaN or infinity."""
-        return recorded_non_finite_tensors(
-            self.checkpoint, store_root=self.context.root, newer_than=self.context.newer_than
+        return self.checkpoint.non_finite_tensors(
+            store_root=self.context.root, newer_than=self.context.newer_than
         )
 
     def require_site(self) -> None:

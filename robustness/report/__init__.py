@@ -1,4 +1,5 @@
-"""What a run found, as facts, and those facts read back, merged and written for machines.
+"""What a run found, told to people and programs.
 
-A folder each holds what is written for readers; nothing is measured or decided here. Torch-free.
+``results`` is the one typed model of it, ``collected`` and ``merge`` make one, and each format is a
+module that ``reporters`` names. Nothing is measured here. Torch-free.
 """

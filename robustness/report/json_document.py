@@ -18,7 +18,12 @@ SEAL = "sha256"
 
 def render(report: Report) -> str:
     """The JSON report: a line for every value, and for every row of numbers."""
-    return _indented(as_json(report), "\n") + "\n"
+    return laid_out(as_json(report))
+
+
+def laid_out(value: Any) -> str:
+    """JSON of a value in JSON types: a line for each, but one for a row of numbers."""
+    return _indented(value, "\n") + "\n"
 
 
 def as_json(report: Report) -> dict[str, Any]:

@@ -78,6 +78,8 @@ class CheckResult(Verdict):
         examples: what was measured on the way to show it.
     """
 
+    statement: Text
+    reason: Text = ""
     id: Text
     check: Text
     dims: tuple[int, ...]

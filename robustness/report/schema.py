@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from robustness.report.results import SCHEMA, Report
+from robustness.statistics.verdict import Verdict
 
+_INHERITED = {"CheckResult": inspect.getdoc(Verdict)}
+"""Docstrings of what a model's other fields come from."""
 _SOMETIMES = ("Details",)
 """Models that leave out what they have none of."""
 _ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n     .*)*)", re.MULTILINE)
@@ -33,12 +36,13 @@ def _described(model: Mapping[str, Any], name: str) -> dict[str, Any]:
     found = {key: value for key, value in model.items() if key != "title"}
     if "properties" not in model:
         return found
-    text, _, attributes = inspect.cleandoc(model.get("description", "")).partition("Attributes:")
+    own = inspect.cleandoc(model.get("description", ""))
     told = {
         key.removesuffix("_"): " ".join(words.split())
-        for key, words in _ATTRIBUTE.findall(attributes)
+        for text in (_INHERITED.get(name) or "", own)
+        for key, words in _ATTRIBUTE.findall(text.partition("Attributes:")[2])
     }
-    found["description"] = " ".join(text.split())
+    found["description"] = " ".join(own.partition("Attributes:")[0].split())
     found["properties"] = {
         key: {
             **({"description": told[key]} if key in told else {}),

@@ -318,7 +318,7 @@ def test_the_check_can_be_asked_for(stubs: Stubs, tmp_path: Path) -> None:
     assert check["id"].startswith("robustness/test_quantization.py::test_quantization_is_harmless[")
     assert check["id"].endswith("-int8]")
     assert (check["threshold"], check["passes"]) == (1.05, "below")
-    assert check["details"]["int8_spared_dims"] == [7]
+    assert check["details"]["int8"]["spared_dims"] == [7]
     assert "left in float" in "\n".join(result.outlines)
 
 
@@ -331,8 +331,8 @@ def test_a_model_without_outliers_is_asked_all_the_same(stubs: Stubs, tmp_path: 
     )  # fmt: skip
     assert result.ret == 0
     (check,) = checks(read_json(tmp_path / "report.json")).values()
-    assert check["verdict"] == "pass"
-    assert "int8_ratio" not in check["details"]
+    assert check["outcome"] == "pass"
+    assert "int8" not in check["details"]
 
 
 # --- a real checkpoint ---------------------------------------------------------------------------

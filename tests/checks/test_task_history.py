@@ -7,19 +7,16 @@ import statistics
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
-from robustness.report.saved import CheckResult
 
 from robustness.ablation.interventions import FixedAblation, Intact
 from robustness.checkpoint.resolving import resolve
-from robustness.checks.planned import PlannedCheck
 from robustness.checks.tasks.task import Task
 from robustness.policy.policy import Policy
-from robustness.report import facts
-from robustness.report.html.figures import course as course_figure
-from robustness.report.html.sentences import described_course
+from robustness.report.html.figures import history
+from robustness.report.html.sentences import described_history
+from robustness.report.results import CheckResult
 from robustness.statistics.pace import Pace
 from robustness.statistics.verdict import Verdict
 from robustness.store.context import Context
@@ -63,19 +60,18 @@ def asked(root: Path, lines: list[str]) -> Asked:
     return make
 
 
-def _reported(verdict: Verdict) -> dict[str, Any]:
+def _reported(verdict: Verdict) -> CheckResult:
     """As in the JSON report, after a trip through a file."""
-    found = facts.check_facts("id", "label", PlannedCheck(check="task_score_drops"), verdict)
-    reported: dict[str, Any] = json.loads(json.dumps(found, allow_nan=False))
-    return reported
+    found = {**verdict.model_dump(), "id": "id", "check": "task_score_drops", "dims": (DIM,)}
+    return CheckResult.model_validate_json(CheckResult(**found).model_dump_json())
 
 
 def _ends_where_the_verdict_stands(verdict: Verdict) -> None:
-    steps = _reported(verdict)["course"]
-    assert steps[-1]["text_blocks"] == verdict.seen
-    assert steps[-1]["ratio"] == (verdict.measured if verdict.measured != math.inf else "inf")
-    assert steps[-1]["interval"] == (verdict.interval and list(verdict.interval))
-    seen = [each["text_blocks"] for each in steps]
+    entries = _reported(verdict).history
+    last = entries[-1]
+    assert (last.seen, last.measured) == (verdict.seen, verdict.measured)
+    assert last.interval == verdict.interval
+    seen = [entry.seen for entry in entries]
     assert seen == sorted(set(seen))
 
 
@@ -102,24 +98,24 @@ def _bounds(drops: list[float]) -> list[float]:
     return [mean - w - guard * (1 + mean), mean + w + guard * (1 - mean)]
 
 
-def test_every_look_at_an_accuracy_is_in_the_course(asked: Asked) -> None:
+def test_every_look_at_an_accuracy_is_in_the_history(asked: Asked) -> None:
     task = asked("accuracy", exhaustive=True)
     verdict = task.ablate([DIM]).score_drops(by=0.05, alpha=ALPHA)
     drops = _drops(task)
-    steps = _reported(verdict)["course"]
-    assert [each["text_blocks"] for each in steps] == list(range(16, N + 1, 16))
-    for each in steps:
-        seen = drops[: each["text_blocks"]]
-        assert each["ratio"] == pytest.approx(math.fsum(seen) / len(seen), abs=1e-12)
+    entries = _reported(verdict).history
+    assert [entry.seen for entry in entries] == list(range(16, N + 1, 16))
+    for entry in entries:
+        seen = drops[: entry.seen]
+        assert entry.measured == pytest.approx(math.fsum(seen) / len(seen), abs=1e-12)
         if len(seen) in (16, N):
-            assert each["interval"] is None  # too few, and exact
+            assert entry.interval is None  # too few, and exact
         else:
-            assert each["interval"] == pytest.approx(_bounds(seen), abs=1e-9)
+            assert entry.interval == pytest.approx(_bounds(seen), abs=1e-9)
     _ends_where_the_verdict_stands(verdict)
 
 
 @pytest.mark.parametrize("metric", ["accuracy", pytest.param("matthews", marks=pytest.mark.slow)])
-def test_every_claim_has_a_course_that_ends_where_its_verdict_stands(
+def test_every_claim_has_a_history_that_ends_where_its_verdict_stands(
     metric: str, asked: Asked
 ) -> None:
     task = asked(metric)
@@ -135,10 +131,12 @@ def test_every_claim_has_a_course_that_ends_where_its_verdict_stands(
         _ends_where_the_verdict_stands(verdict)
     control = verdicts[-1]
     if metric == "matthews":
-        assert [each["draws"] for each in control.history] == [
-            each["text_blocks"] // 32 for each in control.history
+        draws = control.details.draws
+        assert draws is not None
+        assert [each.draws for each in control.history] == [
+            each.seen // 32 for each in control.history
         ]
-        assert control.history[-1]["draws"] == control.details["task_draws"]
+        assert control.history[-1].draws == draws.draws
 
 
 def test_a_factor_that_cannot_be_decided_is_given_up_and_says_what_it_would_take(
@@ -147,7 +145,7 @@ def test_a_factor_that_cannot_be_decided_is_given_up_and_says_what_it_would_take
     """A thousand times as much as nothing: any flip that 8,192 examples missed would belie it."""
     verdict = asked("accuracy").ablate([DIM]).matters_more_than_chance(factor=1000, alpha=ALPHA)
     assert verdict.outcome == "inconclusive"
-    assert 1024 <= verdict.details["examples"] < 1024 + 16
+    assert 1024 <= verdict.details.task.examples < 1024 + 16
     assert re.search(
         r"to compare them takes about \d0,000 examples, and max_examples is 8,192: raise "
         r"checks\.random_ablation_keeps_task_score\.max_examples, or disable ",
@@ -209,12 +207,12 @@ def test_between_the_looks_at_a_correlation_progress_goes_on(
 def test_the_page_draws_drops_on_a_linear_axis_of_examples(asked: Asked) -> None:
     task = asked("accuracy")
     verdict = task.ablate([DIM]).score_drops(by=0.05, alpha=ALPHA)
-    check = CheckResult.model_validate({**_reported(verdict), "dims": [DIM]})
-    figure = course_figure(check)
+    check = _reported(verdict)
+    figure = history(check)
     assert figure is not None
     assert figure["layout"]["xaxis"]["title"]["text"] == "examples"
     assert figure["layout"]["yaxis"].get("type") != "log"
-    assert figure["data"][-1]["y"] == [each["ratio"] for each in verdict.history]
+    assert figure["data"][-1]["y"] == [entry.measured for entry in verdict.history]
     assert "×" not in json.dumps(figure["data"], ensure_ascii=False)
-    assert f"after {verdict.seen}: " in described_course(check)
-    assert "16 examples" in described_course(check)
+    assert f"after {verdict.seen}: " in described_history(check)
+    assert "16 examples" in described_history(check)

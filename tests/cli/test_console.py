@@ -14,9 +14,10 @@ from typer.testing import CliRunner, Result
 from robustness import __version__
 from robustness.cli.app import app
 from robustness.reference.baseline import Baseline, write_baseline
-from robustness.report.merge import sealed
+from robustness.report.json_document import read_report, render, sealed
+from robustness.report.reporters import REPORTERS
 from tests.support.records.profiles import CONDITIONS, entry, profile
-from tests.support.records.run_reports import shard_facts
+from tests.support.records.run_reports import shard_report
 
 
 @pytest.fixture(autouse=True)
@@ -158,11 +159,20 @@ def test_it_imports_nothing_heavy_and_is_installed() -> None:
     assert version("typer")
 
 
-def test_a_merge_draws_a_page_and_shows_reports_that_lack_what_is_optional(tmp_path: Path) -> None:
+def test_a_merge_writes_the_whole_run_in_every_format(tmp_path: Path) -> None:
     pytest.importorskip("plotly")
-    shard, page = tmp_path / "shard.json", tmp_path / "page.html"
-    shard.write_text(json.dumps(sealed(shard_facts())))
-    result = run("merge", str(shard), f"--html={page}")
+    shard = tmp_path / "shard.json"
+    shard.write_text(render(sealed(shard_report())))
+    offered = [name for name, reporter in REPORTERS.items() if reporter.writes]
+    assert {"html", "json", "junit", "markdown"} <= set(offered)
+    options = [f"--{name}={tmp_path / name}" for name in offered]
+    result = run("merge", str(shard), *options)
     assert result.exit_code == 0, result.output
     assert "the run of 1 shards passed" in result.output
-    assert page.read_text().startswith("<!")
+    whole = read_report(tmp_path / "json")
+    assert (whole.merged, whole.shard, whole.sha256) == (1, None, None)
+    for name in offered:
+        assert (tmp_path / name).read_text() == REPORTERS[name].render(whole)
+    again = run("report", str(tmp_path / "json"), f"--markdown={tmp_path / 'again.md'}")
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "again.md").read_text() == (tmp_path / "markdown").read_text()

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from robustness.cli.app import app
 from robustness.policy.policy import PolicyFile
+from robustness.report.cells import COLUMNS
 from tests.support.checkpoints.checkpoint_folders import hub_cache, tiny_model
 from tests.support.checkpoints.gguf_files import TOKENS, write_llama_gguf
 from tests.support.checkpoints.planted import planted_model, save_planted

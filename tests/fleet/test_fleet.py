@@ -21,11 +21,12 @@ from robustness.fleet.progress import Board
 from robustness.fleet.run import Event, Executor, Node, Outcome, Progress, result_of
 from robustness.fleet.tasks import Fleet, Request, Task, fleet_of
 from robustness.fleet.verdict import verdict
-from robustness.report import facts
-from robustness.report.merge import merge, parse_shard, sealed
+from robustness.report.collected import Ending, check_result, collected
+from robustness.report.json_document import render, sealed
+from robustness.report.merge import merge, parse_shard
+from robustness.report.results import Report
 from robustness.run.shards import Part, take
 from robustness.statistics.verdict import Verdict
-from tests.support.plugin.plugin_support import verdicts
 from tests.support.records.plans import plan
 
 # --- what the machines are asked -----------------------------------------------------------------
@@ -301,52 +302,49 @@ def test_a_terminal_has_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
 VERDICT = Verdict(outcome="pass", statement="c", reason="r")
 
 
-def shard_report(*labels: str, index: int, **more: Any) -> str:
+def shard_report(*labels: str, index: int) -> str:
     """As pytest writes it, of a plan without checkpoints."""
     part = take(plan(*labels), Part(index=index, count=len(labels)))
-    records = {}
-    for planned in part.checkpoints:
-        for check in planned.checks:
-            name = f"robustness/test_x.py::{check.test_name(planned.label)}"
-            records[name] = facts.check_facts(name, planned.label, check, VERDICT)
-    found = facts.run_facts(
-        part,
-        records,
-        partial=False,
-        problems=(),
-        exit_status=0,
-        started=datetime.now(UTC),
-        duration_s=1.0,
+    results = [
+        check_result(f"robustness/test_x.py::{check.test_name(planned.label)}", check, VERDICT)
+        for planned in part.checkpoints
+        for check in planned.checks
+    ]
+    ending = Ending(
+        partial=False, problems=(), exit_status=0, started=datetime.now(UTC), duration_s=1.0
     )
-    return facts.to_json(sealed({**found, **more}))
+    return render(sealed(collected(part, results, ending)))
+
+
+def judged(fleet: Fleet, outcome: Outcome, *, policy: str | None = None) -> Report:
+    return verdict(fleet, outcome, confidence=0.99, policy=policy, baseline=None)
 
 
 def test_the_verdict_is_that_of_merge() -> None:
     fleet = asked("a", "b", "c")
     reports = {n: shard_report("a", "b", "c", index=n) for n in (3, 1, 2)}
-    found = verdict(fleet, Outcome(reports=reports, problems=()), policy="p.toml", baseline=None)
+    found = judged(fleet, Outcome(reports=reports, problems=()), policy="p.toml")
     shards = [parse_shard(reports[n].encode(), str(n)) for n in (1, 2, 3)]
-    assert found == {**merge(shards, ["1", "2", "3"]), "policy": "p.toml", "baseline": None}
-    assert found["passed"]
-    assert len(verdicts(found)) == 18
+    whole = merge(shards, ["1", "2", "3"])
+    assert found == whole.model_copy(update={"policy": "p.toml"})
+    assert found.passed
+    assert len(found.checks) == 18
 
 
 def test_a_lost_checkpoint_fails_the_run_and_is_named() -> None:
     outcome = Outcome(reports={1: shard_report("a", "b", index=1)}, problems=("b died",))
-    found = verdict(asked("a", "b"), outcome, policy=None, baseline=None)
-    assert not found["passed"]
-    assert found["exit_status"] == 1
-    assert found["problems"][:2] == ["b died", "shard 2/2 is missing"]
-    assert sum("b" in problem and "no verdict" in problem for problem in found["problems"]) == 6
+    found = judged(asked("a", "b"), outcome)
+    assert not found.passed
+    assert found.exit_status == 1
+    assert found.problems[:2] == ("b died", "shard 2/2 is missing")
+    assert sum("b" in problem and "no verdict" in problem for problem in found.problems) == 6
 
 
 def test_nothing_at_all_is_no_success() -> None:
-    found = verdict(
-        asked("a"), Outcome(reports={}, problems=("a died",)), policy=None, baseline=None
-    )
-    assert not found["passed"]
-    assert found["exit_status"] == 1
-    assert found["problems"] == ["a died"]
+    found = judged(asked("a"), Outcome(reports={}, problems=("a died",)))
+    assert not found.passed
+    assert found.exit_status == 1
+    assert found.problems == ("a died",)
 
 
 @pytest.mark.parametrize(
@@ -355,4 +353,4 @@ def test_nothing_at_all_is_no_success() -> None:
 def test_reports_of_different_runs_are_refused(other: str) -> None:
     outcome = Outcome(reports={1: shard_report("a", "b", index=1), 2: other}, problems=())
     with pytest.raises(ShardError, match=r"the report of b \(shard 2/2\)"):
-        verdict(asked("a", "b"), outcome, policy=None, baseline=None)
+        judged(asked("a", "b"), outcome)

@@ -137,8 +137,8 @@ def test_the_command_vets_every_checkpoint_and_gives_one_verdict(
     assert result.exit_code == 1, result.output  # one of them has no outlier dimensions
     found = read_json(tmp_path / "all.json")
     first, second = found["checkpoints"]
-    assert {check["verdict"] for check in first["checks"]} == {"pass"}
-    assert "fail" in {check["verdict"] for check in second["checks"]}
+    assert {check["outcome"] for check in first["checks"]} == {"pass"}
+    assert "fail" in {check["outcome"] for check in second["checks"]}
     assert (first["reference"], found["confidence"]) == (str(stubs.model), 0.98)
     assert found["policy"] == str(tmp_path / "robustness.toml")
     assert {c["threshold"] for c in first["checks"] if "ablation_degrades[" in c["id"]} >= {1.07}

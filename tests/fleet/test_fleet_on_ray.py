@@ -132,11 +132,11 @@ def agree(facts: dict[str, Any], whole: dict[str, Any]) -> None:
     assert facts["alpha"] == whole["alpha"]
     for name, check in checks(facts).items():
         other = checks(whole)[name]
-        assert check["text_blocks"] == other["text_blocks"]
-        if other["ratio"] is None:
-            assert check["ratio"] is None
+        assert check["seen"] == other["seen"]
+        if other["measured"] is None:
+            assert check["measured"] is None
         else:
-            assert check["ratio"] == pytest.approx(other["ratio"], rel=1e-5)
+            assert check["measured"] == pytest.approx(other["measured"], rel=1e-5)
 
 
 def test_a_killed_worker_is_replaced(

@@ -285,7 +285,7 @@ def _verdicts(facts: dict[str, Any]) -> dict[str, str]:
     found = {}
     for check in checkpoint["checks"]:
         name = check["id"].split("::")[-1].replace(f"[{checkpoint['label']}", "").rstrip("]")
-        found[name] = check["verdict"]
+        found[name] = check["outcome"]
     return found
 
 
@@ -313,8 +313,8 @@ def test_early_decisions_are_those_of_the_whole_corpus(
     assert _verdicts(facts) == CASES[name].verdicts
     (checkpoint,) = facts["checkpoints"]
     for check in checkpoint["checks"]:
-        if check["text_blocks"]:
-            assert check["text_blocks"] >= checkpoint["corpus_text_blocks"]
+        if check["seen"]:
+            assert check["seen"] >= checkpoint["corpus_text_blocks"]
 
 
 @pytest.mark.long
@@ -339,7 +339,7 @@ def test_a_gguf_on_wikitext(tmp_path: Path, store: Path) -> None:
     facts = _run(wikitext, tmp_path, store)
     assert _verdicts(facts) == case.verdicts
     (checkpoint,) = facts["checkpoints"]
-    ratios = {tuple(check["dims"]): check["ratio"] for check in checkpoint["checks"]}
+    ratios = {tuple(check["dims"]): check["measured"] for check in checkpoint["checks"]}
     assert ratios[(507,)] > 100
 
 

@@ -14,10 +14,10 @@ from robustness.checkpoint.resolving import resolve
 from robustness.outliers.model_profile import ModelProfile
 from robustness.outliers.site_values import SiteValues, site_values
 from robustness.policy.policy import load_policy
-from robustness.report import facts
+from robustness.report.json_document import laid_out
+from robustness.report.results import Sites
 from robustness.run.planning import make_plan
 from robustness.store.context import Context
-from robustness.vetting import Vetting
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint, tiny_model
 from tests.support.checkpoints.planted import planted_text
 
@@ -137,8 +137,8 @@ def test_values_that_are_no_numbers_have_no_z_scores_and_are_text_in_the_report(
     assert found.scale_z is None
     assert found.bias_z is not None
     assert found.site == "output site"
-    plain = json.loads(facts.to_json(facts._plain(found.to_dict())))
-    assert plain["scale"][1][3] == "nan"
+    reported = Sites.model_validate(found.to_dict(), strict=False).model_dump(mode="json")
+    assert reported["scale"][1][3] == "nan"
 
 
 def test_a_site_without_bias_has_none() -> None:
@@ -185,9 +185,9 @@ def test_they_stay_in_the_process_that_reports(tmp_path: Path) -> None:
     ],
 )
 def test_the_report_has_a_line_for_every_row_of_numbers(value: Any) -> None:
-    text = facts.to_json({"value": value})
+    text = laid_out({"value": value})
     assert json.loads(text) == {"value": value}
     assert text.endswith("}\n")
-    assert facts.to_json({"a": [1, 2], "b": ["c", "d"]}) == (
+    assert laid_out({"a": [1, 2], "b": ["c", "d"]}) == (
         '{\n  "a": [1, 2],\n  "b": [\n    "c",\n    "d"\n  ]\n}\n'
     )

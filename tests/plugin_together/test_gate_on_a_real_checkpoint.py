@@ -65,14 +65,14 @@ def test_three_shards_without_a_common_store_are_the_whole_run(root: Path, tmp_p
     measured = 0
     for name, check in checks(merged).items():
         other = checks(whole)[name]
-        for key in ("text_blocks", "tokens", "exact", "dims", "threshold"):
+        for key in ("seen", "unit", "tokens", "exact", "dims", "threshold"):
             assert check[key] == other[key], name
-        if other["ratio"] is not None:
-            assert check["ratio"] == pytest.approx(other["ratio"], rel=1e-5)
+        if other["measured"] is not None:
+            assert check["measured"] == pytest.approx(other["measured"], rel=1e-5)
             measured += 1
     assert measured == 6
     (one,), (two,) = merged["checkpoints"], whole["checkpoints"]
-    assert one["perplexity"] == pytest.approx(two["perplexity"], rel=1e-5)
+    assert one["intact"]["perplexity"] == pytest.approx(two["intact"]["perplexity"], rel=1e-5)
     assert one["outliers"] == two["outliers"]
 
 

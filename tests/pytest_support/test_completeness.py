@@ -3,7 +3,9 @@
 import pytest
 
 from robustness.pytest_support.completeness import Completeness
+from robustness.report.results import CheckResult
 from robustness.run.plan import RunPlan
+from robustness.statistics.verdict import Outcome
 from tests.support.records.plans import plan
 
 FILES = {
@@ -24,16 +26,12 @@ def ids(run: RunPlan, label: str) -> list[str]:
     ]
 
 
-def settle(completeness: Completeness, nodeids: list[str], verdict: str = "pass") -> None:
+def settle(completeness: Completeness, nodeids: list[str], outcome: Outcome = "pass") -> None:
     for nodeid in nodeids:
-        name = nodeid.partition("::")[2]
-        completeness.records[nodeid] = {
-            "id": nodeid,
-            "label": name.partition("[")[2].partition("-")[0].rstrip("]"),
-            "name": name,
-            "check": name.partition("[")[0],
-            "verdict": verdict,
-        }
+        check = nodeid.partition("::")[2].partition("[")[0].removeprefix("test_")
+        completeness.results[nodeid] = CheckResult(
+            id=nodeid, check=check, dims=(), outcome=outcome, statement="it is so"
+        )
 
 
 @pytest.fixture

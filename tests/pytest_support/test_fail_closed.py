@@ -14,7 +14,8 @@ from robustness.checks.planned import PlannedCheck
 from robustness.pytest_support.gate import VERDICT, record
 from robustness.pytest_support.session import register
 from robustness.pytest_support.state import STATE
-from robustness.report import facts
+from robustness.report.collected import check_result
+from robustness.report.results import CheckResult
 from robustness.runtime.threads import SharedCores, cores
 from robustness.statistics.verdict import Verdict
 from tests.support.plugin.plugin_support import DIM, LABEL, Stubs, read_json
@@ -23,11 +24,11 @@ from tests.support.records.plans import plan
 NUMPY = Verdict(
     outcome="fail",
     statement="statement",
-    ratio=np.float64(np.inf),
+    measured=np.float64(np.inf),
     interval=(np.float64(0.5), np.float64(np.inf)),
     threshold=np.float64(1.5),
-    text_blocks=np.int64(32),  # type: ignore[arg-type]
-    tokens=np.int64(600),  # type: ignore[arg-type]
+    seen=32,
+    tokens=600,
 )
 """A verdict on numbers as numpy hands them out."""
 
@@ -53,8 +54,10 @@ def test_only_plain_types_travel_from_a_worker() -> None:
 
 def test_a_decided_check_is_json_whatever_numbers_it_holds() -> None:
     check = PlannedCheck(check="joint_ablation_degrades", dims=(DIM,), statistical=True)
-    found = facts.check_facts("id", "label", check, NUMPY)
-    assert json.loads(json.dumps(found, allow_nan=False))["ratio"] == "inf"
+    found = check_result("id", check, NUMPY)
+    text = found.model_dump_json()
+    assert json.loads(text)["measured"] == "inf"
+    assert CheckResult.model_validate_json(text) == found
 
 
 class WorkerConfig:

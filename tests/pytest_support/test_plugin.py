@@ -93,7 +93,7 @@ def test_the_run_leaves_nothing_behind_but_its_reports(passing: PassingRuns) -> 
 
 def test_the_table_names_every_check_with_its_numbers(passing: PassingRuns) -> None:
     for run in passing:
-        ratio = checks(run.facts)[JOINT]["ratio"]
+        ratio = checks(run.facts)[JOINT]["measured"]
         run.result.stdout.fnmatch_lines(
             [
                 f"*= robustness: {LABEL} =*",
@@ -115,11 +115,11 @@ def test_workers_find_the_same_verdicts_and_numbers(passing: PassingRuns) -> Non
     assert list(alone) == list(with_workers)
     for name, check in alone.items():
         other = with_workers[name]
-        for same in ("verdict", "text_blocks", "tokens", "dims", "exact", "threshold", "statement"):
+        for same in ("outcome", "seen", "tokens", "dims", "exact", "threshold", "statement"):
             assert check[same] == other[same], (name, same)
         # A mean ΔNLL next to zero, which the factor divides by, is most of all rounding.
         tolerance = 1e-2 if "more_than_chance" in name else 1e-5
-        for number in ("ratio", "interval"):
+        for number in ("measured", "interval"):
             assert (check[number] is None) == (other[number] is None)
             if check[number] is not None:
                 assert other[number] == pytest.approx(check[number], rel=tolerance), name
@@ -142,10 +142,10 @@ def test_junit_carries_the_numbers(passing: PassingRuns) -> None:
         for name, check in by_name.items():
             found = run.properties[name]
             assert found["verdict"] == "pass"
-            assert int(found["text_blocks"]) == check["text_blocks"]
+            assert int(found["text_blocks"]) == check["seen"]
             assert int(found["tokens"]) == check["tokens"]
-            if check["ratio"] is not None:
-                assert float(found["ratio"]) == float(check["ratio"])
+            if check["measured"] is not None:
+                assert float(found["measured"]) == float(check["measured"])
                 assert float(found["threshold"]) == check["threshold"]
             if check["interval"] is not None:
                 assert float(found["interval_low"]) == check["interval"][0]
@@ -154,7 +154,7 @@ def test_junit_carries_the_numbers(passing: PassingRuns) -> None:
 
 def test_the_json_says_what_was_vetted(passing: PassingRuns, stubs: Stubs) -> None:
     facts = passing.alone.facts
-    assert facts["schema"] == 1
+    assert facts["schema"] == 2
     assert facts["confidence"] == 0.99
     assert facts["alpha"] == pytest.approx(0.002)
     (checkpoint,) = facts["checkpoints"]
@@ -164,14 +164,16 @@ def test_the_json_says_what_was_vetted(passing: PassingRuns, stubs: Stubs) -> No
     assert (checkpoint["layers"], checkpoint["hidden_size"]) == (2, 32)
     assert [outlier["dim"] for outlier in checkpoint["outliers"]] == [DIM]
     assert checkpoint["scoring"] == "masked"
-    assert 1 < checkpoint["perplexity"] < 64
     assert checkpoint["quantity"] == "perplexity"
-    assert checkpoint["nats_per_token"] == pytest.approx(math.log(checkpoint["perplexity"]))
-    assert checkpoint["chance_nats_per_token"] == pytest.approx(math.log(checkpoint["vocabulary"]))
+    intact = checkpoint["intact"]
+    assert 1 < intact["perplexity"] < 64
+    assert intact["nats_per_token"] == pytest.approx(math.log(intact["perplexity"]))
+    assert intact["chance_nats_per_token"] == pytest.approx(math.log(checkpoint["vocabulary"]))
     assert (checkpoint["masking"], checkpoint["bos"]) == ("all", "auto")
     assert checkpoint["generator"] is checkpoint["context"] is None
-    nats = checkpoint["bits_per_byte"] * checkpoint["utf8_bytes"] * math.log(2)
-    assert math.exp(nats / checkpoint["words"]) == pytest.approx(checkpoint["word_perplexity"])
+    text = intact["text"]
+    nats = text["bits_per_byte"] * text["utf8_bytes"] * math.log(2)
+    assert math.exp(nats / text["words"]) == pytest.approx(text["word_perplexity"])
 
 
 def test_the_json_carries_what_a_picture_needs(passing: PassingRuns, stubs: Stubs) -> None:
@@ -184,22 +186,27 @@ def test_the_json_carries_what_a_picture_needs(passing: PassingRuns, stubs: Stub
             shown = [row[outlier["dim"]] for row in sites["scale_z"]]
             assert shown == pytest.approx(outlier["z_scale"], rel=1e-3)
         for check in checkpoint["checks"]:
-            assert "examples" not in check
-            if check["ratio"] is not None:
-                last = check["course"][-1]
-                assert {name: last[name] for name in ("text_blocks", "ratio", "interval")} == {
-                    name: check[name] for name in ("text_blocks", "ratio", "interval")
+            if check["measured"] is not None:
+                last = check["history"][-1]
+                assert {name: last[name] for name in ("seen", "measured", "interval")} == {
+                    name: check[name] for name in ("seen", "measured", "interval")
                 }
-        assert len(checkpoint["examples"]) == 3
-        for example in checkpoint["examples"]:
+        assert len(examples(run)) == 3
+        for example in examples(run):
             assert example["dims"] == [DIM]
             text = "".join(piece["text"] for piece in example["pieces"])
             assert text in stubs.corpus.read_text().replace("\n", " ")
-    numbers = [run.facts["checkpoints"][0]["examples"] for run in passing]
+    numbers = list(map(examples, passing))
     assert numbers[2] == numbers[3] == numbers[0]
     assert [[p["text"] for p in e["pieces"]] for e in numbers[1]] == [
         [p["text"] for p in e["pieces"]] for e in numbers[0]
     ]
+
+
+def examples(run: Run) -> list[dict[str, Any]]:
+    """What the check on all dimensions shows."""
+    found: list[dict[str, Any]] = checks(run.facts)[JOINT]["examples"]
+    return found
 
 
 def test_the_json_says_how_to_run_it_again(passing: PassingRuns, stubs: Stubs) -> None:
@@ -221,7 +228,7 @@ def test_one_failing_verdict_fails_the_run(
     assert run.verdicts == {**dict.fromkeys(SUITE, "pass"), JOINT: "fail"}
     assert not run.facts["passed"]
     assert run.properties[JOINT.split("::")[-1]]["verdict"] == "fail"
-    ratio = f"{checks(run.facts)[JOINT]['ratio']:.4g}"
+    ratio = f"{checks(run.facts)[JOINT]['measured']:.4g}"
     run.result.stdout.fnmatch_lines(
         [
             f"FAIL: ablating dimension {DIM} multiplies perplexity by at least 1000",

@@ -74,14 +74,14 @@ def test_layers_can_be_looked_at_one_by_one(
     facts = read_json(lenient.path / "report.json")
     assert facts["comparisons"] == 6 + compared  # what is only recorded is no comparison
     found = {check["check"]: check for check in checks(facts).values()}
-    embedding = found["test_embedding_norm_alone_is_harmless"]
-    assert (embedding["verdict"], embedding["threshold"]) == ("pass", 1.5)
+    embedding = found["embedding_norm_alone_is_harmless"]
+    assert (embedding["outcome"], embedding["threshold"]) == ("pass", 1.5)
     assert "(site embedding-norm)" in embedding["statement"]
-    profile = found["test_layer_profile"]
-    assert profile["verdict"] == ("fail" if compared else "pass")
-    ratios = [layer["ratio"] for layer in profile["details"]["layer_profile"]]
+    profile = found["layer_profile"]
+    assert profile["outcome"] == ("fail" if compared else "pass")
+    ratios = [layer["ratio"] for layer in profile["details"]["layers"]]
     assert len(ratios) == 2
-    assert ratios[1] == profile["ratio"] > 2 > ratios[0]  # the head reads the last layer
+    assert ratios[1] == profile["measured"] > 2 > ratios[0]  # the head reads the last layer
     line = f"layer profile: largest x{ratios[1]:.4g} in layer 1, x{ratios[0]:.4g} in layer 0"
     assert profile["reason"] == line
     result.stdout.fnmatch_lines([line])
@@ -101,7 +101,7 @@ def test_a_run_can_ablate_at_another_site(lenient: pytest.Pytester, stubs: Stubs
     assert (checkpoint["stack"], checkpoint["ablated_layers"]) == ("only", "all")
     for check in checks(facts).values():
         assert "(site residual, mode mean)" in check["statement"]
-        assert check["ratio"] == pytest.approx(1, abs=0.05)
+        assert check["measured"] == pytest.approx(1, abs=0.05)
 
 
 def test_a_check_can_be_switched_off(lenient: pytest.Pytester, stubs: Stubs) -> None:
@@ -187,7 +187,7 @@ def test_undecided_is_no_pass(
     lenient: pytest.Pytester, stubs: Stubs, measured: dict[str, Any]
 ) -> None:
     control = f"robustness/test_controls.py::test_random_ablation_is_harmless[{LABEL}-1random]"
-    median = checks(measured)[control]["ratio"]
+    median = checks(measured)[control]["measured"]
     (lenient.path / "robustness.toml").write_text(
         f"[checks.random_ablation_is_harmless]\nmax_ratio = {median!r}\nmax_draws = 128\n"
     )
@@ -211,7 +211,7 @@ def test_the_whole_corpus_can_be_asked_for(lenient: pytest.Pytester, stubs: Stub
     for check in checks(facts).values():
         assert check["exact"]
         assert check["interval"] is None
-        assert check["text_blocks"] == checkpoint["corpus_text_blocks"] == 156
+        assert check["seen"] == checkpoint["corpus_text_blocks"] == 156
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def test_a_run_that_fails_writes_its_page(
     )
     drawn = figures["checkpoint-1-degradation"]["data"][-1]["x"]
     joint = next(c for c in run.facts["checkpoints"][0]["checks"] if "joint" in c["check"])
-    assert drawn[1] == joint["ratio"]
+    assert drawn[1] == joint["measured"]
     site = run.facts["checkpoints"][0]["sites"]
     assert figures["checkpoint-1-map"]["data"][0]["z"] == [
         [round(z, 2) for z in row] for row in site["scale_z"]

@@ -71,6 +71,8 @@ IMPORTED_WITHOUT_A_MODEL = {
     "robustness.plugin",
     "robustness.pytest_support",
     "robustness.pytest_support.fixtures",
+    "robustness.report",
+    "robustness.report.reporters",
 }
 LISTING_MODULES = """
 import sys, pytest
@@ -145,7 +147,7 @@ def test_help_lists_every_option(pytester: pytest.Pytester) -> None:
                 "context", "expectation", "rule", "stack", "site", "mode", "enable", "confidence",
                 "exhaustive", "seed", "device", "dtype", "policy", "json", "store", "fresh",
                 "store-limit", "baseline", "save-baseline", "plan", "shard", "github", "html",
-                "examples", "task",
+                "examples", "task", "markdown",
             )
         ),
     }  # fmt: skip

@@ -11,20 +11,17 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from robustness.report.saved import parsed
-from robustness.report.terminal.wording import figure
 
 from robustness.checkpoint.resolving import resolve
 from robustness.errors import NoLanguageModel, RobustnessError
 from robustness.policy.policy import Policy
-from robustness.report.github import annotations
-from robustness.report.html.axes import number
 from robustness.report.html.figures import degradations
-from robustness.report.html.page import to_html
 from robustness.report.html.sentences import verdict
+from robustness.report.json_document import read_report
 from robustness.report.markdown.card import eval_results
 from robustness.report.markdown.card import section as card_section
-from robustness.report.markdown.page import to_markdown
+from robustness.report.reporters import REPORTERS
+from robustness.report.words import figure, number
 from robustness.run.planning import make_plan
 from robustness.store.context import Context
 from tests.support.checkpoints.checkpoint_folders import (
@@ -147,10 +144,10 @@ def test_drops_are_those_of_a_plain_loop(stub: Stub, exhaustive: Run) -> None:
     assert intact - ablated > 0.2
     check = checks(exhaustive.facts)[DROPS]
     assert check["exact"]
-    assert check["ratio"] == pytest.approx(intact - ablated, abs=1e-12)
-    assert check["text_blocks"] == len(rows)
-    assert check["details"]["intact_score"] == pytest.approx(intact)
-    assert check["details"]["ablated_score"] == pytest.approx(ablated)
+    assert check["measured"] == pytest.approx(intact - ablated, abs=1e-12)
+    assert (check["seen"], check["unit"]) == (len(rows), "examples")
+    assert check["details"]["task"]["intact_score"] == pytest.approx(intact)
+    assert check["details"]["task"]["ablated_score"] == pytest.approx(ablated)
     (checkpoint,) = exhaustive.facts["checkpoints"]
     assert checkpoint["task"] == {
         "name": "task.tsv",
@@ -180,7 +177,7 @@ def test_a_classifier_is_vetted_through_its_task(exhaustive: Run) -> None:
     assert exhaustive.facts["comparisons"] == 4
     assert exhaustive.facts["passed"]
     (checkpoint,) = exhaustive.facts["checkpoints"]
-    assert checkpoint["perplexity"] is None
+    assert checkpoint["intact"] is None
     assert checkpoint["corpus_text_blocks"] == 0
     text = text_of(exhaustive.result)
     assert "it has no language-model head, so there is no perplexity" in text
@@ -188,37 +185,38 @@ def test_a_classifier_is_vetted_through_its_task(exhaustive: Run) -> None:
     assert f"accuracy without dimension {DIM}: " in text
     name = DROPS.partition("::")[2]
     assert exhaustive.properties[name]["verdict"] == "pass"
-    assert float(exhaustive.properties[name]["ratio"]) > 0.2
+    assert float(exhaustive.properties[name]["measured"]) > 0.2
+    assert exhaustive.properties[name]["examples"] == "240"
 
 
 def test_its_report_is_read_by_all_that_read_reports(exhaustive: Run) -> None:
     """There is no perplexity, no corpus and no text block in it, and drops are no ratios."""
-    facts = exhaustive.facts
-    (point,) = parsed(facts).checkpoints
-    (raw,) = facts["checkpoints"]
+    report = read_report(exhaustive.folder / "report.json")
+    (point,) = report.checkpoints
     assert point.task is not None
+    assert point.task.score is not None
     assert degradations(point) == ()
     said = verdict(point)
-    drop = checks(facts)[DROPS]["ratio"]
+    drop = checks(exhaustive.facts)[DROPS]["measured"]
     assert f"without it, the accuracy on task.tsv falls by {number(drop)}" in said
-    markdown = to_markdown(facts)
-    assert f"Its intact accuracy is {figure(raw['task']['score'])} on" in markdown
-    section = card_section(facts, raw, repo_id=None)
+    markdown = REPORTERS["markdown"].render(report)
+    assert f"Its intact accuracy is {figure(point.task.score)} on" in markdown
+    section = card_section(report, point, repo_id=None)
     assert "on the task task.tsv; accuracy" in section
-    assert f"--robustness-task={raw['task']['reference']}" in section
+    assert f"--robustness-task={point.task.reference}" in section
     for text in (said, markdown, section):
         assert "perplexity" not in text.replace("there is no perplexity", "")
         assert "corpus" not in text
-    results = {each.metric_type: each for each in eval_results(facts, raw)}
-    assert results["accuracy"].metric_value == raw["task"]["score"]
+    results = {each.metric_type: each for each in eval_results(report, point)}
+    assert results["accuracy"].metric_value == point.task.score
     assert {each.dataset_name for each in results.values()} == {"task.tsv"}
     assert {each.task_type for each in results.values()} == {"text-classification"}
-    assert not [line for line in annotations(facts) if line.startswith("::error")]
+    assert "::error" not in REPORTERS["github"].render(report)
 
 
 def test_its_report_becomes_a_page(exhaustive: Run) -> None:
     pytest.importorskip("plotly", reason="needs plotly (pip install 'pytest-robustness[html]')")
-    page = to_html(exhaustive.facts)
+    page = REPORTERS["html"].render(read_report(exhaustive.folder / "report.json"))
     assert "<dt>intact accuracy</dt>" in page
     assert "<dt>text blocks</dt>" not in page
     assert "1 random" in page
@@ -228,7 +226,7 @@ def test_its_report_becomes_a_page(exhaustive: Run) -> None:
 @pytest.mark.slow
 def test_verdicts_are_the_same_with_workers(stub: Stub, tmp_path: Path) -> None:
     def settled(run: Run) -> Any:
-        return {n: (c["verdict"], c["text_blocks"], c["ratio"]) for n, c in run_checks(run).items()}
+        return {n: (c["outcome"], c["seen"], c["measured"]) for n, c in run_checks(run).items()}
 
     def run_checks(run: Run) -> dict[str, dict[str, Any]]:
         return checks(run.facts)
@@ -236,7 +234,7 @@ def test_verdicts_are_the_same_with_workers(stub: Stub, tmp_path: Path) -> None:
     alone = run_suite(tmp_path / "alone", *stub.options)
     others = (f"--robustness-store={tmp_path / 'another'}", "-n", "2")
     assert settled(run_suite(tmp_path / "workers", *stub.options, *others)) == settled(alone)
-    assert checks(alone.facts)[DROPS]["text_blocks"] < 240  # it decided early
+    assert checks(alone.facts)[DROPS]["seen"] < 240  # it decided early
     again = run_suite(tmp_path / "again", *stub.options)
     assert lasting(again.facts) == lasting(alone.facts)
 
@@ -259,7 +257,7 @@ def test_other_thresholds_and_labels_measure_nothing(
         "-p", "spy", "-k", "score_drops",
     )  # fmt: skip
     check = checks(run.facts)[DROPS]
-    assert check["verdict"] == "fail"
+    assert check["outcome"] == "fail"
     assert "lowers the f1 on task.tsv by at least 0.9" in check["statement"]
     assert run.facts["partial"]
     assert run.result.ret == 1

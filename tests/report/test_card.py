@@ -15,11 +15,15 @@ from typer.testing import CliRunner, Result
 
 from robustness.cli.app import app
 from robustness.errors import ReportError
-from robustness.report import facts
+from robustness.report.collected import Ending, check_result, collected
+from robustness.report.json_document import as_json
 from robustness.report.markdown.card import TASK_NAME, chosen, eval_results, section
 from robustness.report.markdown.card_file import BEGIN, END, new_card, updated
+from robustness.report.results import Report
+from robustness.statistics.figures import Details, IntactFigures
 from robustness.statistics.verdict import Verdict
 from tests.support.records.plans import plan
+from tests.support.records.run_reports import shard
 
 HOSTILE = f"x{END}|`</code>\n---\nlicense: evil\x1b[31m [a](javascript:1) <img src=x> ::error::"
 
@@ -31,48 +35,47 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def report(
     *labels: str, failing: str | None = None, corpus: str | None = None, **changes: Any
-) -> dict[str, Any]:
-    """Facts of a run in which every check passed but those of one checkpoint's kind."""
+) -> Report:
+    """A run in which every check passed but those of one checkpoint's kind."""
     planned = plan(*(labels or ("bert",)))
     if corpus is not None:
         points = tuple(replace(point, corpus=corpus) for point in planned.checkpoints)
         planned = replace(planned, checkpoints=points)
-    records = {}
+    intact = IntactFigures(
+        perplexity=5.5,
+        nats_per_token=1.7,
+        chance_nats_per_token=4.2,
+        text_blocks=156,
+        tokens=2900,
+    )
+    results = []
     for point in planned.checkpoints:
         for number, check in enumerate(point.checks):
-            bad = failing == point.label and check.test == "test_ablation_degrades"
+            bad = failing == point.label and check.check == "ablation_degrades"
             verdict = Verdict(
                 outcome="fail" if bad else "pass",
                 statement="it is so",
-                ratio=None if check.test == "test_outliers_are_present" else 1.5 + number,
+                measured=None if check.check == "outliers_are_present" else 1.5 + number,
                 interval=(1.25, 9.5),
                 threshold=1.05,
                 passes="above",
-                text_blocks=32,
-                details={
-                    "intact_perplexity": 5.5,
-                    "intact_nats_per_token": 1.7,
-                    "chance_nats_per_token": None,
-                    "intact_text_blocks": 156,
-                    "intact_tokens": 2900,
-                },
+                seen=32,
+                details=Details(intact=intact),
             )
-            name = f"{check.test_name(point.label)}"
-            records[name] = facts.check_facts(name, point.label, check, verdict)
-    found = facts.run_facts(
-        planned,
-        records,
+            results.append(check_result(f"x::{check.test_name(point.label)}", check, verdict))
+    ending = Ending(
         partial=False,
         problems=(),
         exit_status=int(failing is not None),
         started=datetime(2026, 11, 24, tzinfo=UTC),
         duration_s=1.0,
     )
-    return {**found, **changes}
+    return collected(planned, results, ending).model_copy(update=changes)
 
 
-def run(found: dict[str, Any], *options: str) -> Result:
-    Path("result.json").write_text(json.dumps(found))
+def run(found: Report | dict[str, Any], *options: str) -> Result:
+    text = json.dumps(found if isinstance(found, dict) else as_json(found))
+    Path("result.json").write_text(text)
     return CliRunner().invoke(app, ["card", "result.json", *options])
 
 
@@ -81,15 +84,15 @@ def test_the_entries_are_read_back_as_they_were_written() -> None:
     assert run(found, "--repo-id=org/name", "--output=card.md").exit_code == 0
     card: Any = ModelCard.load("card.md")
     assert card.data.model_name == "name"
-    assert card.data.eval_results == eval_results(found, found["checkpoints"][0])
+    assert card.data.eval_results == eval_results(found, found.checkpoints[0])
     by_name = {result.metric_name: result for result in card.data.eval_results or ()}
     assert by_name["Perplexity"].metric_value == 5.5
     assert by_name["Outlier dimensions"].metric_args == {"dims": [7], "rule": "busters"}
     alone = by_name["ablation degrades, dimension 7"]
     (check,) = [
-        c for c in found["checkpoints"][0]["checks"] if c["check"] == "test_ablation_degrades"
+        check for check in found.checkpoints[0].checks if check.check == "ablation_degrades"
     ]
-    assert alone.metric_value == check["ratio"]
+    assert alone.metric_value == check.measured
     assert alone.metric_args["interval"] == [1.25, 9.5]
     card.save("again.md")
     again: Any = ModelCard.load("again.md")
@@ -98,11 +101,12 @@ def test_the_entries_are_read_back_as_they_were_written() -> None:
 
 def test_the_section_says_what_was_vetted_and_how_to_repeat_it() -> None:
     found = report()
-    text = section(found, found["checkpoints"][0], repo_id="org/name")
+    text = section(found, found.checkpoints[0], repo_id="org/name")
     assert "**Vetting passed**: 6 of 6 checks" in text
     assert "| 7 | 2 of 2 (0-1) | +5.0 | +9.0 | 3.5 |" in text
     assert "<code>pytest --model=org/name</code>" in text
-    other = {**found["checkpoints"][0], "expectation": "hardened", "seed": 3, "exhaustive": True}
+    changes = {"expectation": "hardened", "seed": 3, "exhaustive": True}
+    other = found.checkpoints[0].model_copy(update=changes)
     text = section(found, other, repo_id=None)
     assert (
         "pytest --model=organisation/bert --robustness-expectation=hardened --robustness-seed=3 "
@@ -176,7 +180,7 @@ def test_the_rest_of_a_card_stays_as_it_is() -> None:
 )
 def test_cards_of_all_kinds_are_updated_once(card: str) -> None:
     found = report()
-    point = found["checkpoints"][0]
+    point = found.checkpoints[0]
     parts = "bert", section(found, point, repo_id=None), eval_results(found, point)
     once = updated(card, *parts)
     assert updated(once, *parts) == once
@@ -216,7 +220,7 @@ def test_any_front_matter_keeps_its_other_keys(keys: dict[str, Any]) -> None:
     keys.pop("model-index", None)
     card = f"---\n{yaml.safe_dump(keys)}---\ntext\n" if keys else "text\n"
     found = report()
-    results = eval_results(found, found["checkpoints"][0])
+    results = eval_results(found, found.checkpoints[0])
     once = updated(card, "bert", "section", results)
     assert updated(once, "bert", "section", results) == once
     known = yaml.safe_load(once[4 : once.index("\n---\n")])
@@ -226,8 +230,8 @@ def test_any_front_matter_keeps_its_other_keys(keys: dict[str, Any]) -> None:
 
 def test_hostile_names_stay_text() -> None:
     found = report(corpus=HOSTILE)
-    found["checkpoints"][0].update(reference=HOSTILE, revision=HOSTILE, architecture=HOSTILE)
-    point = found["checkpoints"][0]
+    names = dict.fromkeys(("reference", "revision", "architecture"), HOSTILE)
+    point = found.checkpoints[0].model_copy(update=names)
     results = eval_results(found, point)
     text = new_card(HOSTILE, section(found, point, repo_id=None), results)
     assert "\nlicense" not in text
@@ -248,7 +252,7 @@ def test_a_failed_run_writes_nothing_unless_it_may() -> None:
     assert not Path("card.md").exists()
     assert run(report(failing="bert"), "--output=card.md", "--allow-failed").exit_code == 0
     assert "**Vetting FAILED**: 5 of 6 checks" in Path("card.md").read_text()
-    problem = run(report(problems=["a worker was killed"], passed=False), "--allow-failed")
+    problem = run(report(problems=("a worker was killed",), passed=False), "--allow-failed")
     assert "**Vetting FAILED**: 6 of 6" in problem.stdout
     assert "a worker was killed" in problem.stdout
 
@@ -270,8 +274,9 @@ def test_of_several_one_is_named_and_the_others_do_not_matter() -> None:
     ("changes", "named"),
     [
         ({"partial": True, "passed": False}, "PARTIAL"),
-        ({"shard": {"index": 1, "count": 2}, "passed": False}, "merge"),
-        ({"schema": 99}, "schema"),
+        ({"shard": shard(1, 2).model_dump(mode="json"), "passed": False}, "merge"),
+        ({"schema": 99}, "schema 99"),
+        ({"schema": 1}, "schema 1, and this version reads schema 2"),
         ({"checkpoints": []}, "holds none"),
         (
             {"checkpoints": [{"label": "x"}]},
@@ -281,7 +286,7 @@ def test_of_several_one_is_named_and_the_others_do_not_matter() -> None:
 )
 def test_what_is_no_verdict_is_refused(changes: dict[str, Any], named: str) -> None:
     for options in ((), ("--allow-failed",)):
-        result = run(report(**changes), "--output=card.md", *options)
+        result = run({**as_json(report()), **changes}, "--output=card.md", *options)
         assert result.exit_code == 2
         (line,) = result.stderr.splitlines()
         assert named in line
@@ -298,4 +303,4 @@ def test_wrong_options_are_refused() -> None:
     assert run(good, "--output=mine.md").exit_code == 2
     assert Path("mine.md").read_text() == "mine"
     with pytest.raises(ReportError, match="PARTIAL"):
-        chosen({**good, "partial": True}, None)
+        chosen(good.model_copy(update={"partial": True}), None)

@@ -7,19 +7,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from robustness.report.saved import parsed
 
 from robustness.report.html.axes import log_axis
-from robustness.report.html.figures import course, degradation, layer_profile
+from robustness.report.html.figures import by_layer, degradation, history
 from robustness.report.html.heat_map import MOST_CELLS, columns, heat_map
 from robustness.report.html.overview import overview
-from robustness.report.html.page import (
-    section,
-    to_html,
-)
+from robustness.report.html.page import render, section
 from robustness.report.html.sentences import described_degradation, thinned
 from tests.support.plugin.html_page import Page
-from tests.support.records import report_facts as facts
+from tests.support.records import full_reports as full
 
 pytest.importorskip("plotly", reason="needs plotly (pip install 'pytest-robustness[html]')")
 
@@ -37,7 +33,7 @@ def _with_colours(value: Any) -> Any:
 def test_plotly_knows_everything_that_the_figures_say() -> None:
     from plotly import graph_objects
 
-    run = parsed(facts.run(facts.checkpoint(), facts.checkpoint(label="other")))
+    run = full.run(full.checkpoint(), full.checkpoint(label="other"))
     figures = {**section(run, 0).figures, "overview": overview(run)}
     assert len(figures) >= 6
     for figure in figures.values():
@@ -61,7 +57,7 @@ def test_an_axis_holds_what_is_finite_and_has_round_ticks(values: list[float]) -
 
 
 def _only(**changes: Any) -> Any:
-    (point,) = parsed(facts.run(facts.checkpoint(**changes))).checkpoints
+    (point,) = full.run(full.checkpoint(**changes)).checkpoints
     return point
 
 
@@ -86,8 +82,8 @@ def test_degradations_stand_at_their_values_and_infinity_at_the_edge() -> None:
 
 
 def test_a_decision_narrows_towards_what_was_decided() -> None:
-    (point,) = parsed(facts.run()).checkpoints
-    drawn = course(point.checks[0])
+    (point,) = full.run().checkpoints
+    drawn = history(point.checks[0])
     assert drawn is not None
     low, high, last, measured = drawn["data"]
     assert measured["x"] == [16, 32, 48, 64]
@@ -96,14 +92,14 @@ def test_a_decision_narrows_towards_what_was_decided() -> None:
     edge = 10 ** drawn["layout"]["yaxis"]["range"][1]
     assert 4.5 < edge < 9  # the frame is made for the last interval
     assert high["y"] == pytest.approx([edge, 6.75, 4.5])
-    assert low["line"]["shape"] == high["line"]["shape"] == "hv"  # until the next look
+    assert low["line"]["shape"] == high["line"]["shape"] == "hv"  # until the next decision
     assert last["y"] == [2.0, 4.5]
     assert drawn["layout"]["shapes"][0]["y0"] == 1.05
-    assert course(point.checks[1]) is None  # was not recorded
+    assert history(point.checks[1]) is None  # was not recorded
 
 
 def test_a_layer_profile_shows_every_layer() -> None:
-    drawn = layer_profile(_only().checks[-1])
+    drawn = by_layer(_only().checks[-1])
     assert drawn is not None
     (trace,) = drawn["data"]
     edge = 10 ** drawn["layout"]["yaxis"]["range"][1]
@@ -115,12 +111,12 @@ def test_a_layer_profile_shows_every_layer() -> None:
 
 
 def test_checkpoints_stand_side_by_side() -> None:
-    points = [facts.checkpoint(label=name) for name in ("first", "second")]
-    drawn = overview(parsed(facts.run(*points)))
+    points = [full.checkpoint(label=name) for name in ("first", "second")]
+    drawn = overview(full.run(*points))
     assert drawn is not None
     assert drawn["layout"]["yaxis"]["ticktext"] == ["first", "second"]
     assert drawn["data"][1]["x"] == [None, 1.01, 1.01]  # the first is for the legend
-    assert overview(parsed(facts.run())) is None
+    assert overview(full.run()) is None
 
 
 def test_the_heat_map_shows_every_value_where_there_is_room() -> None:
@@ -128,8 +124,10 @@ def test_the_heat_map_shows_every_value_where_there_is_room() -> None:
     drawn = heat_map(point)
     assert drawn is not None
     for trace, name in ((drawn["data"][0], "scale"), (drawn["data"][2], "bias")):
-        assert trace["z"] == [[round(z, 2) for z in row] for row in facts.sites()[f"{name}_z"]]
-        assert np.allclose(trace["customdata"], facts.sites()[name], rtol=1e-3)
+        assert trace["z"] == [
+            [round(z, 2) for z in row] for row in getattr(full.sites(), f"{name}_z")
+        ]
+        assert np.allclose(trace["customdata"], getattr(full.sites(), name), rtol=1e-3)
         assert (trace["x0"], trace["dx"]) == (0, 1)
     marks = drawn["data"][1]
     assert list(zip(marks["x"], marks["y"], strict=True)) == [(7, layer) for layer in range(6)]
@@ -151,8 +149,9 @@ def test_a_wide_model_is_thinned_to_what_lies_farthest_out() -> None:
     point = _only(layers=layers, hidden_size=dims)
     drawn = heat_map(point)
     assert drawn is not None
-    site = facts.sites(layers, dims)
-    z = site["scale_z"]
+    site = full.sites(layers, dims)
+    z = site.scale_z
+    assert z is not None
     trace = drawn["data"][0]
     assert trace["dx"] == 3
     for layer in range(layers):  # a plain loop beside the module's own
@@ -162,23 +161,24 @@ def test_a_wide_model_is_thinned_to_what_lies_farthest_out() -> None:
             assert start <= dim < start + 3
             assert abs(z[layer][dim]) == farthest
             assert trace["z"][layer][place] == round(z[layer][dim], 2)
-            assert value == pytest.approx(site["scale"][layer][dim], rel=1e-3)
+            assert value == pytest.approx(site.scale[layer][dim], rel=1e-3)
     assert "3 neighbouring dimensions" in thinned(point, 1)
     assert (
         "3 neighbouring dimensions"
-        in Page(to_html(facts.run(facts.checkpoint(layers=layers, hidden_size=dims)))).text
+        in Page(render(full.run(full.checkpoint(layers=layers, hidden_size=dims)))).text
     )
 
 
 def test_of_a_model_too_wide_for_its_report_what_is_kept_is_shown() -> None:
-    sites = facts.sites(hidden_size=4)
-    point = _only(hidden_size=50, sites={**sites, "dims": [3, 7, 8, 40]})
+    sites = full.sites(hidden_size=4)
+    point = _only(hidden_size=50, sites=sites.model_copy(update={"dims": (3, 7, 8, 40)}))
     drawn = heat_map(point)
     assert drawn is not None
     for layer, row in enumerate(drawn["data"][0]["z"]):
         there = {dim: z for dim, z in enumerate(row) if z is not None}
         assert list(there) == [3, 7, 8, 40]
-        assert list(there.values()) == [round(z, 2) for z in sites["scale_z"][layer]]
+        assert list(there.values()) == [round(z, 2) for z in (sites.scale_z or ())[layer]]
     assert set(drawn["data"][1]["x"]) == {7}
     assert "4 most extreme of 50 dimensions" in thinned(point, 1)
-    assert heat_map(_only(hidden_size=50, sites={**sites, "dims": [3, 8, 7, 50]})) is None
+    unsorted = sites.model_copy(update={"dims": (3, 8, 7, 50)})
+    assert heat_map(_only(hidden_size=50, sites=unsorted)) is None

@@ -2,11 +2,11 @@
 
 import html
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from robustness.checks.expected import ExpectedFailure
 
 from robustness.report.github import (
     MOST,
@@ -18,6 +18,7 @@ from robustness.report.github import (
     publish_refusal,
 )
 from robustness.report.markdown.page import MOST_BYTES
+from robustness.report.results import Report
 from robustness.runtime.plain import plain
 from tests.support.plugin.github_runner import Command, obeyed
 from tests.support.plugin.plugin_support import (
@@ -57,12 +58,12 @@ def test_a_command_is_one_line_that_says_what_it_was_given(title: str, message: 
 @settings(deadline=None)
 @given(label=TEXT, reason=TEXT, problem=TEXT)
 def test_no_name_can_forge_a_command(label: str, reason: str, problem: str) -> None:
-    facts = run(
+    report = run(
         checkpoint(label, checks=[check("fail", reason=reason), check(reason=label)]),
         checkpoint(reason, checks=[check("error", reason=problem)]),
         problems=[problem],
     )
-    found = obeyed("\n".join(annotations(facts)))
+    found = obeyed("\n".join(annotations(report)))
     assert [each.name for each in found] == ["error"] * 3
     titles = ["robustness: did not pass", *(f"robustness: {name}" for name in (reason, label))]
     assert [each.properties["title"].rstrip() for each in found] == [
@@ -72,15 +73,15 @@ def test_no_name_can_forge_a_command(label: str, reason: str, problem: str) -> N
 
 
 def test_each_checkpoint_has_one_annotation_with_its_worst_check() -> None:
-    expected = {"expired": False, "expires": "2030-01-01", "reason": "old"}
-    known = {**check("fail"), "expected_failure": expected}
-    facts = run(
-        checkpoint("good", checks=[check(), check("not applicable", ratio=None)]),
+    expected = ExpectedFailure(reason="old", expires="2030-01-01", expired=False)
+    known = check("fail", expected_failure=expected)
+    report = run(
+        checkpoint("good", checks=[check(), check("not applicable", measured=None)]),
         checkpoint("known", checks=[check(), known]),
-        checkpoint("bad", checks=[check(), check("fail", ratio=1.2, reason="so near"), check()]),
+        checkpoint("bad", checks=[check(), check("fail", measured=1.2, reason="so near"), check()]),
         checkpoint("not vetted", checks=[]),
     )
-    told = [(each.name, each.properties["title"], each.data) for each in obeyed_of(facts)]
+    told = [(each.name, each.properties["title"], each.data) for each in obeyed_of(report)]
     assert told == [
         (
             "error",
@@ -93,13 +94,13 @@ def test_each_checkpoint_has_one_annotation_with_its_worst_check() -> None:
     ]
 
 
-def obeyed_of(facts: dict[str, Any]) -> list[Command]:
-    return obeyed("\n".join(annotations(facts)))
+def obeyed_of(report: Report) -> list[Command]:
+    return obeyed("\n".join(annotations(report)))
 
 
 def test_a_run_that_fails_as_a_whole_says_so_first() -> None:
-    facts = run(checkpoint(), problems=["a gave no verdict", "b gave no verdict"])
-    first, second = obeyed_of(facts)
+    report = run(checkpoint(), problems=["a gave no verdict", "b gave no verdict"])
+    first, second = obeyed_of(report)
     assert (first.name, first.data) == ("error", "a gave no verdict (and 1 more problems)")
     assert second.name == "notice"
     partial = obeyed_of(run(checkpoint(), partial=True, passed=False))
@@ -151,8 +152,8 @@ def test_the_summary_is_added_to_what_is_there(tmp_path: Path) -> None:
 def test_the_summary_never_grows_beyond_what_github_takes(there: int, tmp_path: Path) -> None:
     file = tmp_path / "summary.md"
     file.write_bytes(b"x" * there)
-    facts = run(*(checkpoint(f"{n}-{'x' * 180}") for n in range(900)))
-    lines = publish(facts, {"GITHUB_STEP_SUMMARY": str(file)})
+    report = run(*(checkpoint(f"{n}-{'x' * 180}") for n in range(900)))
+    lines = publish(report, {"GITHUB_STEP_SUMMARY": str(file)})
     assert there <= file.stat().st_size <= MOST_BYTES
     told = [each for each in obeyed("\n".join(lines)) if each.name == "warning"]
     if there >= MOST_BYTES - 10:

@@ -16,31 +16,24 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from robustness.report.saved import parsed
 from typer.testing import CliRunner
 
 from robustness.cli.app import app
 from robustness.errors import ReportError
-from robustness.report.html.axes import number
-from robustness.report.html.page import (
-    embedded,
-    percent,
-    require_packages,
-    running,
-    section,
-    to_html,
-    token,
-)
+from robustness.report import json_document
+from robustness.report.html.page import embedded, percent, render, running, section, token
 from robustness.report.html.sentences import verdict
+from robustness.report.reporters import Reporter
+from robustness.report.words import number
 from tests.support.plugin.html_page import Page
-from tests.support.records import report_facts as facts
+from tests.support.records import full_reports as full
 
 pytest.importorskip("plotly", reason="needs plotly (pip install 'pytest-robustness[html]')")
 
 
 @pytest.fixture(scope="module")
 def html() -> str:
-    return to_html(facts.run())
+    return render(full.run())
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +71,7 @@ def test_headings_ids_and_tables_can_be_followed_without_eyes(page: Page) -> Non
     assert page.parts_that_cannot_be_followed() == set()
     assert all(attrs.get("scope") for tag, attrs in page.tags if tag == "th")
     plots = [attrs for _, attrs in page.tags if attrs.get("class") == "plot"]
-    assert len(plots) == 5 + len([c for c in facts.checkpoint()["checks"] if c["course"]]) - 2
+    assert len(plots) == 5 + len([check for check in full.checkpoint().checks if check.history]) - 2
     assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in plots)
     assert ("html", {"lang": "en"}) in page.tags
 
@@ -107,13 +100,20 @@ def _contrast(one: str, other: str) -> float:
 
 
 def test_names_from_outside_stay_text() -> None:
-    bad = facts.HOSTILE
-    point = facts.checkpoint(
-        label=bad, reference=bad, corpus=bad, notes=[bad], rule=bad, examples=[facts.example(bad)]
+    bad = full.HOSTILE
+    point = full.checkpoint(
+        label=bad,
+        reference=bad,
+        corpus=bad,
+        notes=[bad],
+        rule=bad,
+        checks=[
+            full.check("ablation_degrades", "fail", reason=bad, examples=(full.example(bad),)),
+            full.control(),
+        ],
+        sites=full.sites().model_copy(update={"site": bad}),
     )
-    point["checks"][0] |= {"reason": bad, "verdict": "fail"}
-    point["sites"]["site"] = bad
-    html = to_html(facts.run(point, point, command=bad, problems=[bad], policy=bad))
+    html = render(full.run(point, point, command=bad, problems=[bad], policy=bad))
     page = Page(html)
     assert len(page.scripts) == 3
     assert not {"img", "b"} & {tag for tag, _ in page.tags}
@@ -136,35 +136,29 @@ def test_data_between_two_tags_cannot_end_or_begin_one(value: dict[str, Any]) ->
 
 
 def test_a_large_model_makes_a_page_below_6_megabytes() -> None:
-    point = facts.checkpoint(layers=24, hidden_size=1024)
-    text = to_html(facts.run(point))
+    point = full.checkpoint(layers=24, hidden_size=1024)
+    text = render(full.run(point))
     assert len(text.encode()) < 6e6
-    (name, drawn), *_ = section(parsed(facts.run(point)), 0).figures.items()
+    (name, drawn), *_ = section(full.run(point), 0).figures.items()
     assert name.endswith("-map")
     assert np.shape(drawn["data"][0]["z"]) == (24, 1024)
 
 
-def test_a_report_of_an_older_version_is_shown_without_what_it_lacks() -> None:
-    old = facts.run()
-    for name in ("command", "shard"):
-        del old[name]
-    for point in old["checkpoints"]:
-        del point["sites"], point["examples"]
-        for each in point["checks"]:
-            del each["course"]
-            each["details"].pop("draw_ratios", None)
-    page = Page(to_html(old))
+def test_what_a_report_lacks_is_not_shown() -> None:
+    checks = [check.model_copy(update={"history": ()}) for check in full.checkpoint().checks]
+    point = full.checkpoint(checks=[checks[0], *checks[2:]], sites=None)  # no examples either
+    page = Page(render(full.run(point, command=None)))
     assert "What switching dimensions off does" in page.text
     for missing in ("How each decision narrowed", "What the model says", "Exact command"):
         assert missing not in page.text
 
 
 def test_what_is_shown_of_a_run_that_failed() -> None:
-    failing = facts.check(verdict="fail", ratio=1.01, interval=(1.0, 1.02), reason="too little")
+    failing = full.check(outcome="fail", measured=1.01, interval=(1.0, 1.02), reason="too little")
     text = Page(
-        to_html(
-            facts.run(
-                facts.checkpoint(checks=[failing, facts.control()]),
+        render(
+            full.run(
+                full.checkpoint(checks=[failing, full.control()]),
                 passed=False,
                 partial=True,
                 exit_status=1,
@@ -177,10 +171,8 @@ def test_what_is_shown_of_a_run_that_failed() -> None:
 
 
 def test_a_checkpoint_without_a_decided_check_is_shown() -> None:
-    point = facts.checkpoint(
-        checks=[], outliers=[], agreement=[], perplexity=None, nats_per_token=None
-    )
-    assert "No check of this checkpoint was decided" in Page(to_html(facts.run(point))).text
+    point = full.checkpoint(checks=[], outliers=[], agreement=[], intact=None)
+    assert "No check of this checkpoint was decided" in Page(render(full.run(point))).text
 
 
 # --- sentences -----------------------------------------------------------------------------------
@@ -218,7 +210,7 @@ def test_a_probability_is_never_rounded_to_certainty(p: float, text: str) -> Non
 
 
 def test_the_verdict_is_one_sentence() -> None:
-    (point,) = parsed(facts.run()).checkpoints
+    (point,) = full.run().checkpoints
     assert verdict(point) == (
         "Passes its 4 checks: its one outlier dimension (7), switched off, multiplies perplexity "
         "by ∞; a random one, by 1.01."
@@ -234,9 +226,16 @@ def _report(folder: Path, text: str, *options: str) -> Any:
     return CliRunner().invoke(app, ["report", str(file), *options])
 
 
+def saved(*, of_checkpoint: dict[str, Any] | None = None, **changes: Any) -> str:
+    """The JSON of a run, with something else in it."""
+    found = json_document.as_json(full.run())
+    found["checkpoints"][0] |= of_checkpoint or {}
+    return json.dumps({**found, **changes})
+
+
 def test_a_saved_result_becomes_a_page(tmp_path: Path, html: str) -> None:
     page = tmp_path / "out" / "report.html"
-    result = _report(tmp_path, json.dumps(facts.run()), f"--html={page}")
+    result = _report(tmp_path, saved(), f"--html={page}")
     assert result.exit_code == 0, result.output
     assert page.read_text() == html
 
@@ -248,10 +247,14 @@ def test_a_saved_result_becomes_a_page(tmp_path: Path, html: str) -> None:
         ("[1]", "not the JSON report"),
         ("{}", "not the JSON report"),
         ('{"a": NaN}', "cannot be read"),
+        ('{"a": 1e999}', "cannot be read"),
         ("[" * 100_000, "cannot be read"),
-        (json.dumps(facts.run(schema=99)), "schema 99"),
-        (json.dumps(facts.run(facts.checkpoint(block_size="\x1b[31m"))), "block_size"),
-        (json.dumps(facts.run(facts.checkpoint(checks=[{"id": "x"}]))), "checks"),
+        (saved(schema=1), "has schema 1, and this version reads schema 2: vet again"),
+        ('{"schema": 1}', "has schema 1, and this version reads schema 2: vet again"),
+        (saved(schema=99), "has schema 99, and this version reads schema 2: read it with a newer"),
+        (saved(of_checkpoint={"block_size": "\x1b[31m"}), "block_size"),
+        (saved(of_checkpoint={"checks": [{"id": "x"}]}), "checks"),
+        (saved(of_checkpoint={"perplexity": 3.0}), "perplexity"),
     ],
 )
 def test_what_is_no_result_is_refused_in_one_sentence(tmp_path: Path, text: str, word: str) -> None:
@@ -265,22 +268,22 @@ def test_what_is_no_result_is_refused_in_one_sentence(tmp_path: Path, text: str,
 
 
 def test_a_report_has_to_be_asked_for_and_written(tmp_path: Path) -> None:
-    assert "nothing to write" in _report(tmp_path, json.dumps(facts.run())).stderr
+    assert "nothing to write" in _report(tmp_path, saved()).stderr
     (tmp_path / "file").touch()
-    result = _report(tmp_path, json.dumps(facts.run()), f"--html={tmp_path}/file/report.html")
+    result = _report(tmp_path, saved(), f"--html={tmp_path}/file/report.html")
     assert result.exit_code == 2
     assert "could not be written" in result.stderr
 
 
 def test_ragged_or_missing_matrices_are_left_out(tmp_path: Path) -> None:
-    point = facts.checkpoint()
-    point["sites"]["scale_z"][0] = [1.0]
-    point["sites"]["bias"] = None
-    result = _report(tmp_path, json.dumps(facts.run(point)), f"--html={tmp_path}/report.html")
+    sites = json.loads(saved())["checkpoints"][0]["sites"]
+    sites["scale_z"][0] = [1.0]
+    text = saved(of_checkpoint={"sites": {**sites, "bias": None}})
+    result = _report(tmp_path, text, f"--html={tmp_path}/report.html")
     assert result.exit_code == 0, result.output
 
 
-def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("robustness.report.html.page.NEEDED", ("jinja2", "plotly_is_not_here"))
+def test_missing_packages_are_named() -> None:
+    needy = Reporter(name="html", module="", needs=("jinja2", "plotly_is_not_here"), extra="html")
     with pytest.raises(ReportError, match=r"needs plotly_is_not_here.*pip install 'pytest-"):
-        require_packages()
+        needy.require_packages()

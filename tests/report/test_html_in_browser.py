@@ -7,27 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from robustness.report.html.page import to_html
+from robustness.report.html.page import render
 from tests.support.plugin.browser import Shown, fits, points, shown, until
-from tests.support.records import report_facts as facts
+from tests.support.records import full_reports as full
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 pytest.importorskip("plotly", reason="needs plotly (pip install 'pytest-robustness[html]')")
 
-DEGRADATION, MAP, COURSE, PROFILE = (
-    f"checkpoint-1-{name}" for name in ("degradation", "map", "course-0", "profile")
+DEGRADATION, MAP, HISTORY, PROFILE = (
+    f"checkpoint-1-{name}" for name in ("degradation", "map", "history-0", "profile")
 )
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
-    other = facts.checkpoint(
-        label="other", sites=None, checks=[facts.check("test_joint_ablation_degrades")]
+    other = full.checkpoint(
+        label="other", sites=None, checks=[full.check("joint_ablation_degrades")]
     )
-    path.write_text(to_html(facts.run(facts.checkpoint(), other)))
+    path.write_text(render(full.run(full.checkpoint(), other)))
     return path
 
 
@@ -76,11 +76,11 @@ def test_points_of_degradations_are_drawn_at_their_values(desk: Shown) -> None:
 
 
 def test_a_decision_and_a_layer_profile_are_drawn_at_their_values(desk: Shown) -> None:
-    names = [trace.get("name") for trace in desk.figure(COURSE)["data"]]
+    names = [trace.get("name") for trace in desk.figure(HISTORY)["data"]]
     marks = [name for name in names if name]  # the band's edges have none
-    looks = points(desk, COURSE, names.index(marks[-1]))
-    assert [x for x, _ in looks] == pytest.approx([16, 32, 48, 64], rel=0.02)
-    assert [y for _, y in looks] == pytest.approx([3.9, 3.6, 3.3, 3.0], rel=0.03)
+    entries = points(desk, HISTORY, names.index(marks[-1]))
+    assert [x for x, _ in entries] == pytest.approx([16, 32, 48, 64], rel=0.02)
+    assert [y for _, y in entries] == pytest.approx([3.9, 3.6, 3.3, 3.0], rel=0.03)
     layers = points(desk, PROFILE, 0)
     assert [x for x, _ in layers] == pytest.approx(range(6), abs=0.05)
     assert [y for _, y in layers][:4] == pytest.approx([1.1, 1.2, 5.0, 1.0], rel=0.03)
@@ -88,9 +88,9 @@ def test_a_decision_and_a_layer_profile_are_drawn_at_their_values(desk: Shown) -
 
 def test_the_heat_map_has_its_colours_where_the_outliers_are(desk: Shown) -> None:
     drawn = desk.figure(MAP)
-    z = facts.sites()
+    z = full.sites()
     for trace, name in ((drawn["data"][0], "scale_z"), (drawn["data"][2], "bias_z")):
-        assert trace["z"] == [[round(value, 2) for value in row] for row in z[name]]
+        assert trace["z"] == [[round(value, 2) for value in row] for row in getattr(z, name)]
     pixels = desk.page.evaluate(
         """async (name) => {
           const images = [...document.querySelectorAll(`#${name} .heatmaplayer image`)];
@@ -116,7 +116,7 @@ def test_the_heat_map_has_its_colours_where_the_outliers_are(desk: Shown) -> Non
         pixels, (hot, cold), ("scale_z", "bias_z"), strict=True
     ):
         distance = [math.dist(pixel[:3], end) for pixel in (low, high, other)]
-        nearness = [abs(z[name][layer][dim]) for layer, dim in ((2, 7), (5, 7), (2, 20))]
+        nearness = [abs(getattr(z, name)[layer][dim]) for layer, dim in ((2, 7), (5, 7), (2, 20))]
         assert nearness[2] < 3 < nearness[0]
         assert max(distance[:2]) < 60 < distance[2]
     marks = points(desk, MAP, 0)
@@ -132,18 +132,18 @@ def test_hovering_tells_layer_dimension_z_and_value(desk: Shown) -> None:
     label = place.locator(".hoverlayer .hovertext")
     label.first.wait_for(timeout=5000)
     text = label.first.text_content() or ""
-    site = facts.sites()
+    site = full.sites()
     assert "layer 2, dimension 20" in text
-    assert f"z = {site['scale_z'][2][20]:+.2f}".replace("-", "−") in text.replace("-", "−")
-    assert f"{site['scale'][2][20]:.4g}" in text
+    assert f"z = {(site.scale_z or ())[2][20]:+.2f}".replace("-", "−") in text.replace("-", "−")
+    assert f"{site.scale[2][20]:.4g}" in text
 
 
 def test_names_from_outside_do_nothing(browser: "Browser", tmp_path: Path) -> None:
-    bad = facts.HOSTILE
-    point = facts.checkpoint(label=bad, notes=[bad], examples=[facts.example(bad)])
-    point["sites"]["site"] = bad
+    bad = full.HOSTILE
+    sites = full.sites().model_copy(update={"site": bad})
+    point = full.checkpoint(label=bad, notes=[bad], examples=(full.example(bad),), sites=sites)
     file = tmp_path / "hostile.html"
-    file.write_text(to_html(facts.run(point, point, command=bad, problems=[bad])))
+    file.write_text(render(full.run(point, point, command=bad, problems=[bad])))
     with shown(browser, file) as page:  # an error or a request would be trouble
         assert page.page.locator("img").count() == 0
         assert page.page.title().startswith("Robustness: </script>")

@@ -1,6 +1,5 @@
 """The Markdown report: what it says, that names in it are only text, and that it stays small."""
 
-import copy
 import html
 import re
 from typing import Any
@@ -9,12 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from robustness.checks.expected import ExpectedFailure
 from robustness.report.markdown.worst import checkpoints_in_order, margin, worst_check
 
-from robustness.report.markdown.page import MOST_BYTES, to_markdown, verdict_sentence
+from robustness.report.cells import checkpoints_in_order, margin, worst_check
+from robustness.report.markdown.page import MOST_BYTES, render, verdict_sentence
 from robustness.report.markdown.text import code, escaped
+from robustness.report.results import Report
 from robustness.runtime.plain import plain
-from tests.support.records.run_reports import HOSTILE, check, checkpoint, run
+from tests.support.records.run_reports import HOSTILE, check, checkpoint, run, shard
 
 HOSTILE_TEXT = st.one_of(
     st.sampled_from(HOSTILE),
@@ -52,7 +54,7 @@ def shown(markdown: str) -> str:
     )
 
 
-def named(text: str) -> dict[str, Any]:
+def named(text: str) -> Report:
     """A run in which every text from outside is this one."""
     one = checkpoint(
         label=text,
@@ -61,14 +63,14 @@ def named(text: str) -> dict[str, Any]:
         architecture=text,
         corpus=text,
         notes=[text],
-        checks=[check(reason=text, verdict="fail")],
+        checks=[check("fail", reason=text)],
     )
-    other = checkpoint(label="other", checks=[check(), check(reason=text, verdict="error")])
+    other = checkpoint(label="other", checks=[check(), check("error", reason=text)])
     return run(one, other, problems=[text], policy=text, command=text)
 
 
 def test_a_run_says_what_it_came_to() -> None:
-    text = to_markdown(run(checkpoint("good"), checkpoint("bad", checks=[check("fail"), check()])))
+    text = render(run(checkpoint("good"), checkpoint("bad", checks=[check("fail"), check()])))
     assert text.startswith("## Checkpoint vetting: did not pass\n")
     assert text.index("<code>bad</code>") < text.index("<code>good</code>")
     assert "It does not pass 1 of 2 checks, first of all joint ablation degrades (dim 7): fail" in (
@@ -87,24 +89,25 @@ def test_a_run_says_what_it_came_to() -> None:
         ({"exit_status": 1, "passed": False}, "did not pass"),
         ({"problems": ["x gave no verdict"], "passed": False}, "did not pass"),
         ({"partial": True, "passed": False}, "partial"),
-        ({"shard": {"index": 1, "count": 3}, "passed": False}, "nothing failed in shard 1/3"),
+        ({"shard": shard(1, 3), "passed": False}, "nothing failed in shard 1/3"),
         ({"passed": False}, "nothing was vetted"),
     ],
 )
 def test_only_a_pass_is_called_one(changes: dict[str, Any], said: str) -> None:
-    text = to_markdown({**run(checkpoint()), **changes})
+    text = render(run(checkpoint(), **changes))
     assert text.splitlines()[0] == f"## Checkpoint vetting: {said}"
     assert ("no release verdict" in text) == ("partial" in changes)
     assert ("`robustness merge` gives the verdict" in text) == ("shard" in changes)
 
 
 def test_what_a_checkpoint_came_to_in_a_sentence() -> None:
-    spared = check("not applicable", ratio=None, threshold=None)
-    expected = {"expired": False, "expires": "2030-01-01", "reason": "old"}
-    known = {**check("fail"), "expected_failure": expected}
+    spared = check("not applicable", measured=None, threshold=None)
+    expected = ExpectedFailure(reason="old", expires="2030-01-01", expired=False)
+    known = check("fail", expected_failure=expected)
     point = checkpoint(checks=[check(), spared, known])
     assert verdict_sentence(point) == "passes 3 checks (1 fail as expected, 1 not applicable)"
-    expired = {**known, "expected_failure": {**expected, "expired": True}}
+    gone = expected.model_copy(update={"expired": True})
+    expired = known.model_copy(update={"expected_failure": gone})
     sentence = verdict_sentence(checkpoint(checks=[check(), expired]))
     assert sentence.startswith("does not pass 1 of 2 checks, first of all joint ablation degrades")
     assert "fail (mark expired)" in sentence
@@ -112,23 +115,23 @@ def test_what_a_checkpoint_came_to_in_a_sentence() -> None:
 
 def test_the_worst_comes_first() -> None:
     checks = [
-        check("pass", ratio=9.0),
-        check("not applicable", ratio=None),
-        check("fail", ratio=1.4),
-        check("fail", ratio=1.1),
+        check("pass", measured=9.0),
+        check("not applicable", measured=None),
+        check("fail", measured=1.4),
+        check("fail", measured=1.1),
         check("inconclusive"),
     ]
     assert worst_check(checks) is checks[3]  # of two that fail the one that is further off
     assert worst_check(checks[:2]) is checks[1]
     assert worst_check([checks[4], checks[0]]) is checks[4]
-    assert worst_check([check("error", ratio=None), *checks])["verdict"] == "error"
+    assert worst_check([check("error", measured=None), *checks]).outcome == "error"
     points = [checkpoint("a"), checkpoint("b", checks=checks), checkpoint("c", checks=checks[4:])]
-    assert [point["label"] for point in checkpoints_in_order(points)] == ["b", "c", "a"]
+    assert [point.label for point in checkpoints_in_order(points)] == ["b", "c", "a"]
 
 
 @given(ratio=st.floats(allow_nan=True), passes=st.sampled_from(["above", "below"]))
 def test_a_margin_is_positive_where_a_check_passes(ratio: float, passes: str) -> None:
-    found = margin(check(ratio=ratio, threshold=1.5, passes=passes))
+    found = margin(check(measured=ratio, threshold=1.5, passes=passes))
     if ratio != ratio:
         assert found == float("-inf")
     elif abs(ratio - 1.5) > 1e-9:
@@ -138,8 +141,8 @@ def test_a_margin_is_positive_where_a_check_passes(ratio: float, passes: str) ->
 @settings(deadline=None)
 @given(text=HOSTILE_TEXT)
 def test_names_are_text_whatever_they_hold(text: str) -> None:
-    markdown = to_markdown(named(text))
-    assert structure(markdown) == structure(to_markdown(named("name")))
+    markdown = render(named(text))
+    assert structure(markdown) == structure(render(named("name")))
     visible = shown(markdown)
     assert visible.count(html_free(plain(text, limit=200))) >= 3
     for line in markdown.splitlines():
@@ -167,9 +170,9 @@ def test_a_large_run_stays_within_the_limit_and_says_what_is_missing() -> None:
         for n in range(900)
     ]
     points[700] = checkpoint("the worst", checks=[check("fail")])
-    facts = run(*points, problems=["z" * 5000] * 200)
+    report = run(*points, problems=["z" * 5000] * 200)
     for limit in (MOST_BYTES, 200_000, 60_000, 200, 30):
-        text = to_markdown(facts, limit)
+        text = render(report, limit)
         assert len(text.encode()) <= limit
         if limit >= 60_000:
             found = re.search(r"room: (\d+) checkpoints, and the details of (\d+) more", text)
@@ -179,11 +182,10 @@ def test_a_large_run_stays_within_the_limit_and_says_what_is_missing() -> None:
             assert text.count("<details>") == sections - int(found[2])
             assert "and 150 more, all in the JSON report" in text
             assert "<code>the worst</code>" in text
-    assert to_markdown(facts, 200).startswith("## Checkpoint vetting: did not pass")
-    assert to_markdown(facts, 30) == ""
+    assert render(report, 200).startswith("## Checkpoint vetting: did not pass")
+    assert render(report, 30) == ""
 
 
-def test_a_report_without_what_newer_ones_hold_can_be_written() -> None:
-    facts = copy.deepcopy(run(checkpoint()))
-    facts.pop("command")
-    assert "command" not in to_markdown(facts)
+def test_a_command_that_is_not_known_is_not_shown() -> None:
+    assert "command" in render(run(checkpoint()))
+    assert "command" not in render(run(checkpoint(), command=None))

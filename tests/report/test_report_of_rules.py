@@ -8,11 +8,14 @@ from typing import Any
 
 from robustness.outliers.outliers import Detection, Outlier
 from robustness.outliers.rules import RULES
-from robustness.report import facts
-from robustness.report.terminal import header, wording
+from robustness.report import words
+from robustness.report.collected import Ending, check_result, collected
+from robustness.report.json_document import as_json
+from robustness.report.terminal import header
 from robustness.report.terminal import summary as terminal
 from robustness.run.plan import RunPlan
-from tests.report.test_terminal import Lines, checked
+from robustness.statistics.verdict import Verdict
+from tests.report.test_terminal import Lines
 from tests.support.plugin.plugin_support import DIM, LABEL, Stubs, error_sentence, run_suite
 from tests.support.records.plans import plan
 
@@ -46,20 +49,15 @@ def report(*detections: Detection) -> tuple[dict[str, Any], list[str]]:
     """The JSON report's part on the checkpoint, and the lines after the run."""
     made = planned(*detections)
     check = made.checkpoints[0].checks[0]
-    record = {**checked(check.test, statement="c"), "name": check.test_name("bert")}
-    whole = facts.run_facts(
-        made,
-        {"id": record},
-        partial=False,
-        problems=(),
-        exit_status=0,
-        started=datetime.now(UTC),
-        duration_s=1.0,
+    verdict = Verdict(outcome="pass", statement="c")
+    ending = Ending(
+        partial=False, problems=(), exit_status=0, started=datetime.now(UTC), duration_s=1.0
     )
-    facts.to_json(whole)  # must not raise: JSON has no infinities
+    decided = check_result(f"x::{check.test_name('bert')}", check, verdict)
+    whole = collected(made, [decided], ending)
     reporter = Lines()
-    terminal.write_summary(reporter, whole, [])
-    return whole["checkpoints"][0], reporter.lines
+    terminal.write_summary(reporter, whole)
+    return as_json(whole)["checkpoints"][0], reporter.lines
 
 
 def test_the_block_shows_who_found_what() -> None:
@@ -107,9 +105,9 @@ def test_many_dimensions_of_all_rules_fit() -> None:
     detections = [found(name, *range(4000, 4040 + n)) for n, name in enumerate(RULES)]
     checkpoint, lines = report(*detections)
     shown = [line for line in lines if line.startswith("dimension 4")]
-    assert len(shown) == wording.DIMENSIONS
-    assert f"and {46 - wording.DIMENSIONS} more dimensions, all in the JSON report" in lines
-    assert f"  and {40 - wording.DIMENSIONS} more" in lines
+    assert len(shown) == words.DIMENSIONS
+    assert f"and {46 - words.DIMENSIONS} more dimensions, all in the JSON report" in lines
+    assert f"  and {40 - words.DIMENSIONS} more" in lines
     assert len(checkpoint["outliers"]) == 40
     before = header.header(planned(*detections))
     assert max(map(len, [*lines, *before])) <= 100

@@ -7,15 +7,25 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from robustness.checks.expected import ExpectedFailure
 from robustness.report.terminal.table import COLUMNS
 
-from robustness.checks.planned import PlannedCheck
-from robustness.policy.settings import Settings
-from robustness.report import facts
+from robustness.policy.policy import Settings
+from robustness.report.cells import COLUMNS
+from robustness.report.results import CheckResult
 from robustness.report.terminal import header
 from robustness.report.terminal import summary as terminal
 from robustness.run.plan import RunPlan
-from robustness.statistics.verdict import Verdict
+from robustness.statistics.figures import (
+    Details,
+    DrawFigure,
+    DrawFigures,
+    IntactFigures,
+    LayerFigure,
+    PrecisionCost,
+    PrecisionFigures,
+)
+from tests.support.records import run_reports
 from tests.support.records.plans import plan
 
 
@@ -38,32 +48,23 @@ class Lines:
         self._begun += content
 
 
-def checked(test: str, **verdict: Any) -> dict[str, Any]:
-    """A decided check as it travels."""
-    check = PlannedCheck(test=test, dims=(7,))
-    return facts.check_facts(test, "bert", check, Verdict(**{"outcome": "pass", **verdict}))
+def checked(check: str, **verdict: Any) -> CheckResult:
+    """A decided check of which no more is known than a test needs."""
+    found: dict[str, Any] = {"outcome": "pass", "statement": "c", "dims": (7,), **verdict}
+    return CheckResult(id=f"x::test_{check}[bert]", check=check, **found)
 
 
-def summary(*checks: dict[str, Any], verbosity: int = 0, **more: Any) -> list[str]:
-    checkpoint = {
-        "label": "bert",
+def summary(*checks: CheckResult, verbosity: int = 0, **more: Any) -> list[str]:
+    found: dict[str, Any] = {
         "corpus": "wikitext",
-        "corpus_text_blocks": 156,
-        "layers": 2,
-        "perplexity": None,
-        "nats_per_token": None,
-        "bits_per_byte": None,
-        "rule": "busters",
-        "expected_by_chance": 1e-5,
-        "outliers": [],
-        "rules": [{"rule": "busters", "dims": [], "expected_by_chance": 1e-5}],
-        "agreement": [],
-        "checks": list(checks),
+        "intact": None,
+        "outliers": (),
+        "rules": (run_reports.rule("busters", ()),),
         **more,
     }
+    report = run_reports.run(run_reports.checkpoint("bert", checks=checks, **found))
     reporter = Lines()
-    whole = {"checkpoints": [checkpoint], "partial": False}
-    terminal.write_summary(reporter, whole, [], verbosity=verbosity)
+    terminal.write_summary(reporter, report, verbosity=verbosity)
     return reporter.lines
 
 
@@ -84,8 +85,8 @@ def test_the_header_says_which_stack_is_vetted_and_where_it_is_ablated() -> None
 def test_a_layer_profile_takes_a_line_or_two() -> None:
     """Also where the damage is infinite."""
     ratios = [1.0, *([1.01] * 20), float("inf"), 2.5]
-    profile = [{"layer": n, "ratio": ratio, "interval": None} for n, ratio in enumerate(ratios)]
-    lines = summary(checked("test_layer_profile", statement="", details={"layer_profile": profile}))
+    layers = tuple(LayerFigure(layer=n, ratio=ratio) for n, ratio in enumerate(ratios))
+    lines = summary(checked("layer_profile", details=Details(layers=layers)))
     (start,) = (number for number, line in enumerate(lines) if line.startswith("layer profile:"))
     assert " ".join(line.strip() for line in lines[start : start + 2]) == (
         "layer profile: largest xinf in layer 21, x2.5 in layer 22, x1.01 in layer 1; "
@@ -97,25 +98,25 @@ def test_a_layer_profile_takes_a_line_or_two() -> None:
 def test_the_table_shows_on_which_side_a_check_passes(side: Any, sign: str) -> None:
     """Whatever the statement's words are."""
     for statement in ("stays below 3", "is at least 3", "less than 3"):
-        lines = summary(
-            checked("test_x", statement=statement, ratio=2.0, threshold=3.0, passes=side)
-        )
+        lines = summary(checked("x", statement=statement, measured=2.0, threshold=3.0, passes=side))
         (row,) = [line for line in lines if line.startswith("x ")]
         assert f"{sign} 3 " in row
 
 
 def test_the_side_is_in_the_json() -> None:
-    assert checked("test_x", statement="c", threshold=3.0, passes="below")["passes"] == "below"
-    assert checked("test_x", statement="c")["passes"] is None
+    below = checked("x", threshold=3.0, passes="below").model_dump(mode="json")
+    assert below["passes"] == "below"
+    assert checked("x").model_dump(mode="json")["passes"] is None
 
 
 def test_the_random_control_is_summed_up_and_wrapped() -> None:
-    worst = [{"dims": [1001, 2002, 3003, 4004], "ratio": 1.04}, {"dims": [3], "ratio": 1.02}]
-    details = {"draws": 268, "mean_ratio": 1.001, "worst_draws": worst}
+    worst = (
+        DrawFigure(dims=(1001, 2002, 3003, 4004), measured=1.04),
+        DrawFigure(dims=(3,), measured=1.02),
+    )
+    details = Details(draws=DrawFigures(draws=268, mean=1.001, worst=worst))
     lines = summary(
-        checked(
-            "test_random", statement="c", ratio=1.0, passes="below", tokens=17420, details=details
-        )
+        checked("test_random", measured=1.0, passes="below", tokens=17420, details=details)
     )
     first = next(n for n, line in enumerate(lines) if line.startswith("random control: "))
     note = lines[first:]
@@ -130,8 +131,8 @@ def test_the_random_control_is_summed_up_and_wrapped() -> None:
 
 def test_more_text_blocks_than_the_corpus_has_are_explained() -> None:
     lines = summary(
-        checked("test_a", statement="c", text_blocks=156),
-        checked("test_b", statement="c", text_blocks=268),
+        checked("a", seen=156),
+        checked("b", seen=268),
     )
     assert any(line.split()[-2:] == ["268*", "pass"] for line in lines)
     assert any(line.split()[-2:] == ["156", "pass"] for line in lines)
@@ -139,7 +140,7 @@ def test_more_text_blocks_than_the_corpus_has_are_explained() -> None:
 
 
 def test_one_pass_needs_no_explanation() -> None:
-    assert "passes" not in "\n".join(summary(checked("test_a", statement="c", text_blocks=156)))
+    assert "passes" not in "\n".join(summary(checked("a", seen=156)))
 
 
 @pytest.mark.parametrize(
@@ -175,15 +176,15 @@ def test_a_selection_has_a_line_and_a_whole_run_none() -> None:
 
 
 def test_a_discriminators_loss_is_shown_beside_chance_and_not_called_perplexity() -> None:
-    found: dict[str, Any] = {
-        "quantity": "replaced-token loss",
-        "perplexity": None,
-        "nats_per_token": 0.25,
-        "chance_nats_per_token": 0.42,
-        "perplexity_text_blocks": 156,
-        "perplexity_tokens": 2800,
-    }
-    text = " ".join(summary(checked("test_x", statement="it is so"), **found))
+    intact = IntactFigures(
+        perplexity=None,
+        nats_per_token=0.25,
+        chance_nats_per_token=0.42,
+        text_blocks=156,
+        tokens=2800,
+    )
+    check = checked("x", statement="it is so", details=Details(intact=intact))
+    text = " ".join(summary(check, intact=intact, quantity="replaced-token loss"))
     assert "intact replaced-token loss 0.25 nats per token (by chance: 0.42) over 156 of" in text
     assert "perplexity" not in text
 
@@ -192,16 +193,13 @@ def test_a_discriminators_loss_is_shown_beside_chance_and_not_called_perplexity(
     ("dtype", "end"), [("bfloat16", "used: bfloat16"), ("float32", ": float32")]
 )
 def test_the_discrepancy_of_reduced_precision_is_shown(dtype: str, end: str) -> None:
-    costs = [
-        {"slack_nats": 0.123, "distance_nats": 9.0},
-        {"slack_nats": 0.04, "distance_nats": 9.0},
-    ]
-    details = {"dtype": dtype, "reduced_precision": costs}
-    lines = summary(checked("test_x", statement="c", text_blocks=48, details=details))
+    costs = tuple(PrecisionCost(slack_nats=slack, distance_nats=9.0) for slack in (0.123, 0.04))
+    details = Details(precision=PrecisionFigures(dtype=dtype, costs=costs))
+    lines = summary(checked("x", seen=48, details=details))
     note = " ".join(map(str.strip, lines[lines.index(next(x for x in lines if "x, 7:" in x)) :]))
     assert "by up to 0.12 nats per text block" in note
     assert note.endswith(end)
-    assert "reduced precision" not in "\n".join(summary(checked("test_x", statement="c")))
+    assert "reduced precision" not in "\n".join(summary(checked("x")))
 
 
 def test_the_header_says_which_precision_may_be_used() -> None:
@@ -214,19 +212,13 @@ def test_the_header_says_which_precision_may_be_used() -> None:
     assert "float32 and, where that suffices, bfloat16 on cpu" in text
 
 
-OUTLIER = {
-    "dim": 7,
-    "layers": [0, 3],
-    "z_scale": [-5.25, 4.0],
-    "z_bias": [3.5, 6.0],
-    "statistics": {},
-}
+OUTLIER = run_reports.outlier(7, layers=(0, 3), z_scale=(-5.25, 4.0), z_bias=(3.5, 6.0))
 
 
 def test_quiet_is_a_line_and_what_failed() -> None:
-    good = checked("test_a", statement="c", ratio=2.0, threshold=1.0, passes="above")
-    bad = checked("test_b", outcome="fail", statement="c", reason="why")
-    skipped = checked("test_c", outcome="not applicable", statement="c")
+    good = checked("a", measured=2.0, threshold=1.0, passes="above")
+    bad = checked("b", outcome="fail", reason="why")
+    skipped = checked("c", outcome="not applicable")
     assert summary(good, skipped, verbosity=-1) == [
         "robustness: bert passed: 2 of 2 checks accepted"
     ]
@@ -237,16 +229,16 @@ def test_quiet_is_a_line_and_what_failed() -> None:
 
 
 def test_verbose_says_what_each_check_claims_and_twice_every_layer() -> None:
-    profile = [{"layer": n, "ratio": 1.5 + n, "interval": [1.0, 2.0 + n]} for n in range(2)]
+    layers = tuple(LayerFigure(layer=n, ratio=1.5 + n, interval=(1.0, 2.0 + n)) for n in range(2))
     check = checked(
         "test_a",
         statement="it is so",
         reason="since",
         tokens=99,
-        details={"layer_profile": profile},
+        details=Details(layers=layers),
     )
     default, once, twice = (
-        summary(check, outliers=[OUTLIER], verbosity=level) for level in (0, 1, 2)
+        summary(check, outliers=(OUTLIER,), verbosity=level) for level in (0, 1, 2)
     )
     assert "    it is so; since; 99 tokens" not in default
     assert "    it is so; since; 99 tokens" in once
@@ -263,7 +255,7 @@ NUMBERS = st.floats(min_value=1e-300, max_value=1e300) | st.just(float("inf"))
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["test_embedding_norm_alone_is_harmless", "test_a", "test_outliers"]),
+            st.sampled_from(["embedding_norm_alone_is_harmless", "a", "outliers"]),
             st.lists(st.integers(0, 20_000), min_size=1, max_size=3, unique=True),
             NUMBERS,
             NUMBERS,
@@ -276,21 +268,25 @@ NUMBERS = st.floats(min_value=1e-300, max_value=1e300) | st.just(float("inf"))
     )
 )
 def test_the_table_fits_whatever_was_measured(rows: list[Any]) -> None:
+    expired = ExpectedFailure(reason="r", expires="2026-01-01", expired=True)
     checks = [
-        {
-            **checked(test, outcome=outcome, ratio=ratio, statement="c", text_blocks=blocks),
-            "dims": dims,
-            "threshold": low,
-            "passes": "above",
-            "interval": [low, high],
-            "expected_failure": {"expired": True, "expires": "2026-01-01", "reason": "r"},
-        }
-        for test, dims, ratio, low, high, blocks, outcome in rows
+        checked(
+            name,
+            outcome=outcome,
+            measured=measured,
+            seen=seen,
+            dims=tuple(dims),
+            threshold=low,
+            passes="above",
+            interval=(low, high),
+            expected_failure=expired,
+        )
+        for name, dims, measured, low, high, seen, outcome in rows
     ]
     lines = summary(*checks)
     assert max(map(len, lines)) <= 100
     shown = " ".join(" ".join(lines).split())
-    assert all(test.removeprefix("test_").split("_")[0] in shown for test, *_ in rows)
+    assert all(name.split("_")[0] in shown for name, *_ in rows)
 
 
 def test_without_unicode_nothing_of_it_is_written() -> None:

@@ -106,10 +106,10 @@ def test_a_checkpoint_matches_its_own_profile(
     (checkpoint,) = run.facts["checkpoints"]
     assert checkpoint["baseline"]["label"] == LABEL
     assert checkpoint["baseline"]["dims"] == [DIM]
-    assert checks(run.facts)[PERPLEXITY]["ratio"] == 1.0
+    assert checks(run.facts)[PERPLEXITY]["measured"] == 1.0
     run.result.stdout.fnmatch_lines([f"  baseline: *{LABEL}*", "matches baseline *1 *< 1.05 *pass"])
     properties = run.properties[f"test_matches_baseline[{LABEL}-dim{DIM}]"]
-    assert (properties["verdict"], float(properties["ratio"])) == ("pass", 1.0)
+    assert (properties["verdict"], float(properties["measured"])) == ("pass", 1.0)
     assert saved.read_bytes() == before
 
 
@@ -126,14 +126,14 @@ def test_another_revision_with_other_outliers_does_not_match(other: Run, saved: 
     failed = {OUTLIERS: "fail", PERPLEXITY: "pass", SINGLE: "fail"}
     assert {k: v for k, v in other.verdicts.items() if k.startswith(PREFIX)} == failed
     found = checks(other.facts)
-    assert found[OUTLIERS]["details"]["appeared"] == [OTHER_DIM]
-    assert found[OUTLIERS]["details"]["vanished"] == [DIM]
+    assert found[OUTLIERS]["details"]["outliers"]["appeared"] == [OTHER_DIM]
+    assert found[OUTLIERS]["details"]["outliers"]["vanished"] == [DIM]
     entry = read_baseline(saved).checkpoints[0]
-    n = found[SINGLE]["text_blocks"]
+    n = found[SINGLE]["seen"]
     then = math.exp(entry.delta_nll(f"dim{DIM}")[:n].sum() / sum(entry.tokens[:n]))
-    assert found[SINGLE]["details"]["baseline_ratio"] == pytest.approx(then, rel=1e-9)
-    assert found[SINGLE]["ratio"] == pytest.approx(
-        found[SINGLE]["details"]["ratio_now"] / then, rel=1e-9
+    assert found[SINGLE]["details"]["baseline"]["then"] == pytest.approx(then, rel=1e-9)
+    assert found[SINGLE]["measured"] == pytest.approx(
+        found[SINGLE]["details"]["baseline"]["now"] / then, rel=1e-9
     )
     hint = next(line for line in other.result.outlines if line.startswith("again: "))
     assert f"--robustness-baseline={saved}" in hint

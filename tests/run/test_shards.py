@@ -14,9 +14,10 @@ from typer.testing import CliRunner, Result
 
 from robustness.cli.app import app
 from robustness.errors import PolicyError, ShardError
-from robustness.report.merge import read_shard, sealed
+from robustness.report.merge import read_shard
 from robustness.run.plan import RunPlan
 from robustness.run.shards import Part, take
+from robustness.store.store import digest
 from tests.support.plugin.github_runner import obeyed
 from tests.support.plugin.plugin_support import (
     Stubs,
@@ -133,7 +134,7 @@ def edited(file: Path, folder: Path, edit: Edit) -> Path:
     facts.pop("sha256")
     edit(facts)
     target = folder / f"edited-{file.parent.name}.json"
-    target.write_text(json.dumps(sealed(facts)))
+    target.write_text(json.dumps({**facts, "sha256": digest(facts)}))
     return target
 
 
@@ -164,8 +165,10 @@ def test_what_pictures_need_survives_the_merge(reports: list[Path], tmp_path: Pa
         ]
         assert checkpoint["sites"]["scale"] == same[0]["sites"]["scale"]
         # Only the shard with the joint ablation has measured them.
-        assert len(checkpoint["examples"]) == 3
-        assert sum(bool(part["examples"]) for part in same) == 1
+        shown = [check["examples"] for check in checkpoint["checks"] if check["examples"]]
+        assert list(map(len, shown)) == [3]
+        measuring = [p for p in same if any(check["examples"] for check in p["checks"])]
+        assert len(measuring) == 1
 
 
 def test_what_is_missing_is_named(reports: list[Path], tmp_path: Path) -> None:
@@ -201,7 +204,7 @@ def drop_a_check(facts: dict[str, Any]) -> None:
 
 
 def fail_a_check(facts: dict[str, Any]) -> None:
-    facts["checkpoints"][0]["checks"][0]["verdict"] = "fail"
+    facts["checkpoints"][0]["checks"][0]["outcome"] = "fail"
 
 
 def tell_a_problem(facts: dict[str, Any]) -> None:
@@ -284,7 +287,7 @@ def test_a_report_that_is_there_twice_is_refused(reports: list[Path], tmp_path: 
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"[" * 100_000, b"{}", b"[]", b'{"schema": 1}', b"\xff\x00"],
+    [b"", b"[" * 100_000, b"{}", b"[]", b'{"schema": 2}', b"\xff\x00"],
     ids=["empty", "deep", "object", "list", "head only", "binary"],
 )
 def test_what_is_no_report_is_refused_in_one_sentence(text: bytes, tmp_path: Path) -> None:
@@ -297,7 +300,7 @@ def test_what_is_no_report_is_refused_in_one_sentence(text: bytes, tmp_path: Pat
 
 def test_a_report_changed_after_the_run_is_refused(reports: list[Path], tmp_path: Path) -> None:
     changed = tmp_path / "report.json"
-    changed.write_text(reports[0].read_text().replace('"pass"', '"fail"', 1))
+    changed.write_text(reports[0].read_text().replace('"outcome": "pass"', '"outcome": "fail"', 1))
     with pytest.raises(ShardError, match="checksum does not match"):
         read_shard(changed)
     whole = tmp_path / "whole.json"
@@ -312,4 +315,4 @@ def test_what_a_terminal_would_obey_is_taken_out(reports: list[Path], tmp_path: 
         facts["problems"].append("\x1b[2Jgone")
 
     found = read_shard(edited(reports[0], tmp_path, edit))
-    assert found["problems"] == ["\N{REPLACEMENT CHARACTER}[2Jgone"]
+    assert found.problems == ("\N{REPLACEMENT CHARACTER}[2Jgone",)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from robustness.ablation.interventions import FixedAblation, Intact
 from robustness.checkpoint.resolving import resolve
-from robustness.checks.planned import PlannedCheck
 from robustness.policy.policy import load_policy
-from robustness.report import facts
+from robustness.report.results import CheckResult
+from robustness.statistics.history import course
 from robustness.statistics.verdict import Verdict
 from robustness.store.context import Context
 from robustness.vetting import Vetting
@@ -64,9 +64,9 @@ def end_of_interval(delta: Sequence[float], tokens: Sequence[int], direction: in
 
 
 def as_reported(verdict: Verdict) -> list[dict[str, Any]]:
-    """The course in the JSON report, after a trip through a file."""
-    found = facts.check_facts("id", "label", PlannedCheck(check="x"), verdict)
-    steps: list[dict[str, Any]] = json.loads(json.dumps(found, allow_nan=False))["course"]
+    """The history in the JSON report, after a trip through a file."""
+    found = CheckResult(**{**verdict.model_dump(), "id": "id", "check": "x", "dims": ()})
+    steps: list[dict[str, Any]] = json.loads(found.model_dump_json())["history"]
     return steps
 
 
@@ -155,13 +155,6 @@ def test_every_kind_of_verdict_ends_where_its_course_does(
         assert verdict.history
         ends_where_the_verdict_stands(verdict)
         assert Verdict.from_dict(json.loads(json.dumps(verdict.to_dict()))).history
-
-
-def test_infinite_draws_are_text() -> None:
-    verdict = Verdict(outcome="fail", statement="c", details={"draw_ratios": [1.5, math.inf]})
-    found = facts.check_facts("id", "label", PlannedCheck(check="x"), verdict)
-    assert found["details"]["draw_ratios"] == [1.5, "inf"]
-    assert found["course"] is None
 
 
 @given(n=st.integers(0, 400), most=st.integers(4, 80))

@@ -1,4 +1,4 @@
-"""The HTML report of a run: one file that needs no network, with its figures.
+"""The page with figures: its sentences, its figures as plotly's plain data, and its templates.
 
-It is made of the facts of a run alone. Torch-free.
+jinja2 and plotly are imported where they are needed; Torch-free.
 """

@@ -239,7 +239,7 @@ def _last_interval(at: Sequence[int], ends: Sequence[float], check: CheckResult)
     }
 
 
-def layer_profile(check: CheckResult) -> Figure | None:
+def by_layer(check: CheckResult) -> Figure | None:
     """What the ablation does in one layer at a time; None where that was not measured."""
     profile = check.details.layers
     if not profile:

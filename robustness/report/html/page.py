@@ -14,7 +14,7 @@ from hashlib import sha256
 from typing import Any
 
 from robustness.report.html import sentences
-from robustness.report.html.figures import degradation, history, layer_profile
+from robustness.report.html.figures import by_layer, degradation, history
 from robustness.report.html.heat_map import heat_map, parameters
 from robustness.report.html.overview import overview
 from robustness.report.html.parts import Figure, interval, needed
@@ -82,7 +82,7 @@ def section(report: Report, place: int) -> Section:
     drawn = {
         f"{anchor}-map": heat_map(checkpoint, len(report.checkpoints)),
         f"{anchor}-degradation": degradation(checkpoint),
-        f"{anchor}-profile": None if profile is None else layer_profile(profile),
+        f"{anchor}-profile": None if profile is None else by_layer(profile),
         **{name: figure for name, _, figure in histories},
     }
     return Section(

@@ -1,4 +1,4 @@
-"""A run as Markdown: for the summary of a CI job and for a model card.
+"""Markdown for reviews, summaries of CI jobs and model cards, in which names stay text.
 
-It is made of the facts of a run alone. Torch-free.
+huggingface_hub is imported where it is needed; Torch-free.
 """

@@ -1,4 +1,4 @@
-"""What a terminal shows before, during and after a run, and what a scan shows.
+"""Lines for the terminal: of a plan, of a run, and of a scan of the files alone.
 
-Lines of text are made here; who prints them, and when, is decided above. Torch-free.
+Nothing here is about pytest but what a writer must be able to do. Torch-free.
 """

@@ -104,7 +104,7 @@ def write_summary(writer: Writer, report: Report, *, verbosity: int = 0) -> None
             _write_briefly(writer, checkpoint)
             continue
         partial = " (PARTIAL)" if report.partial else ""
-        writer.write_sep("=", f"robustness: {checkpoint.label}{partial}", bold=True)
+        writer.write_sep("=", plain(f"robustness: {checkpoint.label}{partial}"), bold=True)
         _write_checkpoint(writer, checkpoint, verbosity)
     if report.partial and report.vetted:
         writer.write_line(

@@ -1,4 +1,4 @@
-"""What a trace shows, on a terminal and as a page: when outlier dimensions emerged.
+"""The checkpoints of a training run over its steps, as lines and as a page.
 
-The steps themselves are found in :mod:`robustness.trace`. Torch-free.
+It shares words, axes and the page's frame with the reports of runs. Torch-free.
 """

@@ -245,7 +245,7 @@ def checks(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def verdicts(facts: Mapping[str, Any]) -> dict[str, str]:
-    return {name: check["verdict"] for name, check in checks(facts).items()}
+    return {name: check["outcome"] for name, check in checks(facts).items()}
 
 
 def lasting(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,18 @@
-"""Facts of runs that never were, as the JSON report holds them."""
+"""Reports of runs that never were."""
 
+from collections.abc import Sequence
 from typing import Any
+
+from robustness.report.results import (
+    SCHEMA,
+    CheckpointResult,
+    CheckResult,
+    OutlierDimension,
+    Report,
+    RuleResult,
+    Shard,
+)
+from robustness.statistics.figures import IntactFigures
 
 HOSTILE = (
     "::error::pwned", " ::error file=a::b", "##[error]x", "##[set-env name=a]b", "a\n::error::b",
@@ -15,40 +27,69 @@ HOSTILE = (
 """What Markdown, HTML, terminals and GitHub's runner would act upon."""
 
 
-def check(
-    verdict: str = "pass",
-    *,
-    ratio: float | str | None = 4.0,
-    threshold: float | None = 1.5,
-    passes: str | None = "above",
-    reason: str = "",
-) -> dict[str, Any]:
+def check(outcome: str = "pass", *, measured: float | None = 4.0, **changes: Any) -> CheckResult:
     """A decided check."""
-    return {
+    found: dict[str, Any] = {
         "id": "robustness/test_outliers.py::test_joint_ablation_degrades[it-dim7]",
-        "check": "test_joint_ablation_degrades",
-        "dims": [7],
-        "ratio": ratio,
-        "interval": None if ratio is None else [3.0, "inf"],
-        "threshold": threshold,
-        "passes": None if threshold is None else passes,
-        "text_blocks": 32,
-        "tokens": 600,
-        "exact": False,
-        "verdict": verdict,
-        "expected_failure": None,
+        "check": "joint_ablation_degrades",
+        "dims": (7,),
+        "outcome": outcome,
         "statement": "ablating dimension 7 multiplies perplexity by at least 1.5",
-        "reason": reason,
-        "details": {},
+        "measured": measured,
+        "interval": None if measured is None else (3.0, float("inf")),
+        "threshold": 1.5,
+        "passes": "above",
+        "seen": 32,
+        "tokens": 600,
+        **changes,
     }
+    if found["threshold"] is None:
+        found["passes"] = None
+    return CheckResult(**found)
+
+
+def intact(perplexity: float | None = 20.7, **changes: Any) -> IntactFigures:
+    """The intact model of a checkpoint."""
+    found: dict[str, Any] = {
+        "nats_per_token": 3.03,
+        "chance_nats_per_token": 10.3,
+        "text_blocks": 32,
+        "tokens": 608,
+        **changes,
+    }
+    return IntactFigures(perplexity=perplexity, **found)
+
+
+def outlier(dim: int = 7, **changes: Any) -> OutlierDimension:
+    """A dimension that was found in both layers."""
+    found: dict[str, Any] = {
+        "layers": (0, 1),
+        "z_scale": (4.0, 5.0),
+        "z_bias": (9.0, -8.0),
+        "statistics": {},
+        "details": {},
+        **changes,
+    }
+    return OutlierDimension(dim=dim, **found)
+
+
+def rule(name: str, dims: tuple[int, ...] = (7,), **changes: Any) -> RuleResult:
+    """What a rule found."""
+    found: dict[str, Any] = {
+        "description": f"{name}: in some way",
+        "expected_by_chance": None,
+        "outliers": (),
+        "details": {},
+        **changes,
+    }
+    return RuleResult(rule=name, dims=dims, **found)
 
 
 def checkpoint(
-    label: str = "it", *, checks: list[dict[str, Any]] | None = None, **changes: Any
-) -> dict[str, Any]:
+    label: str = "it", *, checks: Sequence[CheckResult] | None = None, **changes: Any
+) -> CheckpointResult:
     """A checkpoint of a run."""
-    outlier = {"dim": 7, "layers": [0, 1], "z_scale": [4.0, 5.0], "z_bias": [9.0, -8.0]}
-    return {
+    found: dict[str, Any] = {
         "label": label,
         "reference": f"organisation/{label}",
         "revision": "0123456789abcdef",
@@ -63,6 +104,11 @@ def checkpoint(
         "ablated_layers": "all",
         "scoring": "masked",
         "dtype": "float32",
+        "masking": "all",
+        "bos": "auto",
+        "context": None,
+        "generator": None,
+        "generator_revision": None,
         "device": "cpu",
         "expectation": "paper",
         "seed": 0,
@@ -70,49 +116,61 @@ def checkpoint(
         "exhaustive": False,
         "corpus": "text.txt (20,000 words)",
         "corpus_text_blocks": 156,
-        "notes": [],
+        "notes": (),
         "quantity": "perplexity",
-        "perplexity": 20.7,
-        "nats_per_token": 3.03,
-        "perplexity_text_blocks": 32,
-        "perplexity_tokens": 608,
+        "intact": intact(),
         "rule": "busters",
         "expected_by_chance": 1e-5,
-        "outliers": [{**outlier, "statistics": {}, "details": {}}],
+        "outliers": (outlier(),),
+        "rules": (),
+        "agreement": (),
+        "sites": None,
         "baseline": None,
-        "checks": [check()] if checks is None else checks,
+        "task": None,
+        "checks": (check(),) if checks is None else tuple(checks),
         **changes,
     }
+    return CheckpointResult(**_strictly(found))
 
 
-def run(*checkpoints: dict[str, Any], **changes: Any) -> dict[str, Any]:
+def run(*checkpoints: CheckpointResult, **changes: Any) -> Report:
     """A run of these checkpoints."""
-    verdicts = {check["verdict"] for point in checkpoints for check in point["checks"]}
-    failed = not verdicts <= {"pass", "not applicable"} or bool(changes.get("problems"))
-    return {
-        "schema": 1,
+    failed = any(point.refused for point in checkpoints) or bool(changes.get("problems"))
+    found: dict[str, Any] = {
+        "schema": SCHEMA,
         "robustness": "0.1.0",
         "versions": {"python": "3.11.7", "torch": "2.13.0"},
+        "command": "pytest --model=it",
         "started": "2026-01-02T03:04:05+00:00",
         "duration_s": 75.2,
         "confidence": 0.99,
         "comparisons": 4,
         "alpha": 0.0025,
-        "baseline": None,
         "policy": None,
+        "baseline": None,
         "partial": False,
-        "problems": [],
+        "problems": (),
         "exit_status": int(failed),
-        "shard": None,
         "passed": not failed,
-        "command": "pytest --model=it",
-        "checkpoints": list(checkpoints),
+        "shard": None,
+        "merged": None,
+        "checkpoints": checkpoints,
         **changes,
     }
+    return Report(**_strictly(found))
 
 
-def shard_facts() -> dict[str, Any]:
-    """The only shard of a run."""
+def _strictly(found: dict[str, Any]) -> dict[str, Any]:
+    """Sequences as a report holds them."""
+    return {name: tuple(x) if isinstance(x, list) else x for name, x in found.items()}
+
+
+def shard(index: int = 1, count: int = 1) -> Shard:
+    """A part of a run."""
     name = "test_joint_ablation_degrades[it-dim7]"
-    shard = {"index": 1, "count": 1, "plan": "0" * 64, "expected": [name], "all": {"it": [name]}}
-    return {**run(checkpoint()), "shard": shard, "passed": False}
+    return Shard(index=index, count=count, plan="0" * 64, expected=(name,), all={"it": (name,)})
+
+
+def shard_report() -> Report:
+    """The only shard of a run."""
+    return run(checkpoint(), shard=shard(), passed=False)

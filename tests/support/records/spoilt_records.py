@@ -5,19 +5,19 @@ import os
 from pathlib import Path
 
 from hypothesis import strategies as st
-from robustness.report.facts import to_json
 
 from robustness.checkpoint.resolving import resolve
-from robustness.report.junit import to_junit
-from robustness.report.merge import merge, read_shard, sealed
+from robustness.report.json_document import as_json, render, sealed
+from robustness.report.merge import merge, read_shard
+from robustness.report.reporters import REPORTERS
 from robustness.run.plan import RunPlan
 from robustness.run.shards import Part, take
 from robustness.store.hashing import file_sha256
-from robustness.store.store import Store
+from robustness.store.store import Store, digest
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint
 from tests.support.records.mutations import Case, spoilt_bytes, spoilt_json
 from tests.support.records.plans import plan
-from tests.support.records.run_reports import shard_facts
+from tests.support.records.run_reports import shard_report
 
 # --- what earlier runs have left -----------------------------------------------------------------
 
@@ -86,8 +86,8 @@ def plan_of_a_run(folder: Path) -> Case:
 def report_of_a_shard(folder: Path) -> Case:
     folder.mkdir()
     file = folder / "report.json"
-    right = shard_facts()
-    content = json.dumps(sealed(right)).encode()
+    right = shard_report()
+    content = render(sealed(right)).encode()
 
     def read() -> None:
         assert read_shard(file) == right
@@ -100,23 +100,25 @@ def sealed_report_of_a_shard(folder: Path) -> Case:
     """Somebody else's program wrote it: the checksum is right, and the rest need not be."""
     folder.mkdir()
     file = folder / "report.json"
-    right = shard_facts()
+    right = as_json(shard_report())
 
     def seal(text: bytes) -> bytes:
         try:
-            return json.dumps(sealed(json.loads(text))).encode()
+            found = json.loads(text)
+            return json.dumps({**found, "sha256": digest(found)}).encode()
         except (TypeError, ValueError, RecursionError):
             return text
 
     def read() -> None:
-        facts = merge([read_shard(file)], [str(file)])
-        assert facts["passed"] in (True, False)
-        assert json.loads(to_json(facts))["passed"] == facts["passed"]
-        assert to_junit(facts)
+        report = merge([read_shard(file)], [str(file)])
+        assert report.passed in (True, False)
+        assert json.loads(render(report))["passed"] == report.passed
+        for name in ("junit", "terminal", "markdown", "github"):
+            assert REPORTERS[name].render(report)
 
     return Case(
         file=file,
-        valid=json.dumps(sealed(right)).encode(),
+        valid=render(sealed(shard_report())).encode(),
         inputs=spoilt_json(right).map(seal),
         read=read,
     )
