@@ -4,7 +4,7 @@ import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 
@@ -16,13 +16,15 @@ from robustness.checks.tasks.task import Task
 from robustness.errors import NoLanguageModel, RobustnessError
 from robustness.outliers.rules.settings import Rule
 from robustness.policy.policy import load_policy
-from robustness.policy.settings import Settings
 from robustness.runtime.plain import plain
 from robustness.scoring.sampling import random_dims
 from robustness.store.context import Context
 from robustness.tasks.decisions import Paired, bootstrap_interval
 from robustness.tasks.metrics import Floats, score
 from robustness.vetting import Vetting
+
+if TYPE_CHECKING:
+    from robustness.policy.settings import Settings
 
 _CHUNK = 256
 """Examples that are predicted together: all are scored anyway, and large batches are faster."""

@@ -196,8 +196,7 @@ def ours(
 ) -> dict[str, Any]:
     """The same conditions through the package, which is what an exhaustive run consists of."""
     began = time.perf_counter()
-    from robustness.store.context import Context
-from robustness.ablation.ablation import Ablation
+    from robustness.ablation.ablation import Ablation
     from robustness.ablation.interventions import (
         FixedAblation,
         Intact,
@@ -242,6 +241,7 @@ def _operations_of(execution: Any, rows: Sequence[Any]) -> float:
 def _measurement(model: str, corpus: str, store: str, dtype: str, device: str) -> Any:
     from robustness.checkpoint.resolving import resolve
     from robustness.policy.policy import load_policy
+    from robustness.store.context import Context
     from robustness.vetting import Vetting
 
     options = {"corpus": corpus, "dtype": dtype, "device": device}

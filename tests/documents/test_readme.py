@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from robustness.report.terminal.table import COLUMNS
 from typer.testing import CliRunner
 
 from robustness.cli.app import app

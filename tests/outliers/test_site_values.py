@@ -18,6 +18,7 @@ from robustness.report.json_document import laid_out
 from robustness.report.results import Sites
 from robustness.run.planning import make_plan
 from robustness.store.context import Context
+from robustness.vetting import Vetting
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint, tiny_model
 from tests.support.checkpoints.planted import planted_text
 

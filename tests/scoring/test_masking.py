@@ -21,7 +21,6 @@ from robustness.errors import CorpusError, PolicyError
 from robustness.measurement.batching import CPU_TOKENS
 from robustness.policy.policy import load_policy
 from robustness.run.planning import make_plan
-from robustness.scoring import masked_rows
 from robustness.scoring.forward import Scorer
 from robustness.scoring.masked import masked_rows
 from robustness.scoring.options import ScoringOptions

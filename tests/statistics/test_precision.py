@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,7 +14,6 @@ from robustness.ablation.interventions import FixedAblation, Intact
 from robustness.anatomy.anatomy import trace_anatomy
 from robustness.measurement.evidence import COMPARED_CHUNKS, fixed_evidence
 from robustness.policy.policy import load_policy
-from robustness.policy.settings import Settings
 from robustness.run.plan import RunPlan
 from robustness.run.planning import make_plan
 from robustness.runtime import devices
@@ -32,6 +31,9 @@ from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.planted import PLANTED, save_planted
 from tests.support.checkpoints.tiny_models import tiny_inputs, tiny_model
+
+if TYPE_CHECKING:
+    from robustness.policy.settings import Settings
 
 ERROR = np.random.default_rng(1).normal(0.02, 0.1, 32)
 
