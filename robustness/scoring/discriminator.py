@@ -39,6 +39,29 @@ class Discriminator:
         Raises:
             MeasurementError: if the model does not return one logit per token.
         """
+        values = self._logits(blocks)
+        return np.array(
+            [_cross_entropy(values[row], block) for row, block in enumerate(blocks)],
+            dtype=np.float64,
+        )
+
+    def predictions(self, blocks: Sequence[ScoredBlock]) -> list[NDArray[np.int64]]:
+        """Whether each scored token is taken for a replaced one, B arrays of shape (n,).
+
+        Raises:
+            MeasurementError: if a logit is NaN, or there is not one per token.
+        """
+        values = self._logits(blocks)
+        scored = [values[row][block.positions] for row, block in enumerate(blocks)]
+        if any(np.isnan(logits).any() for logits in scored):
+            raise MeasurementError(
+                "the model's logits are not numbers, so it predicts nothing: its weights or "
+                "activations overflow or hold NaN"
+            )
+        return [(logits > 0).astype(np.int64) for logits in scored]
+
+    def _logits(self, blocks: Sequence[ScoredBlock]) -> NDArray[np.float64]:
+        """One per token of the rows as one batch, shape (B, T)."""
         device = next(self.model.parameters()).device
         arrays = model_inputs(blocks, pad_id=self.pad_id, shift_right=lambda target: target)
         inputs = {name: torch.from_numpy(value).to(device) for name, value in arrays.items()}
@@ -52,11 +75,8 @@ class Discriminator:
                 f"{type(self.model).__name__} returned logits of shape {tuple(logits.shape)} "
                 "instead of one per token"
             )
-        values = logits.cpu().double().numpy()  # (B, T)
-        return np.array(
-            [_cross_entropy(values[row], block) for row, block in enumerate(blocks)],
-            dtype=np.float64,
-        )
+        values: NDArray[np.float64] = logits.cpu().double().numpy()
+        return values
 
 
 class Sampler:
