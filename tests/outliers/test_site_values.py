@@ -15,7 +15,7 @@ from robustness.outliers.model_profile import ModelProfile, profile_model
 from robustness.outliers.site_values import SiteValues, site_values
 from robustness.policy.policy import load_policy
 from robustness.report.json_document import laid_out
-from robustness.report.results import Sites
+from robustness.report.parts import Sites
 from robustness.run.plan import make_plan
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint, tiny_model
 from tests.support.checkpoints.planted import planted_text

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from robustness.report.html.parts import Figure, axis, layout
-from robustness.report.results import CheckpointResult, Matrix, OutlierDimension
+from robustness.report.parts import Matrix, OutlierDimension
+from robustness.report.results import CheckpointResult
 
 MOST_COLUMNS = 1024
 MOST_CELLS = 60_000
