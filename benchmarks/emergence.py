@@ -27,11 +27,12 @@ import numpy as np
 import torch
 
 from robustness.ablation.interventions import FixedAblation, Intact
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.outliers.rules.settings import Rules
 from robustness.outliers.scanning import Scan, scan
-from robustness.policy.policy import Settings
+from robustness.policy.settings import Settings
 from robustness.statistics.verdict import Verdict
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -181,8 +182,7 @@ def _vetting(path: Path, held_out: Path, store: Path) -> Vetting:
     return Vetting(
         checkpoint=resolve(str(path), cache=store),
         settings=settings,
-        store_root=store,
-        threads=None,
+        context=Context(root=store, threads=None),
     )
 
 
@@ -253,14 +253,14 @@ def _row(course: Course) -> str:
 
 def _harm(course: Course) -> str:
     last = course.points[-1]
-    assert course.control.ratio is not None
+    assert course.control.measured is not None
     cells = [
         *_name(course),
         ", ".join(map(str, course.dims)) + ("" if course.found else " (nearest)"),
         f"{last.z_scale:+.2f}, {last.z_bias:+.2f}",
         f"{last.degradation:.4g}",
         course.joint.outcome,
-        f"{course.control.ratio:.4g}, {course.control.details['mean_ratio']:.4g}",
+        f"{course.control.measured:.4g}, {course.control.details['mean_ratio']:.4g}",
         course.control.outcome,
         course.factor.outcome,
     ]

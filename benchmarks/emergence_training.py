@@ -22,7 +22,7 @@ from transformers import (
 from transformers.utils import logging
 
 from robustness.integrations.transformers import OutlierCallback
-from robustness.policy.policy import Settings
+from robustness.policy.settings import Settings
 
 HELD_OUT = 10
 """Every tenth sequence is held out: its text is what perplexity is measured on."""

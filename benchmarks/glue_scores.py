@@ -4,22 +4,27 @@ import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 
 from robustness.ablation.interventions import FixedAblation, Intact, Intervention
-from robustness.checkpoint.checkpoint import Checkpoint, resolve
+from robustness.checkpoint.checkpoint import Checkpoint
+from robustness.checkpoint.resolving import resolve
+from robustness.checkpoint.task_heads import KindChoice
 from robustness.checks.tasks.task import Task
 from robustness.errors import NoLanguageModel, RobustnessError
 from robustness.outliers.rules.settings import Rule
-from robustness.policy.policy import Settings, load_policy
+from robustness.policy.policy import load_policy
 from robustness.runtime.plain import plain
 from robustness.scoring.sampling import random_dims
+from robustness.store.context import Context
 from robustness.tasks.decisions import Paired, bootstrap_interval
 from robustness.tasks.metrics import Floats, score
-from robustness.tasks.settings import KindChoice
 from robustness.vetting import Vetting
+
+if TYPE_CHECKING:
+    from robustness.policy.settings import Settings
 
 _CHUNK = 256
 """Examples that are predicted together: all are scored anyway, and large batches are faster."""
@@ -62,7 +67,7 @@ def vetted(
     settings: Settings = load_policy(None, options=options).settings(reference)
     store = args.out / "store"
     checkpoint = _resolved(reference, args, settings.task.kind)
-    return Vetting(checkpoint=checkpoint, settings=settings, store_root=store)
+    return Vetting(checkpoint=checkpoint, settings=settings, context=Context(root=store))
 
 
 def _resolved(reference: str, args: Namespace, kind: KindChoice) -> Checkpoint:

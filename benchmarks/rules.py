@@ -22,13 +22,14 @@ from typing import Any
 
 from robustness.ablation.ablation import Ablation
 from robustness.ablation.interventions import FixedAblation, Intact
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.errors import RuleError, UnsupportedSite
 from robustness.measurement.measure import Measurement
 from robustness.outliers.outliers import Detection
 from robustness.outliers.rules import RULES
 from robustness.policy.policy import load_policy
 from robustness.report.collected import PACKAGES
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -76,7 +77,7 @@ def answers(
         vetting = Vetting(
             checkpoint=checkpoint,
             settings=load_policy(None, options=options).settings(model),
-            store_root=store,
+            context=Context(root=store),
         )
         began = time.perf_counter()
         found: Detection | str
@@ -97,7 +98,9 @@ def degradations(
         if not isinstance(answer.found, str) and answer.found.dims:
             rules.setdefault(answer.found.dims, []).append(answer.rule)
     settings = load_policy(None, options={"corpus": corpus}).settings(model)
-    vetting = Vetting(checkpoint=resolve(model, cache=store), settings=settings, store_root=store)
+    vetting = Vetting(
+        checkpoint=resolve(model, cache=store), settings=settings, context=Context(root=store)
+    )
     measurement = vetting.measurement
     for dims, names in rules.items():
         for site in vetting.model_profile.sites:

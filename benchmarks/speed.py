@@ -47,7 +47,7 @@ from speed_beside_peers import peers
 from speed_growth import corpus, growth, larger_batches
 from speed_runs import Report, Subject, measured, saved, subjects, verdicts, vet
 
-from robustness.runtime.versions import library_versions
+from robustness.runtime.libraries import library_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable

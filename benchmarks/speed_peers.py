@@ -84,7 +84,7 @@ def robustness(network: Any, dims: Sequence[int], _: str) -> Run:
     from robustness.ablation.ablation import Ablation
     from robustness.ablation.hooks import ablated
     from robustness.anatomy.anatomy import trace_anatomy
-    from robustness.scoring import causal_block
+    from robustness.scoring.block import causal_block
     from robustness.scoring.forward import Scorer
 
     tokens = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])

@@ -210,7 +210,7 @@ def ours(
     started = time.perf_counter() - began
     ablation = Ablation(dims=tuple(dims))
     conditions: list[Intervention] = [Intact(), FixedAblation(ablation=ablation)]
-    conditions.append(PerBlockAblation(like=ablation, dims=tuple((row,) for row in range(16))))
+    conditions.append(PerBlockAblation(template=ablation, dims=tuple((row,) for row in range(16))))
     first = _operations_of(execution, asked[0].rows[:4])
     if device != "cpu":  # its libraries load at their first use
         execution.run(asked[0], conditions, execution.most_tokens, reduced)
@@ -239,14 +239,17 @@ def _operations_of(execution: Any, rows: Sequence[Any]) -> float:
 
 
 def _measurement(model: str, corpus: str, store: str, dtype: str, device: str) -> Any:
-    from robustness.checkpoint.checkpoint import resolve
+    from robustness.checkpoint.resolving import resolve
     from robustness.policy.policy import load_policy
+    from robustness.store.context import Context
     from robustness.vetting import Vetting
 
     options = {"corpus": corpus, "dtype": dtype, "device": device}
     settings = load_policy(None, options=options).settings(model)
     checkpoint = resolve(model, cache=Path(store))
-    return Vetting(checkpoint=checkpoint, settings=settings, store_root=Path(store)).measurement
+    return Vetting(
+        checkpoint=checkpoint, settings=settings, context=Context(root=Path(store))
+    ).measurement
 
 
 def ablations(
@@ -262,7 +265,7 @@ def ablations(
         Intervention,
         PerBlockAblation,
     )
-    from robustness.scoring import PlannedChunk
+    from robustness.scoring.block import PlannedChunk
 
     measurement = _measurement(model, corpus, store, dtype, device)
     execution, reduced = measurement._execution, measurement.dtype
@@ -271,7 +274,7 @@ def ablations(
     single = [FixedAblation(ablation=Ablation(dims=(dim,))) for dim in dims]
     batch = PlannedChunk.of([[row] for _ in dims for row in chunk.rows])
     together = PerBlockAblation(
-        like=single[0].ablation, dims=tuple((dim,) for dim in dims for _ in chunk.rows)
+        template=single[0].ablation, dims=tuple((dim,) for dim in dims for _ in chunk.rows)
     )
 
     def run(asked: Any, conditions: Sequence[Intervention], most_tokens: int) -> Any:
@@ -309,7 +312,7 @@ def ablations(
 
 def converted(*, model: str, store: str) -> dict[str, Any]:
     """The folder of safetensors that a checkpoint is, or is converted to."""
-    from robustness.checkpoint.checkpoint import resolve
+    from robustness.checkpoint.resolving import resolve
 
     return {"folder": str(resolve(model, cache=Path(store)).folder)}
 
@@ -333,8 +336,9 @@ def random(
     import transformers
 
     from robustness.measurement.batching import CPU_TOKENS, micro_batches
-    from robustness.scoring import causal_block, masked_block
+    from robustness.scoring.block import causal_block
     from robustness.scoring.forward import Scorer
+    from robustness.scoring.masked import masked_block
 
     sizes = {
         "hidden_size": hidden,

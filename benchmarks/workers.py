@@ -19,7 +19,7 @@ from pathlib import Path
 from results import conditions, header, keep, row, section
 from speed_runs import Process, Report, run, verdicts
 
-from robustness.runtime.versions import library_versions
+from robustness.runtime.libraries import library_versions
 
 GROUPED = """
 import pytest

@@ -2,6 +2,7 @@
 
 A message is one sentence that can be shown to a user without a traceback. The pytest layer turns
 each of these into ``pytest.UsageError`` (exit code 4) before a run and into a test error within it.
+Every room may raise them, but for :mod:`robustness.runtime`, which makes their text printable.
 """
 
 from robustness.runtime.plain import plain

@@ -59,8 +59,7 @@ def ablated_rows(
     stack: Stack,
     rows: Sequence[Sequence[int]],
     *,
-    like: Ablation | None = None,
-    layers: Sequence[int] | None = None,
+    template: Ablation | None = None,
     means: Means | None = None,
 ) -> Iterator[None]:
     """Switch other dimensions off in each row of the batch.
@@ -69,8 +68,7 @@ def ablated_rows(
         model: The model that the stack belongs to.
         stack: Where its sites are.
         rows: For each row of the batch, its dimensions; none leaves the row intact.
-        like: Where and how, its own dimensions aside; by default zero at the output sites.
-        layers: Layer indices, without ``like``; None for all layers.
+        template: Where and how, its own dimensions aside; by default zero at the output sites.
         means: Of the intact model at these sites, for the mode ``mean``.
 
     Raises:
@@ -87,15 +85,13 @@ def ablated_rows(
             chosen = plain_indices(dims, "dimension")
             _require_below(chosen, stack.hidden_size, "dimension")
             off[row, list(chosen)] = True
-    if like is None:
-        chosen_layers = None if layers is None else plain_indices(layers, "layer")
-        like = Ablation(dims=(0,), layers=chosen_layers)
-    means = _needed(like.mode, means)
+    template = template or Ablation(dims=(0,))
+    means = _needed(template.mode, means)
     edits = {
         place.layer: ReplaceRows(place, off, None if means is None else means[place.layer])
-        for place in _places(stack, like)
+        for place in _places(stack, template)
     }
-    with _edited(model, stack, like.site, edits):
+    with _edited(model, stack, template.site, edits):
         yield
 
 

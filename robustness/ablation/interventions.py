@@ -1,15 +1,24 @@
-"""What is done to a model while it is measured: nothing, one ablation, or one per text block."""
+"""What is done to a model while it is measured: nothing, one ablation, or one per text block.
 
-from collections.abc import Sequence
+With it the mean features of the intact model, which an ablation by ``mean`` puts in the place of
+its own.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from robustness.ablation.ablation import Ablation
+from robustness.errors import MeasurementError
+from robustness.store.store import Record, Store
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from robustness.ablation.edits import Sum
     from robustness.ablation.hooks import Means
     from robustness.anatomy.stacks import Anatomy
 
@@ -135,15 +144,15 @@ class PerBlockAblation:
 
     Attributes:
         dims: of each text block.
-        like: where and how they are ablated, its own dimensions aside.
+        template: where and how they are ablated, its own dimensions aside.
     """
 
     dims: tuple[tuple[int, ...], ...]
-    like: Ablation
+    template: Ablation
 
     def key(self) -> Any:
         """See :class:`Intervention`."""
-        place = {name: value for name, value in self.like.key().items() if name != "dims"}
+        place = {name: value for name, value in self.template.key().items() if name != "dims"}
         return {**place, "per_block": [list(dims) for dims in self.dims]}
 
     def applied(
@@ -158,12 +167,50 @@ class PerBlockAblation:
         from robustness.ablation.hooks import ablated, ablated_rows
 
         if len(set(rows)) == 1:
-            alone = replace(self.like, dims=self.dims[rows[0]])
+            alone = replace(self.template, dims=self.dims[rows[0]])
             return ablated(model, anatomy.stack, alone, means)
         dims = [self.dims[row] for row in rows]
-        return ablated_rows(model, anatomy.stack, dims, like=self.like, means=means)
+        return ablated_rows(model, anatomy.stack, dims, template=self.template, means=means)
 
     @property
     def needs_means(self) -> Ablation | None:
         """See :class:`Intervention`."""
-        return self.like if self.like.mode == "mean" else None
+        return self.template if self.template.mode == "mean" else None
+
+
+def stored_means(
+    store: Store,
+    ablation: Ablation | None,
+    *,
+    identity: Mapping[str, Any],
+    sums: "Callable[[Ablation], Mapping[int, Sum]]",
+) -> "Means | None":
+    """The means where an ablation puts them, by layer, from the store if they are known.
+
+    Args:
+        store: where they are kept.
+        ablation: that needs them; ``None`` if none does.
+        identity: what they are the means of: part of their key.
+        sums: the intact model's summed features at the ablation's places, by layer.
+
+    Raises:
+        MeasurementError: if they are not finite.
+    """
+    if ablation is None:
+        return None
+    import torch
+
+    key = {"means": 1, **identity, "site": ablation.site, "embeddings": ablation.embeddings}
+    whole = replace(ablation, layers=None)
+    (record,) = store.obtain([key], lambda _: _measured(sums(whole)))
+    return {int(layer): torch.tensor(mean) for layer, mean in record["means"].items()}
+
+
+def _measured(sums: "Mapping[int, Sum]") -> Record:
+    means = {str(layer): (one.total / one.count).tolist() for layer, one in sums.items()}
+    if not all(np.isfinite(mean).all() for mean in means.values()):
+        raise MeasurementError(
+            "the intact model's mean features are not finite numbers, so no feature can be "
+            "replaced by its mean: use the mode 'zero'"
+        )
+    return {"means": means}

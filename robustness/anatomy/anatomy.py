@@ -4,11 +4,9 @@ No table of architectures is behind this. One forward pass is recorded (`tracing
 layers and what writes their outputs are read from the record (`layers`), and the modules
 found are called on random numbers to learn what they do (`probing`). None of it reads
 the values of the parameters, so a skeleton of the model without weights serves as well.
-
-What it finds of common classes is kept in files, so that a scan by weights alone need not run it
-again: `robustness.anatomy.known_anatomies` says why that is no table either.
 """
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -17,11 +15,21 @@ from torch import Tensor, nn
 
 from robustness.anatomy.layers import Reader
 from robustness.anatomy.stack_reader import RowLayout, read_stacks
-from robustness.anatomy.stacks import Anatomy, Site, Stack, StackChoice, distinct_sites
+from robustness.anatomy.stacks import Anatomy, StackChoice
 from robustness.anatomy.tracing import Trace, outputs_of, record
 from robustness.errors import UnsupportedArchitecture
 
-__all__ = ["Anatomy", "Site", "Stack", "distinct_sites", "trace_anatomy"]
+
+def few_tokens(model: nn.Module, vocab_size: int) -> dict[str, Tensor]:
+    """Two rows of ordinary tokens, eight for each stack that reads tokens of its own.
+
+    Their ids are from the middle, since specials sit at the ends.
+    """
+    ids = (vocab_size // 2 + torch.arange(32).reshape(4, 8)) % vocab_size
+    inputs = {"input_ids": ids[:2], "attention_mask": torch.ones_like(ids[:2])}
+    if "decoder_input_ids" in inspect.signature(model.forward).parameters:
+        inputs["decoder_input_ids"] = ids[2:, :6]  # other lengths tell the stacks' positions apart
+    return inputs
 
 
 def trace_anatomy(

@@ -1,11 +1,11 @@
 """The tensors at the output sites of a GGUF file, dequantised one by one.
 
 Converting a whole GGUF file takes minutes and twice the memory. The names in it, and what llama.cpp
-did to the tensors, are undone by transformers' own tables; where these are missing or do not know
-the file, it is converted whole after all.
+did to the tensors, are undone by transformers' own tables.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,61 +13,72 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustness.anatomy.site_weights import parameters_of, read_folder, to_record, traced
-from robustness.anatomy.stacks import StackChoice
-from robustness.checkpoint.gguf_conversion import convert_gguf
-from robustness.checkpoint.gguf_file import GgufSummary, read_gguf_header, read_gguf_tensor
-from robustness.errors import RobustnessError
-from robustness.store.store import Record
+from robustness.anatomy.recorded import site_parameter_names, traced_skeleton
+from robustness.anatomy.stacks import Anatomy, StackChoice
+from robustness.checkpoint.gguf_file import GgufSummary, read_gguf_tensor
 
 
-def read_gguf(
-    file: Path, stack: StackChoice, store_root: Path, progress: Callable[[str], None]
-) -> Record:
-    """Scales and biases at the output sites of a GGUF file, see `site_weights`.
+@dataclass(frozen=True, kw_only=True)
+class GgufSites:
+    """The output sites of a GGUF file's model.
 
-    Raises:
-        CheckpointError: It is damaged, or of an architecture transformers cannot read.
-        UnsupportedArchitecture, UnsupportedSite: Tracing finds no layers, or no output sites.
+    Attributes:
+        file: The file.
+        summary: What its header says.
+        architecture: Name of the transformers class.
+        anatomy: Where the sites are.
+        stored: Names in the file by names in the model, of the sites' parameters.
+        processor: Undoes what llama.cpp did to a tensor.
     """
-    summary = read_gguf_header(file)
-    progress("tracing the model's skeleton")
-    try:
-        return _read_slices(file, summary, stack)
-    except RobustnessError:
-        raise
-    except Exception:  # internals of transformers and gguf: any change in them takes the long way
-        folder, _ = convert_gguf(file, cache=store_root, progress=progress)
-        return read_folder(folder, stack, store_root, what=str(file), progress=progress)
 
+    file: Path
+    summary: GgufSummary
+    architecture: str
+    anatomy: Anatomy
+    stored: Mapping[str, str]
+    processor: Any
 
-def _read_slices(file: Path, summary: GgufSummary, stack: StackChoice) -> Record:
-    from transformers import AutoConfig
-    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
+    @classmethod
+    def find(cls, file: Path, summary: GgufSummary, stack: StackChoice) -> "GgufSites":
+        """Trace the model that a file's header describes.
 
-    from robustness.checkpoint.architecture import candidates
-    from robustness.checkpoint.loading import quiet
+        Raises:
+            CheckpointError: It is of an architecture that transformers cannot read.
+            UnsupportedArchitecture, UnsupportedSite: Tracing finds no layers, or no output sites.
+            Exception: Whatever internals of transformers and gguf raise where they do not know it.
+        """
+        from transformers import AutoConfig
+        from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
-    with quiet():
-        config: Any = AutoConfig.from_pretrained(
-            file.parent, gguf_file=file.name, local_files_only=True, trust_remote_code=False
+        from robustness.checkpoint.architecture import candidates
+        from robustness.checkpoint.loading import quiet
+
+        with quiet():
+            config: Any = AutoConfig.from_pretrained(
+                file.parent, gguf_file=file.name, local_files_only=True, trust_remote_code=False
+            )
+            architecture = candidates(config, what=str(file))[0].name
+            skeleton, anatomy = traced_skeleton(config, architecture, stack, str(file))
+        make: Any = TENSOR_PROCESSORS.get(summary.architecture, TensorProcessor)
+        processor = make(config=config.to_dict())
+        wanted = site_parameter_names(anatomy)
+        return cls(
+            file=file,
+            summary=summary,
+            architecture=architecture,
+            anatomy=anatomy,
+            stored=_names(wanted, config, processor, skeleton.base_model_prefix),
+            processor=processor,
         )
-        architecture = candidates(config, what=str(file))[0]
-        skeleton, anatomy = traced(config, architecture.name, stack, str(file))
-    make: Any = TENSOR_PROCESSORS.get(summary.architecture, TensorProcessor)
-    processor = make(config=config.to_dict())
-    sites = [site for one in anatomy.stacks for site in one.output_sites]
-    wanted = sorted({name for site in sites for name in parameters_of(site)})
-    stored = _names(wanted, config, processor, skeleton.base_model_prefix)
 
-    def tensor(name: str) -> NDArray[Any]:
-        values = read_gguf_tensor(file, summary.tensors[stored[name]])
-        undone = processor.process(
-            weights=values, name=stored[name], tensor_key_mapping={}, parsed_parameters={}
+    def tensor(self, name: str) -> NDArray[Any]:
+        """The values of a site's parameter, by its name in the model."""
+        stored = self.stored[name]
+        values = read_gguf_tensor(self.file, self.summary.tensors[stored])
+        undone = self.processor.process(
+            weights=values, name=stored, tensor_key_mapping={}, parsed_parameters={}
         )
         return np.asarray(undone.weights)
-
-    return to_record(architecture.name, anatomy.to_dict(), tensor)
 
 
 def _names(wanted: Sequence[str], config: Any, processor: Any, prefix: str) -> dict[str, str]:
@@ -90,6 +101,6 @@ def _names(wanted: Sequence[str], config: Any, processor: Any, prefix: str) -> d
 
     start = f"{prefix}."
     base = naming([name.removeprefix(start) for name in wanted if name.startswith(start)])
-    found = get_gguf_hf_weights_map(naming(wanted, [(prefix, base)]), processor)
-    stored = {model_name: name for name, model_name in found.items()}
+    names = get_gguf_hf_weights_map(naming(wanted, [(prefix, base)]), processor)
+    stored = {model_name: name for name, model_name in names.items()}
     return {name: stored[name] for name in wanted}

@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustness.anatomy.anatomy import Site, Stack, distinct_sites, trace_anatomy
+from robustness.anatomy.anatomy import few_tokens, trace_anatomy
 from robustness.anatomy.dense import DenseLayer, dense_layers
 from robustness.anatomy.parameters import SiteParameters
-from robustness.anatomy.stacks import StackChoice
+from robustness.anatomy.stacks import Site, Stack, StackChoice, distinct_sites
 from robustness.errors import UnsupportedArchitecture, UnsupportedSite
-from robustness.outliers.model_profile import few_tokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

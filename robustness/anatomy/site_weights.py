@@ -1,13 +1,11 @@
 """Scales and biases at a checkpoint's output sites, found and read without building the model.
 
-Two things are remembered in the store: where the sites are, by config and by names and shapes of
-the tensors, so that all checkpoints of one run are traced once; and what stands there, by the
-files' time stamps, so that nothing is read, and no torch imported, a second time. Neither the
-tokenizer nor the content hash of gigabytes is needed for that.
+Where the sites are is remembered per configuration (`recorded`); what stands there, by the files'
+time stamps, so that nothing is read a second time. Neither the tokenizer nor the content hash of
+gigabytes is needed for that.
 """
 
 import base64
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,25 +14,22 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from robustness.anatomy.known_anatomies import known_layout
 from robustness.anatomy.parameters import SiteParameters, site_parameters
-from robustness.anatomy.stacks import Anatomy, Site, StackChoice
-from robustness.checkpoint.checkpoint import locate, refuse_adapters
-from robustness.checkpoint.loading import loading_errors
+from robustness.anatomy.recorded import recorded_layout
+from robustness.anatomy.stacks import Anatomy, StackChoice
 from robustness.checkpoint.reference import CheckpointRef
+from robustness.checkpoint.resolving import locate, refuse_adapters
 from robustness.checkpoint.tensor_values import read_values
-from robustness.checkpoint.weights import TensorInfo, read_tensors
-from robustness.errors import CheckpointError
-from robustness.runtime.versions import library_versions
+from robustness.checkpoint.weights import read_tensors
+from robustness.errors import CheckpointError, RobustnessError
+from robustness.runtime.libraries import library_versions
 from robustness.store.hashing import file_stamps
-from robustness.store.store import Record, Store, digest
+from robustness.store.store import Record, Store
 
-LAYOUT = 1
 WEIGHTS = 1
-"""Versions of what is remembered; part of its identity in the store."""
+"""Version of what is remembered; part of its identity in the store."""
 
 Progress = Callable[[str], None]
-Tensor = Callable[[str], NDArray[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,19 +77,17 @@ def site_weights(
     ref = CheckpointRef.parse(reference)
     path = Path(ref.target)
     if ref.kind != "hub" and path.is_file():
-        from robustness.anatomy.gguf_slices import read_gguf
-
         record = _recalled(
-            (path,), stack, store_root, lambda: read_gguf(path, stack, store_root, progress)
+            (path,), stack, store_root, lambda: _read_gguf(path, stack, store_root, progress)
         )
         return _from_record(record, None, [note for note in [ref.note] if note])
     folder, revision, notes = locate(ref, store_root, progress)
     refuse_adapters(folder, reference)
-    record = read_folder(folder, stack, store_root, what=reference, progress=progress)
+    record = _read_folder(folder, stack, store_root, what=reference, progress=progress)
     return _from_record(record, revision, [note for note in [ref.note, *notes] if note])
 
 
-def read_folder(
+def _read_folder(
     folder: Path, stack: StackChoice, store_root: Path, *, what: str, progress: Progress
 ) -> Record:
     """The record of a folder of safetensors files."""
@@ -104,7 +97,9 @@ def read_folder(
         raise CheckpointError(f"{folder} has no config.json: it is not a complete checkpoint.")
 
     def measure() -> Record:
-        layout = _layout(folder, tensors, stack, store_root, what, progress)
+        layout = recorded_layout(
+            folder, tensors, stack, store_root=store_root, what=what, progress=progress
+        )
         stored: Mapping[str, str] = layout["stored"]
 
         def tensor(name: str) -> NDArray[Any]:
@@ -116,13 +111,33 @@ def read_folder(
                 )
             return read_values(info)
 
-        return to_record(layout["architecture"], layout["anatomy"], tensor)
+        return _to_record(layout["architecture"], layout["anatomy"], tensor)
 
     files = {info.file for info in tensors.values()}
     return _recalled((*files, config), stack, store_root, measure)
 
 
-def to_record(architecture: str, anatomy: Mapping[str, Any], tensor: Tensor) -> Record:
+def _read_gguf(file: Path, stack: StackChoice, store_root: Path, progress: Progress) -> Record:
+    """The record of a GGUF file, converted whole where its tensors cannot be read one by one."""
+    from robustness.anatomy.gguf_slices import GgufSites
+    from robustness.checkpoint.gguf_conversion import convert_gguf
+    from robustness.checkpoint.gguf_file import read_gguf_header
+
+    summary = read_gguf_header(file)
+    progress("tracing the model's skeleton")
+    try:
+        sites = GgufSites.find(file, summary, stack)
+        return _to_record(sites.architecture, sites.anatomy.to_dict(), sites.tensor)
+    except RobustnessError:
+        raise
+    except Exception:  # internals of transformers and gguf: any change in them takes the long way
+        folder, _ = convert_gguf(file, cache=store_root, progress=progress)
+        return _read_folder(folder, stack, store_root, what=str(file), progress=progress)
+
+
+def _to_record(
+    architecture: str, anatomy: Mapping[str, Any], tensor: Callable[[str], NDArray[Any]]
+) -> Record:
     """Read what stands at the sites, in JSON types; numbers exactly."""
     stack = Anatomy.from_dict(anatomy).stack
     parameters = site_parameters(stack, tensor)
@@ -178,79 +193,6 @@ def _unless_changed(files: tuple[Path, ...], measure: Callable[[], Record]) -> R
             f"{files[0].parent} changed while it was read: scan a folder that nobody writes to."
         )
     return record
-
-
-def _layout(
-    folder: Path,
-    tensors: Mapping[str, TensorInfo],
-    stack: StackChoice,
-    store_root: Path,
-    what: str,
-    progress: Progress,
-) -> Record:
-    """Where the sites are, and what their parameters are called in the files."""
-    known = known_layout(folder, tensors, stack)
-    if known is not None:
-        return known
-    config = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
-    names = digest({name: list(info.shape) for name, info in tensors.items()})
-    store = Store(store_root, {"layout": LAYOUT, "versions": library_versions()})
-    key = {"config": config, "tensors": names, "stack": stack}
-
-    def trace(_: object) -> Record:
-        progress("tracing the model's skeleton")
-        return _traced(folder, tensors, stack, what)
-
-    (record,) = store.obtain([key], trace)
-    return record
-
-
-def _traced(
-    folder: Path, tensors: Mapping[str, TensorInfo], stack: StackChoice, what: str
-) -> Record:
-    from robustness.checkpoint.architecture import candidates
-    from robustness.checkpoint.skeleton import map_names
-    from robustness.checkpoint.verification import load_config
-
-    config = load_config(folder, what=what)
-    architecture = candidates(config, what=what)[0]
-    skeleton, anatomy = traced(config, architecture.name, stack, what)
-    names = map_names(skeleton, tensors)
-    sites = [site for one in anatomy.stacks for site in one.output_sites]
-    parameters = {name for site in sites for name in parameters_of(site)}
-    if names is not None:
-        for name, found, expected in names.mismatched:
-            if name in parameters:
-                raise CheckpointError(
-                    f"{what} does not match its config.json: {name} is {list(found)} in the files, "
-                    f"{architecture.name} needs {list(expected)}; restore the config the weights "
-                    "were saved with."
-                )
-    known = {} if names is None else names.stored
-    return {
-        "architecture": architecture.name,
-        "anatomy": anatomy.to_dict(),
-        "stored": {name: known[name] for name in sorted(parameters) if name in known},
-    }
-
-
-def traced(config: Any, architecture: str, stack: StackChoice, what: str) -> tuple[Any, Anatomy]:
-    """A skeleton of a class, and its anatomy."""
-    from robustness.anatomy.anatomy import trace_anatomy
-    from robustness.checkpoint.architecture import model_class
-    from robustness.checkpoint.skeleton import build_skeleton
-    from robustness.checkpoint.verification import embedding_rows
-    from robustness.outliers.model_profile import few_tokens
-
-    skeleton = build_skeleton(model_class(architecture), config, what=what)
-    with loading_errors(f"The config.json of {what}"):
-        tokens = few_tokens(skeleton, embedding_rows(skeleton))
-        return skeleton, trace_anatomy(skeleton, tokens, stack=stack)
-
-
-def parameters_of(site: Site) -> tuple[str, ...]:
-    """Names of a site's scale and, where it has one, bias."""
-    return (site.scale,) if site.bias is None else (site.scale, site.bias)
 
 
 def _to_text(values: NDArray[np.float64]) -> str:

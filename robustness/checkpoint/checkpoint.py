@@ -1,14 +1,11 @@
-"""A checkpoint: weights, tokenizer and config at one resolved revision, verified, ready to load."""
+"""A checkpoint: weights, tokenizer and config at one resolved revision, ready to be loaded."""
 
 import dataclasses
-import hashlib
-import importlib.metadata
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,21 +13,18 @@ from numpy.typing import NDArray
 from robustness.checkpoint.architecture import Architecture, Scoring, model_class
 from robustness.checkpoint.float32 import float32_folder
 from robustness.checkpoint.loading import loading_errors, require_memory
-from robustness.checkpoint.reference import CheckpointRef, Kind
+from robustness.checkpoint.reference import Kind
 from robustness.checkpoint.skeleton import NameMap, build_skeleton, map_names
-from robustness.checkpoint.tensor_values import read_values
+from robustness.checkpoint.tensor_values import non_finite_tensors, read_values
 from robustness.checkpoint.tokenization import load_tokenizer, tokenizer_files
-from robustness.checkpoint.verification import Facts, verify
-from robustness.checkpoint.weights import TensorInfo, find_weights, float32_bytes, read_tensors
+from robustness.checkpoint.weights import TensorInfo, float32_bytes, read_tensors
 from robustness.errors import CheckpointError
-from robustness.store.files import linked_elsewhere, recall, remember, stamp
-from robustness.store.hashing import file_sha256, files_hash
+from robustness.runtime.libraries import library_versions
+from robustness.store.files import stamp
+from robustness.store.store import Record, Store
 
-_SCHEMA = 1  # of to_dict, and of remembered facts
+_SCHEMA = 1  # of to_dict
 Progress = Callable[[str], None]
-
-if TYPE_CHECKING:
-    from robustness.tasks.settings import KindChoice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +188,27 @@ class Checkpoint:
                 "vet a folder that nobody writes to."
             )
 
+    def non_finite_tensors(self, *, store_root: Path, newer_than: float | None) -> tuple[str, ...]:
+        """Names of the floating-point tensors that hold NaN or infinity, remembered in the store.
+
+        Args:
+            store_root: Folder of the store.
+            newer_than: Seconds since the epoch; what the store has from before is not used.
+
+        Raises:
+            CheckpointError: Its files changed meanwhile.
+        """
+
+        def look(_: object) -> Record:
+            names = non_finite_tensors(self.folder)
+            self.require_unchanged()
+            return {"names": names}
+
+        store = Store(store_root, {"weights": self.weights_hash}, newer_than=newer_than)
+        key = {"non_finite_tensors": 1, "versions": library_versions()}
+        (record,) = store.obtain([key], look)
+        return tuple(record["names"])
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; travels to other processes and into reports."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -214,147 +229,6 @@ class Checkpoint:
             )
         values["folder"], values["cache"] = Path(values["folder"]), Path(values["cache"])
         return cls(**values)
-
-
-def resolve(
-    reference: str,
-    *,
-    cache: Path,
-    progress: Progress | None = None,
-    check_memory: bool = True,
-    task: "KindChoice | None" = None,
-) -> Checkpoint:
-    """Find a checkpoint, download or convert it if necessary, and verify it from its headers.
-
-    What was verified once is remembered by content: resolving it again imports no torch.
-
-    Args:
-        reference: A Hub id, a folder, a ``.gguf`` file, or ``pkg:package/path``.
-        cache: Directory for converted weights and remembered hashes.
-        progress: Told in a short phrase when a long step starts.
-        check_memory: Refuse what would not fit into free memory; weight-only work needs none.
-        task: The kind of downstream task it is to answer, instead of being a language model.
-
-    Raises:
-        TaskError: It has no head for that task.
-        NoLanguageModel: It is complete, but a task is all that it could be asked.
-        CheckpointError: It cannot be found or reached, or is damaged, incomplete, not a language
-            model, or too large.
-    """
-    ref = CheckpointRef.parse(reference)
-    cache = cache.absolute()
-    folder, revision, notes = locate(ref, cache, progress)
-    config_file = folder / "config.json"
-    refuse_adapters(folder, reference)
-    if not config_file.is_file():
-        find_weights(folder)  # has something more helpful to say where there is nothing at all
-        raise CheckpointError(f"{folder} has no config.json: it is not a complete checkpoint.")
-
-    tensors = read_tensors(folder)
-    if check_memory:
-        require_memory(float32_bytes(tensors), what=f"Loading {reference}")
-    tokenizer = tokenizer_files(folder)
-    weights = tuple(sorted({info.file for info in tensors.values()}))
-    before = stamp((*weights, *tokenizer, config_file))
-    digests = {
-        file: file_sha256(file, memory=cache / "hashes", progress=progress)
-        for file in (*weights, *tokenizer, config_file)
-    }
-    weights_hash = files_hash(weights, digests)
-    tokenizer_hash = files_hash(tokenizer, digests)
-    config_hash = digests[config_file]
-    content = hashlib.sha256(f"{weights_hash} {config_hash} {tokenizer_hash}".encode()).hexdigest()
-
-    remembered = cache / "checkpoints" / f"{_facts_key(content, task)}.json"
-    facts = _recall_facts(remembered)
-    if facts is None:
-        with loading_errors(reference):  # settings of any type and size meet other people's code
-            if task is None:
-                facts = verify(folder, tensors, what=reference, progress=progress)
-            else:
-                from robustness.checkpoint.task_heads import verify_task
-
-                facts = verify_task(folder, tensors, task, what=reference, progress=progress)
-        with suppress(OSError):  # what cannot be remembered is found out again
-            remember(remembered, dataclasses.asdict(facts))
-    elsewhere = _elsewhere(folder, (*weights, *tokenizer, config_file))
-    notes = [note for note in (ref.note, *notes, facts.note, elsewhere) if note is not None]
-    return Checkpoint(
-        reference=reference,
-        label=ref.label,
-        source=ref.kind,
-        revision=revision or f"sha256:{content[:12]}",
-        folder=folder,
-        weights_hash=weights_hash,
-        tokenizer_hash=tokenizer_hash,
-        config_hash=config_hash,
-        stamp=before,
-        note="; ".join(notes) or None,
-        architecture=facts.architecture,
-        scoring=facts.scoring,
-        n_parameters=facts.n_parameters,
-        vocab_size=facts.vocab_size,
-        max_positions=facts.max_positions,
-        cache=cache,
-    )
-
-
-def locate(
-    ref: CheckpointRef, cache: Path, progress: Progress | None
-) -> tuple[Path, str | None, list[str]]:
-    """The folder, its revision where the source gives one, and notes.
-
-    Raises:
-        CheckpointError: It cannot be fetched or converted.
-    """
-    if ref.kind == "hub":
-        from robustness.checkpoint.hub import download
-
-        return download(ref, progress=progress)
-    path = Path(ref.target)
-    if path.is_dir():
-        return path, None, []
-    from robustness.checkpoint.gguf_conversion import convert_gguf
-
-    folder, digest = convert_gguf(path, cache=cache, progress=progress)
-    return folder, f"sha256:{digest[:12]}", []
-
-
-def _elsewhere(folder: Path, files: Iterable[Path]) -> str | None:
-    """A note on links out of the folder: what is vetted then is not what the folder holds."""
-    links = linked_elsewhere(folder, files)
-    if not links:
-        return None
-    more = f" and {len(links) - 1} more files" if len(links) > 1 else ""
-    return f"{links[0].name}{more} of the folder are links to elsewhere ({links[0].resolve()})"
-
-
-def refuse_adapters(folder: Path, reference: str) -> None:
-    """Refuse what is only a part of a model.
-
-    Raises:
-        CheckpointError: It is a PEFT adapter.
-    """
-    if (folder / "adapter_config.json").is_file():
-        raise CheckpointError(
-            f"{reference} is a PEFT adapter, not a whole model: merge it into its base model with "
-            "merge_and_unload(), save the result together with the tokenizer, and give that folder."
-        )
-
-
-def _facts_key(content: str, task: str | None) -> str:
-    """Content and everything that decides how it is understood."""
-    packages = ("torch", "transformers", "tokenizers")
-    versions = [f"{name}={importlib.metadata.version(name)}" for name in packages]
-    asked = [] if task is None else [f"task={task}"]
-    return hashlib.sha256(
-        " ".join([str(_SCHEMA), content, *versions, *asked]).encode()
-    ).hexdigest()[:32]
-
-
-def _recall_facts(file: Path) -> Facts | None:
-    facts = recall(file)
-    return None if facts is None else Facts(**facts)
 
 
 def _as_numpy(value: Any, name: str) -> NDArray[np.floating[Any]]:

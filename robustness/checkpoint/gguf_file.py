@@ -8,7 +8,7 @@ are left to the library that converts the file.
 import math
 import mmap
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +91,27 @@ def _parse(blob: mmap.mmap, file: Path) -> GgufSummary:
             f"{file} is GGUF version {version}, only 2 and 3 are known: convert it again with a "
             "current llama.cpp."
         )
-    position, architecture, alignment = 24, "", _DEFAULT_ALIGNMENT
+    architecture, alignment, position = _read_pairs(blob, 24, n_pairs)
+    if not architecture or alignment < 1:
+        raise CheckpointError(f"{file} does not say which architecture it holds: it is damaged.")
+    tensors, position = _read_tensors(blob, position, n_tensors, file)
+    if not tensors:
+        raise CheckpointError(f"{file} holds no tensors: it is a vocabulary without a model.")
+    places = [(tensor.offset, tensor.offset + tensor.n_bytes) for tensor in tensors.values()]
+    end = _end(places, alignment, file)
+    data = -(-position // alignment) * alignment
+    if data + end > len(blob):
+        raise CheckpointError(
+            f"{file} is truncated: its header promises {data + end} bytes, the file has "
+            f"{len(blob)}; download or copy it again."
+        )
+    tensors = {name: replace(info, offset=data + info.offset) for name, info in tensors.items()}
+    return GgufSummary(architecture=architecture, tensors=tensors)
+
+
+def _read_pairs(blob: mmap.mmap, position: int, n_pairs: int) -> tuple[str, int, int]:
+    """Of the metadata the architecture and the alignment, and where the metadata end."""
+    architecture, alignment = "", _DEFAULT_ALIGNMENT
     for _ in range(n_pairs):
         key, position = _string(blob, position)
         (kind,) = struct.unpack_from("<I", blob, position)
@@ -103,36 +123,26 @@ def _parse(blob: mmap.mmap, file: Path) -> GgufSummary:
             position += 4
         else:
             position = _skip(blob, position, kind)
-    if not architecture or alignment < 1:
-        raise CheckpointError(f"{file} does not say which architecture it holds: it is damaged.")
+    return architecture, alignment, position
 
-    shapes: dict[str, tuple[int, ...]] = {}
-    places: dict[str, tuple[int, int, int]] = {}
+
+def _read_tensors(
+    blob: mmap.mmap, position: int, n_tensors: int, file: Path
+) -> tuple[dict[str, GgufTensor], int]:
+    """The tensors, their offsets counted from where the data begin, and where the header ends."""
+    tensors: dict[str, GgufTensor] = {}
     for _ in range(n_tensors):
         name, position = _string(blob, position)
         (n_dimensions,) = struct.unpack_from("<I", blob, position)
-        if n_dimensions > _MAX_DIMENSIONS or name in shapes:
+        if n_dimensions > _MAX_DIMENSIONS or name in tensors:
             raise CheckpointError(f"{file} is damaged: its tensor {name!r} is described wrongly.")
-        shape = struct.unpack_from(f"<{n_dimensions}Q", blob, position + 4)
+        shape = struct.unpack_from(f"<{n_dimensions}Q", blob, position + 4)[::-1]
         position += 4 + 8 * n_dimensions
         kind, offset = struct.unpack_from("<IQ", blob, position)
         position += 12
-        shapes[name] = tuple(reversed(shape))
-        places[name] = offset, offset + _tensor_bytes(kind, shapes[name], file), kind
-    if not shapes:
-        raise CheckpointError(f"{file} holds no tensors: it is a vocabulary without a model.")
-    end = _end([(start, stop) for start, stop, _ in places.values()], alignment, file)
-    data = -(-position // alignment) * alignment
-    if data + end > len(blob):
-        raise CheckpointError(
-            f"{file} is truncated: its header promises {data + end} bytes, the file has "
-            f"{len(blob)}; download or copy it again."
-        )
-    tensors = {
-        name: GgufTensor(kind=kind, shape=shapes[name], offset=data + start, n_bytes=stop - start)
-        for name, (start, stop, kind) in places.items()
-    }
-    return GgufSummary(architecture=architecture, tensors=tensors)
+        n_bytes = _tensor_bytes(kind, shape, file)
+        tensors[name] = GgufTensor(kind=kind, shape=shape, offset=offset, n_bytes=n_bytes)
+    return tensors, position
 
 
 def read_gguf_tensor(file: Path, tensor: GgufTensor) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ missing language-model head is.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from robustness.checkpoint.architecture import Architecture
 from robustness.checkpoint.tokenization import load_tokenizer, verify_tokenizer
@@ -19,7 +19,11 @@ from robustness.checkpoint.verification import (
 )
 from robustness.checkpoint.weights import TensorInfo
 from robustness.errors import CheckpointError, TaskError
-from robustness.tasks.settings import KindChoice, TaskKind
+
+TaskKind: TypeAlias = Literal["classification", "regression", "similarity"]
+"""A label for a text or a pair; a number for one; the similarity of a pair's embeddings."""
+
+KindChoice: TypeAlias = Literal["auto", "classification", "regression", "similarity"]
 
 
 def task_kind(config: Any, choice: KindChoice, *, what: str) -> TaskKind:

@@ -1,15 +1,16 @@
-"""The values of single tensors, read from safetensors files by their bytes alone.
+"""The values of single tensors, read from safetensors files one by one.
 
-The format is little-endian and row-major. Neither torch nor the rest of the file is needed, so that
-a few tensors of a large checkpoint take milliseconds.
+The format is little-endian and row-major, so a few tensors of a large checkpoint take milliseconds
+and no torch; only whether all of them are finite is left to torch.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robustness.checkpoint.weights import TensorInfo
+from robustness.checkpoint.weights import TensorInfo, read_tensors
 from robustness.errors import CheckpointError
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
@@ -44,3 +45,25 @@ def read_values(info: TensorInfo) -> NDArray[np.floating[Any]]:
     wide = np.float64 if info.dtype == "F64" else np.float32
     values: NDArray[Any] = stored.astype(wide, copy=False).reshape(info.shape)
     return values
+
+
+def non_finite_tensors(folder: Path) -> list[str]:
+    """Names of the floating-point tensors that hold NaN or infinity, read one after the other.
+
+    Args:
+        folder: the checkpoint's folder, with its safetensors files.
+    """
+    import torch
+    from safetensors import safe_open
+
+    names_of: dict[Path, list[str]] = {}
+    for name, tensor in read_tensors(folder).items():
+        names_of.setdefault(tensor.file, []).append(name)
+    broken = []
+    for file, names in names_of.items():
+        with safe_open(file, framework="pt") as tensors:
+            for name in names:
+                values = tensors.get_tensor(name)
+                if values.is_floating_point() and not bool(torch.isfinite(values).all()):
+                    broken.append(name)
+    return sorted(broken)

@@ -1,5 +1,6 @@
 """The tokenizer of a checkpoint folder: which files it is, loading it, and whether it fits."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,6 @@ from robustness.checkpoint.architecture import Scoring
 from robustness.checkpoint.loading import loading_errors, quiet
 from robustness.errors import CheckpointError
 from robustness.runtime.libraries import load_libraries
-from robustness.scoring.seq2seq import sentinels
 
 TOKENIZER_FILES = (
     "tokenizer*.json",
@@ -22,6 +22,7 @@ TOKENIZER_FILES = (
     "*.codes",  # fastBPE
 )
 SAVE_AGAIN = "save it again with tokenizer.save_pretrained()"
+_SENTINEL = re.compile(r"▁?<extra_id_(\d+)>")
 _MAX_FILE_BYTES = 200_000_000  # the largest vocabularies, of 10^6 tokens, take a fifth of it
 
 
@@ -101,3 +102,12 @@ def verify_tokenizer(tokenizer: Any, *, rows: int, scoring: Scoring, what: str) 
             "pre-trained checkpoint that it was made from, or set mask_token in "
             "tokenizer_config.json."
         )
+
+
+def sentinels(tokenizer: Any) -> list[int]:
+    """Ids of a tokenizer's sentinel tokens in the order in which they stand for spans."""
+    ids_by_place = {}
+    for token, number in tokenizer.get_vocab().items():
+        if match := _SENTINEL.fullmatch(token):
+            ids_by_place[int(match[1])] = number
+    return [ids_by_place[place] for place in sorted(ids_by_place)]

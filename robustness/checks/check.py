@@ -1,78 +1,78 @@
-"""What a check is: one object from which the policy, plans, estimates and reports take what they say.
+"""What a check is: one object from which policy, plan, estimate and reports take what they say.
 
 A *check* is what is asked of every checkpoint; a *planned check* is one that a run will decide, of
-one checkpoint and for certain dimensions.
+one checkpoint and about certain dimensions.
 """
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import ClassVar, Generic, Literal, TypeAlias, TypeVar, cast
 
-from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+from robustness.checks.limits import Limits, Terms
+from robustness.checks.planned import PlannedCheck
+from robustness.checks.subject import Subject
+from robustness.outliers.model_profile import ModelProfile
+from robustness.reference.baseline import CheckpointBaseline
+from robustness.statistics.verdict import Verdict
 
-from robustness.outliers.rules.settings import StrictTable
+NO_OUTLIERS = "no outlier dimensions were found"
 
 Role: TypeAlias = Literal["presence", "alone", "joint", "control", "factor"]
-"""A part that a check plays in what reports tell of a checkpoint: that there are outlier dimensions,
-what one of them does, what all do together, what random ones do, and how the last two compare."""
+"""A part that a check plays in what reports tell of a checkpoint: that there are outlier
+dimensions, what one of them does, what all do together, what random ones do, and how the last two
+compare."""
 
 Source: TypeAlias = Literal["files", "text", "task", "baseline"]
 """What a check rests on: the files alone, text blocks of the corpus, examples of the task, or text
 blocks of the corpus beside those of a baseline."""
 
 
-def _day(value: Any) -> Any:
-    """TOML's date, or its ISO text, in which plans travel."""
-    if isinstance(value, str):
-        with suppress(ValueError):
-            return date.fromisoformat(value)
-    return value
+L = TypeVar("L", bound=Limits)
 
 
-Day = Annotated[date, BeforeValidator(_day), PlainSerializer(date.isoformat)]
-Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+@dataclass(frozen=True, kw_only=True)
+class PlanContext:
+    """What decides which checks a checkpoint gets.
+
+    Attributes:
+        terms: of the policy.
+        model_profile: what was found in the checkpoint.
+        language_model: whether it has a perplexity.
+        task: whether it has a downstream task.
+        baseline: what it is compared with.
+    """
+
+    terms: Terms
+    model_profile: ModelProfile
+    language_model: bool = True
+    task: bool = False
+    baseline: CheckpointBaseline | None = None
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The outlier dimensions."""
+        return self.model_profile.detection.dims
 
 
-def _ratio_or_record(value: object) -> object:
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
-        return value
-    if value == "record":
-        return value
-    raise ValueError("must be 'record' or a number greater than 0")
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a planned check measures beside the intact model.
+
+    Attributes:
+        ablations: sets of dimensions that are ablated; several checks may share one.
+        draws: random draws before the first decision.
+        passes: further passes of its own.
+        recorded: text blocks or examples that are measured in any case.
+    """
+
+    ablations: tuple[tuple[int, ...], ...] = ()
+    draws: int = 0
+    passes: int = 0
+    recorded: int = 0
 
 
-# Validated beforehand: of a choice between types, pydantic explains every one that is not given.
-RatioOrRecord = Annotated[Literal["record"] | float, BeforeValidator(_ratio_or_record)]
-
-
-class Limits(StrictTable):
-    """What every check has in a policy."""
-
-    enabled: bool = Field(default=True, description="whether the check runs")
-    expected: Literal["fail"] | None = Field(
-        default=None, description="'fail': the check may fail, for a reason, until a date"
-    )
-    reason: str | None = Field(
-        default=None, min_length=1, max_length=500, description="why it is expected to fail"
-    )
-    expires: Day | None = Field(default=None, description="last day on which it may, a date")
-
-    @model_validator(mode="after")
-    def _expectation_is_whole(self) -> Self:
-        parts = (self.expected, self.reason, self.expires)
-        if any(part is None for part in parts) and any(part is not None for part in parts):
-            raise ValueError(
-                'expected = "fail" needs a reason and a date on which it expires '
-                "(expires = 2030-01-31), and they need it"
-            )
-        return self
-
-
-class Check(ABC):
+class Check(ABC, Generic[L]):
     """What is asked of a checkpoint.
 
     Attributes:
@@ -83,16 +83,90 @@ class Check(ABC):
         role: its part in what reports tell of a checkpoint.
         random: whether its dimensions are random ones, of which only the number is said.
         by_dimension: whether a checkpoint's checks of this kind differ by dimension.
+        needs_outliers: whether there is nothing to ask where there are no outlier dimensions.
+        in_baseline: whether a baseline holds what its ablation does.
     """
 
     name: ClassVar[str]
-    limits: ClassVar[type[Limits]]
+    limits: type[L]
     title: ClassVar[str]
     source: ClassVar[Source] = "text"
     role: ClassVar[Role | None] = None
     random: ClassVar[bool] = False
     by_dimension: ClassVar[bool] = False
+    needs_outliers: ClassVar[bool] = True
+    in_baseline: ClassVar[bool] = False
 
-    def row(self, dims: Sequence[int]) -> str | None:
+    @property
+    def test(self) -> str:
+        """The suite's function."""
+        return f"test_{self.name}"
+
+    def limits_in(self, terms: Terms) -> L:
+        """Its limits in a policy."""
+        return cast("L", terms.limits[self.name])
+
+    def planned(self, context: PlanContext) -> tuple[PlannedCheck, ...]:
+        """What a checkpoint gets of it.
+
+        A check that the outlier dimensions found leave nothing to ask for is in the plan, too,
+        marked as not applicable: nothing passes because nothing was found.
+        """
+        if not self.limits_in(context.terms).enabled or not self.applies(context):
+            return ()
+        if self.needs_outliers and not context.dims:
+            return (self.not_applicable(NO_OUTLIERS, suffix="no-outliers"),)
+        return tuple(self.cases(context))
+
+    def applies(self, context: PlanContext) -> bool:
+        """Whether the checkpoint has what the check rests on."""
+        has = {
+            "files": True,
+            "text": context.language_model,
+            "task": context.task,
+            "baseline": context.baseline is not None,
+        }
+        return has[self.source]
+
+    @abstractmethod
+    def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
+        """What is asked of a checkpoint that has what the check needs."""
+
+    @abstractmethod
+    def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
+        """Decide a planned check.
+
+        Args:
+            planned: one of its cases.
+            subject: the checkpoint.
+            alpha: error probability of a statistical comparison.
+        """
+
+    def cost(self, planned: PlannedCheck) -> Cost:
+        """What a planned check measures: its dimensions ablated, for most."""
+        return Cost(ablations=(planned.dims,))
+
+    def row(self, dims: Sequence[int]) -> str | None:  # noqa: ARG002
         """Its row among the degradations that a report draws; ``None`` where it measures none."""
         return None
+
+    def case(
+        self, dims: tuple[int, ...] = (), suffix: str = "", *, statistical: bool = True
+    ) -> PlannedCheck:
+        """One planned check."""
+        return PlannedCheck(check=self.name, dims=dims, suffix=suffix, statistical=statistical)
+
+    def not_applicable(
+        self, why: str, *, dims: tuple[int, ...] = (), suffix: str = ""
+    ) -> PlannedCheck:
+        """One that there is nothing to ask for."""
+        return PlannedCheck(
+            check=self.name, dims=dims, suffix=suffix, statistical=False, not_applicable=why
+        )
+
+
+def joint_suffix(dims: Sequence[int]) -> str:
+    """The part of a test's id for all of these dimensions: ``dim308``, ``dims308+381``."""
+    if len(dims) == 1:
+        return f"dim{dims[0]}"
+    return f"dims{'+'.join(map(str, dims))}" if len(dims) <= 4 else f"{len(dims)}dims"

@@ -1,146 +1,86 @@
 """What each layer's own part in an ablation is: the same dimensions, in one layer at a time."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-import numpy as np
+from pydantic import Field
 
 from robustness.ablation.ablation import Ablation
-from robustness.ablation.interventions import Intact
-from robustness.outliers.outlier_dimensions import named
-from robustness.statistics.history import Step, course, step
-from robustness.statistics.verdict import Decision, Verdict, decide_ratio
-
-if TYPE_CHECKING:
-    from robustness.vetting import Vetting
+from robustness.checks.check import Check, PlanContext, joint_suffix
+from robustness.checks.limits import Limits, RatioOrRecord
+from robustness.checks.model import Model, where
+from robustness.checks.planned import PlannedCheck
+from robustness.checks.statistic import DegradationByLayer, LayersDecision, Recorded
+from robustness.checks.subject import Subject
+from robustness.checks.verdicts import intact_figures, scored, verdict
+from robustness.measurement.evidence import InterventionEvidence, layer_evidence
+from robustness.statistics.figures import Details, LayerFigure
+from robustness.statistics.loop import Statistic, decided
+from robustness.statistics.verdict import Verdict
 
 RECORDED_BLOCKS = 64
-"""Text blocks of a profile that is compared with nothing, unless the whole corpus is measured."""
+"""Text blocks of a sweep that is compared with nothing, unless the whole corpus is measured."""
 
 
-class LayerSweep:
-    """A model without some dimensions in one layer at a time; see :meth:`Vetting.layer_profile`."""
+class LayerSweep(Model):
+    """A model without some dimensions in one layer at a time.
 
-    def __init__(self, vetting: "Vetting", ablation: Ablation) -> None:
-        self._vetting = vetting
+    See :meth:`robustness.vetting.Vetting.layer_sweep`.
+    """
+
+    questions = ".recorded() or .stays_below(…)"
+
+    def __init__(self, subject: Subject, ablation: Ablation) -> None:
+        super().__init__(subject)
         self.ablation = ablation
 
     def recorded(self, *, confidence: float | None = None, alpha: float | None = None) -> Verdict:
         """Every layer's own degradation, compared with nothing: it passes in any case."""
-        level = self._vetting.alpha(confidence, alpha)
-        statement = f"ablating {self._named} in one layer at a time is recorded"
-        steps = []
-        for looks, intact in self._looks(1.0, level):
-            steps.append(_step(looks))
-            seen = intact["intact_text_blocks"]
-            n_blocks = self._vetting.measurement.layout.n_blocks
-            whole = self._vetting.settings.exhaustive
-            most = n_blocks if whole else min(n_blocks, RECORDED_BLOCKS)
-            self._report(statement, looks, seen, most)
-            if seen >= RECORDED_BLOCKS and not self._vetting.settings.exhaustive:
-                break
-        return self._verdict("pass", statement, looks, intact, steps)
+        subject = self.subject
+        statistic = Recorded(
+            statistic=DegradationByLayer(threshold=1.0, alpha=subject.alpha(confidence, alpha)),
+            enough=RECORDED_BLOCKS,
+            total=subject.measurement.layout.n_blocks,
+            exhaustive=subject.terms.exhaustive,
+        )
+        return self._decided("is recorded", statistic, None)
 
     def stays_below(
         self, within: float, *, confidence: float | None = None, alpha: float | None = None
     ) -> Verdict:
         """Whether every layer's own degradation is less than ``within``, all together."""
-        level = self._vetting.alpha(confidence, alpha)
-        statement = (
-            f"ablating {self._named} in one layer at a time multiplies perplexity by less than "
-            f"{within:g}, in every layer"
-        )
-        steps = []
-        for looks, intact in self._looks(within, level):
-            steps.append(_step(looks))
-            sides = {look.side for look in looks}
-            self._report(statement, looks, intact["intact_text_blocks"], None)
-            if (sides == {"below"} or "above" in sides) and not self._vetting.settings.exhaustive:
-                break
-        outcome = "pass" if sides == {"below"} else "fail"
-        return self._verdict(outcome, statement, looks, intact, steps, threshold=within)
+        growth = f"{self.subject.quantity.grows('less than', within)}, in every layer"
+        level = self.subject.alpha(confidence, alpha)
+        return self._decided(growth, DegradationByLayer(threshold=within, alpha=level), within)
 
-    def _report(
-        self, statement: str, looks: Sequence[Decision], seen: int, most: int | None
-    ) -> None:
-        largest = _largest(looks)
-        found = f"x{largest.ratio:.4g}"
-        self._vetting.report_progress(statement, seen, found, interval=largest.interval, most=most)
-
-    def _looks(
-        self, threshold: float, alpha: float
-    ) -> Iterator[tuple[list[Decision], Mapping[str, Any]]]:
-        """Every layer compared with a threshold, after each chunk; the layers share alpha."""
-        measurement = self._vetting.measurement
-        n_layers = self._vetting.model_profile.layers
-        nll: list[Any] = []
-        tokens: list[Any] = []
-        deltas: list[list[Any]] = [[] for _ in range(n_layers)]
-        for index in range(measurement.n_chunks):
-            (intact,) = measurement.chunk(index, Intact())
-            nll.append(intact.nll_nats)
-            tokens.append(intact.tokens)
-            for delta, ablated in zip(
-                deltas, measurement.layer_chunk(index, self.ablation), strict=True
-            ):
-                delta.append(ablated.nll_nats - intact.nll_nats)
-            counts = np.concatenate(tokens)
-            looks = [
-                decide_ratio(
-                    np.concatenate(delta),
-                    counts,
-                    threshold=threshold,
-                    alpha=alpha / n_layers,
-                    exhausted=index == measurement.n_chunks - 1,
-                )
-                for delta in deltas
-            ]
-            yield (
-                looks,
-                {
-                    "intact_perplexity": float(np.exp(np.concatenate(nll).sum() / counts.sum())),
-                    "intact_text_blocks": len(counts),
-                    "intact_tokens": int(counts.sum()),
-                },
-            )
-
-    def _verdict(
+    def _decided(
         self,
-        outcome: Any,
-        statement: str,
-        looks: Sequence[Decision],
-        intact: Mapping[str, Any],
-        steps: Sequence[Step],
-        *,
-        threshold: float | None = None,
+        what: str,
+        statistic: Statistic[InterventionEvidence, LayersDecision],
+        threshold: float | None,
     ) -> Verdict:
-        largest = _largest(looks)
-        profile = [
-            {
-                "layer": layer,
-                "ratio": look.ratio,
-                "interval": None if look.interval is None else list(look.interval),
-            }
-            for layer, look in enumerate(looks)
-        ]
-        return Verdict(
-            outcome=outcome,
-            statement=statement,
-            ratio=largest.ratio,
-            interval=largest.interval,
+        subject = self.subject
+        statement = f"ablating {where(self.ablation)} in one layer at a time {what}"
+        end = decided(
+            statistic,
+            lambda _: layer_evidence(subject.measurement, self.ablation),
+            exhaustive=subject.terms.exhaustive,
+            watch=subject.watch(statement),
+        )
+        layers = tuple(
+            LayerFigure(layer=number, ratio=float(layer.measured), interval=layer.interval)
+            for number, layer in enumerate(end.decision.layers)
+        )
+        return verdict(
+            end,
+            statement,
             threshold=threshold,
             passes=None if threshold is None else "below",
-            text_blocks=largest.text_blocks,
-            tokens=largest.tokens,
-            exact=largest.exact,
-            details={**intact, "layer_profile": profile},
-            reason=described([look.ratio for look in looks]),
-            course=course(steps),
+            outcome="pass" if threshold is None else None,
+            tokens=scored(end.evidence.intact),
+            details=Details(intact=intact_figures(subject, end.evidence.intact), layers=layers),
+            reason=described([layer.ratio for layer in layers]),
         )
-
-    @property
-    def _named(self) -> str:
-        return f"{named(self.ablation.dims)}{self.ablation.where}"
 
 
 def described(ratios: Sequence[float]) -> str:
@@ -152,11 +92,47 @@ def described(ratios: Sequence[float]) -> str:
     return f"layer profile: largest {', '.join(shown)}{least}"
 
 
-def _largest(looks: Sequence[Decision]) -> Decision:
-    return max(looks, key=lambda look: look.ratio)
+class LayerProfileLimits(Limits):
+    """Ablating the outlier dimensions in one layer at a time."""
+
+    enabled: bool = Field(default=False, description="whether the check runs")
+    max_ratio: RatioOrRecord = Field(
+        default="record", description="each layer must stay below this factor; or is only recorded"
+    )
 
 
-def _step(looks: Sequence[Decision]) -> Step:
-    """The layer with the largest ratio so far, which may be another one later."""
-    largest = _largest(looks)
-    return step(largest, text_blocks=largest.text_blocks)
+class LayerProfile(Check[LayerProfileLimits]):
+    """Ablating them in one layer at a time stays below ``max_ratio``, or is only recorded."""
+
+    name, title = "layer_profile", "layer profile"
+    limits = LayerProfileLimits
+
+    def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
+        """One, at sites that layers have; see :class:`Check`."""
+        if context.terms.site == "embedding-norm":
+            why = "the site embedding-norm lies before the layers"
+            yield self.not_applicable(why, suffix="no-layers")
+            return
+        compared = self.limits_in(context.terms).max_ratio != "record"
+        yield self.case(context.dims, joint_suffix(context.dims), statistical=compared)
+
+    def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
+        """See :class:`Check`."""
+        within = self.limits_in(subject.terms).max_ratio
+        sweep = layer_sweep(subject, planned.dims)
+        if within == "record":
+            return sweep.recorded(alpha=alpha)
+        return sweep.stays_below(within, alpha=alpha)
+
+
+def layer_sweep(
+    subject: Subject, dims: tuple[int, ...], *, site: str | None = None, mode: str | None = None
+) -> LayerSweep:
+    """The model without these dimensions in one layer at a time.
+
+    Raises:
+        UnsupportedSite: if its layers have no such site.
+    """
+    layers = range(subject.model_profile.layers)
+    ablation = subject.ablation(dims, site=site, mode=mode, layers=layers)
+    return LayerSweep(subject, replace(ablation, layers=None))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robustness.checks.check_settings import MatchesBaseline
+from robustness.checks.baseline import MatchesBaselineLimits
 
 if TYPE_CHECKING:
     from robustness.reference.baseline_diff import CheckpointDiff
@@ -24,13 +24,13 @@ def diff(
     *,
     dims: Annotated[
         str, typer.Option(help="Outlier dimensions: same, subset, superset or any.")
-    ] = MatchesBaseline().dims,
+    ] = MatchesBaselineLimits().dims,
     max_perplexity_ratio: Annotated[
         float, typer.Option(help="Perplexity may be up to this many times the baseline's.")
-    ] = MatchesBaseline().max_perplexity_ratio,
+    ] = MatchesBaselineLimits().max_perplexity_ratio,
     max_degradation_ratio: Annotated[
         float, typer.Option(help="A degradation may differ by this factor, up or down.")
-    ] = MatchesBaseline().max_degradation_ratio,
+    ] = MatchesBaselineLimits().max_degradation_ratio,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
 ) -> None:
     """Compare two profiles saved by --robustness-save-baseline.
@@ -41,10 +41,11 @@ def diff(
     from robustness.policy.policy import load_check
     from robustness.reference.baseline import read_baseline
     from robustness.reference.baseline_diff import diff as compared
+    from robustness.reference.comparison import Tolerances
 
     try:
         limits = load_check(
-            MatchesBaseline,
+            MatchesBaselineLimits,
             {
                 "dims": dims,
                 "max_perplexity_ratio": max_perplexity_ratio,
@@ -54,7 +55,11 @@ def diff(
         found = compared(
             read_baseline(then),
             read_baseline(now),
-            limits=limits,
+            tolerances=Tolerances(
+                dims=limits.dims,
+                max_perplexity_ratio=limits.max_perplexity_ratio,
+                max_degradation_ratio=limits.max_degradation_ratio,
+            ),
             alpha=0.01,
             sources=(str(then), str(now)),
         )

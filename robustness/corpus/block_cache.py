@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustness.corpus.blocks import TextBlocks
+from robustness.corpus.special_tokens import Bos
 from robustness.corpus.text_size import TextSizes
-from robustness.runtime.versions import library_versions
+from robustness.runtime.libraries import library_versions
 from robustness.store.store import Record
 
 if TYPE_CHECKING:
     from robustness.checkpoint.checkpoint import Checkpoint
     from robustness.corpus.corpus import Corpus
-    from robustness.scoring.options import ScoringOptions
 
 KEPT_BLOCKS = 1
 """Version of how text blocks are cut and kept; part of their identity in the store."""
@@ -30,7 +30,8 @@ def block_context(
     corpus: "Corpus",
     *,
     block_size: int,
-    options: "ScoringOptions",
+    bos: Bos,
+    context: int,
 ) -> dict[str, Any]:
     """What text blocks depend on: the same for checkpoints that differ in their weights alone.
 
@@ -38,7 +39,8 @@ def block_context(
         checkpoint: whose tokenizer cuts.
         corpus: the text.
         block_size: tokens of a text block.
-        options: what text blocks begin with, and repeat.
+        bos: whether text blocks begin with the token that begins a sequence.
+        context: tokens that they repeat.
     """
     versions = library_versions()
     return {
@@ -47,8 +49,8 @@ def block_context(
         "tokenizer": checkpoint.tokenizer_hash,
         "corpus": corpus.fingerprint,
         "block_size": block_size,
-        "bos": options.bos,
-        "context": options.context,
+        "bos": bos,
+        "context": context,
         "versions": {name: versions[name] for name in ("tokenizers", "transformers")},
     }
 

@@ -7,12 +7,12 @@ none), found by encoding a probe with and without them rather than from the toke
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from robustness.corpus.special_tokens import encoded, surrounding
+from robustness.corpus.special_tokens import Bos, encoded, surrounding
 from robustness.corpus.text_size import Span, TextSizes, text_sizes
 from robustness.errors import CorpusError
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from robustness.corpus.corpus import Corpus
-    from robustness.scoring.options import Bos
 
 __all__ = ["TextBlocks", "text_blocks"]
 
@@ -114,54 +113,64 @@ def text_blocks(
     n_special = len(prefix) + len(suffix)
     capacity = block_size - n_special
     if capacity - context < _MIN_TEXT_TOKENS:
-        beside = f"{n_special} special tokens" + (f" and {context} of context" if context else "")
-        raise CorpusError(
-            f"a text block of {block_size} tokens leaves no room for text beside {beside}; "
-            f"set the block size to at least {n_special + context + _MIN_TEXT_TOKENS}"
-        )
-    special_ids = np.array(sorted(_special_ids(tokenizer)), dtype=np.int64)
-    head, tail = np.array(prefix, dtype=np.int64), np.array(suffix, dtype=np.int64)
-    around = (len(head), len(tail))
-    packed = corpus.layout == "packed"
-
-    ids: list[NDArray[np.int64]] = []
-    special: list[NDArray[np.bool_]] = []
-    words: list[NDArray[np.int64]] = []
-    given: list[int] = []
-    spans: list[Span] = []
+        raise _no_room(block_size, n_special, context)
     tokenised = _tokenised(tokenizer, corpus.texts)
+    pieces = _Pieces(
+        head=np.array(prefix, dtype=np.int64),
+        tail=np.array(suffix, dtype=np.int64),
+        special_ids=np.array(sorted(_special_ids(tokenizer)), dtype=np.int64),
+    )
+    packed = corpus.layout == "packed"
     dropped = 0
     for number, tokens in enumerate(tokenised):
         for seen, start, end in _cuts(len(tokens.ids), capacity, context):
-            inside = np.isin(tokens.ids[start:end], special_ids)
-            n_text = end - start - int(inside.sum())
-            full = capacity - (start - seen)
-            if n_text < _MIN_TEXT_TOKENS or (packed and end - start < full):
+            short = packed and end - seen < capacity
+            if short or not pieces.add(number, tokens, seen, start, end):
                 dropped += end - start
-                continue
-            shown = tokens.ids[seen:end]
-            ids.append(np.concatenate([head, shown, tail]))  # (T,)
-            flags = np.isin(shown, special_ids)
-            special.append(np.pad(flags, around, constant_values=True))  # (T,)
-            words.append(np.pad(tokens.words[seen:end], around, constant_values=-1))  # (T,)
-            given.append(len(head) + start - seen if start > seen else 1)
-            spans.append(Span(text=number, first=start, end=end, tokens=n_text))
-
     lengths = [len(tokens.ids) for tokens in tokenised]
-    if not ids:
+    if not pieces.ids:
         raise _no_blocks(corpus, sum(lengths) + n_special, block_size)
     starts = [tokens.starts for tokens in tokenised]
     return TextBlocks(
-        ids=tuple(ids),
-        special=tuple(special),
-        words=tuple(words) if tokenizer.is_fast else None,
-        given=tuple(given),
+        ids=tuple(pieces.ids),
+        special=tuple(pieces.special),
+        words=tuple(pieces.words) if tokenizer.is_fast else None,
+        given=tuple(pieces.given),
         begins_with=str(tokenizer.convert_ids_to_tokens(prefix)[0]) if prefix else None,
-        sizes=text_sizes(corpus.texts, lengths, starts, spans),
+        sizes=text_sizes(corpus.texts, lengths, starts, pieces.spans),
         split_examples=0 if packed else sum(length > capacity for length in lengths),
         dropped_tokens=dropped,
-        unknown_tokens=_count_unknown(tokenizer, ids, special),
+        unknown_tokens=_count_unknown(tokenizer, pieces.ids, pieces.special),
     )
+
+
+@dataclass(kw_only=True)
+class _Pieces:
+    """The pieces of texts that become text blocks, with special tokens around them."""
+
+    head: NDArray[np.int64]
+    tail: NDArray[np.int64]
+    special_ids: NDArray[np.int64]
+    ids: list[NDArray[np.int64]] = field(default_factory=list)
+    special: list[NDArray[np.bool_]] = field(default_factory=list)
+    words: list[NDArray[np.int64]] = field(default_factory=list)
+    given: list[int] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+
+    def add(self, text: int, tokens: _Tokens, seen: int, start: int, end: int) -> bool:
+        """The piece from start to end with its context, from ``seen`` on, if it has enough text."""
+        n_text = end - start - int(np.isin(tokens.ids[start:end], self.special_ids).sum())
+        if n_text < _MIN_TEXT_TOKENS:
+            return False
+        around = (len(self.head), len(self.tail))
+        shown = tokens.ids[seen:end]
+        self.ids.append(np.concatenate([self.head, shown, self.tail]))  # (T,)
+        flags = np.isin(shown, self.special_ids)
+        self.special.append(np.pad(flags, around, constant_values=True))  # (T,)
+        self.words.append(np.pad(tokens.words[seen:end], around, constant_values=-1))  # (T,)
+        self.given.append(len(self.head) + start - seen if start > seen else 1)
+        self.spans.append(Span(text=text, first=start, end=end, tokens=n_text))
+        return True
 
 
 def _cuts(n_tokens: int, capacity: int, context: int) -> Iterator[tuple[int, int, int]]:
@@ -172,6 +181,14 @@ def _cuts(n_tokens: int, capacity: int, context: int) -> Iterator[tuple[int, int
         end = min(n_tokens, seen + capacity)
         yield seen, start, end
         start = end
+
+
+def _no_room(block_size: int, n_special: int, context: int) -> CorpusError:
+    beside = f"{n_special} special tokens" + (f" and {context} of context" if context else "")
+    return CorpusError(
+        f"a text block of {block_size} tokens leaves no room for text beside {beside}; "
+        f"set the block size to at least {n_special + context + _MIN_TEXT_TOKENS}"
+    )
 
 
 def _no_blocks(corpus: Corpus, n_tokens: int, block_size: int) -> CorpusError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from robustness.checkpoint.loading import loading_errors
 from robustness.checkpoint.tokenization import SAVE_AGAIN
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
     from robustness.corpus.corpus import Corpus
-    from robustness.scoring.options import Bos
+
+Bos: TypeAlias = Literal["auto", "always", "never"]
 
 
 def surrounding(

@@ -1,1 +1,4 @@
-"""The package within other libraries' machinery."""
+"""The package within other libraries' machinery: the Trainer of transformers.
+
+Only what these libraries call belongs here. Torch-free but for `transformers`.
+"""

@@ -18,11 +18,12 @@ from transformers import (
 
 from robustness.ablation.ablation import plain_indices
 from robustness.anatomy.live import LiveSites, live_sites
+from robustness.checks.sanity import OutliersArePresent
 from robustness.errors import RobustnessError, RuleError, UnsupportedSite
 from robustness.outliers.outlier_dimensions import named
 from robustness.outliers.rules import RULES
 from robustness.outliers.rules.weights import z_scores
-from robustness.policy.policy import Settings
+from robustness.policy.settings import Settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -131,7 +132,7 @@ class OutlierCallback(TrainerCallback):
                 f"rule {self._rule_name} reads activations, but training is watched by its weights "
                 "alone; use busters or puccetti"
             )
-        limit = self.settings.checks.outliers_are_present.max
+        limit = OutliersArePresent().limits_in(self.settings.terms).max
         self._every = every_n_steps
         self._limit = limit if max_outliers is None else max_outliers
         self._action: Action = action

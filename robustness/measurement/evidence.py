@@ -1,30 +1,31 @@
-"""Growing evidence: measured ΔNLLs, chunk by chunk, in the seeded order of text blocks."""
+"""Growing evidence: what is measured, chunk by chunk, in the seeded order of text blocks."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robustness.ablation.interventions import FixedAblation, Intact, Intervention, PerBlockAblation
+from robustness.ablation.ablation import Ablation
+from robustness.ablation.interventions import (
+    FixedAblation,
+    Intact,
+    Intervention,
+    PerBlockAblation,
+)
 from robustness.measurement.measure import FULL_PRECISION, Measurement
-from robustness.runtime.dtypes import Dtype
+from robustness.runtime.devices import Dtype
 from robustness.scoring.sampling import DrawClock, random_dims
-from robustness.statistics.precision import Precision, reduced_precision
-
-if TYPE_CHECKING:
-    from robustness.ablation.ablation import Ablation
+from robustness.statistics.loop import Deltas, Statistic
+from robustness.statistics.precision import Precision
 
 COMPARED_CHUNKS = 2
 """Chunks that are always measured in float32, and in reduced precision too before that is used."""
 
-Compare: TypeAlias = Callable[
-    [Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]], NDArray[np.int64]],
-    tuple[Precision, ...],
-]
-"""What reduced precision costs: from ΔNLLs by name in it and in float32, and token counts."""
+Judge = Statistic[Any, Any] | None
+"""Judges by its ``costs`` whether reduced precision may be used; without one, all is float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +54,24 @@ class IntactEvidence:
     Attributes:
         nll_nats: negative log-likelihood per text block.
         tokens: scored tokens per text block.
-        exhausted: whether these are all text blocks of the corpus.
+        whole: whether these are all text blocks of the corpus.
         comparison: of two precisions, once more than one has been used.
     """
 
     nll_nats: NDArray[np.float64]
     tokens: NDArray[np.int64]
-    exhausted: bool
+    whole: bool
     comparison: Comparison | None = None
+
+    @property
+    def seen(self) -> int:
+        """Text blocks."""
+        return len(self.tokens)
+
+    @property
+    def slack_nats(self) -> tuple[float, ...]:
+        """See :class:`robustness.statistics.loop.Evidence`."""
+        return _slack(self.comparison)
 
     @property
     def mean_nll_nats(self) -> float:
@@ -69,18 +80,39 @@ class IntactEvidence:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FixedEvidence:
-    """One ablation on the text blocks seen so far.
+class InterventionEvidence:
+    """Some interventions beside the intact model, on the text blocks seen so far.
 
     Attributes:
         intact: the same text blocks with the intact model.
-        delta_nll: ablated minus intact, in nats, per text block.
+        deltas_nll: of each intervention, minus intact, in nats, per text block.
         comparison: of two precisions, once more than one has been used.
     """
 
     intact: IntactEvidence
-    delta_nll: NDArray[np.float64]
+    deltas_nll: tuple[NDArray[np.float64], ...]
     comparison: Comparison | None = None
+
+    @property
+    def delta_nll(self) -> NDArray[np.float64]:
+        """Of the only intervention."""
+        (only,) = self.deltas_nll
+        return only
+
+    @property
+    def seen(self) -> int:
+        """Text blocks."""
+        return self.intact.seen
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are all text blocks of the corpus."""
+        return self.intact.whole
+
+    @property
+    def slack_nats(self) -> tuple[float, ...]:
+        """See :class:`robustness.statistics.loop.Evidence`."""
+        return _slack(self.comparison)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +122,12 @@ class ControlEvidence:
     Attributes:
         intact: text blocks of the first pass.
         tokens: scored tokens per text block of the stream, all passes, shape (n,).
-        delta_nll: of the random ablation, likewise.
+        delta_nll: of the random ablation, shape (n,).
         joint_delta_nll: of the fixed ablation it is compared with, or ``None``.
         joint_corpus_nats: its ΔNLL over the whole corpus, once that has been measured.
         draw: number of the draw that each text block of the stream belongs to, shape (n,).
         draw_delta_nll: per complete draw, shape (draws,).
-        draw_tokens: likewise.
+        draw_tokens: scored tokens per complete draw, shape (draws,).
         passes: complete passes over the corpus.
         comparison: of two precisions, once more than one has been used.
     """
@@ -104,203 +136,208 @@ class ControlEvidence:
     tokens: NDArray[np.int64]
     delta_nll: NDArray[np.float64]
     joint_delta_nll: NDArray[np.float64] | None
-    draw: NDArray[np.int64]
     joint_corpus_nats: float | None
+    draw: NDArray[np.int64]
     draw_delta_nll: NDArray[np.float64]
     draw_tokens: NDArray[np.int64]
     passes: int
     comparison: Comparison | None = None
 
+    @property
+    def seen(self) -> int:
+        """Text blocks, over all passes."""
+        return len(self.tokens)
 
-class _Column:
-    """An array that grows by a chunk at a time."""
+    @property
+    def whole(self) -> bool:
+        """Whether the corpus was read once."""
+        return self.passes > 0
+
+    @property
+    def slack_nats(self) -> tuple[float, ...]:
+        """See :class:`robustness.statistics.loop.Evidence`."""
+        return _slack(self.comparison)
+
+
+def _slack(comparison: Comparison | None) -> tuple[float, ...]:
+    return (0.0,) if comparison is None else comparison.slack_nats
+
+
+class _Columns:
+    """Arrays that grow by a chunk at a time, by name."""
 
     def __init__(self) -> None:
-        self._parts: list[NDArray[Any]] = []
+        self._parts: dict[str, list[NDArray[Any]]] = {}
 
-    def add(self, values: NDArray[Any]) -> None:
-        self._parts.append(values)
+    def add(self, **values: NDArray[Any]) -> None:
+        for name, part in values.items():
+            self._parts.setdefault(name, []).append(part)
 
-    def joined(self) -> NDArray[Any]:
-        return np.concatenate(self._parts)
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return np.concatenate(self._parts[name])
+
+    def get(self, name: str) -> NDArray[Any] | None:
+        return self[name] if name in self._parts else None
+
+    def joined(self, names: Sequence[str]) -> Deltas:
+        return {name: self[name] for name in names}
 
 
 def intact_evidence(
-    measurement: Measurement, *, threshold: float | None = None
+    measurement: Measurement, judge: Judge = None, *, most_blocks: int | None = None
 ) -> Iterator[IntactEvidence]:
     """The intact model, one item per chunk until the corpus is used up.
 
     Args:
         measurement: of the checkpoint.
-        threshold: on perplexity, by which reduced precision is judged; without, all is float32.
+        judge: see :data:`Judge`; its costs are those of ``nll``.
+        most_blocks: text blocks that count as the whole corpus, where these are fewer.
     """
-    nll, tokens = _Column(), _Column()
-    comparison: Comparison | None = None
-    for index in range(measurement.n_chunks):
-        if index == COMPARED_CHUNKS and threshold is not None:
-            comparison = _comparison(
-                measurement, None, nll.joined(), tokens.joined(), threshold=threshold
-            )
-        (chunk,) = measurement.chunk(index, Intact(), dtype=_dtype(comparison))
-        nll.add(chunk.nll_nats)
-        tokens.add(chunk.tokens)
-        last = index == measurement.n_chunks - 1
-        yield _intact(nll, tokens, exhausted=last, comparison=comparison)
+    for evidence in intervention_evidence(measurement, (), judge, most_blocks=most_blocks):
+        yield evidence.intact
 
 
-def fixed_evidence(
-    measurement: Measurement, intervention: Intervention, *, threshold: float | None = None
-) -> Iterator[FixedEvidence]:
-    """One intervention beside the intact model, one item per chunk until the corpus is used up.
+def intervention_evidence(
+    measurement: Measurement,
+    interventions: Sequence[Intervention],
+    judge: Judge = None,
+    *,
+    most_blocks: int | None = None,
+) -> Iterator[InterventionEvidence]:
+    """Interventions beside the intact model, one item per chunk until the corpus is used up.
 
     Args:
         measurement: of the checkpoint.
-        intervention: what is done to the model.
-        threshold: on the ratio, by which reduced precision is judged; without, all is float32.
+        interventions: what is done to the model.
+        judge: see :data:`Judge`; its costs are those of ``delta`` of the only intervention, or of
+            ``nll`` where there is none.
+        most_blocks: text blocks that count as the whole corpus, where these are fewer.
     """
-    nll, tokens, delta = _Column(), _Column(), _Column()
+    columns = _Columns()
+    names = [f"delta{number}" for number in range(len(interventions))]
     comparison: Comparison | None = None
+    total = min(measurement.layout.n_blocks, most_blocks or measurement.layout.n_blocks)
     for index in range(measurement.n_chunks):
-        if index == COMPARED_CHUNKS and threshold is not None:
-            comparison = _comparison(
-                measurement, intervention, delta.joined(), tokens.joined(), threshold=threshold
-            )
+        if index == COMPARED_CHUNKS and judge is not None and _is_reduced(measurement):
+            full = {"delta": columns["delta0"]} if names else {"nll": columns["nll"]}
+            reduced = _in_reduced_precision(measurement, [interventions] * COMPARED_CHUNKS)
+            comparison = _compared(measurement, judge, reduced, full, columns["tokens"])
         dtype = _dtype(comparison)
-        intact, ablated = measurement.chunk(index, Intact(), intervention, dtype=dtype)
-        nll.add(intact.nll_nats)
-        tokens.add(intact.tokens)
-        delta.add(ablated.nll_nats - intact.nll_nats)
-        last = index == measurement.n_chunks - 1
-        yield FixedEvidence(
-            intact=_intact(nll, tokens, exhausted=last, comparison=comparison),
-            delta_nll=delta.joined(),
+        intact, *others = measurement.chunk(index, Intact(), *interventions, dtype=dtype)
+        columns.add(nll=intact.nll_nats, tokens=intact.tokens)
+        for name, other in zip(names, others, strict=True):
+            columns.add(**{name: other.nll_nats - intact.nll_nats})
+        held = slice(0, total)
+        seen = columns["tokens"][held]
+        yield InterventionEvidence(
+            intact=IntactEvidence(
+                nll_nats=columns["nll"][held],
+                tokens=seen,
+                whole=len(seen) == total,
+                comparison=comparison,
+            ),
+            deltas_nll=tuple(columns[name][held] for name in names),
             comparison=comparison,
         )
+        if len(seen) == total:
+            return
 
 
-def _comparison(
-    measurement: Measurement,
-    intervention: Intervention | None,
-    full: NDArray[np.float64],
-    tokens: NDArray[np.int64],
-    *,
-    threshold: float,
-) -> Comparison | None:
-    """Measure the first chunks in reduced precision, too, if there is one to be used."""
-    if measurement.dtype == FULL_PRECISION:
-        return None
-    reduced = _Column()
-    for index in range(COMPARED_CHUNKS):
-        interventions = [Intact()] if intervention is None else [Intact(), intervention]
-        intact, *ablated = measurement.chunk(index, *interventions, dtype=measurement.dtype)
-        reduced.add(ablated[0].nll_nats - intact.nll_nats if ablated else intact.nll_nats)
-    found = reduced_precision(reduced.joined(), full, tokens, threshold=threshold)
-    return _decided(measurement, (found,))
-
-
-def _decided(measurement: Measurement, precisions: tuple[Precision, ...]) -> Comparison:
-    near = any(each.needs_float32 for each in precisions)
-    return Comparison(dtype=FULL_PRECISION if near else measurement.dtype, precisions=precisions)
-
-
-def _dtype(comparison: Comparison | None) -> Dtype:
-    return FULL_PRECISION if comparison is None else comparison.dtype
+def layer_evidence(measurement: Measurement, ablation: Ablation) -> Iterator[InterventionEvidence]:
+    """An ablation in one layer at a time beside the intact model, by layer; always in float32."""
+    columns = _Columns()
+    names: list[str] = []
+    for index in range(measurement.n_chunks):
+        (intact,) = measurement.chunk(index, Intact())
+        columns.add(nll=intact.nll_nats, tokens=intact.tokens)
+        layers = measurement.layer_chunk(index, ablation)
+        names = [f"layer{number}" for number in range(len(layers))]
+        for name, layer in zip(names, layers, strict=True):
+            columns.add(**{name: layer.nll_nats - intact.nll_nats})
+        yield InterventionEvidence(
+            intact=IntactEvidence(
+                nll_nats=columns["nll"],
+                tokens=columns["tokens"],
+                whole=index == measurement.n_chunks - 1,
+            ),
+            deltas_nll=tuple(columns[name] for name in names),
+        )
 
 
 def control_evidence(
     measurement: Measurement,
+    judge: Judge = None,
     *,
     candidates: Sequence[int],
     size: int,
-    like: "Ablation",
-    joint: "Ablation | None" = None,
-    compare: Compare | None = None,
+    template: Ablation,
+    joint: Ablation | None = None,
 ) -> Iterator[ControlEvidence]:
     """Random ablations, one item per chunk, pass after pass with new draws, without end.
 
     Args:
         measurement: of the checkpoint.
+        judge: see :data:`Judge`; its costs are those of ``delta`` and, where asked for, ``joint``.
         candidates: the dimensions to draw from.
         size: dimensions per draw.
-        like: where and how they are ablated, its own dimensions aside.
+        template: where and how they are ablated, its own dimensions aside.
         joint: a fixed ablation to measure on the same text blocks.
-        compare: judges reduced precision by ``delta`` and, where there is one, ``joint``; without,
-            all is float32.
     """
-    clock = DrawClock()
-    seen = {name: _Column() for name in ("nll", "tokens", "delta", "joint", "draw")}
+    clock, columns = DrawClock(), _Columns()
     fixed = [FixedAblation(ablation=joint)] if joint else []
+    names = ("delta", "joint")[: 1 + len(fixed)]
     first: list[list[Intervention]] = []
     comparison: Comparison | None = None
     for step in count():
         passes, index = divmod(step, measurement.n_chunks)
-        if step == COMPARED_CHUNKS and compare is not None and measurement.dtype != FULL_PRECISION:
-            found = _reduced_deltas(measurement, first)
-            full = {name: seen[name].joined() for name in found}
-            comparison = _decided(measurement, compare(found, full, seen["tokens"].joined()))
+        if step == COMPARED_CHUNKS and judge is not None and _is_reduced(measurement):
+            reduced = _in_reduced_precision(measurement, first, names)
+            full = columns.joined(names)
+            comparison = _compared(measurement, judge, reduced, full, columns["tokens"])
         dtype = _dtype(comparison)
         (intact,) = measurement.chunk(index, Intact(), dtype=dtype)
         draws = clock.assign(intact.tokens.tolist())
         dims = [random_dims(candidates, size, seed=measurement.seed, draw=draw) for draw in draws]
-        interventions: list[Intervention] = [PerBlockAblation(dims=tuple(dims), like=like), *fixed]
+        interventions: list[Intervention] = [
+            PerBlockAblation(dims=tuple(dims), template=template),
+            *fixed,
+        ]
         first = [*first, interventions][:COMPARED_CHUNKS]
-        control, *joints = measurement.chunk(index, *interventions, dtype=dtype)
-        seen["nll"].add(intact.nll_nats)
-        seen["tokens"].add(intact.tokens)
-        seen["delta"].add(control.nll_nats - intact.nll_nats)
-        seen["draw"].add(np.array(draws))
-        if joints:
-            seen["joint"].add(joints[0].nll_nats - intact.nll_nats)
-        yield _control_evidence(
-            measurement,
-            {name: column.joined() for name, column in seen.items() if joint or name != "joint"},
-            complete_draws=clock.complete,
-            passes=passes + (index == measurement.n_chunks - 1),
-            comparison=comparison,
-        )
-
-
-def _reduced_deltas(
-    measurement: Measurement, chunks: Sequence[Sequence[Intervention]]
-) -> dict[str, NDArray[np.float64]]:
-    """ΔNLLs of the first chunks in reduced precision: ``delta`` and, where asked for, ``joint``."""
-    columns = {name: _Column() for name in ("delta", "joint")[: len(chunks[0])]}
-    for step, interventions in enumerate(chunks):
-        index = step % measurement.n_chunks
-        intact, *others = measurement.chunk(
-            index, Intact(), *interventions, dtype=measurement.dtype
-        )
-        for column, other in zip(columns.values(), others, strict=True):
-            column.add(other.nll_nats - intact.nll_nats)
-    return {name: column.joined() for name, column in columns.items()}
+        for name, other in zip(
+            names, measurement.chunk(index, *interventions, dtype=dtype), strict=True
+        ):
+            columns.add(**{name: other.nll_nats - intact.nll_nats})
+        columns.add(nll=intact.nll_nats, tokens=intact.tokens, draw=np.array(draws))
+        done = passes + (index == measurement.n_chunks - 1)
+        n_blocks = measurement.layout.n_blocks
+        yield _control_evidence(columns, n_blocks, clock.complete, done, comparison)
 
 
 def _control_evidence(
-    measurement: Measurement,
-    seen: Mapping[str, NDArray[Any]],
-    *,
+    columns: _Columns,
+    n_blocks: int,
     complete_draws: int,
     passes: int,
     comparison: Comparison | None,
 ) -> ControlEvidence:
-    first_pass = slice(0, measurement.layout.n_blocks)
-    complete = seen["draw"] < complete_draws
-    draws = seen["draw"][complete]
-    joint = seen.get("joint")
+    first_pass = slice(0, n_blocks)
+    complete = columns["draw"] < complete_draws
+    draws = columns["draw"][complete]
+    joint = columns.get("joint")
     return ControlEvidence(
         intact=IntactEvidence(
-            nll_nats=seen["nll"][first_pass],
-            tokens=seen["tokens"][first_pass],
-            exhausted=passes > 0,
+            nll_nats=columns["nll"][first_pass],
+            tokens=columns["tokens"][first_pass],
+            whole=passes > 0,
             comparison=comparison,
         ),
-        tokens=seen["tokens"],
-        delta_nll=seen["delta"],
+        tokens=columns["tokens"],
+        delta_nll=columns["delta"],
         joint_delta_nll=joint,
         joint_corpus_nats=None if joint is None or not passes else float(joint[first_pass].sum()),
-        draw=seen["draw"],
-        draw_delta_nll=_sums(seen["delta"][complete], draws, complete_draws),
-        draw_tokens=_sums(seen["tokens"][complete], draws, complete_draws),
+        draw=columns["draw"],
+        draw_delta_nll=_sums(columns["delta"][complete], draws, complete_draws),
+        draw_tokens=_sums(columns["tokens"][complete], draws, complete_draws),
         passes=passes,
         comparison=comparison,
     )
@@ -313,9 +350,39 @@ def _sums(values: NDArray[Any], groups: NDArray[np.int64], n_groups: int) -> NDA
     return sums
 
 
-def _intact(
-    nll: _Column, tokens: _Column, *, exhausted: bool, comparison: Comparison | None
-) -> IntactEvidence:
-    return IntactEvidence(
-        nll_nats=nll.joined(), tokens=tokens.joined(), exhausted=exhausted, comparison=comparison
-    )
+def _is_reduced(measurement: Measurement) -> bool:
+    return measurement.dtype != FULL_PRECISION
+
+
+def _dtype(comparison: Comparison | None) -> Dtype:
+    return FULL_PRECISION if comparison is None else comparison.dtype
+
+
+def _in_reduced_precision(
+    measurement: Measurement,
+    chunks: Sequence[Sequence[Intervention]],
+    names: Sequence[str] = ("delta",),
+) -> Deltas:
+    """ΔNLLs of the first chunks in reduced precision; the intact NLL where nothing is done."""
+    columns = _Columns()
+    for step, interventions in enumerate(chunks):
+        index = step % measurement.n_chunks
+        intact, *others = measurement.chunk(
+            index, Intact(), *interventions, dtype=measurement.dtype
+        )
+        columns.add(nll=intact.nll_nats)
+        for name, other in zip(names, others, strict=False):
+            columns.add(**{name: other.nll_nats - intact.nll_nats})
+    return columns.joined(names if chunks[0] else ("nll",))
+
+
+def _compared(
+    measurement: Measurement,
+    judge: Statistic[Any, Any],
+    reduced: Deltas,
+    full: Deltas,
+    tokens: NDArray[np.int64],
+) -> Comparison:
+    precisions = judge.costs(reduced, full, tokens)
+    near = any(each.needs_float32 for each in precisions)
+    return Comparison(dtype=FULL_PRECISION if near else measurement.dtype, precisions=precisions)

@@ -18,7 +18,7 @@ from robustness.ablation.resume import kept, resumed
 from robustness.anatomy.live import dense_layers_of
 from robustness.errors import MeasurementError
 from robustness.measurement.batching import first_guess, is_out_of_memory, micro_batches
-from robustness.runtime.dtypes import Dtype
+from robustness.runtime.devices import Dtype
 from robustness.runtime.threads import LibraryChoice, Threads
 from robustness.scoring.discriminator import Discriminator
 from robustness.scoring.examples import Guess
@@ -26,10 +26,10 @@ from robustness.scoring.forward import LOGITS_BYTES, Scorer
 
 if TYPE_CHECKING:
     from robustness.ablation.ablation import Ablation
-    from robustness.anatomy.anatomy import Anatomy
     from robustness.anatomy.dense import DenseLayer
+    from robustness.anatomy.stacks import Anatomy
     from robustness.checkpoint.architecture import Scoring
-    from robustness.scoring import PlannedChunk, ScoredBlock
+    from robustness.scoring.block import PlannedChunk, ScoredBlock
 
 Batch = TypeVar("Batch")
 
@@ -241,7 +241,7 @@ def separated(
     if isinstance(intervention, Quantized):
         return [[row] for row in rows]
     if isinstance(intervention, PerBlockAblation):
-        sites = anatomy.stack.at(intervention.like.site)
+        sites = anatomy.stack.at(intervention.template.site)
         if any(site.batch_axis is None for site in sites):
             about = dict.fromkeys(owner[rows].tolist())
             return [[row for row in rows if owner[row] == block] for block in about]

@@ -4,20 +4,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robustness.ablation.ablation import MEAN_BLOCKS, Ablation
-from robustness.ablation.interventions import FixedAblation, Intact, Intervention, Quantized
-from robustness.ablation.means import stored_means
+from robustness.ablation.interventions import (
+    FixedAblation,
+    Intact,
+    Intervention,
+    Quantized,
+    stored_means,
+)
 from robustness.corpus.block_cache import block_context
 from robustness.errors import MeasurementError
-from robustness.runtime.dtypes import Dtype
-from robustness.runtime.versions import library_versions
+from robustness.runtime.devices import Dtype
+from robustness.runtime.libraries import library_versions
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS, Layout, ScoringPlan
+from robustness.store.context import Context
 from robustness.store.store import Record, Store, canonical_json, digest
 
 if TYPE_CHECKING:
@@ -27,8 +32,7 @@ if TYPE_CHECKING:
     from robustness.corpus.corpus import Corpus
     from robustness.measurement.execution import Execution
     from robustness.outliers.model_profile import ModelProfile
-    from robustness.runtime.threads import Threads
-    from robustness.scoring import PlannedChunk
+    from robustness.scoring.block import PlannedChunk
     from robustness.scoring.examples import Example
     from robustness.scoring.options import ScoringOptions
 
@@ -68,9 +72,7 @@ class Measurement:
         seed: of the order of text blocks and of the masks.
         device: ``cpu``, ``cuda[:n]`` or ``mps``.
         dtype: the precision that may be used besides float32.
-        newer_than: seconds since the epoch; what the store has from before is not used.
-        threads: a share of the processor's cores; ``None`` leaves the library's choice.
-        store_root: folder of the store.
+        context: of the run.
         options: how the model is scored, as far as that can be chosen.
         generator: a masked language model that replaces a discriminator's tokens.
     """
@@ -84,12 +86,10 @@ class Measurement:
         block_size: int,
         seed: int,
         device: str,
-        threads: "Threads | None",
-        store_root: Path,
+        context: Context,
         options: "ScoringOptions",
         dtype: Dtype = "float32",
         generator: "Checkpoint | None" = None,
-        newer_than: float | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.corpus = corpus
@@ -97,15 +97,17 @@ class Measurement:
         self.block_size = min(block_size, checkpoint.max_positions or block_size)
         self.seed = seed
         self.device = device
-        self.threads = threads
+        self.threads = context.threads
         self.options = options
         self.dtype = dtype
         self.generator = generator
-        blocks = block_context(checkpoint, corpus, block_size=self.block_size, options=options)
-        self._block_store = Store(store_root, blocks, newer_than=newer_than)
+        bos, before = options.bos, options.context
+        blocks = block_context(
+            checkpoint, corpus, block_size=self.block_size, bos=bos, context=before
+        )
+        self._block_store = context.store(blocks)
         self._stores = {
-            each: Store(store_root, self._context(each), newer_than=newer_than)
-            for each in {FULL_PRECISION, dtype}
+            each: context.store(self._identity(each)) for each in {FULL_PRECISION, dtype}
         }
 
     @property
@@ -118,7 +120,7 @@ class Measurement:
         """Why not all that is measured can be kept, if so."""
         return self.store.unwritable or self._block_store.unwritable
 
-    def _context(self, dtype: Dtype) -> dict[str, Any]:
+    def _identity(self, dtype: Dtype) -> dict[str, Any]:
         return {
             "method": METHOD,
             "weights": self.checkpoint.weights_hash,

@@ -2,28 +2,26 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robustness.ablation.ablation import MEAN_BLOCKS, Ablation
-from robustness.ablation.interventions import Intact, Intervention
-from robustness.ablation.means import stored_means
+from robustness.ablation.interventions import Intact, Intervention, stored_means
+from robustness.checkpoint.task_heads import TaskKind
 from robustness.errors import MeasurementError
-from robustness.runtime.versions import library_versions
+from robustness.runtime.libraries import library_versions
 from robustness.scoring.sampling import block_order
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
-from robustness.store.store import Record, Store, canonical_json, digest
+from robustness.store.context import Context
+from robustness.store.store import Record, canonical_json, digest
 from robustness.tasks.data import TaskData
-from robustness.tasks.settings import TaskKind
 
 if TYPE_CHECKING:
     from robustness.ablation.edits import Sum
     from robustness.ablation.hooks import Means
     from robustness.checkpoint.checkpoint import Checkpoint
-    from robustness.runtime.threads import Threads
     from robustness.tasks.predict import Predictor, Row
 
 TASK_METHOD = 1
@@ -44,9 +42,7 @@ class TaskMeasurement:
         max_length: tokens of an example at most.
         seed: of the order of examples.
         device: ``cpu``, ``cuda[:n]`` or ``mps``.
-        threads: a share of the processor's cores; ``None`` leaves the library's choice.
-        store_root: folder of the store.
-        newer_than: seconds since the epoch; what the store has from before is not used.
+        context: of the run.
         chunk_examples: that are predicted, and stored, together.
     """
 
@@ -60,9 +56,7 @@ class TaskMeasurement:
         max_length: int,
         seed: int,
         device: str,
-        threads: "Threads | None",
-        store_root: Path,
-        newer_than: float | None = None,
+        context: Context,
         chunk_examples: int = CHUNK_BLOCKS,
     ) -> None:
         self.checkpoint = checkpoint
@@ -73,8 +67,8 @@ class TaskMeasurement:
         self._anatomy_record = anatomy_record
         self._max_length = min(max_length, checkpoint.max_positions or max_length)
         self._device = device
-        self._threads = threads
-        context = {
+        self._threads = context.threads
+        identity = {
             "task_method": TASK_METHOD,
             **checkpoint.identity,
             "texts": data.texts_fingerprint,
@@ -86,7 +80,7 @@ class TaskMeasurement:
             "device": device.split(":")[0],
             "versions": library_versions(),
         }
-        self.store = Store(store_root, context, newer_than=newer_than)
+        self.store = context.store(identity)
         self._tokenized: tuple[int, list[list[Row]]] | None = None  # of the last chunk
 
     @property

@@ -4,15 +4,15 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from robustness.corpus.corpus import Corpus, load_corpus
-from robustness.policy.policy import Settings
+from robustness.corpus.corpus import Corpus
+from robustness.corpus.special_tokens import Bos
 from robustness.scoring.sampling import block_order
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from robustness.anatomy.anatomy import Stack
+    from robustness.anatomy.stacks import Stack
     from robustness.checkpoint.checkpoint import Checkpoint
     from robustness.outliers.rules.summaries import DenseInputs, LayerOutputs, Spikes
     from robustness.runtime.threads import Threads
@@ -27,8 +27,12 @@ class ActivationSource:
 
     Args:
         checkpoint: what reads.
-        settings: the policy's settings for it.
-        corpus: the text; read as the settings say where not given.
+        corpus: the text, loaded when the first rule asks for it.
+        text_blocks: how many are read.
+        block_size: tokens in each, fewer where the model takes fewer.
+        bos: whether text blocks begin with the token that begins a sequence.
+        seed: of the order of text blocks.
+        device: where the model reads.
         threads: a share of the processor's cores; ``None`` leaves the library's choice.
         progress: told about every text block.
     """
@@ -37,14 +41,22 @@ class ActivationSource:
         self,
         *,
         checkpoint: "Checkpoint",
-        settings: Settings,
-        corpus: Callable[[], Corpus] | None,
-        threads: "Threads | None",
-        progress: Progress,
+        corpus: Callable[[], Corpus],
+        text_blocks: int,
+        block_size: int,
+        bos: Bos,
+        seed: int,
+        device: str,
+        threads: "Threads | None" = None,
+        progress: Progress = lambda _: None,
     ) -> None:
         self._checkpoint = checkpoint
-        self._settings = settings
-        self._source = corpus
+        self._load_corpus = corpus
+        self._n_blocks = text_blocks
+        self._block_size = min(block_size, checkpoint.max_positions or block_size)
+        self._bos: Bos = bos
+        self._seed = seed
+        self._device = device
         self._threads = threads
         self._progress = progress
         self._outputs: LayerOutputs | None = None
@@ -57,16 +69,16 @@ class ActivationSource:
             "corpus": self._corpus.fingerprint,
             "scoring": self._checkpoint.scoring,
             "block_size": self._block_size,
-            "bos": self._settings.bos,
-            "text_blocks": self._settings.rules.text_blocks,
-            "seed": self._settings.seed,
+            "bos": self._bos,
+            "text_blocks": self._n_blocks,
+            "seed": self._seed,
             "dtype": "float32",
-            "device": self._settings.device.split(":")[0],
+            "device": self._device.split(":")[0],
         }
 
     def outputs(self, stack: "Stack") -> "LayerOutputs":
         """The hidden states behind the layers; read once for all rules."""
-        from robustness.outliers.activations import layer_outputs
+        from robustness.outliers.activations.outputs import layer_outputs
 
         if self._outputs is None:
             self._outputs = layer_outputs(
@@ -80,7 +92,7 @@ class ActivationSource:
 
     def inputs(self, stack: "Stack", *, threshold: float) -> "DenseInputs":
         """What the dense layers read."""
-        from robustness.outliers.activations import dense_inputs
+        from robustness.outliers.activations.inputs import dense_inputs
 
         return dense_inputs(
             self._model, stack, self._blocks, threshold=threshold, progress=self._progress
@@ -88,7 +100,7 @@ class ActivationSource:
 
     def spikes(self, stack: "Stack", *, threshold: float, max_rounds: int) -> "list[Spikes]":
         """Extremes at the output writers, round after round."""
-        from robustness.outliers.activations import require_dense_writers, spike_rounds
+        from robustness.outliers.activations.spikes import require_dense_writers, spike_rounds
 
         require_dense_writers(stack)  # before anything is loaded
         return spike_rounds(
@@ -100,29 +112,18 @@ class ActivationSource:
             progress=self._progress,
         )
 
-    @property
-    def _block_size(self) -> int:
-        wanted = self._settings.block_size
-        return min(wanted, self._checkpoint.max_positions or wanted)
-
     @cached_property
     def _corpus(self) -> Corpus:
-        if self._source is not None:
-            return self._source()
-        return load_corpus(self._settings.corpus, layout=self._settings.layout)
+        return self._load_corpus()
 
     @cached_property
     def _blocks(self) -> "list[NDArray[np.int64]]":
         from robustness.corpus.blocks import text_blocks
 
         tokenizer = self._checkpoint.load_tokenizer()
-        blocks = text_blocks(
-            self._corpus, tokenizer, block_size=self._block_size, bos=self._settings.bos
-        )
-        order = block_order(
-            blocks.n_blocks, seed=self._settings.seed, fingerprint=self._corpus.fingerprint
-        )
-        return [blocks.ids[block] for block in order[: self._settings.rules.text_blocks]]
+        blocks = text_blocks(self._corpus, tokenizer, block_size=self._block_size, bos=self._bos)
+        order = block_order(blocks.n_blocks, seed=self._seed, fingerprint=self._corpus.fingerprint)
+        return [blocks.ids[block] for block in order[: self._n_blocks]]
 
     @cached_property
     def _model(self) -> Any:
@@ -131,4 +132,4 @@ class ActivationSource:
         threads = None if self._threads is None else self._threads()
         if threads is not None:
             torch.set_num_threads(threads)
-        return self._checkpoint.load_model(device=self._settings.device, progress=self._progress)
+        return self._checkpoint.load_model(device=self._device, progress=self._progress)

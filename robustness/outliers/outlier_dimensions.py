@@ -1,7 +1,6 @@
 """The outlier dimensions that a rule found, as users hold them."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from robustness.outliers.outliers import Detection, Outlier
 from robustness.statistics.verdict import Verdict
@@ -50,21 +49,15 @@ class OutlierDimensions:
             outcome="pass" if passed else "fail",
             statement=f"the rule finds {minimum} to {maximum} outlier dimensions",
             reason=reason,
-            details=self._details(),
         )
 
     def noted(self) -> Verdict:
         """Whatever was found is accepted and recorded."""
         statement = "outlier dimensions are looked for (a hardened model may have some or none)"
-        return Verdict(
-            outcome="pass", statement=statement, reason=self._found(), details=self._details()
-        )
+        return Verdict(outcome="pass", statement=statement, reason=self._found())
 
     def _found(self) -> str:
         return f"found {named(self.dims)}" if self.dims else "no outlier dimensions were found"
-
-    def _details(self) -> Mapping[str, Any]:
-        return {"rule": self.detection.rule, "expected_by_chance": self.detection.by_chance}
 
 
 def named(dims: Iterable[int]) -> str:

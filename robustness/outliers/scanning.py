@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustness.anatomy.site_weights import SiteWeights, site_weights
+from robustness.anatomy.stacks import StackChoice
 from robustness.errors import RuleError
 from robustness.outliers.outliers import Detection
 from robustness.outliers.rules import RULES
 from robustness.outliers.rules.settings import Rules
 from robustness.outliers.rules.weights import z_scores
-from robustness.policy.policy import StackChoice
 
 SCHEMA = 1
 """Of what a scan is in JSON; part of the public interface."""

@@ -1,4 +1,4 @@
-"""Thresholds and settings, strictly validated.
+"""Policies: where settings come from, and what is said of those that are wrong.
 
 They come from ``[tool.robustness]`` in ``pyproject.toml`` or from a ``robustness.toml``, and have
 one precedence: command line, then policy file, then defaults.
@@ -10,143 +10,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from robustness.ablation.ablation import Ablation, Mode, SiteName
-from robustness.checks.check_settings import Checks, CheckTable
+from robustness.checks.limits import Limits
 from robustness.errors import PolicyError
-from robustness.outliers.rules.settings import Rule, Rules, StrictTable
-from robustness.runtime.dtypes import DtypeChoice
-from robustness.scoring.masked import Masking
-from robustness.scoring.options import UNIGRAM, Bos, ScoringOptions
-from robustness.tasks.settings import TaskSettings
-
-Expectation = Literal["paper", "hardened"]
-StackChoice = Literal["auto", "encoder", "decoder"]
-LayoutChoice = Literal["auto", "packed", "lines"]
+from robustness.policy.settings import Settings
+from robustness.store.documents import StrictTable
 
 M = TypeVar("M", bound=StrictTable)
-C = TypeVar("C", bound=CheckTable)
+C = TypeVar("C", bound=Limits)
 
-
-def _layers(value: object) -> object:
-    if isinstance(value, list) and value and len(set(map(repr, value))) == len(value):
-        if all(type(item) is int and item >= 0 for item in value):
-            return value
-    elif value == "all":
-        return value
-    raise ValueError("must be 'all' or a list of different numbers of layers from 0 on")
-
-
-# As in the checks' tables, validated beforehand.
-Layers = Annotated[Literal["all"] | list[int], BeforeValidator(_layers)]
-
-
-class Settings(StrictTable):
-    """Everything that may differ between the checkpoints of one run."""
-
-    expectation: Expectation = Field(
-        default="paper", description="assert the paper's findings, or their absence"
-    )
-    rule: Rule | tuple[Rule, ...] = Field(
-        default="busters",
-        description="how outlier dimensions are found; of several, the first decides what is "
-        "ablated",
-    )
-    stack: StackChoice = Field(
-        default="auto",
-        description="which stack of layers is vetted; auto: the only one, or the decoder",
-    )
-    site: SiteName = Field(default="output", description="where dimensions are ablated")
-    mode: Mode = Field(
-        default="zero", description="ablated features become 0, or the intact model's mean"
-    )
-    layers: Layers = Field(
-        default="all", description="in which layers dimensions are ablated, from 0 on"
-    )
-    corpus: str = Field(default="builtin", min_length=1, description="the text")
-    layout: LayoutChoice = Field(
-        default="auto", description="running text packed, or one example a line"
-    )
-    block_size: int = Field(
-        default=128, ge=8, description="tokens in a text block, specials included"
-    )
-    masking: Masking = Field(
-        default="all", description="how a masked language model's tokens are hidden"
-    )
-    bos: Bos = Field(
-        default="auto", description="whether the token that begins a sequence stands first"
-    )
-    context: int = Field(
-        default=0, ge=0, description="tokens of preceding text that are read and not scored"
-    )
-    generator: str = Field(
-        default=UNIGRAM, min_length=1, description="what replaces a discriminator's tokens"
-    )
-    seed: int = Field(
-        default=0, ge=0, description="of the order of text blocks, the masks and the draws"
-    )
-    device: str = Field(
-        default="cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$", description="cpu, cuda, cuda:N or mps"
-    )
-    dtype: DtypeChoice = Field(
-        default="float32", description="precision of the model's matrix products"
-    )
-    exhaustive: bool = Field(
-        default=False, description="measure the whole corpus, decide at its end"
-    )
-    examples: int = Field(
-        default=3, ge=0, le=32, description="pieces of text shown intact and ablated; 0: none"
-    )
-    task: TaskSettings = TaskSettings()
-    rules: Rules = Rules()
-    checks: Checks = Checks()
-
-    @field_validator("rule", mode="before")
-    @classmethod
-    def _one_rule_or_several(cls, value: object) -> object:
-        names = list(value) if isinstance(value, list | tuple) else [value]
-        known = get_args(Rule)
-        if not names or any(name not in known for name in names):
-            raise ValueError(f"must be one of {', '.join(known)}, or a list of them")
-        if len(set(names)) < len(names):
-            raise ValueError("names a rule twice")
-        return names[0] if len(names) == 1 else tuple(names)
-
-    @property
-    def rule_names(self) -> tuple[Rule, ...]:
-        """All rules; the first is the primary one, whose dimensions are ablated."""
-        return self.rule if isinstance(self.rule, tuple) else (self.rule,)
-
-    @property
-    def scoring_options(self) -> ScoringOptions:
-        """What of it changes the questions a model is asked."""
-        return ScoringOptions(
-            masking=self.masking, generator=self.generator, bos=self.bos, context=self.context
-        )
-
-    @model_validator(mode="after")
-    def _site_has_layers(self) -> "Settings":
-        if self.layers != "all" and self.site == "embedding-norm":
-            raise ValueError(
-                "site 'embedding-norm' lies before the layers, so layers must be 'all'"
-            )
-        return self
-
-    def ablation(self, dims: tuple[int, ...]) -> Ablation:
-        """Dimensions ablated where and how the policy says."""
-        layers = None if self.layers == "all" else tuple(self.layers)
-        return Ablation(dims=dims, site=self.site, mode=self.mode, layers=layers)
+RENAMED = {"profile": "expectation"}
+"""Keys that had another name."""
 
 
 class PolicyFile(Settings):
@@ -329,6 +207,7 @@ def _explain(
     if problem["type"] == "extra_forbidden":
         known = _known_keys(model, problem["loc"][:-1])
         close = difflib.get_close_matches(path[-1], known, n=1)
+        close = [RENAMED[path[-1]]] if RENAMED.get(path[-1]) in known else close
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
         return f"{source}: unknown key {key!r}; {hint}"
     message = problem["msg"].removeprefix("Value error, ")

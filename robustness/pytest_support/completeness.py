@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from robustness.checks.expected import unexpected_passes
+from robustness.checks.planned import unexpected_passes
 from robustness.pytest_support.collection import FILES, is_suite_id
 from robustness.report.results import CheckResult, presence_test, unaccounted
 

@@ -1,20 +1,19 @@
 """The gate: where a test of the packaged suite hands in its verdict."""
 
 import shlex
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import pytest
 
+from robustness.checks.planned import PlannedCheck
 from robustness.report.junit import properties
 from robustness.report.reporters import REPORTERS
 from robustness.runtime.plain import plain
 from robustness.statistics.verdict import Verdict
 
 if TYPE_CHECKING:
-    from robustness.checks.planned import PlannedCheck
     from robustness.scoring.examples import Example
-
-Dims = tuple[int, ...]
+    from robustness.vetting import Vetting
 
 _KEPT = ("--model", "--robustness-")
 """Options that a command to run one test again needs."""
@@ -37,19 +36,24 @@ class Gate:
 
     Attributes:
         alpha: error probability of this test's statistical comparison.
+        check: that the test decides.
     """
 
-    def __init__(self, item: pytest.Item, check: "PlannedCheck", alpha: float) -> None:
+    def __init__(self, item: pytest.Item, check: PlannedCheck, alpha: float) -> None:
         self.alpha = alpha
+        self.check = check
         self._item = item
-        self._check = check
+
+    def decide(self, vetting: "Vetting") -> None:
+        """Decide the check that the test was planned for; only ``pass`` passes."""
+        self.settle(vetting.decide(self.check, alpha=self.alpha))
 
     def settle(self, verdict: Verdict) -> None:
         """Record the verdict; only ``pass`` passes."""
         record(self._item, verdict)
         if verdict.outcome == "not applicable":
             pytest.skip(f"not applicable: {verdict.reason}")
-        expected = self._check.expected_failure
+        expected = self.check.expected_failure
         if verdict.outcome == "fail" and expected is not None:
             if not expected.expired:
                 self._item.user_properties.append(("expected", "fail"))
@@ -63,16 +67,11 @@ class Gate:
         """Keep examples of what the check is about for the report; they decide nothing."""
         self._item.stash[EXAMPLES] = examples
 
-    def fail(self, *, statement: str, reason: str) -> NoReturn:
-        """Settle on a failure that needs no numbers."""
-        self.settle(Verdict(outcome="fail", statement=statement, reason=reason))
-        raise AssertionError("unreachable")
-
     def skip_unless_applicable(self) -> None:
         """Settle a check that what was found leaves nothing to ask for."""
-        why = self._check.not_applicable
+        why = self.check.not_applicable
         if why is not None:
-            statement = in_words(self._check)
+            statement = in_words(self.check)
             self.settle(Verdict(outcome="not applicable", statement=statement, reason=why))
 
 

@@ -12,7 +12,9 @@ from robustness.pytest_support import baselines
 from robustness.pytest_support.options import require_writable, run_policy, store_root
 from robustness.pytest_support.progress import Line
 from robustness.report.reporters import REPORTERS
-from robustness.run.plan import RunPlan, make_plan
+from robustness.run.plan import RunPlan
+from robustness.run.planning import make_plan
+from robustness.store.context import Context
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,13 +37,12 @@ def planned_run(config: pytest.Config, progress: Line, *, today: date) -> RunPla
     try:
         for reporter in wanted:
             reporter.require_packages()
-        plan = make_plan(
-            config.getoption("robustness_models"),
-            run_policy(config),
-            store_root=store_root(config),
+        context = Context(
+            root=store_root(config),
             newer_than=time.time() if config.getoption("robustness_fresh") else None,
             progress=progress.step,
         )
+        plan = make_plan(config.getoption("robustness_models"), run_policy(config), context)
         return _sharded(config, baselines.compared(config, plan).expecting(today))
     except RobustnessError as error:
         raise pytest.UsageError(f"robustness: {error}") from None

@@ -7,8 +7,9 @@ import pytest
 
 from robustness.pytest_support.progress import Progress
 from robustness.run.plan import RunPlan
-from robustness.runtime.devices import gpu_count
+from robustness.runtime.devices import device_count
 from robustness.runtime.threads import Threads
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 
 
@@ -33,20 +34,16 @@ class RunState:
         """The vetting of one checkpoint, the same for all tests of this process."""
         if label not in self._vettings:
             planned = self.plan.named(label)
-            device = worker_device(planned.settings.device, self.worker, visible=gpu_count)
-            self._vettings[label] = Vetting(
-                checkpoint=planned.load(),
-                settings=planned.settings.model_copy(update={"device": device}),
-                store_root=self.plan.store_root,
-                confidence=self.plan.confidence,
-                model_profile=planned.model_profile,
-                generator=planned.load_generator(),
-                threads=self.threads,
+            wanted = planned.settings.device
+            device = worker_device(wanted, self.worker, visible=lambda: device_count("cuda"))
+            context = Context(
+                root=self.plan.store_root,
                 newer_than=self.plan.newer_than,
+                threads=self.threads,
                 progress=self.progress.show,
-                baseline=planned.baseline,
-                task=planned.task,
             )
+            confidence = self.plan.confidence
+            self._vettings[label] = planned.vetting(context, confidence=confidence, device=device)
         return self._vettings[label]
 
     def release(self, label: str) -> None:

@@ -1,1 +1,4 @@
-"""./robustness/reference."""
+"""What a checkpoint is held against: profiles of another one, compared by text block.
+
+Whether a difference is too large is decided in :mod:`robustness.checks`. Torch-free.
+"""

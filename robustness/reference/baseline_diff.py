@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from robustness.checks.check_settings import MatchesBaseline
 from robustness.errors import BaselineError
 from robustness.reference.baseline import Baseline, CheckpointBaseline
-from robustness.reference.comparison import compare_baselines, difference, ratio
+from robustness.reference.comparison import Tolerances, compare_baselines, difference, ratio
 from robustness.statistics.verdict import Verdict
 
 SCHEMA = 1
@@ -46,7 +45,9 @@ class CheckpointDiff:
             "then": self.then.summary(),
             "now": self.now.summary(),
             "outcome": self.outcome,
-            "verdicts": {name: verdict.to_dict() for name, verdict in self.verdicts.items()},
+            "verdicts": {
+                name: verdict.model_dump(mode="json") for name, verdict in self.verdicts.items()
+            },
             "not_compared": list(self.left_out),
             "degradations": {
                 "then_only": {name: _degradation(self.then, name) for name in self.left_out},
@@ -59,7 +60,7 @@ def diff(
     then: Baseline,
     now: Baseline,
     *,
-    limits: MatchesBaseline,
+    tolerances: Tolerances,
     alpha: float,
     sources: tuple[str, str],
 ) -> tuple[CheckpointDiff, ...]:
@@ -68,7 +69,7 @@ def diff(
     Args:
         then: the older one, the baseline.
         now: the newer one.
-        limits: tolerances.
+        tolerances: how far they may lie apart.
         alpha: error probability of an interval.
         sources: the profiles' files, for messages.
 
@@ -94,9 +95,7 @@ def diff(
         verdicts = compare_baselines(
             before,
             after,
-            allowed=limits.dims,
-            max_perplexity_ratio=limits.max_perplexity_ratio,
-            max_degradation_ratio=limits.max_degradation_ratio,
+            tolerances=tolerances,
             alpha=alpha,
         )
         found.append(

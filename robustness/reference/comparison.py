@@ -10,8 +10,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from robustness.outliers.outlier_dimensions import named
-from robustness.reference.baseline import CheckpointBaseline, Flagged
-from robustness.statistics.verdict import Decision, Side, Verdict, decide_ratio
+from robustness.reference.baseline import AblationBaseline, CheckpointBaseline, Flagged
+from robustness.statistics.decisions import Decision, Side, decide_ratio
+from robustness.statistics.figures import (
+    BaselineFigures,
+    Details,
+    HistoryEntry,
+    IntactFigures,
+    OutlierChanges,
+)
+from robustness.statistics.sequential import blind_share
+from robustness.statistics.verdict import Outcome, Verdict
 
 NAMES = {
     "corpus": "corpus",
@@ -26,6 +35,8 @@ NAMES = {
 }
 """What must be equal, in the order in which a difference is named; anything else comes last."""
 
+_OTHER: Mapping[Side, Side] = {"above": "below", "below": "above"}
+
 _OUTLIERS_KEPT = {
     "same": "the outlier dimensions are those of the baseline",
     "subset": "no outlier dimension is new since the baseline",
@@ -35,20 +46,31 @@ _OUTLIERS_KEPT = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paired:
+class Tolerances:
+    """How far two checkpoints may lie apart.
+
+    Attributes:
+        dims: outlier dimensions: ``same``, ``subset``, ``superset`` or ``any``.
+        max_perplexity_ratio: of the newer one's perplexity to the older one's.
+        max_degradation_ratio: between two degradations, up or down.
+    """
+
+    dims: str
+    max_perplexity_ratio: float
+    max_degradation_ratio: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedDecision(Decision):
     """What is known of a ratio between two checkpoints after some text blocks.
 
     Attributes:
-        within: whether it lies within the tolerance; ``None`` while undecided.
         threshold: the end of the tolerance on whose side the ratio lies.
         passes: on which side of the threshold the tolerance is.
-        look: the numbers.
     """
 
-    within: bool | None
     threshold: float
     passes: Side
-    look: Decision
 
 
 def difference(
@@ -108,11 +130,15 @@ def outlier_verdict(
         outcome="fail" if failed else "pass",
         statement=_OUTLIERS_KEPT[allowed],
         reason="; ".join(changes) or f"still {named(sorted(after)) if after else 'none'}",
-        details={"appeared": appeared, "vanished": vanished, "other_layers": moved},
+        details=Details(
+            outliers=OutlierChanges(
+                appeared=tuple(appeared), vanished=tuple(vanished), other_layers=tuple(moved)
+            )
+        ),
     )
 
 
-def paired_look(
+def decide_paired(
     change_nats: ArrayLike,
     tokens: ArrayLike,
     *,
@@ -120,38 +146,39 @@ def paired_look(
     both_ways: bool,
     alpha: float,
     exhausted: bool,
-) -> Paired:
+) -> PairedDecision:
     """Whether exp(Σchange / Σtokens) lies below ``within``, and above its inverse if both ways.
 
     One confidence sequence holds on both sides at once, so this is one comparison.
 
     Args:
-        change_nats: what a text block's NLL, or ΔNLL, differs from the profile's; shape (n,).
+        change_nats: what a text block's NLL, or ΔNLL, differs from the baseline's; shape (n,).
         tokens: scored tokens, shape (n,).
         within: tolerance, a ratio above 1.
         both_ways: whether the inverse is an end of the tolerance, too.
         alpha: error probability over all looks.
-        exhausted: whether these are all text blocks that the profile holds.
+        exhausted: whether these are all text blocks that the baseline holds.
     """
     change = np.asarray(change_nats, dtype=np.float64)
     ends: list[tuple[float, Side]] = [(within, "below")]
     if both_ways:
         ends.append((1 / within, "above"))
     if np.isneginf(change).any():  # the baseline's degradation is infinite, this one is not
-        return _infinitely_less(change, tokens, within, both_ways=both_ways)
-    looks = [
+        return _infinitely_less(change, tokens, *ends[-1])
+    decisions = [
         decide_ratio(change, tokens, threshold=end, alpha=alpha, exhausted=exhausted)
         for end, _ in ends
     ]
-    sides = [(look.side, wanted) for look, (_, wanted) in zip(looks, ends, strict=True)]
-    within_all: bool | None = None
-    if any(side is not None and side != wanted for side, wanted in sides):
-        within_all = False
-    elif all(side == wanted for side, wanted in sides):
-        within_all = True
-    nearest = int(both_ways and looks[0].ratio < 1)
+    sides = [(each.side, passes) for each, (_, passes) in zip(decisions, ends, strict=True)]
+    nearest = int(both_ways and decisions[0].measured < 1)
     threshold, passes = ends[nearest]
-    return Paired(within=within_all, threshold=threshold, passes=passes, look=looks[nearest])
+    side: Side | None = None
+    if any(found is not None and found != wanted for found, wanted in sides):
+        side = _OTHER[passes]
+    elif all(found == wanted for found, wanted in sides):
+        side = passes
+    fields = {**vars(decisions[nearest]), "side": side}
+    return PairedDecision(**fields, threshold=threshold, passes=passes)
 
 
 def change_of_delta(
@@ -162,50 +189,94 @@ def change_of_delta(
     return np.subtract(now_delta, then_delta, out=np.zeros_like(now_delta), where=~both)
 
 
-def perplexity_verdict(paired: Paired, *, then: float, now: float, alpha: float) -> Verdict:
+def perplexity_verdict(
+    decision: PairedDecision, *, figures: BaselineFigures, **more: Any
+) -> Verdict:
     """That perplexity has not grown beyond the tolerance.
 
     Args:
-        paired: what was found.
-        then: perplexity of the baseline on the same text blocks.
-        now: perplexity of the checkpoint.
-        alpha: of the comparison.
+        decision: the last one.
+        figures: perplexities on the same text blocks.
+        **more: see :func:`paired_verdict`.
     """
-    statement = f"perplexity is less than {paired.threshold:g} times the baseline's"
-    reason = f"{now:.4g} against {then:.4g} on the same text blocks"
-    details = {"baseline_perplexity": then, "alpha": alpha}
-    return _verdict(paired, statement, reason, details)
+    statement = f"perplexity is less than {decision.threshold:g} times the baseline's"
+    reason = f"{figures.now:.4g} against {figures.then:.4g} on the same text blocks"
+    return paired_verdict(decision, statement, reason, figures, **more)
 
 
 def degradation_verdict(
-    paired: Paired, dims: Iterable[int], *, within: float, then: float, now: float, alpha: float
+    decision: PairedDecision,
+    dims: Iterable[int],
+    *,
+    within: float,
+    figures: BaselineFigures,
+    **more: Any,
 ) -> Verdict:
     """That an ablation multiplies perplexity by about as much as in the baseline.
 
     Args:
-        paired: what was found.
+        decision: the last one.
         dims: the dimensions ablated in both.
         within: tolerance.
-        then: degradation of the baseline on the same text blocks.
-        now: degradation of the checkpoint.
-        alpha: of the comparison.
+        figures: degradations on the same text blocks.
+        **more: see :func:`paired_verdict`.
     """
     statement = (
         f"ablating {named(dims)} multiplies perplexity by as much as in the baseline, within a "
         f"factor of {within:g}"
     )
-    reason = f"x{now:.4g} against x{then:.4g} on the same text blocks"
-    details = {"ratio_now": now, "baseline_ratio": then, "alpha": alpha}
-    return _verdict(paired, statement, reason, details)
+    reason = f"x{figures.now:.4g} against x{figures.then:.4g} on the same text blocks"
+    return paired_verdict(decision, statement, reason, figures, **more)
+
+
+def paired_verdict(
+    decision: PairedDecision,
+    statement: str,
+    reason: str,
+    figures: BaselineFigures,
+    *,
+    history: Sequence[HistoryEntry] = (),
+    intact: IntactFigures | None = None,
+    alpha: float | None = None,
+) -> Verdict:
+    """The verdict that a paired decision amounts to.
+
+    Args:
+        decision: the last one.
+        statement: the sentence that is true if it passes.
+        reason: the numbers behind it.
+        figures: the same now and in the baseline.
+        history: the decisions on the way.
+        intact: the intact model.
+        alpha: error probability, where the decision was sequential.
+    """
+    outcome: Outcome = "inconclusive"
+    if decision.side is not None:
+        outcome = "pass" if decision.side == decision.passes else "fail"
+    blind = None
+    if outcome == "pass" and not decision.exact and alpha is not None:
+        blind = blind_share(decision.seen, alpha)
+    return Verdict(
+        outcome=outcome,
+        statement=statement,
+        measured=float(decision.measured),
+        interval=decision.interval,
+        threshold=float(decision.threshold),
+        passes=decision.passes,
+        seen=decision.seen,
+        tokens=decision.tokens,
+        exact=decision.exact,
+        details=Details(baseline=figures, intact=intact, blind_share=blind),
+        reason=reason,
+        history=tuple(history),
+    )
 
 
 def compare_baselines(
     then: CheckpointBaseline,
     now: CheckpointBaseline,
     *,
-    allowed: str,
-    max_perplexity_ratio: float,
-    max_degradation_ratio: float,
+    tolerances: Tolerances,
     alpha: float,
 ) -> dict[str, Verdict]:
     """Two profiles, on the text blocks that both hold; verdicts by what they are about.
@@ -215,45 +286,63 @@ def compare_baselines(
     held = min(then.held, now.held)
     tokens = np.array(then.tokens[:held])
     ours, theirs = np.array(now.nll_nats[:held]), np.array(then.nll_nats[:held])
-    perplexity = paired_look(
+    decision = decide_paired(
         ours - theirs,
         tokens,
-        within=max_perplexity_ratio,
+        within=tolerances.max_perplexity_ratio,
         both_ways=False,
         alpha=alpha,
         exhausted=True,
     )
-    found = {
-        "outliers": outlier_verdict(then.outliers, now.outliers, allowed=allowed),
-        "perplexity": perplexity_verdict(
-            perplexity, then=ratio(theirs, tokens), now=ratio(ours, tokens), alpha=alpha
-        ),
+    figures = figures_of(theirs, ours, tokens, then.held)
+    verdicts = {
+        "outliers": outlier_verdict(then.outliers, now.outliers, allowed=tolerances.dims),
+        "perplexity": perplexity_verdict(decision, figures=figures),
     }
     by_ablation = {json.dumps(a.ablation, sort_keys=True): a.name for a in now.ablations}
     for ablated in then.ablations:
         name = by_ablation.get(json.dumps(ablated.ablation, sort_keys=True))
-        if name is None:
-            continue
-        delta, before = now.delta_nll(name), then.delta_nll(ablated.name)
-        held = min(len(delta), len(before))
-        delta, before, counts = delta[:held], before[:held], np.array(then.tokens[:held])
-        paired = paired_look(
-            change_of_delta(delta, before),
-            counts,
-            within=max_degradation_ratio,
-            both_ways=True,
-            alpha=alpha,
-            exhausted=True,
-        )
-        found[ablated.name] = degradation_verdict(
-            paired,
-            ablated.dims,
-            within=max_degradation_ratio,
-            then=ratio(before, counts),
-            now=ratio(delta, counts),
-            alpha=alpha,
-        )
-    return found
+        if name is not None:
+            verdicts[ablated.name] = _compared_ablations(
+                then, now, ablated, name, within=tolerances.max_degradation_ratio, alpha=alpha
+            )
+    return verdicts
+
+
+def _compared_ablations(
+    then: CheckpointBaseline,
+    now: CheckpointBaseline,
+    ablated: AblationBaseline,
+    name: str,
+    *,
+    within: float,
+    alpha: float,
+) -> Verdict:
+    delta, before = now.delta_nll(name), then.delta_nll(ablated.name)
+    held = min(len(delta), len(before))
+    delta, before, counts = delta[:held], before[:held], np.array(then.tokens[:held])
+    decision = decide_paired(
+        change_of_delta(delta, before),
+        counts,
+        within=within,
+        both_ways=True,
+        alpha=alpha,
+        exhausted=True,
+    )
+    figures = figures_of(before, delta, counts, then.held)
+    return degradation_verdict(decision, ablated.dims, within=within, figures=figures)
+
+
+def figures_of(then: ArrayLike, now: ArrayLike, tokens: ArrayLike, held: int) -> BaselineFigures:
+    """The same number now and in the baseline.
+
+    Args:
+        then: nats per text block in the baseline.
+        now: of the checkpoint.
+        tokens: scored tokens.
+        held: text blocks that the baseline holds.
+    """
+    return BaselineFigures(text_blocks=held, then=ratio(then, tokens), now=ratio(now, tokens))
 
 
 def ratio(nats: ArrayLike, tokens: ArrayLike) -> float:
@@ -263,32 +352,19 @@ def ratio(nats: ArrayLike, tokens: ArrayLike) -> float:
 
 
 def _infinitely_less(
-    change: NDArray[np.float64], tokens: ArrayLike, within: float, *, both_ways: bool
-) -> Paired:
-    counts = np.asarray(tokens)
+    change: NDArray[np.float64], tokens: ArrayLike, threshold: float, passes: Side
+) -> PairedDecision:
     mixed = bool(np.isposinf(change).any())  # infinite here, too, only elsewhere
-    look = Decision(
-        side=None if mixed else "below",
-        ratio=1.0 if mixed else 0.0,
+    kept = mixed or passes == "below"
+    return PairedDecision(
+        side=passes if kept else _OTHER[passes],
+        measured=1.0 if mixed else 0.0,
         interval=None,
         exact=True,
-        text_blocks=len(change),
-        tokens=int(counts.sum()),
-    )
-    passes: Side = "above" if both_ways else "below"
-    threshold = 1 / within if both_ways else within
-    return Paired(within=mixed or not both_ways, threshold=threshold, passes=passes, look=look)
-
-
-def _verdict(paired: Paired, statement: str, reason: str, details: Mapping[str, Any]) -> Verdict:
-    return Verdict.of(
-        paired.look,
-        "inconclusive" if paired.within is None else "pass" if paired.within else "fail",
-        statement=statement,
-        threshold=paired.threshold,
-        passes=paired.passes,
-        reason=reason,
-        details=details,
+        seen=len(change),
+        tokens=int(np.asarray(tokens).sum()),
+        threshold=threshold,
+        passes=passes,
     )
 
 

@@ -27,10 +27,10 @@ from robustness.statistics.verdict import Verdict
 
 if TYPE_CHECKING:
     from robustness.checks.planned import PlannedCheck
+    from robustness.measurement.planned_task import PlannedTask
     from robustness.outliers.outliers import Detection, Outlier
     from robustness.outliers.site_values import SiteValues
     from robustness.run.plan import PlannedCheckpoint, RunPlan
-    from robustness.run.planned_task import PlannedTask
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pytest", "pytest-xdist")
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, JsonValue
 
 from robustness.checks.check import Check, Role, Source
-from robustness.checks.expected import ExpectedFailure
+from robustness.checks.planned import ExpectedFailure
 from robustness.checks.registry import CHECKS
 from robustness.report.parts import (
     Agreement,
@@ -61,7 +61,7 @@ class CheckResult(Verdict):
         return self.check.replace("_", " ")
 
     @property
-    def specification(self) -> Check | None:
+    def specification(self) -> Check[Any] | None:
         """What the registry says of it; ``None`` where this version does not know the check."""
         return CHECKS.get(self.check)
 

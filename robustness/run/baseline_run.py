@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from robustness import __version__
 from robustness.ablation.interventions import FixedAblation, Intact, Intervention
-from robustness.checks.against_baseline import OUTLIERS, PERPLEXITY, flagged
-from robustness.checks.checks import Check
+from robustness.checks.baseline import MatchesBaseline, flagged
+from robustness.checks.registry import CHECKS
 from robustness.errors import BaselineError
 from robustness.measurement.measure import Measurement
 from robustness.reference.baseline import AblationBaseline, Baseline, CheckpointBaseline
@@ -19,14 +19,9 @@ from robustness.reference.comparison import difference
 from robustness.run.plan import PlannedCheckpoint, RunPlan
 from robustness.vetting import Vetting
 
-TEST = "test_matches_baseline"
-
 _OF_THE_CHECKPOINT = ("weights", "config", "tokenizer", "architecture", "device", "versions")
 """Parts of a number's identity in the store that may differ between a checkpoint and its baseline;
 everything else must be the same."""
-
-_KEPT = ("test_ablation_degrades", "test_joint_ablation_degrades")
-"""Checks whose ablations a profile holds."""
 
 
 def with_baseline(plan: RunPlan, profile: Baseline, source: Path) -> RunPlan:
@@ -43,16 +38,16 @@ def with_baseline(plan: RunPlan, profile: Baseline, source: Path) -> RunPlan:
     only = len(plan.checkpoints) == 1
     checkpoints = []
     for planned in plan.checkpoints:
-        if planned.settings.checks.matches_baseline.enabled:
+        if MatchesBaseline().limits_in(planned.settings.terms).enabled:
             _require_no_task(planned)
             entry = profile.entry(planned.label, only=only, source=str(source))
-            vetting = _vetting(planned, plan)
+            vetting = replace(planned, baseline=entry).vetting(plan.context)
             if found := difference(entry, conditions(vetting), planned.corpus):
                 raise BaselineError(
                     f"{source} cannot be the baseline of {planned.label}: it was measured with "
                     f"{found}; vet as it was measured, or save a new baseline"
                 )
-            checks = (*planned.checks, *baseline_checks(entry))
+            checks = (*planned.checks, *MatchesBaseline().planned(vetting.plan_context()))
             planned = replace(planned, checks=checks, baseline=entry)
         checkpoints.append(planned)
     return replace(
@@ -60,15 +55,6 @@ def with_baseline(plan: RunPlan, profile: Baseline, source: Path) -> RunPlan:
         checkpoints=tuple(checkpoints),
         comparisons=max(1, sum(c.statistical for p in checkpoints for c in p.checks)),
         baseline_source=str(source),
-    )
-
-
-def baseline_checks(entry: CheckpointBaseline) -> tuple[Check, ...]:
-    """One for the outlier dimensions, one for perplexity, one for each ablation of the profile."""
-    return (
-        Check(test=TEST, dims=entry.dims, suffix=OUTLIERS, statistical=False),
-        Check(test=TEST, suffix=PERPLEXITY),
-        *(Check(test=TEST, dims=ablated.dims, suffix=ablated.name) for ablated in entry.ablations),
     )
 
 
@@ -93,7 +79,7 @@ def require_keepable(plan: RunPlan) -> None:
     """
     for planned in plan.checkpoints:
         _require_no_task(planned)
-        vetting = _vetting(planned, plan)
+        vetting = planned.vetting(plan.context)
         conditions(vetting)
         if why := vetting.measurement.store.unwritable:
             raise BaselineError(
@@ -124,23 +110,15 @@ def baseline_of(plan: RunPlan) -> Baseline:
     )
 
 
-def _vetting(planned: PlannedCheckpoint, plan: RunPlan) -> Vetting:
-    return Vetting(
-        checkpoint=planned.load(),
-        settings=planned.settings,
-        store_root=plan.store_root,
-        model_profile=planned.model_profile,
-    )
-
-
 def _entry(planned: PlannedCheckpoint, plan: RunPlan) -> CheckpointBaseline:
-    vetting = _vetting(planned, plan)
+    vetting = planned.vetting(plan.context)
     measurement, checkpoint = vetting.measurement, planned.checkpoint
     context = measurement.store.context
     nll, tokens = _stored(measurement, Intact(), planned.label)
     ablations: dict[tuple[int, ...], AblationBaseline] = {}
     for check in planned.checks:
-        if check.test in _KEPT and check.not_applicable is None and check.dims not in ablations:
+        kept = CHECKS[check.check].in_baseline and check.not_applicable is None
+        if kept and check.dims not in ablations:
             ablation = vetting.ablate(check.dims).ablation
             ablated, _ = _stored(measurement, FixedAblation(ablation=ablation), planned.label)
             ablations[check.dims] = AblationBaseline(

@@ -7,26 +7,24 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from robustness.checks.check import Cost, Source
+from robustness.checks.control import RandomAblationIsHarmless
+from robustness.checks.registry import CHECKS
+from robustness.checks.tasks.control import EXAMPLES_PER_DRAW, RandomAblationKeepsTaskScore
+from robustness.measurement.planned_task import PlannedTask
 from robustness.run.plan import PlannedCheckpoint, RunPlan
 from robustness.scoring.sampling import MASKED_SHARE, TOKENS_PER_DRAW
+from robustness.tasks.decisions import FIRST_BOOTSTRAP, FIRST_LOOK, FIRST_LOOK_AT_DRAWS
+from robustness.tasks.metrics import MEANS
 
-FIRST_LOOK_BLOCKS, FIRST_LOOK_DRAWS, FACTOR_DRAWS = 32, 64, 128
-"""Before these, nothing is decided (STATISTICS.md: text blocks, draws, draws for the factor)."""
+FIRST_LOOK_BLOCKS = 32
+"""Text blocks before which nothing is decided (STATISTICS.md)."""
+
+_TOKENS_PER_WORD = 4 / 3
+_SPECIAL_TOKENS = 3
 
 BESIDE_WEIGHTS_BYTES = 1.0e9
 """Of a process: libraries, the activations of a micro-batch, a slice of logits."""
-
-_FACTOR = "test_outliers_matter_more_than_chance"
-_RANDOM = "test_random_ablation_is_harmless"
-_QUANTIZED = "test_quantization_is_harmless"
-_NOT_TEXT_BLOCKS = (
-    "test_outliers_are_present",
-    "test_task_is_learned",
-    "test_task_score_drops",
-    "test_random_ablation_keeps_task_score",
-    "test_outliers_matter_more_for_task",
-)
-"""Checks that measure nothing, or examples of a task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +72,9 @@ def estimate(planned: PlannedCheckpoint) -> Estimate:
         least, most = _text_blocks(planned)
         found = replace(found, least_blocks=least, most_blocks=most)
     if planned.task is not None:
-        from robustness.run.task_cost import examples_measured, tokens_per_example
-
-        task, settings = planned.task, planned.settings
-        least, most = examples_measured(task, settings, planned.checks)
-        tokens = tokens_per_example(task, settings)
+        task = planned.task
+        least, most = _examples(planned, task)
+        tokens = _tokens_per_example(task, planned.settings.task.max_length)
         found = replace(
             found,
             least_examples=least,
@@ -99,29 +95,54 @@ def _uses(planned: PlannedCheckpoint) -> float:
 def _text_blocks(planned: PlannedCheckpoint) -> tuple[int, int]:
     """Text blocks through the model, at least and at most."""
     n, settings = planned.text_blocks, planned.settings
-    fixed: set[tuple[int, ...]] = set()
-    draws = quantized = 0
-    for check in planned.checks:
-        if check.not_applicable is not None or check.test in _NOT_TEXT_BLOCKS:
-            continue
-        if check.test == _RANDOM:
-            draws = max(draws, FIRST_LOOK_DRAWS)
-        elif check.test == _QUANTIZED:
-            quantized = 1 + bool(check.dims)  # all of it, and all but the outlier dimensions
-        elif check.test == _FACTOR:
-            draws = max(draws, FACTOR_DRAWS)
-            fixed.add(check.dims)
-        else:
-            fixed.add(check.dims)  # none: the intact model
-    fixed.add(())
+    costs = costs_of(planned, "files", "text", "baseline")
+    ablations = {(), *(dims for cost in costs for dims in cost.ablations)}  # (): the intact model
+    draws = max((cost.draws for cost in costs), default=0)
     per_draw = _blocks_per_draw(planned)
     first = n if settings.exhaustive else min(n, FIRST_LOOK_BLOCKS)
     control = draws * per_draw
     if draws and settings.exhaustive:
         control = max(control, n)
-    most_draws = settings.checks.random_ablation_is_harmless.max_draws if draws else 0
-    passes = len(fixed) + quantized
+    limits = RandomAblationIsHarmless().limits_in(settings.terms)
+    most_draws = limits.max_draws if draws else 0
+    passes = len(ablations) + sum(cost.passes for cost in costs)
     return passes * first + control, passes * n + max(control, most_draws * per_draw)
+
+
+def costs_of(planned: PlannedCheckpoint, *sources: Source) -> list[Cost]:
+    """What the checks of a checkpoint measure that rest on these."""
+    return [
+        CHECKS[check.check].cost(check)
+        for check in planned.checks
+        if check.not_applicable is None and CHECKS[check.check].source in sources
+    ]
+
+
+def _examples(planned: PlannedCheckpoint, task: PlannedTask) -> tuple[int, int]:
+    """Examples through the model if every verdict comes at the first look, and if none does."""
+    n, is_mean = task.examples, task.metric in MEANS
+    per_draw = 1 if is_mean else EXAMPLES_PER_DRAW
+    usual = FIRST_LOOK if is_mean else FIRST_BOOTSTRAP
+    first = n if planned.settings.exhaustive else min(n, usual)
+    costs = costs_of(planned, "task")
+    draws = max((cost.draws for cost in costs), default=0)
+    if draws and is_mean:
+        draws = max(draws, FIRST_LOOK_AT_DRAWS)
+    control = draws * per_draw
+    ablated: dict[tuple[int, ...], int] = {(): max(first, min(n, control))}
+    for cost in costs:
+        beside = min(n, cost.draws * per_draw)
+        for dims in cost.ablations:
+            ablated[dims] = max(first, cost.recorded, beside, ablated.get(dims, 0))
+    limits = RandomAblationKeepsTaskScore().limits_in(planned.settings.terms)
+    least = sum(min(n, examples) for examples in ablated.values()) + control
+    most = limits.max_examples if draws else 0
+    return least, len(ablated) * n + max(control, most)
+
+
+def _tokens_per_example(task: PlannedTask, max_length: int) -> float:
+    """About how many tokens an example has, by its words."""
+    return min(max_length, task.words * _TOKENS_PER_WORD + _SPECIAL_TOKENS)
 
 
 def _blocks_per_draw(planned: PlannedCheckpoint) -> int:
@@ -160,7 +181,7 @@ def _checks(planned: PlannedCheckpoint) -> list[str]:
         line = check.test_name(planned.label)
         if check.not_applicable is not None:
             line += f": not applicable, {check.not_applicable}"
-        elif check.test in (_RANDOM, "test_random_ablation_keeps_task_score"):
+        elif CHECKS[check.check].random:
             line += f": {len(check.dims)} random, many times"
         elif check.dims:
             line += f": dimension{'s' * (len(check.dims) > 1)} {', '.join(map(str, check.dims))}"

@@ -4,33 +4,25 @@ Made once, before any test runs; plain data, so that every worker process holds 
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from robustness import __version__
-from robustness.checks.checks import Check, planned_checks
-from robustness.checks.expected import with_expectations
-from robustness.corpus.corpus import load_corpus
-from robustness.errors import NoLanguageModel, PlanError, PolicyError
+from robustness.checkpoint.checkpoint import Checkpoint
+from robustness.checks.planned import PlannedCheck, with_expectations
+from robustness.errors import PlanError
+from robustness.measurement.planned_task import PlannedTask
 from robustness.outliers.model_profile import ModelProfile
-from robustness.policy.policy import Policy, Settings
+from robustness.policy.settings import Settings
 from robustness.reference.baseline import CheckpointBaseline
-from robustness.run.planned_task import PlannedTask, plan_task
-from robustness.runtime.devices import gpu_count, mps_count, torch_version
-from robustness.runtime.dtypes import Dtype
-from robustness.statistics.verdict import alpha_for
+from robustness.runtime.devices import Dtype
+from robustness.statistics.sequential import alpha_for
+from robustness.store.context import Context
 from robustness.store.store import digest
 from robustness.vetting import Vetting
-
-if TYPE_CHECKING:
-    from robustness.checkpoint.checkpoint import Checkpoint
-
-
-MOSTLY_KNOWN = 0.05
-"""Share of unknown tokens from which a corpus is unlikely to suit a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +53,7 @@ class PlannedCheckpoint:
     block_size: int
     text_blocks: int
     notes: tuple[str, ...]
-    checks: tuple[Check, ...]
+    checks: tuple[PlannedCheck, ...]
     dtype: Dtype = "float32"
     baseline: CheckpointBaseline | None = None
     generator: Mapping[str, Any] | None = None
@@ -72,17 +64,34 @@ class PlannedCheckpoint:
         """Whether it is a language model; otherwise there are no text blocks."""
         return bool(self.checkpoint["scoring"] != "task")
 
-    def load(self) -> "Checkpoint":
+    def load(self) -> Checkpoint:
         """The checkpoint itself; nothing is resolved again."""
-        from robustness.checkpoint.checkpoint import Checkpoint
-
         return Checkpoint.from_dict(self.checkpoint)
 
-    def load_generator(self) -> "Checkpoint | None":
-        """The generator itself, if one is named; nothing is resolved again."""
-        from robustness.checkpoint.checkpoint import Checkpoint
+    def vetting(
+        self, context: Context, *, confidence: float = 0.99, device: str | None = None
+    ) -> Vetting:
+        """The checkpoint as it was planned; nothing is resolved, read or detected again.
 
-        return None if self.generator is None else Checkpoint.from_dict(self.generator)
+        Args:
+            context: store, threads, freshness and progress.
+            confidence: of verdicts that do not name their own.
+            device: where it runs, if not where the policy says.
+        """
+        settings = self.settings
+        if device is not None:
+            settings = settings.model_copy(update={"device": device})
+        generator = None if self.generator is None else Checkpoint.from_dict(self.generator)
+        return Vetting(
+            checkpoint=self.load(),
+            settings=settings,
+            context=context,
+            confidence=confidence,
+            model_profile=self.model_profile,
+            generator=generator,
+            baseline=self.baseline,
+            task=self.task,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +119,11 @@ class RunPlan:
     shard: Mapping[str, Any] | None = None
 
     @property
+    def context(self) -> Context:
+        """Its store, for whoever only reads numbers."""
+        return Context(root=self.store_root, newer_than=self.newer_than)
+
+    @property
     def alpha(self) -> float:
         """Error probability of one comparison, (1 - confidence) / m."""
         return alpha_for(self.confidence, self.comparisons)
@@ -122,7 +136,8 @@ class RunPlan:
         """The plan with the failures that its checkpoints' policy expects."""
         checkpoints = tuple(
             replace(
-                planned, checks=with_expectations(planned.checks, planned.settings, today=today)
+                planned,
+                checks=with_expectations(planned.checks, planned.settings.limits, today=today),
             )
             for planned in self.checkpoints
         )
@@ -179,7 +194,7 @@ class RunPlan:
                     block_size=planned["block_size"],
                     text_blocks=planned["text_blocks"],
                     notes=tuple(planned["notes"]),
-                    checks=tuple(map(Check.from_dict, planned["checks"])),
+                    checks=tuple(map(PlannedCheck.from_dict, planned["checks"])),
                     dtype=planned["dtype"],
                     baseline=planned["baseline"]
                     and CheckpointBaseline.from_dict(planned["baseline"]),
@@ -217,178 +232,3 @@ def _unsealed(text: str) -> Mapping[str, Any]:
     if not intact:
         raise PlanError("the plan of the run was changed on its way to a worker")
     return plan
-
-
-def make_plan(
-    references: Sequence[str],
-    policy: Policy,
-    *,
-    store_root: Path,
-    newer_than: float | None = None,
-    progress: Callable[[str], None] = lambda _: None,
-) -> RunPlan:
-    """Resolve and examine every checkpoint, read its corpus, and plan its checks.
-
-    Args:
-        references: checkpoints as the user named them.
-        policy: thresholds and settings.
-        store_root: folder of the store.
-        newer_than: seconds since the epoch; what the store has from before is not used.
-        progress: called with a line before every step that may take a while.
-
-    Raises:
-        RobustnessError: one sentence on the first thing that is wrong.
-    """
-    from robustness.checkpoint.reference import unique_labels
-
-    labels = unique_labels(references)
-    policy.require_overrides_match(references, labels)
-    checkpoints = tuple(
-        _planned(reference, label, policy, store_root, newer_than, progress)
-        for reference, label in zip(references, labels, strict=True)
-    )
-    comparisons = sum(check.statistical for planned in checkpoints for check in planned.checks)
-    return RunPlan(
-        checkpoints=checkpoints,
-        confidence=policy.confidence,
-        comparisons=max(1, comparisons),
-        store_root=store_root,
-        policy_source=policy.source,
-        newer_than=newer_than,
-    )
-
-
-def _planned(
-    reference: str,
-    label: str,
-    policy: Policy,
-    store_root: Path,
-    newer_than: float | None,
-    progress: Callable[[str], None],
-) -> PlannedCheckpoint:
-    from robustness.checkpoint.checkpoint import resolve
-
-    settings = policy.settings(reference, label)
-    _require_device(settings.device)
-    # First what is quickly found to be wrong: a checkpoint can take minutes to hash or to convert.
-    # With a task, only the checkpoint tells whether there is a perplexity to measure.
-    corpus = None
-    if settings.task.data is None:
-        progress(f"{label}: reading corpus {settings.corpus}")
-        corpus = load_corpus(settings.corpus, layout=settings.layout)
-    progress(f"{label}: resolving the checkpoint")
-    try:
-        checkpoint = resolve(reference, cache=store_root, progress=progress)
-    except NoLanguageModel:
-        if settings.task.data is None:
-            raise
-        kind = settings.task.kind
-        checkpoint = resolve(reference, cache=store_root, progress=progress, task=kind)
-    settings.scoring_options.require_suits(checkpoint.scoring, label=label)
-    vetting = Vetting(
-        checkpoint=checkpoint,
-        settings=settings,
-        store_root=store_root,
-        corpus=corpus,
-        newer_than=newer_than,
-        progress=lambda line: progress(f"{label}: {line}"),
-    )
-    has_perplexity = checkpoint.scoring != "task"
-    if has_perplexity and corpus is None:
-        progress(f"{label}: reading corpus {settings.corpus}")
-        vetting.corpus  # noqa: B018 (what is wrong with it comes before the rules)
-    progress(f"{label}: looking for outlier dimensions")
-    model_profile = vetting.model_profile
-    vetting.require_site()
-    task = None
-    if settings.task.data is not None:
-        progress(f"{label}: reading task {settings.task.data}")
-        task = plan_task(
-            checkpoint, settings, model_profile, store_root=store_root, newer_than=newer_than
-        )
-    planned = PlannedCheckpoint(
-        label=label,
-        checkpoint=checkpoint.to_dict(),
-        settings=settings,
-        model_profile=model_profile,
-        corpus="none",
-        block_size=0,
-        text_blocks=0,
-        notes=tuple(_task_notes(vetting, task)),
-        checks=planned_checks(
-            settings, model_profile, task=task is not None, language_model=has_perplexity
-        ),
-        task=task,
-    )
-    if not has_perplexity:
-        return planned
-    progress(f"{label}: cutting the corpus into text blocks")
-    layout = vetting.measurement.layout
-    return replace(
-        planned,
-        corpus=vetting.corpus.description,
-        block_size=vetting.measurement.block_size,
-        text_blocks=layout.n_blocks,
-        notes=(*_notes(vetting), *planned.notes),
-        dtype=vetting.measurement.dtype,
-        generator=None if vetting.generator is None else vetting.generator.to_dict(),
-    )
-
-
-def _task_notes(vetting: Vetting, task: PlannedTask | None) -> list[str]:
-    """What the user should know about what a task does and does not show."""
-    notes = []
-    if vetting.checkpoint.scoring == "task":
-        notes = [vetting.checkpoint.note] if vetting.checkpoint.note else []
-        notes.append(
-            "it has no language-model head, so there is no perplexity: its weights, its outlier "
-            "dimensions and its task are checked"
-        )
-    if task is not None and vetting.settings.dtype != "float32":
-        notes.append("tasks are measured in float32, whatever the dtype")
-    return notes
-
-
-def _notes(vetting: Vetting) -> list[str]:
-    """What the user should know before reading the numbers."""
-    measurement, wanted = vetting.measurement, vetting.settings.block_size
-    notes = [vetting.checkpoint.note] if vetting.checkpoint.note else []
-    if measurement.layout.split_examples:
-        split = measurement.layout.split_examples
-        notes.append(f"{split} examples are longer than a text block and were split")
-    unknown = measurement.layout.unknown_tokens / measurement.layout.n_tokens
-    if unknown > MOSTLY_KNOWN:
-        notes.append(
-            f"{unknown:.0%} of the corpus' tokens are unknown to the tokenizer: name a corpus of "
-            "the kind that the model was trained on"
-        )
-    begins_with = measurement.layout.begins_with
-    if vetting.settings.bos != "auto" or begins_with is None:
-        first = f"begin with {begins_with}" if begins_with else "begin without a special token"
-        why = "as the tokenizer has it" if vetting.settings.bos == "auto" else "as asked for (bos)"
-        notes.append(f"text blocks {first}, {why}; outliers can depend on that")
-    if measurement.block_size < wanted:
-        notes.append(
-            f"text blocks have {measurement.block_size} tokens, not {wanted}: the model has no "
-            "positions for more"
-        )
-    if measurement.unwritable:
-        notes.append(f"nothing is kept for another run: {measurement.unwritable}")
-    return notes
-
-
-def _require_device(device: str) -> None:
-    """Find out before the run that the model could not be moved to its device.
-
-    Raises:
-        PolicyError: if this machine has no such device.
-    """
-    if device == "cpu":
-        return
-    kind, _, index = device.partition(":")
-    count = mps_count() if kind == "mps" else gpu_count()
-    if int(index or 0) >= count:
-        raise PolicyError(
-            f"device {device} is not available here: torch {torch_version()} sees {count} "
-            f"{kind} devices; choose another with --robustness-device"
-        )

@@ -8,7 +8,7 @@ from typing import Any
 from robustness import __version__
 from robustness.errors import PolicyError
 from robustness.run.plan import PlannedCheckpoint, RunPlan
-from robustness.runtime.versions import library_versions
+from robustness.runtime.libraries import library_versions
 from robustness.store.store import digest
 
 MOST_SHARDS = 10_000

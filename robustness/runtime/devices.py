@@ -1,95 +1,69 @@
-"""What accelerators there are, asked of their driver: a second run needs no torch for it.
+"""What a model runs on, and in which precision: float32, or bfloat16 where the hardware has it.
 
-NVIDIA's driver interface (CUDA Driver API: ``cuInit``, ``cuDeviceGetCount``, ``cuDeviceGet``,
-``cuDeviceGetAttribute``) heeds ``CUDA_VISIBLE_DEVICES`` as torch does, which is built upon it.
+A processor is asked without torch, so that a second run on it needs none; torch counts the rest.
 """
 
-import ctypes
-import runpy
-import sys
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypeAlias
 
-_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-_CAPABILITY_MAJOR = 75
-"""``CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR``"""
+Dtype: TypeAlias = Literal["float32", "bfloat16"]
+DtypeChoice: TypeAlias = Literal["float32", "bfloat16", "auto"]
+
+_NATIVE = ("avx512_bf16", "amx_bf16")
+"""Processor features, as Linux names them, that multiply bfloat16 matrices natively."""
+
 _AMPERE = 8
-"""Compute capability from which on GPUs multiply bfloat16 matrices."""
+"""Compute capability from which on GPUs multiply bfloat16 matrices natively."""
 
 
-def gpu_count() -> int:
-    """How many GPUs torch can use; it numbers them from 0 on."""
-    found = _capabilities()
-    if found is None:
-        import torch
-
-        return torch.cuda.device_count()
-    return len(found)
-
-
-def gpu_computes_bfloat16(index: int) -> bool:
-    """Whether a GPU multiplies bfloat16 matrices natively.
+def device_count(kind: str) -> int:
+    """How many devices of a kind torch can use; it numbers them from 0 on.
 
     Args:
-        index: torch's number of it.
+        kind: ``cuda`` or ``mps``.
     """
-    found = _capabilities()
-    if found is None:
-        import torch
-
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return index < len(found) and found[index] >= _AMPERE
-
-
-def mps_count() -> int:
-    """One on a Mac with Metal, otherwise none."""
-    if sys.platform != "darwin":
-        return 0
     import torch
 
-    return int(torch.backends.mps.is_available())
+    return torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
 
 
-def torch_version() -> str:
-    """Of the torch that is installed, with what it is built for, such as ``2.13.0+cu130``."""
-    return str(_build()["__version__"])
+def chosen_dtype(choice: DtypeChoice, device: str) -> Dtype:
+    """The precision that may be used besides float32.
 
+    ``auto`` goes by capability and not by a timed trial: what a run measures, and under which key,
+    must be the same in every process, on a busy machine too. Where a processor only emulates
+    bfloat16, by widening every operand, it is slower than float32, and is not taken.
 
-def _build() -> dict[str, Any]:
-    """What torch was built with and for, read without importing it."""
-    spec = find_spec("torch")
-    assert spec is not None
-    assert spec.origin is not None
-    return runpy.run_path(str(Path(spec.origin).with_name("version.py")))
-
-
-def _capabilities() -> tuple[int, ...] | None:
-    """Major compute capability of each GPU that torch could use.
-
-    ``None`` to ask torch instead: it is there already, built for GPUs of another make, or finds a
-    driver where this does not.
+    Args:
+        choice: the policy's setting.
+        device: ``cpu``, ``cuda[:n]`` or ``mps``.
     """
-    if "torch" in sys.modules:
-        return None
-    build = _build()
-    if build.get("hip"):
-        return None
-    if not build.get("cuda"):
-        return ()
+    if choice != "auto":
+        return choice
+    return "bfloat16" if _computes_bfloat16(device) else "float32"
+
+
+def _computes_bfloat16(device: str) -> bool:
+    if device == "cpu":
+        return not set(_NATIVE).isdisjoint(_processor_features())
+    kind, _, index = device.partition(":")
+    number = int(index or 0)
+    if kind != "cuda" or number >= device_count("cuda"):
+        return False
+    import torch
+
+    capable = torch.cuda.get_device_capability(number)[0] >= _AMPERE
+    return capable or torch.version.hip is not None  # as torch has it of AMD's
+
+
+def _processor_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
+    """Features of the first processor; none where the system does not tell."""
     try:
-        return _asked(ctypes.CDLL(_LIBRARY))
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return None
-
-
-def _asked(driver: Any) -> tuple[int, ...] | None:
-    count, device, major = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
-        return None
-    found = []
-    for number in range(count.value):
-        driver.cuDeviceGet(ctypes.byref(device), number)
-        driver.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
-        found.append(major.value)
-    return tuple(found)
+        return []
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() == "flags":
+            return value.split()
+    return []

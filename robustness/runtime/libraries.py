@@ -1,4 +1,7 @@
-"""torch and transformers: imported late, as a second run needs neither, and then in one go."""
+"""torch and transformers: their versions without an import, and their import, late and in one go.
+
+A second run needs neither.
+"""
 
 import gc
 import sys
@@ -6,11 +9,23 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.metadata import PackageNotFoundError, version
 
 MODULE = "transformers.modeling_utils"
 """What the import of every model of transformers begins with."""
 
 _LASTING = ContextVar("_LASTING", default=False)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what computes the numbers, from package metadata: nothing is imported."""
+    versions = {}
+    for name in ("torch", "transformers", "tokenizers", "numpy"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
 
 
 def load_libraries() -> None:

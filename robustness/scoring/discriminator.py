@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from robustness.errors import MeasurementError, PolicyError
-from robustness.runtime.dtypes import Dtype
-from robustness.scoring import ScoredBlock
-from robustness.scoring.batch import model_inputs
+from robustness.runtime.devices import Dtype
+from robustness.scoring.block import ScoredBlock, model_inputs
 from robustness.scoring.forward import Scorer
 from robustness.scoring.replaced import sampled_tokens
 

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robustness.errors import MeasurementError, UnsupportedArchitecture
-from robustness.runtime.dtypes import Dtype
-from robustness.scoring import ScoredBlock
-from robustness.scoring.batch import head_columns, model_inputs
+from robustness.runtime.devices import Dtype
+from robustness.scoring.block import ScoredBlock, head_columns, model_inputs
 
 LOGITS_BYTES = 128 * 1024**2
 """Bound on the float32 logits that exist at a time."""

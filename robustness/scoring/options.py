@@ -1,8 +1,9 @@
 """How a checkpoint is scored, as far as the policy decides it."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
+from robustness.corpus.special_tokens import Bos
 from robustness.errors import PolicyError
 from robustness.scoring.masked import Masking
 
@@ -11,8 +12,6 @@ if TYPE_CHECKING:
 
 UNIGRAM = "unigram"
 """In the place of a generator: tokens drawn from the corpus itself."""
-
-Bos = Literal["auto", "always", "never"]
 
 
 @dataclass(frozen=True, kw_only=True)

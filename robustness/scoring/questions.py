@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from robustness.checkpoint.tokenization import sentinels
 from robustness.errors import CorpusError
-from robustness.scoring.causal import causal_block
-from robustness.scoring.masked import masked_block, masked_rows
+from robustness.scoring.block import causal_block
+from robustness.scoring.masked import masked_block, masked_rows, permutation_rows
 from robustness.scoring.options import ScoringOptions
-from robustness.scoring.permutation import permutation_rows
 from robustness.scoring.replaced import replaced_block, unigram_replacements
-from robustness.scoring.seq2seq import infilling_block, sentinels, span_block
+from robustness.scoring.seq2seq import infilling_block, span_block
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

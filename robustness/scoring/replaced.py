@@ -5,12 +5,19 @@ loss is no likelihood of the text, so its exponential is no perplexity.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robustness.errors import PolicyError
 from robustness.scoring.block import ScoredBlock
+from robustness.scoring.options import UNIGRAM
 from robustness.scoring.sampling import masked_positions, uniform_index
+
+if TYPE_CHECKING:
+    from robustness.checkpoint.checkpoint import Checkpoint
 
 
 def replaced_block(
@@ -94,3 +101,31 @@ def sampled_tokens(
 def entropy_nats(share: float) -> float:
     """Loss of the best guess that looks at no text: the base rate's entropy."""
     return -sum(p * float(np.log(p)) for p in (share, 1 - share) if p > 0)
+
+
+def chosen_generator(
+    reference: str, checkpoint: "Checkpoint", *, store_root: Path
+) -> "Checkpoint | None":
+    """The generator that a policy names; ``None`` where tokens are drawn by their frequency.
+
+    Args:
+        reference: the policy's ``generator``.
+        checkpoint: the discriminator.
+        store_root: folder of the store.
+
+    Raises:
+        PolicyError: if it is no masked language model, or has another vocabulary.
+        CheckpointError: if there is no such checkpoint.
+    """
+    if reference == UNIGRAM:
+        return None
+    from robustness.checkpoint.resolving import resolve
+
+    found = resolve(reference, cache=store_root)
+    if (found.scoring, found.vocab_size) != ("masked", checkpoint.vocab_size):
+        raise PolicyError(
+            f"generator {reference!r} is scored {found.scoring} and has {found.vocab_size} "
+            f"tokens: name a masked language model with the {checkpoint.vocab_size} tokens of "
+            f"{checkpoint.label}"
+        )
+    return found

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from robustness.checkpoint.checkpoint import Checkpoint
     from robustness.corpus.blocks import TextBlocks
     from robustness.corpus.corpus import Corpus
-    from robustness.scoring import PlannedChunk, ScoredBlock
+    from robustness.scoring.block import PlannedChunk, ScoredBlock
     from robustness.scoring.discriminator import Sampler
     from robustness.scoring.examples import Excerpt
     from robustness.scoring.options import ScoringOptions
@@ -141,7 +141,7 @@ class ScoringPlan:
 
     def chunk(self, index: int) -> "PlannedChunk":
         """All that is asked about one chunk of the seeded order."""
-        from robustness.scoring import PlannedChunk
+        from robustness.scoring.block import PlannedChunk
 
         members = self.order[index * CHUNK_BLOCKS : (index + 1) * CHUNK_BLOCKS]
         return PlannedChunk.of([self._questions.rows(int(block)) for block in members])

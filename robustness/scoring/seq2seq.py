@@ -6,9 +6,7 @@ the spans, each behind its sentinel. A mask token means BART's text infilling (L
 each span becomes one mask token, and the decoder produces the whole text.
 """
 
-import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +19,6 @@ SENTINEL_DENSITY = 0.15
 
 MASK_DENSITY = 0.3
 """Share of the tokens in spans (BART)."""
-
-_SENTINEL = re.compile(r"▁?<extra_id_(\d+)>")
-
-
-def sentinels(tokenizer: Any) -> list[int]:
-    """Ids of a tokenizer's sentinel tokens in the order in which they stand for spans."""
-    found = {}
-    for token, number in tokenizer.get_vocab().items():
-        if match := _SENTINEL.fullmatch(token):
-            found[int(match[1])] = number
-    return [found[place] for place in sorted(found)]
 
 
 def span_block(
@@ -51,7 +38,7 @@ def span_block(
     Args:
         ids: tokens, shape (T,).
         special: true at special tokens, shape (T,).
-        sentinels: see :func:`sentinels`.
+        sentinels: see :func:`robustness.checkpoint.tokenization.sentinels`.
         suffix: the special tokens that end a text.
         seed: the run's seed.
         fingerprint: the corpus' fingerprint.

@@ -11,7 +11,7 @@ least 1.05" asks, and ``below`` otherwise.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,24 +44,25 @@ _WORST_DRAWS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What is known of a degradation after some text blocks.
+    """What the evidence so far says of a number: on which side of a threshold it lies.
 
     Attributes:
         side: where the corpus value lies relative to the threshold; ``None`` while undecided.
-        ratio: exp(ΣΔNLL / Σtokens) of the text blocks seen; may be infinite.
+        measured: the number for what was seen: exp(ΣΔNLL / Σtokens), which may be infinite, or
+            the drop of a score.
         interval: the thresholds that the evidence does not exclude; ``None`` if exact.
-        exact: the ratio is the corpus value itself and not an estimate: the corpus is used up, or
+        exact: the number is the corpus value itself and not an estimate: the corpus is used up, or
             an infinite ΔNLL makes it infinite whatever follows.
-        text_blocks: text blocks seen.
-        tokens: scored tokens seen.
+        seen: text blocks, or examples, that it rests on.
+        tokens: scored tokens in them.
     """
 
     side: Side | None
-    ratio: float
+    measured: float
     interval: tuple[float, float] | None
     exact: bool
-    text_blocks: int
-    tokens: int
+    seen: int
+    tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,12 @@ class MedianDecision:
     interval: tuple[float, float]
     worst: tuple[int, ...]
     quantiles: Mapping[str, float]
+    exact: ClassVar[bool] = False
+
+    @property
+    def measured(self) -> float:
+        """The median."""
+        return self.median
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,16 +107,18 @@ class FactorDecision:
             control's, ``below`` when one of these does not hold; ``None`` while undecided.
         joint_mean: nats per text block; may be infinite.
         control_mean: nats per text block; may be infinite.
-        ratio: joint over control mean, a description that decides nothing. With a control mean of
-            0 or less it is infinite if the joint mean is positive, else 0.
-        text_blocks: text blocks seen, over all passes.
+        measured: joint over control mean, a description that decides nothing. With a control
+            mean of 0 or less it is infinite if the joint mean is positive, else 0.
+        seen: text blocks, over all passes.
     """
 
     side: Side | None
     joint_mean: float
     control_mean: float
-    ratio: float
-    text_blocks: int
+    measured: float
+    seen: int
+    interval: ClassVar[None] = None
+    exact: ClassVar[bool] = False
 
 
 def decide_ratio(
@@ -162,10 +171,10 @@ def decide_ratio(
         interval = _agreeing(ends, side, threshold)
     return Decision(
         side=side,
-        ratio=_exp(mean),
+        measured=_exp(mean),
         interval=interval,
         exact=exact,
-        text_blocks=len(delta),
+        seen=len(delta),
         tokens=int(counts.sum()),
     )
 
@@ -297,8 +306,8 @@ def decide_factor(
         side=side,
         joint_mean=joint_mean,
         control_mean=control_mean,
-        ratio=_described_ratio(joint_mean, control_mean),
-        text_blocks=len(joint),
+        measured=_described_ratio(joint_mean, control_mean),
+        seen=len(joint),
     )
 
 

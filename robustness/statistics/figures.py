@@ -58,8 +58,8 @@ class TextFigures(Figures):
     """Perplexities that do not depend on the tokenizer, and the text that they are of."""
 
     word_perplexity: Number | None
-    byte_perplexity: Number
-    bits_per_byte: Number
+    byte_perplexity: Number | None
+    bits_per_byte: Number | None
     words: int | None
     utf8_bytes: int
 

@@ -6,12 +6,12 @@ measured in float32 alone.
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from robustness.statistics.decisions import counts_of, log_of, nats
+from robustness.statistics.figures import PrecisionCost
 from robustness.statistics.sequential import summarise
 
 NEAR = 0.1
@@ -32,9 +32,11 @@ class Precision:
     distance_nats: float
     needs_float32: bool
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {"slack_nats": self.slack_nats, "distance_nats": self.distance_nats}
+    def cost(self) -> PrecisionCost:
+        """For a report."""
+        return PrecisionCost(
+            slack_nats=float(self.slack_nats), distance_nats=float(self.distance_nats)
+        )
 
 
 def reduced_precision(

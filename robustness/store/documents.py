@@ -1,8 +1,8 @@
-"""JSON documents that a user names: read, or refused in one sentence."""
+"""What users write or name: a policy's tables and JSON documents, refused in one sentence."""
 
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from robustness.errors import RobustnessError
 
@@ -11,6 +11,12 @@ MOST_BYTES = 256 * 1024**2
 
 _MOST_CHARACTERS = 200
 """Of what another library says."""
+
+
+class StrictTable(BaseModel):
+    """A table of a policy: unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, serialize_by_alias=True)
 
 
 def read_document(file: Path, *, kind: str, name: str, error: type[RobustnessError]) -> bytes:

@@ -10,5 +10,4 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 def test_quantization_is_harmless(vetting: Vetting, gate: Gate) -> None:
     """Simulated int8 weights and activations stay below ``max_ratio``."""
-    limits = vetting.settings.checks.quantization_is_harmless
-    gate.settle(vetting.quantized().is_harmless(within=limits.max_ratio, alpha=gate.alpha))
+    gate.decide(vetting)

@@ -50,6 +50,17 @@ _NOTHING_EXCLUDED = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
+class DrawsDecision(Decision):
+    """What is known of the median of random draws.
+
+    Attributes:
+        draws: how many.
+    """
+
+    draws: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Paired:
     """Two predictions for each of the examples seen, shapes (n,).
 
@@ -100,7 +111,7 @@ def bounded(values: ArrayLike, bound: float, looks: ArrayLike | None = None) -> 
 def decide_mean(
     drops: ArrayLike, *, threshold: float, alpha: float, minimum: int = FIRST_LOOK, exhausted: bool
 ) -> Decision:
-    """Compare the mean drop with a threshold; ``ratio`` and ``interval`` are drops.
+    """Compare the mean drop with a threshold.
 
     Args:
         drops: per example, from -1 to 1, shape (n,), in the order in which they were seen.
@@ -154,8 +165,8 @@ def decide_factor(
         side=side,
         joint_mean=means[0],
         control_mean=means[1],
-        ratio=ratio,
-        text_blocks=len(fixed),
+        measured=ratio,
+        seen=len(fixed),
     )
 
 
@@ -289,7 +300,7 @@ def guarded(
     )
 
 
-def decide_median_drop(drops: ArrayLike, *, threshold: float, alpha: float) -> Decision:
+def decide_median_drop(drops: ArrayLike, *, threshold: float, alpha: float) -> DrawsDecision:
     """Compare the median draw's drop with a threshold, by the exact sign test.
 
     Args:
@@ -303,14 +314,14 @@ def decide_median_drop(drops: ArrayLike, *, threshold: float, alpha: float) -> D
     if n >= FIRST_LOOK_AT_BLOCKS:
         interval = median_interval(values, alpha=alpha)
         side = _SIDES[int(median_side(values - threshold, alpha=alpha))]
-    return Decision(
-        side=side, ratio=middle, interval=interval, exact=False, text_blocks=n, tokens=0
+    return DrawsDecision(
+        side=side, measured=middle, interval=_finite(interval), exact=False, seen=n, draws=n
     )
 
 
 def _exact(drop: float, threshold: float, n: int) -> Decision:
     side: Side = "above" if drop >= threshold else "below"
-    return Decision(side=side, ratio=drop, interval=None, exact=True, text_blocks=n, tokens=0)
+    return Decision(side=side, measured=drop, interval=None, exact=True, seen=n)
 
 
 def _estimate(drop: float, interval: tuple[float, float], threshold: float, n: int) -> Decision:
@@ -319,4 +330,9 @@ def _estimate(drop: float, interval: tuple[float, float], threshold: float, n: i
         side = "above"
     elif interval[1] < threshold:
         side = "below"
-    return Decision(side=side, ratio=drop, interval=interval, exact=False, text_blocks=n, tokens=0)
+    return Decision(side=side, measured=drop, interval=_finite(interval), exact=False, seen=n)
+
+
+def _finite(interval: tuple[float, float]) -> tuple[float, float] | None:
+    """An interval of drops; ``None`` where it has no end on one side, and so says nothing yet."""
+    return interval if all(map(math.isfinite, interval)) else None

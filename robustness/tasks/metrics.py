@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robustness.checkpoint.task_heads import TaskKind
 from robustness.errors import TaskError
-from robustness.tasks.settings import Metric, MetricChoice, TaskKind
+from robustness.tasks.settings import Metric, MetricChoice
 
 Floats = NDArray[np.float64]
 

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from robustness.ablation.edits import Sum
 from robustness.ablation.hooks import Means, summed
 from robustness.ablation.interventions import Intervention
+from robustness.checkpoint.task_heads import TaskKind
 from robustness.errors import MeasurementError
 from robustness.measurement.batching import first_guess, is_out_of_memory, micro_batches
 from robustness.measurement.execution import separated, sharing, take_threads
 from robustness.runtime.threads import LibraryChoice, Threads
-from robustness.tasks.settings import TaskKind
 
 if TYPE_CHECKING:
     from robustness.ablation.ablation import Ablation
-    from robustness.anatomy.anatomy import Anatomy
+    from robustness.anatomy.stacks import Anatomy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from robustness.outliers.rules.settings import StrictTable
+from robustness.checkpoint.task_heads import KindChoice
+from robustness.store.documents import StrictTable
 
-TaskKind = Literal["classification", "regression", "similarity"]
-"""A label for a text or a pair; a number for one; the similarity of a pair's embeddings."""
-
-KindChoice = Literal["auto", "classification", "regression", "similarity"]
 Metric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
 MetricChoice = Literal["auto", "accuracy", "f1", "matthews", "pearson", "spearman"]
 

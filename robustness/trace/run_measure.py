@@ -13,13 +13,15 @@ from robustness.errors import (
     UnsupportedSite,
 )
 from robustness.run.estimate import Estimate
+from robustness.store.context import Context
 from robustness.trace.emergence import Step
 from robustness.trace.step_measure import Progress, conditions_of, measured
 from robustness.vetting import Vetting
 
 if TYPE_CHECKING:
     from robustness.corpus.corpus import Corpus
-    from robustness.policy.policy import Policy, Settings
+    from robustness.policy.policy import Policy
+    from robustness.policy.settings import Settings
     from robustness.trace.step_measure import Measured
 
 _OF_ONE_CHECKPOINT = (CheckpointError, MeasurementError, UnsupportedArchitecture, UnsupportedSite)
@@ -122,14 +124,14 @@ class RunMeasurement:
         )
 
     def _vetting(self, step: Step) -> Vetting:
-        from robustness.checkpoint.checkpoint import resolve
+        from robustness.checkpoint.resolving import resolve
 
         checkpoint = resolve(step.reference, cache=self.store_root)
         self.settings.scoring_options.require_suits(checkpoint.scoring, label=step.scan.label)
         return Vetting(
             checkpoint=checkpoint,
             settings=self.settings,
-            store_root=self.store_root,
+            context=Context(root=self.store_root),
             corpus=self.corpus,
         )
 

@@ -5,18 +5,20 @@ has been measured of a checkpoint, by this or by a run of pytest, is not measure
 """
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from robustness.ablation.ablation import Ablation
 from robustness.ablation.interventions import FixedAblation
 from robustness.measurement.evidence import (
     ControlEvidence,
-    FixedEvidence,
     IntactEvidence,
     control_evidence,
-    fixed_evidence,
-    intact_evidence,
+    intervention_evidence,
 )
 from robustness.scoring.sampling import random_candidates
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
@@ -130,45 +132,52 @@ def measured(
         MeasurementError: a value is NaN, or infinite although the model is intact.
         UnsupportedSite: the policy's site is none of the model's.
     """
-    measurement = vetting.measurement
-    n_chunks = measurement.n_chunks
-    if text_blocks is not None:
-        n_chunks = min(n_chunks, math.ceil(text_blocks / CHUNK_BLOCKS))
-    wanted = min(n_chunks * CHUNK_BLOCKS, measurement.layout.n_blocks)
     sets = [dims, *_alone(dims)] if dims else []
     ablations = [vetting.ablate(each).ablation for each in sets]
-    intact = intact_evidence(measurement)
-    fixed = [fixed_evidence(measurement, FixedAblation(ablation=each)) for each in ablations]
-    others = set(never_drawn) | set(dims)
-    enough = vetting.model_profile.hidden_size - len(others) >= len(dims)
-    random = (
-        control_evidence(
-            measurement,
-            candidates=random_candidates(
-                others, hidden_size=vetting.model_profile.hidden_size, size=len(dims)
-            ),
-            size=len(dims),
-            like=ablations[0],
-        )
-        if dims and enough
-        else None
+    fixed = intervention_evidence(
+        vetting.measurement, [FixedAblation(ablation=each) for each in ablations]
     )
+    random = _random(vetting, dims, ablations, never_drawn)
+    n_blocks = vetting.measurement.layout.n_blocks
+    n_chunks = math.ceil(min(text_blocks or n_blocks, n_blocks) / CHUNK_BLOCKS)
+    wanted = min(n_chunks * CHUNK_BLOCKS, n_blocks)
     for _ in range(n_chunks):
-        model = next(intact)
-        ablated = [next(each) for each in fixed]
+        evidence = next(fixed)
         drawn = None if random is None else next(random)
-        progress(len(model.tokens), wanted, vetting.quantity.figure(model.mean_nll_nats))
-    degradations = [_degradation(*pair, alpha) for pair in zip(sets, ablated, strict=True)]
+        model = evidence.intact
+        progress(model.seen, wanted, vetting.quantity.figure(model.mean_nll_nats))
+    degradations = [
+        _degradation(each, delta, model, alpha)
+        for each, delta in zip(sets, evidence.deltas_nll, strict=True)
+    ]
     return Measured(
         quantity=vetting.quantity.name,
         figure=vetting.quantity.figure(model.mean_nll_nats),
         interval=_of_figure(model, vetting.quantity, alpha),
-        text_blocks=len(model.tokens),
+        text_blocks=model.seen,
         tokens=int(model.tokens.sum()),
-        exact=model.exhausted,
+        exact=model.whole,
         joint=degradations[0] if dims else None,
         alone=tuple(degradations[1:]),
         random=None if drawn is None else _of_draws(drawn, len(dims), alpha),
+    )
+
+
+def _random(
+    vetting: "Vetting",
+    dims: tuple[int, ...],
+    ablations: Sequence[Ablation],
+    never_drawn: Collection[int],
+) -> Iterator[ControlEvidence] | None:
+    """As many random dimensions; nothing where there are not that many."""
+    others, hidden_size = set(never_drawn) | set(dims), vetting.model_profile.hidden_size
+    if not dims or hidden_size - len(others) < len(dims):
+        return None
+    return control_evidence(
+        vetting.measurement,
+        candidates=random_candidates(others, hidden_size=hidden_size, size=len(dims)),
+        size=len(dims),
+        template=ablations[0],
     )
 
 
@@ -177,41 +186,43 @@ def _alone(dims: Collection[int]) -> list[tuple[int, ...]]:
 
 
 def _of_figure(evidence: IntactEvidence, quantity: "Quantity", alpha: float) -> Interval | None:
-    look = decide_ratio(
+    decision = decide_ratio(
         evidence.nll_nats,
         evidence.tokens,
         threshold=1.0,
         alpha=alpha,
-        exhausted=evidence.exhausted,
+        exhausted=evidence.whole,
     )
-    known = _known(look.interval)
+    known = _known(decision.interval)
     if known is None or quantity.is_perplexity:
         return known
     low, high = (math.log(end) if end > 0 else -math.inf for end in known)
     return low, high
 
 
-def _degradation(dims: Sequence[int], evidence: FixedEvidence, alpha: float) -> Degradation:
-    look = decide_ratio(
-        evidence.delta_nll,
-        evidence.intact.tokens,
-        threshold=1.0,
-        alpha=alpha,
-        exhausted=evidence.intact.exhausted,
+def _degradation(
+    dims: Sequence[int], delta_nll: NDArray[np.float64], intact: IntactEvidence, alpha: float
+) -> Degradation:
+    decision = decide_ratio(
+        delta_nll, intact.tokens, threshold=1.0, alpha=alpha, exhausted=intact.whole
     )
-    return Degradation(dims=tuple(dims), ratio=look.ratio, interval=_known(look.interval))
+    return Degradation(
+        dims=tuple(dims), ratio=decision.measured, interval=_known(decision.interval)
+    )
 
 
 def _of_draws(evidence: ControlEvidence, size: int, alpha: float) -> RandomDegradation | None:
     if not len(evidence.draw_tokens):
         return None
-    look = decide_median(evidence.draw_delta_nll, evidence.draw_tokens, threshold=1.0, alpha=alpha)
+    decision = decide_median(
+        evidence.draw_delta_nll, evidence.draw_tokens, threshold=1.0, alpha=alpha
+    )
     return RandomDegradation(
         size=size,
-        draws=look.draws,
-        median=look.median,
-        mean=look.mean,
-        interval=_known(look.interval),
+        draws=decision.draws,
+        median=decision.median,
+        mean=decision.mean,
+        interval=_known(decision.interval),
     )
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from robustness.ablation.ablation import Ablation
 from robustness.ablation.hooks import ablated, ablated_rows
-from robustness.anatomy.anatomy import Stack, trace_anatomy
+from robustness.anatomy.anatomy import trace_anatomy
+from robustness.anatomy.stacks import Stack
 from robustness.errors import MeasurementError, UnsupportedSite
 from tests.support.checkpoints.tiny_models import ARCHITECTURES, tiny_inputs, tiny_model
 from tests.support.checkpoints.watching import logits, watched
@@ -214,7 +215,7 @@ def test_rows_are_ablated_in_the_chosen_layers(case: Case) -> None:
     rows = [case.ablation.dims, case.other.dims]
     layers = case.ablation.layers
     before, intact = state(case.model), logits(case.model, case.inputs)
-    with ablated_rows(case.model, case.stack, rows, layers=layers):
+    with ablated_rows(case.model, case.stack, rows, template=Ablation(dims=(0,), layers=layers)):
         outputs = features(case)
     for layer, output in enumerate(outputs):
         for row, dims in enumerate(rows):
@@ -315,7 +316,7 @@ def test_what_the_model_does_not_have_cannot_be_ablated(ablation: Ablation, mess
         pass
     with (
         pytest.raises(UnsupportedSite, match=message),
-        ablated_rows(model, stack, [ablation.dims], layers=ablation.layers),
+        ablated_rows(model, stack, [ablation.dims], template=ablation),
     ):
         pass
     assert state(model) == before

@@ -10,18 +10,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from robustness.checks.quantized_model import share
 from torch import nn
 
 from robustness.ablation.interventions import Intact, Quantized
 from robustness.ablation.quantization import dense_int8, quantize, quantized
 from robustness.anatomy.anatomy import trace_anatomy
 from robustness.anatomy.live import dense_layers_of
-from robustness.checks.quantized_model import share
 from robustness.measurement.execution import Execution
 from robustness.policy.policy import load_policy
-from robustness.run.plan import make_plan
+from robustness.run.planning import make_plan
 from robustness.scoring import causal_block
 from robustness.scoring.forward import Scorer
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint, tiny_tokenizer
 from tests.support.checkpoints.planted import (
@@ -207,9 +208,11 @@ def wrecked(tmp_path_factory: pytest.TempPathFactory) -> Vetting:
     save_checkpoint(root / "model", wreckable(), tiny_tokenizer(VOCABULARY))
     (root / "text.txt").write_text(planted_text())
     policy = load_policy(None, options={"corpus": str(root / "text.txt"), "block_size": 32})
-    run = make_plan([str(root / "model")], policy, store_root=root / "store")
+    run = make_plan([str(root / "model")], policy, Context(root=root / "store"))
     (only,) = run.checkpoints
-    return Vetting(checkpoint=only.load(), settings=only.settings, store_root=run.store_root)
+    return Vetting(
+        checkpoint=only.load(), settings=only.settings, context=Context(root=run.store_root)
+    )
 
 
 def test_an_outlier_wrecks_int8_and_sparing_it_mends_it(wrecked: Vetting) -> None:
@@ -218,8 +221,8 @@ def test_an_outlier_wrecks_int8_and_sparing_it_mends_it(wrecked: Vetting) -> Non
     assert verdict.outcome == "fail"
     intact = verdict.details["intact_perplexity"]
     assert intact < 20
-    assert verdict.ratio == pytest.approx(VOCABULARY / intact, rel=1e-5)  # a uniform guess
-    assert verdict.details["int8_ratio"] == pytest.approx(verdict.ratio, rel=1e-12)
+    assert verdict.measured == pytest.approx(VOCABULARY / intact, rel=1e-5)  # a uniform guess
+    assert verdict.details["int8_ratio"] == pytest.approx(verdict.measured, rel=1e-12)
     assert verdict.details["int8_ratio_without_outliers"] == pytest.approx(1, abs=2e-3)
     assert verdict.details["int8_share_of_outliers"] == pytest.approx(1, abs=2e-3)
     assert f"with dimensions {HUGE}, {PLANTED} left in float: x1" in verdict.reason
@@ -245,12 +248,14 @@ def test_a_harmless_model_passes(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "model", planted_model(), tiny_tokenizer(VOCABULARY))
     (tmp_path / "text.txt").write_text(planted_text())
     policy = load_policy(None, options={"corpus": str(tmp_path / "text.txt"), "block_size": 32})
-    run = make_plan([str(tmp_path / "model")], policy, store_root=tmp_path / "store")
+    run = make_plan([str(tmp_path / "model")], policy, Context(root=tmp_path / "store"))
     (only,) = run.checkpoints
-    vetting = Vetting(checkpoint=only.load(), settings=only.settings, store_root=run.store_root)
+    vetting = Vetting(
+        checkpoint=only.load(), settings=only.settings, context=Context(root=run.store_root)
+    )
     verdict = vetting.quantized().is_harmless(within=1.05)
     assert verdict
-    assert verdict.ratio == pytest.approx(1, abs=0.02)
+    assert verdict.measured == pytest.approx(1, abs=0.02)
     assert 0 < verdict.details["blind_share"] < 1
     with pytest.raises(TypeError, match=r"is no verdict: ask it \.is_harmless"):
         bool(vetting.quantized())
@@ -337,9 +342,11 @@ def test_an_antibody_model_in_int8_is_that_of_the_plain_loop(tmp_path: Path) -> 
     """Sapiens (RoBERTa): outliers 92 and 112."""
     path, corpus = shared_model("sapiens-roberta-vl"), str(shared_data("antibody-light.fa"))
     policy = load_policy(None, options={"corpus": corpus})
-    run = make_plan([str(path)], policy, store_root=tmp_path)
+    run = make_plan([str(path)], policy, Context(root=tmp_path))
     (only,) = run.checkpoints
-    vetting = Vetting(checkpoint=only.load(), settings=only.settings, store_root=run.store_root)
+    vetting = Vetting(
+        checkpoint=only.load(), settings=only.settings, context=Context(root=run.store_root)
+    )
     measurement = vetting.measurement
     dims = vetting.outliers().dims
     interventions = [Quantized(), Quantized(spared=dims)]

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from robustness.ablation.ablation import Ablation
 from robustness.ablation.hooks import ablated
 from robustness.ablation.resume import Kept, kept, resumed
-from robustness.anatomy.anatomy import Stack, trace_anatomy
+from robustness.anatomy.anatomy import trace_anatomy
+from robustness.anatomy.stacks import Stack
 from robustness.errors import MeasurementError, UnsupportedArchitecture
 from tests.ablation.test_ablation import state
 from tests.support.checkpoints.tiny_models import (

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from robustness.ablation.ablation import SITES, Ablation
 from robustness.ablation.hooks import Means, ablated, ablated_rows, summed
-from robustness.anatomy.anatomy import Anatomy, Stack, trace_anatomy
+from robustness.anatomy.anatomy import trace_anatomy
 from robustness.anatomy.nested import floating_tensors
-from robustness.anatomy.stacks import EMBEDDING
+from robustness.anatomy.stacks import EMBEDDING, Anatomy, Stack
 from robustness.errors import MeasurementError, UnsupportedSite
 from tests.support.checkpoints.tiny_models import (
     ARCHITECTURES,
@@ -125,7 +125,7 @@ def test_rows_are_ablated_as_if_each_were_alone_at_every_site(architecture: str,
         means = means_of(model, stack, like, inputs)
         for mode in ("zero", "mean"):
             like = Ablation(dims=(0,), site=site, mode=mode, embeddings=site == "residual")
-            with ablated_rows(model, stack, rows, like=like, means=means):
+            with ablated_rows(model, stack, rows, template=like, means=means):
                 together = logits(model, inputs)
             for row, dims in enumerate(rows):
                 own_inputs = {name: tensor[row : row + 1] for name, tensor in inputs.items()}

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from robustness.anatomy.anatomy import Anatomy, distinct_sites, trace_anatomy
+from robustness.anatomy.anatomy import few_tokens, trace_anatomy
+from robustness.anatomy.stacks import Anatomy, distinct_sites
 from robustness.errors import UnsupportedArchitecture, UnsupportedSite
-from robustness.outliers.model_profile import few_tokens
 from tests.support.checkpoints.tiny_models import (
     ARCHITECTURES,
     SEQUENCE_TO_SEQUENCE,

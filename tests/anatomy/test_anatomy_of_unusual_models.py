@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from robustness.ablation.ablation import Ablation
 from robustness.ablation.hooks import ablated
-from robustness.anatomy.anatomy import Anatomy, Site, trace_anatomy
+from robustness.anatomy.anatomy import trace_anatomy
 from robustness.anatomy.parameters import site_parameters
 from robustness.anatomy.probing import is_normalisation
+from robustness.anatomy.stacks import Anatomy, Site
 from robustness.anatomy.tracing import record
 from robustness.errors import UnsupportedArchitecture, UnsupportedSite
 from tests.support.checkpoints.tiny_models import (

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from robustness.checkpoint.architecture import candidates
-from robustness.checkpoint.checkpoint import Checkpoint, resolve
+from robustness.checkpoint.checkpoint import Checkpoint
+from robustness.checkpoint.resolving import resolve
 from robustness.errors import CheckpointError
 from tests.support.checkpoints import checkpoint_folders
 from tests.support.checkpoints.checkpoint_folders import (
@@ -162,7 +163,7 @@ def test_every_part_belongs_to_the_revision(
 def test_resolving_again_imports_no_torch(folder: Path, cache: Path) -> None:
     first = resolve(str(folder), cache=cache)
     code = (
-        "import json, pathlib, sys; from robustness.checkpoint.checkpoint import resolve\n"
+        "import json, pathlib, sys; from robustness.checkpoint.resolving import resolve\n"
         "checkpoint = resolve(sys.argv[1], cache=pathlib.Path(sys.argv[2]))\n"
         "assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)\n"
         "print(json.dumps(checkpoint.to_dict()))"

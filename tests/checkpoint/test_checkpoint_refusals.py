@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from robustness.checkpoint.checkpoint import Checkpoint, resolve
+from robustness.checkpoint.checkpoint import Checkpoint
+from robustness.checkpoint.resolving import resolve
 from robustness.errors import CheckpointError
 from tests.support.checkpoints import checkpoint_folders
 from tests.support.checkpoints.checkpoint_folders import (

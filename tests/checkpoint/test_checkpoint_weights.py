@@ -10,7 +10,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.errors import CheckpointError
 from tests.support.checkpoints import checkpoint_folders
 from tests.support.checkpoints.checkpoint_folders import (

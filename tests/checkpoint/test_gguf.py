@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from robustness.checkpoint.checkpoint import Checkpoint, resolve
+from robustness.checkpoint.checkpoint import Checkpoint
 from robustness.checkpoint.gguf_file import read_gguf_header
 from robustness.checkpoint.reference import CheckpointRef
+from robustness.checkpoint.resolving import resolve
 from robustness.errors import CheckpointError
 from tests.support.checkpoints.checkpoint_folders import tiny_model
 from tests.support.checkpoints.gguf_files import TOKENS, llama_cpp_order, write_llama_gguf
@@ -78,7 +79,7 @@ def test_the_conversion_is_made_once_and_leaves_nothing_half_done(
 
 def test_processes_that_start_together_convert_once(small_file: Path, tmp_path: Path) -> None:
     code = (
-        "import pathlib, sys; from robustness.checkpoint.checkpoint import resolve\n"
+        "import pathlib, sys; from robustness.checkpoint.resolving import resolve\n"
         "resolve(sys.argv[1], cache=pathlib.Path(sys.argv[2]), progress=print)"
     )
     command = [sys.executable, "-c", code, str(small_file), str(tmp_path / "cache")]

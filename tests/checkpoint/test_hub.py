@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from huggingface_hub import HfApi, constants
 
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.errors import CheckpointError
 from tests.support.checkpoints.checkpoint_folders import hub_cache, save_checkpoint
 
@@ -183,7 +183,7 @@ def test_the_environment_is_honoured_and_failure_is_quick(
     environment: dict[str, str], message: str, cached: Path, tmp_path: Path
 ) -> None:
     code = (
-        "import pathlib, sys; from robustness.checkpoint.checkpoint import resolve\n"
+        "import pathlib, sys; from robustness.checkpoint.resolving import resolve\n"
         "try: resolve(sys.argv[1], cache=pathlib.Path(sys.argv[2]))\n"
         "except Exception as error: print(type(error).__name__, error)"
     )

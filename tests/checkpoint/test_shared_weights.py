@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from robustness.checkpoint.checkpoint import Checkpoint, resolve
+from robustness.checkpoint.checkpoint import Checkpoint
+from robustness.checkpoint.resolving import resolve
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint, tiny_model
 
 WORKERS = 2

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from robustness.checks.expected import unexpected_passes, with_expectations
+from robustness.checks.planned import unexpected_passes, with_expectations
 from robustness.errors import PolicyError
 from robustness.policy.policy import Policy, load_policy
 from robustness.run.plan import RunPlan

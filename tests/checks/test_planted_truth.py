@@ -15,7 +15,9 @@ from robustness.ablation.ablation import Ablation
 from robustness.anatomy.stacks import Anatomy
 from robustness.errors import CheckpointError, UnsupportedSite
 from robustness.policy.policy import load_policy
-from robustness.run.plan import RunPlan, make_plan
+from robustness.run.plan import RunPlan
+from robustness.run.planning import make_plan
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.planted import (
     LAYERS,
@@ -34,13 +36,15 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> RunPlan:
     folder, text = save_planted(root)
     options = {"corpus": str(text), "block_size": 32}
     policy = load_policy(None, options=options)
-    return make_plan([str(folder)], policy, store_root=root / "store")
+    return make_plan([str(folder)], policy, Context(root=root / "store"))
 
 
 @pytest.fixture(scope="module")
 def vetting(planned: RunPlan) -> Vetting:
     (only,) = planned.checkpoints
-    return Vetting(checkpoint=only.load(), settings=only.settings, store_root=planned.store_root)
+    return Vetting(
+        checkpoint=only.load(), settings=only.settings, context=Context(root=planned.store_root)
+    )
 
 
 def _known_perplexity(vetting: Vetting) -> float:
@@ -70,14 +74,16 @@ def test_intact_perplexity_is_the_known_value(vetting: Vetting) -> None:
 
 def _exhaustive(vetting: Vetting) -> Vetting:
     settings = vetting.settings.model_copy(update={"exhaustive": True})
-    return Vetting(checkpoint=vetting.checkpoint, settings=settings, store_root=vetting._store_root)
+    return Vetting(
+        checkpoint=vetting.checkpoint, settings=settings, context=Context(root=vetting._store_root)
+    )
 
 
 def test_without_the_dimension_perplexity_is_the_vocabulary_size(vetting: Vetting) -> None:
     verdict = _exhaustive(vetting).ablate(PLANTED).degrades(by=1.05)
     assert verdict
     assert verdict.exact
-    assert verdict.ratio == pytest.approx(VOCABULARY / _known_perplexity(vetting), rel=1e-5)
+    assert verdict.measured == pytest.approx(VOCABULARY / _known_perplexity(vetting), rel=1e-5)
 
 
 def test_the_threshold_is_met_exactly_where_it_lies(vetting: Vetting) -> None:
@@ -94,7 +100,7 @@ def test_every_other_dimension_is_harmless(vetting: Vetting) -> None:
         assert _exhaustive(vetting).ablate(dim).is_harmless(within=1.000001).ratio == 1
     control = vetting.ablate_random(1).is_harmless(within=1.1)
     assert control
-    assert control.ratio == 1
+    assert control.measured == 1
     assert vetting.ablate(PLANTED).matters_more_than_chance(factor=5)
 
 
@@ -102,8 +108,8 @@ def test_an_ablation_of_one_layer_leaves_the_others(vetting: Vetting) -> None:
     whole = _exhaustive(vetting).ablate(PLANTED).degrades(by=1.05)
     part = _exhaustive(vetting).ablate(PLANTED, layers=[1]).degrades(by=1.05)
     assert part.ratio is not None
-    assert whole.ratio is not None
-    assert 0.9 < part.ratio < whole.ratio
+    assert whole.measured is not None
+    assert 0.9 < part.ratio < whole.measured
 
 
 def test_a_feature_is_replaced_by_its_mean(vetting: Vetting) -> None:
@@ -134,7 +140,9 @@ def test_means_are_measured_once_and_stored(vetting: Vetting) -> None:
     for layer, expected in _plain_means(vetting).items():
         np.testing.assert_allclose(means[layer], expected, rtol=1e-5, atol=1e-7)
     fresh = Vetting(
-        checkpoint=vetting.checkpoint, settings=vetting.settings, store_root=vetting._store_root
+        checkpoint=vetting.checkpoint,
+        settings=vetting.settings,
+        context=Context(root=vetting._store_root),
     )
     fresh.ablate(PLANTED, layers=[2], mode="mean").is_harmless(within=1.1)
     assert only.stat().st_mtime_ns == before
@@ -162,7 +170,7 @@ def test_the_policys_site_and_layers_hold_where_nothing_else_is_said(vetting: Ve
     chosen = Vetting(
         checkpoint=vetting.checkpoint,
         settings=vetting.settings.model_copy(update=update),
-        store_root=vetting._store_root,
+        context=Context(root=vetting._store_root),
     )
     assert chosen.ablate(PLANTED).ablation == Ablation(
         dims=(PLANTED,), site="residual", mode="mean", layers=(1, 2)
@@ -182,10 +190,10 @@ def test_the_layer_profile_is_that_of_whole_runs(vetting: Vetting) -> None:
     assert verdict.exact
     for layer, found in enumerate(verdict.details["layer_profile"]):
         whole = exhaustive.ablate(PLANTED, layers=[layer]).degrades(by=1.05)
-        assert found == {"layer": layer, "ratio": whole.ratio, "interval": None}  # to the bit
+        assert found == {"layer": layer, "ratio": whole.measured, "interval": None}  # to the bit
     ratios = [found["ratio"] for found in verdict.details["layer_profile"]]
     largest = int(np.argmax(ratios))
-    assert verdict.ratio == max(ratios)
+    assert verdict.measured == max(ratios)
     assert verdict.reason.startswith(
         f"layer profile: largest x{max(ratios):.4g} in layer {largest}"
     )
@@ -200,7 +208,7 @@ def test_every_layer_has_to_stay_below(vetting: Vetting) -> None:
     assert not profile.stays_below(largest * 0.9999)
     early = vetting.layer_profile([PLANTED]).stays_below(0.5)
     assert early.outcome == "fail"
-    assert early.text_blocks == 32
+    assert early.seen == 32
     assert vetting.layer_profile([0]).stays_below(1.01)
     assert vetting.layer_profile([PLANTED]).recorded().text_blocks == 64
 
@@ -213,8 +221,8 @@ def test_where_no_layer_can_be_skipped_all_of_them_run(vetting: Vetting) -> None
     slow = Vetting(
         checkpoint=vetting.checkpoint,
         settings=vetting.settings,
-        store_root=vetting._store_root,
         model_profile=replace(vetting.model_profile, anatomy_record=record),
+        context=Context(root=vetting._store_root),
     )
     for site, mode in (("output", "zero"), ("residual", "mean")):
         profiles = [
@@ -229,7 +237,7 @@ def test_early_verdicts_are_those_of_the_whole_corpus(vetting: Vetting) -> None:
         early = vetting.ablate(PLANTED).degrades(by=threshold)
         exact = _exhaustive(vetting).ablate(PLANTED).degrades(by=threshold)
         assert early.outcome == exact.outcome
-        assert early.text_blocks < exact.text_blocks
+        assert early.seen < exact.text_blocks
 
 
 def test_a_checkpoint_that_changes_while_it_is_vetted_leaves_nothing_behind(
@@ -237,8 +245,10 @@ def test_a_checkpoint_that_changes_while_it_is_vetted_leaves_nothing_behind(
 ) -> None:
     folder, text = save_planted(tmp_path)
     policy = load_policy(None, options={"corpus": str(text), "block_size": 32})
-    (only,) = make_plan([str(folder)], policy, store_root=tmp_path / "store").checkpoints
-    late = Vetting(checkpoint=only.load(), settings=only.settings, store_root=tmp_path / "store")
+    (only,) = make_plan([str(folder)], policy, Context(root=tmp_path / "store")).checkpoints
+    late = Vetting(
+        checkpoint=only.load(), settings=only.settings, context=Context(root=tmp_path / "store")
+    )
     weights = folder / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-4] + b"\0\0\0\0")
@@ -259,7 +269,7 @@ def test_exhaustive_controls_measure_the_whole_corpus_whatever_max_draws(vetting
         limited = Vetting(
             checkpoint=vetting.checkpoint,
             settings=vetting.settings.model_copy(update=update),
-            store_root=vetting._store_root,
+            context=Context(root=vetting._store_root),
         )
         verdicts.append(limited.ablate_random(1).is_harmless(within=1.1))
     assert [verdict.outcome for verdict in verdicts] == ["inconclusive", "inconclusive"]

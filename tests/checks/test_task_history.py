@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from robustness.ablation.interventions import FixedAblation, Intact
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.checks.tasks.task import Task
 from robustness.policy.policy import Policy
 from robustness.report.html.figures import history
@@ -19,6 +19,7 @@ from robustness.report.html.sentences import described_history
 from robustness.report.results import CheckResult
 from robustness.statistics.pace import Pace
 from robustness.statistics.verdict import Verdict
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.records.task_stubs import DIM, save_classifier, write_classified
 
@@ -50,8 +51,10 @@ def asked(root: Path, lines: list[str]) -> Asked:
         return Vetting(
             checkpoint=resolve(str(root / "model"), cache=root, task="auto"),
             settings=policy.settings("model"),
-            store_root=root / "store",
-            progress=lambda line: lines.append(line) if " examples" in line else None,
+            context=Context(
+                root=root / "store",
+                progress=lambda line: lines.append(line) if " examples" in line else None,
+            ),
         ).task
 
     return make

@@ -8,8 +8,9 @@ import torch
 from scipy import stats
 from transformers import AutoModel, AutoTokenizer
 
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.policy.policy import load_policy
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.shared import minilm_reference, shared_data
 
@@ -28,7 +29,7 @@ def test_spearman_is_that_of_a_loop_over_sentences_intact_and_ablated(tmp_path: 
     task = Vetting(
         checkpoint=resolve(reference, cache=tmp_path, task="auto"),
         settings=load_policy(None, options=options).settings(reference),
-        store_root=tmp_path / "store",
+        context=Context(root=tmp_path / "store"),
     ).task
     found = task.ablate(OFF).score_drops(by=1.0, alpha=1e-9).details  # decided at the end only
     assert found["examples"] == N

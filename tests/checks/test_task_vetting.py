@@ -14,11 +14,12 @@ import transformers
 from scipy import stats
 
 from robustness.ablation.interventions import FixedAblation, Intact, PerBlockAblation
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.checks.tasks.task import Task
 from robustness.errors import TaskError
 from robustness.policy.policy import Policy
-from robustness.run.plan import make_plan
+from robustness.run.planning import make_plan
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.checkpoint_folders import (
     edit_config,
@@ -47,7 +48,7 @@ def _task(
     policy = Policy(options={"task": asked, "exhaustive": exhaustive})
     checkpoint = resolve(str(folder), cache=root, task="auto")
     settings = policy.settings(str(folder))
-    return Vetting(checkpoint=checkpoint, settings=settings, store_root=root).task
+    return Vetting(checkpoint=checkpoint, settings=settings, context=Context(root=root)).task
 
 
 def _write(file: Path, rows: Sequence[tuple[str, ...]], label: Callable[[int], float]) -> Path:
@@ -144,7 +145,7 @@ def test_similarities_and_their_correlation(
     verdict = task.ablate([DIM]).score_drops(by=0.2)
     assert verdict.outcome == "fail"
     assert verdict.exact
-    assert verdict.ratio == pytest.approx(intact - without, abs=2e-3)  # near ties may swap
+    assert verdict.measured == pytest.approx(intact - without, abs=2e-3)  # near ties may swap
     assert verdict.details["intact_score"] == pytest.approx(intact, abs=2e-3)
     assert task.intact().beats_a_guess()
 
@@ -159,8 +160,8 @@ def test_the_control_of_a_correlation_is_the_median_draw(tmp_path: Path) -> None
     assert verdict
     draws = verdict.details["task_draws"]
     assert draws >= 64
-    assert verdict.text_blocks >= 32 * draws
-    assert verdict.ratio == 0
+    assert verdict.seen >= 32 * draws
+    assert verdict.measured == 0
     joint = task.ablate([DIM])
     dropped = joint.score_drops(by=0.5)
     assert dropped
@@ -178,7 +179,7 @@ def test_each_example_has_the_dimensions_of_its_own_draw(tmp_path: Path) -> None
     task = _task(folder, f"{file}:a:y", tmp_path / "store")
     like = task.vetting.ablation((0,))
     dims = tuple((place, (place + 9) % HIDDEN_SIZE) for place in range(16))
-    (found,) = task.measurement.chunk(0, PerBlockAblation(dims=dims, like=like))
+    (found,) = task.measurement.chunk(0, PerBlockAblation(dims=dims, template=like))
     for place, example in enumerate(task.measurement.examples(0)):
         model = _zeroed(_load("BertForSequenceClassification", folder), dims[place])
         ids = torch.tensor([tiny_tokenizer(VOCABULARY)(texts[example][0])["input_ids"]])
@@ -257,7 +258,7 @@ def test_a_language_model_is_asked_for_perplexity_and_similarity(
     text = tmp_path / "text.txt"
     text.write_text(" ".join(" ".join(pair) for pair in pairs) * 3)
     policy = Policy(options={"task": {"data": f"{file}:a,b:y"}, "corpus": str(text)})
-    plan = make_plan([str(folder)], policy, store_root=tmp_path / "store")
+    plan = make_plan([str(folder)], policy, Context(root=tmp_path / "store"))
     (planned,) = plan.checkpoints
     tests = [check.test for check in planned.checks]
     assert "test_joint_ablation_degrades" in tests

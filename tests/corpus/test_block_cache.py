@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.corpus import blocks as blocks_module
 from robustness.corpus.block_cache import from_record, to_record
 from robustness.corpus.blocks import TextBlocks, text_blocks
 from robustness.policy.policy import load_policy
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.corpus.test_blocks import TOKENIZERS, corpus, prose, templates
 from tests.support.plugin.plugin_support import DIM, Stubs, save_stub
@@ -76,7 +77,7 @@ def _layout(folder: Path, stubs: Stubs, store: Path) -> tuple[int, str]:
     settings = load_policy(None, options=options).settings(str(folder))
     checkpoint = resolve(str(folder), cache=store)
     asked = Vetting(
-        checkpoint=checkpoint, settings=settings, store_root=store
+        checkpoint=checkpoint, settings=settings, context=Context(root=store)
     ).measurement.scoring_plan
     return asked.layout.n_blocks, asked.text_blocks_sha256
 

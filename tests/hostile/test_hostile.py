@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from robustness.checkpoint.checkpoint import resolve
 from robustness.checkpoint.gguf_file import read_gguf_header
+from robustness.checkpoint.resolving import resolve
 from robustness.errors import CheckpointError
 from tests.support.checkpoints import checkpoint_folders
 from tests.support.checkpoints.checkpoint_folders import (

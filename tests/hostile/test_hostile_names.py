@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from robustness.checkpoint.checkpoint import resolve
 from robustness.checkpoint.reference import CheckpointRef
+from robustness.checkpoint.resolving import resolve
 from robustness.errors import CheckpointError, MeasurementError
 from robustness.runtime.plain import plain
 from robustness.statistics.verdict import Verdict

@@ -12,11 +12,12 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from robustness.anatomy.live import live_sites
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.errors import RobustnessError, RuleError, UnsupportedSite
 from robustness.integrations.transformers import OutlierCallback, OutlierWarning
 from robustness.outliers.rules.weights import busters
-from robustness.policy.policy import Settings
+from robustness.policy.settings import Settings
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint, tiny_model
 from tests.support.checkpoints.trainings import trainer_of
@@ -126,7 +127,9 @@ def test_a_reading_is_what_vetting_the_saved_checkpoint_finds(tmp_path: Path) ->
     trainer.train()
     folder = save_checkpoint(tmp_path / "saved", model)
     checkpoint = resolve(str(folder), cache=tmp_path / "store")
-    found = Vetting(checkpoint=checkpoint, settings=Settings(), store_root=tmp_path / "store")
+    found = Vetting(
+        checkpoint=checkpoint, settings=Settings(), context=Context(root=tmp_path / "store")
+    )
     detection = found.model_profile.detection
     reading = callback.readings[-1]
     assert reading.rule == detection.rule

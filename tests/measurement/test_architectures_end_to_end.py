@@ -18,8 +18,9 @@ from robustness.ablation.ablation import Ablation
 from robustness.ablation.interventions import FixedAblation, Intact, PerBlockAblation
 from robustness.errors import RobustnessError
 from robustness.policy.policy import load_policy
-from robustness.run.plan import make_plan
+from robustness.run.planning import make_plan
 from robustness.scoring.forward import Scorer
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint
 from tests.support.checkpoints.tiny_models import ARCHITECTURES, tiny_model
@@ -66,12 +67,12 @@ def make(tmp_path: Path) -> Make:
         known = {"corpus": str(text), "block_size": 24, "rules": {"busters": {"k": 1.0}}}
         policy = load_policy(None, options={**known, **options})
         store = tmp_path / "store"
-        (planned,) = make_plan([str(folder)], policy, store_root=store).checkpoints
+        (planned,) = make_plan([str(folder)], policy, Context(root=store)).checkpoints
         return Vetting(
             checkpoint=planned.load(),
             settings=planned.settings,
-            store_root=store,
             model_profile=planned.model_profile,
+            context=Context(root=store),
         )
 
     return vetted
@@ -128,7 +129,7 @@ def test_every_architecture_goes_from_a_folder_to_the_same_numbers_in_rows(
     """Saved, verified, traced, scored as it was trained, ablated as a whole and row by row."""
     measurement = make(architecture).measurement
     ablation = Ablation(dims=DIMS[:1])
-    rows = PerBlockAblation(like=ablation, dims=(ablation.dims,) * 16)
+    rows = PerBlockAblation(template=ablation, dims=(ablation.dims,) * 16)
     intact, fixed, control = measurement.chunk(0, Intact(), FixedAblation(ablation=ablation), rows)
     assert control.nll_nats == pytest.approx(fixed.nll_nats, rel=1e-5)
     assert not np.allclose(fixed.nll_nats, intact.nll_nats, rtol=1e-9)

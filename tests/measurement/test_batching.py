@@ -19,9 +19,10 @@ from robustness.errors import MeasurementError
 from robustness.measurement.batching import CPU_TOKENS, first_guess, is_out_of_memory, micro_batches
 from robustness.measurement.execution import Execution
 from robustness.policy.policy import load_policy
-from robustness.run.plan import make_plan
+from robustness.run.planning import make_plan
 from robustness.scoring import ScoredBlock
 from robustness.scoring.forward import Scorer
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.planted import PLANTED, save_planted
 
@@ -86,8 +87,10 @@ def fresh(planted: tuple[Path, Path], tmp_path: Path) -> Callable[[str], Vetting
     def make(store: str) -> Vetting:
         folder, text = planted
         policy = load_policy(None, options={"corpus": str(text), "block_size": BLOCK})
-        (only,) = make_plan([str(folder)], policy, store_root=tmp_path / store).checkpoints
-        return Vetting(checkpoint=only.load(), settings=only.settings, store_root=tmp_path / store)
+        (only,) = make_plan([str(folder)], policy, Context(root=tmp_path / store)).checkpoints
+        return Vetting(
+            checkpoint=only.load(), settings=only.settings, context=Context(root=tmp_path / store)
+        )
 
     return make
 
@@ -110,7 +113,7 @@ def _run_out(monkeypatch: pytest.MonkeyPatch, *, beyond_rows: int, error: Except
 CONDITIONS: tuple[Any, ...] = (
     Intact(),
     FixedAblation(ablation=Ablation(dims=(PLANTED,))),
-    PerBlockAblation(like=Ablation(dims=(0,)), dims=tuple((row,) for row in range(16))),
+    PerBlockAblation(template=Ablation(dims=(0,)), dims=tuple((row,) for row in range(16))),
 )
 
 

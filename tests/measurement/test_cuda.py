@@ -22,8 +22,8 @@ from robustness.anatomy.anatomy import trace_anatomy
 from robustness.anatomy.live import live_sites
 from robustness.measurement.batching import ACCELERATOR_TOKENS
 from robustness.measurement.execution import Execution
-from robustness.runtime.dtypes import chosen_dtype
-from robustness.scoring import PlannedChunk, causal_block
+from robustness.runtime.devices import chosen_dtype
+from robustness.scoring.block import PlannedChunk, causal_block
 from tests.support.checkpoints.shared import shared_data, shared_model
 from tests.support.checkpoints.tiny_models import VOCABULARY, tiny_inputs, tiny_model
 from tests.support.plugin.plugin_support import (
@@ -71,7 +71,7 @@ def _both(kind: str, *interventions: Intervention, means: Any = None) -> list[li
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_values_are_those_of_the_processor(kind: str) -> None:
-    per_block = PerBlockAblation(like=ABLATION, dims=tuple((row % 16,) for row in range(16)))
+    per_block = PerBlockAblation(template=ABLATION, dims=tuple((row % 16,) for row in range(16)))
     cpu, cuda = _both(kind, Intact(), FixedAblation(ablation=ABLATION), per_block)
     np.testing.assert_allclose(cuda, cpu, **CLOSE)
     assert np.abs(cpu[1] - cpu[0]).max() > 0.01
@@ -89,7 +89,7 @@ def test_so_are_means_layer_profiles_and_8_bit_values(kind: str) -> None:
         sums[device] = {layer: each.total / each.count for layer, each in found.items()}
     for layer, mean in sums["cpu"].items():
         torch.testing.assert_close(sums["cuda"][layer], mean, rtol=1e-4, atol=1e-4)
-    per_block = PerBlockAblation(like=ablation, dims=tuple((row % 16,) for row in range(16)))
+    per_block = PerBlockAblation(template=ablation, dims=tuple((row % 16,) for row in range(16)))
     cpu, cuda = _both(kind, FixedAblation(ablation=ablation), per_block, means=sums["cpu"])
     np.testing.assert_allclose(cuda, cpu, **CLOSE)
     profiles = []

@@ -22,9 +22,10 @@ from robustness.ablation.ablation import Ablation
 from robustness.ablation.interventions import FixedAblation, Intact, Intervention, PerBlockAblation
 from robustness.checkpoint.reference import CheckpointRef
 from robustness.policy.policy import load_policy
-from robustness.run.plan import make_plan
+from robustness.run.planning import make_plan
 from robustness.scoring.sampling import DrawClock, random_dims
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.shared import shared_data, shared_model, smollm2_reference
 from tests.support.records import reference
@@ -125,12 +126,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _vetting(case: Case, store: Path) -> Vetting:
     policy = load_policy(None, options={"corpus": case.corpus()})
-    (planned,) = make_plan([case.model()], policy, store_root=store).checkpoints
+    (planned,) = make_plan([case.model()], policy, Context(root=store)).checkpoints
     return Vetting(
         checkpoint=planned.load(),
         settings=planned.settings,
-        store_root=store,
         model_profile=planned.model_profile,
+        context=Context(root=store),
     )
 
 
@@ -212,7 +213,7 @@ def _compare_control(case: Case, store: Path, n_chunks: int) -> None:
         draws = clock.assign(intact.tokens.tolist())
         dims = tuple(random_dims(candidates, size, seed=0, draw=draw) for draw in draws)
         (control,) = vetting.measurement.chunk(
-            chunk, PerBlockAblation(like=Ablation(dims=(0,)), dims=dims)
+            chunk, PerBlockAblation(template=Ablation(dims=(0,)), dims=dims)
         )
         start = chunk * CHUNK_BLOCKS
         expected = [plain.nll(range(start + n, start + n + 1), d)[0] for n, d in enumerate(dims)]

@@ -11,10 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustness.anatomy.anatomy import Stack, trace_anatomy
+from robustness.anatomy.anatomy import trace_anatomy
+from robustness.anatomy.stacks import Stack
 from robustness.errors import MeasurementError, RuleError, UnsupportedSite
-from robustness.outliers.activations import dense_inputs, layer_outputs, spike_rounds
+from robustness.outliers.activations.inputs import dense_inputs
 from robustness.outliers.activations.layer_hooks import Blocks
+from robustness.outliers.activations.outputs import layer_outputs
+from robustness.outliers.activations.spikes import spike_rounds
 from robustness.outliers.rules.spikes import super_weight
 from tests.support.checkpoints.hidden_states import Array, Hidden, summed_up
 from tests.support.checkpoints.tiny_models import VOCABULARY, tiny_inputs, tiny_model

@@ -1,16 +1,19 @@
 """Rules applied to whole checkpoints: what is loaded, what is kept, and what refuses."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from robustness.checkpoint.checkpoint import Checkpoint, resolve
+from robustness.checkpoint.checkpoint import Checkpoint
+from robustness.checkpoint.resolving import resolve
 from robustness.errors import RuleError, UnsupportedSite
-from robustness.outliers.model_profile import profile_model
 from robustness.outliers.rules import RULES
-from robustness.policy.policy import Settings, load_policy
+from robustness.policy.policy import load_policy
+from robustness.policy.settings import Settings
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint, tiny_model
 from tests.support.checkpoints.planted import planted_text
@@ -44,11 +47,16 @@ def settings(tmp_path: Path, **options: Any) -> Settings:
     return load_policy(None, options=given).settings("model")
 
 
-def vetting(checkpoint: Checkpoint, tmp_path: Path, **options: Any) -> Vetting:
+def vetting(
+    checkpoint: Checkpoint,
+    tmp_path: Path,
+    progress: Callable[[str], None] | None = None,
+    **options: Any,
+) -> Vetting:
     return Vetting(
         checkpoint=checkpoint,
         settings=settings(tmp_path, **options),
-        store_root=tmp_path / "store",
+        context=Context(root=tmp_path / "store", progress=progress),
     )
 
 
@@ -74,12 +82,10 @@ def test_rules_on_weights_never_load_the_model(
     bert: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Checkpoint, "load_model", _refuse_to_load)
-    found = profile_model(
-        bert, settings(tmp_path, rule=["busters", "puccetti"]), store_root=tmp_path / "store"
-    )
+    found = vetting(bert, tmp_path, rule=["busters", "puccetti"]).model_profile
     assert [detection.dims for detection in found.detections] == [(PLANTED,), (PLANTED,)]
     with pytest.raises(AssertionError, match="the model was loaded"):
-        profile_model(bert, settings(tmp_path, rule="massive"), store_root=tmp_path / "store")
+        vetting(bert, tmp_path, rule="massive").outliers()
 
 
 def test_several_rules_share_one_model_and_one_reading(
@@ -95,12 +101,7 @@ def test_several_rules_share_one_model_and_one_reading(
     monkeypatch.setattr(Checkpoint, "load_model", counted)
     lines: list[str] = []
     rules = ["massive", "busters", "variance", "kurtosis", "llm-int8"]
-    found = profile_model(
-        bert,
-        settings(tmp_path, rule=rules),
-        store_root=tmp_path / "store",
-        progress=lines.append,
-    )
+    found = vetting(bert, tmp_path, progress=lines.append, rule=rules).model_profile
     assert [detection.name for detection in found.detections] == rules
     assert found.detection.name == "massive"
     assert len(loaded) == 1
@@ -111,10 +112,9 @@ def test_several_rules_share_one_model_and_one_reading(
 def test_what_was_found_is_kept_until_something_else_is_asked(
     bert: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = settings(tmp_path, rule="kurtosis")
-    first = profile_model(bert, asked, store_root=tmp_path / "store")
+    first = vetting(bert, tmp_path, rule="kurtosis").model_profile
     monkeypatch.setattr(Checkpoint, "load_model", _refuse_to_load)
-    assert profile_model(bert, asked, store_root=tmp_path / "store") == first
+    assert vetting(bert, tmp_path, rule="kurtosis").model_profile == first
     (tmp_path / "other.txt").write_text(planted_text() + " w1")
     for change in (
         {"corpus": str(tmp_path / "other.txt")},
@@ -124,11 +124,7 @@ def test_what_was_found_is_kept_until_something_else_is_asked(
         {"rules": {"kurtosis": {"n_std": 4.0}}},
     ):
         with pytest.raises(AssertionError, match="the model was loaded"):
-            profile_model(
-                bert,
-                settings(tmp_path, rule="kurtosis", **change),
-                store_root=tmp_path / "store",
-            )
+            vetting(bert, tmp_path, rule="kurtosis", **change).outliers()
 
 
 def test_the_first_rule_decides_what_is_ablated(bert: Checkpoint, tmp_path: Path) -> None:

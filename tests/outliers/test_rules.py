@@ -5,7 +5,7 @@ from typing import get_args
 
 from robustness.outliers.rules import RULES
 from robustness.outliers.rules.settings import Rule
-from robustness.policy.policy import Settings
+from robustness.policy.settings import Settings
 
 
 def test_every_rule_can_be_named_in_a_policy() -> None:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.errors import RobustnessError, RuleError, UnsupportedSite
 from robustness.policy.policy import load_policy
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.hidden_states import Hidden, summed_up
 from tests.support.checkpoints.shared import shared_data, shared_model, smollm2_reference
@@ -81,7 +82,7 @@ def vetting(name: str, store: Path, **rules: Any) -> Vetting:
     options = {"corpus": corpus(), "rules": rules}
     settings = load_policy(None, options=options).settings(name)
     checkpoint = resolve(model(), cache=store)
-    return Vetting(checkpoint=checkpoint, settings=settings, store_root=store)
+    return Vetting(checkpoint=checkpoint, settings=settings, context=Context(root=store))
 
 
 @pytest.mark.parametrize(

@@ -11,21 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
+from robustness.anatomy import recorded
 from robustness.anatomy import site_weights as reading
-from robustness.checkpoint.checkpoint import resolve
 from robustness.checkpoint.gguf_conversion import convert_gguf
+from robustness.checkpoint.resolving import resolve
 from robustness.checkpoint.tensor_values import read_values
 from robustness.checkpoint.weights import read_header
 from robustness.cli.app import app
-from robustness.errors import CheckpointError, RuleError
-from robustness.outliers.model_profile import profile_model
+from robustness.errors import CheckpointError, RobustnessError, RuleError
 from robustness.outliers.scanning import Scan, scan
 from robustness.policy.policy import load_policy
 from robustness.report.terminal.scan import lines_of
 from robustness.report.terminal.sketch import BARS, sketch
+from robustness.store.context import Context
+from robustness.vetting import Vetting
 from tests.support.checkpoints.checkpoint_folders import edit_config, tiny_model
 from tests.support.checkpoints.gguf_files import TOKENS, write_llama_gguf
 from tests.support.checkpoints.shared import shared_model, smollm2_reference
@@ -120,14 +122,13 @@ def test_neither_tokenizer_nor_model_is_needed(
 def test_checkpoints_of_one_run_are_traced_once(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    traced, times = reading.traced, []
+    traced_skeleton, times = recorded.traced_skeleton, []
 
     def counted(*arguments: Any) -> Any:
         times.append(1)
-        return traced(*arguments)
+        return traced_skeleton(*arguments)
 
-    monkeypatch.setattr(reading, "known_layout", lambda *_: None)
-    monkeypatch.setattr(reading, "traced", counted)
+    monkeypatch.setattr(recorded, "traced_skeleton", counted)
     assert scanned(folder / "checkpoint-200", tmp_path).dims == (DIM,)
     assert scanned(folder / "checkpoint-100", tmp_path).dims == ()
     assert len(times) == 1
@@ -143,6 +144,38 @@ def test_what_has_changed_is_read_again(folder: Path, tmp_path: Path) -> None:
             if seconds is not None:
                 os.utime(copy / "model.safetensors", (seconds + dim, seconds + dim))
             assert scanned(copy, tmp_path / "store").dims == (dim,)
+
+
+@pytest.mark.parametrize(
+    ("new", "old"),
+    [("Norm.weight", "Norm.gamma"), ("Norm.bias", "Norm.beta"), ("bert.encoder", "encoder")],
+)
+def test_tensors_are_found_by_their_older_names(
+    folder: Path, tmp_path: Path, new: str, old: str
+) -> None:
+    expected = scanned(folder / "checkpoint-200", tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(folder / "checkpoint-200", copy)
+    tensors = load_file(copy / "model.safetensors")
+    renamed = {name.replace(new, old): tensor for name, tensor in tensors.items()}
+    assert renamed.keys() != tensors.keys()
+    save_file(renamed, copy / "model.safetensors", {"format": "pt"})
+    found = scanned(copy, tmp_path)
+    np.testing.assert_array_equal(found.scale, expected.scale)
+    np.testing.assert_array_equal(found.bias, expected.bias)
+
+
+def test_a_config_of_another_checkpoint_is_refused(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder / "checkpoint-200", copy)
+    edit_config(copy, hidden_size=32)
+    with pytest.raises(CheckpointError, match=r"does not match its config\.json"):
+        scanned(copy, tmp_path)
+
+
+def test_a_stack_that_there_is_not_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(RobustnessError, match="'decoder' cannot be chosen"):
+        scanned(folder / "checkpoint-100", tmp_path, stack="decoder")
 
 
 def test_two_stacks_are_not_mixed_up(tmp_path: Path) -> None:
@@ -212,8 +245,8 @@ def test_real_checkpoints_have_their_dimensions(
     assert found.findings[0].dims == dims
     checkpoint = resolve(str(folder), cache=tmp_path)
     settings = load_policy(None, options={"rule": ["busters", "puccetti"]}).settings(str(folder))
-    known = profile_model(checkpoint, settings, store_root=tmp_path)
-    assert [f.detection for f in found.findings[:2]] == list(known.detections)
+    vetting = Vetting(checkpoint=checkpoint, settings=settings, context=Context(root=tmp_path))
+    assert [f.detection for f in found.findings[:2]] == list(vetting.model_profile.detections)
 
 
 def test_the_real_gguf_file_has_its_dimensions(tmp_path: Path) -> None:
@@ -225,15 +258,12 @@ def test_the_real_gguf_file_has_its_dimensions(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- what is shown
 
 
-def test_a_second_scan_imports_no_torch(folder: Path, tmp_path: Path) -> None:
-    """Of a checkpoint that had to be traced."""
-    copy = tmp_path / "checkpoint-200"
-    shutil.copytree(folder / "checkpoint-200", copy)
-    edit_config(copy, hidden_act="mish")
-    age(copy)
-    options = (str(copy), f"--store={tmp_path / 'store'}")
-    assert run(*options).exit_code == 0
-    assert f"{DIM:>9}  scale" in scanned_lightly(*options)
+def test_only_the_first_scan_of_a_configuration_imports_torch(folder: Path, tmp_path: Path) -> None:
+    """Neither the second one of a checkpoint does, nor the first one of its neighbour."""
+    store = f"--store={tmp_path}"
+    assert run(str(folder / "checkpoint-200"), store).exit_code == 0
+    assert f"{DIM:>9}  scale" in scanned_lightly(str(folder / "checkpoint-200"), store)
+    assert "busters" in scanned_lightly(str(folder / "checkpoint-100"), store)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])

@@ -10,13 +10,15 @@ import pytest
 from safetensors.numpy import load_file
 
 from robustness.anatomy.parameters import SiteParameters
-from robustness.checkpoint.checkpoint import resolve
-from robustness.outliers.model_profile import ModelProfile, profile_model
+from robustness.checkpoint.resolving import resolve
+from robustness.outliers.model_profile import ModelProfile
 from robustness.outliers.site_values import SiteValues, site_values
 from robustness.policy.policy import load_policy
 from robustness.report.json_document import laid_out
 from robustness.report.parts import Sites
-from robustness.run.plan import make_plan
+from robustness.run.planning import make_plan
+from robustness.store.context import Context
+from robustness.vetting import Vetting
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint, tiny_model
 from tests.support.checkpoints.planted import planted_text
 
@@ -28,7 +30,10 @@ def examined(folder: Path, model: Any, **options: Any) -> ModelProfile:
     given = {"corpus": str(folder / "text.txt"), "block_size": 32, **options}
     settings = load_policy(None, options=given).settings("model")
     checkpoint = resolve(str(path), cache=folder / "store")
-    return profile_model(checkpoint, settings, store_root=folder / "store", values=True)
+    store = folder / "store"
+    return Vetting(
+        checkpoint=checkpoint, settings=settings, context=Context(root=store)
+    ).model_profile
 
 
 def plain_z(row: np.ndarray[Any, Any]) -> list[float]:
@@ -162,7 +167,7 @@ def test_they_stay_in_the_process_that_reports(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(planted_text())
     options = {"corpus": str(tmp_path / "text.txt"), "block_size": 32}
     policy = load_policy(None, options=options)
-    plan = make_plan([str(folder)], policy, store_root=tmp_path / "store")
+    plan = make_plan([str(folder)], policy, Context(root=tmp_path / "store"))
     (planned,) = plan.checkpoints
     assert planned.model_profile.values is not None
     (handed_on,) = type(plan).from_json(plan.to_json()).checkpoints

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from robustness.ablation.ablation import Ablation
 from robustness.errors import PolicyError
 from robustness.outliers.rules import RULES
-from robustness.policy.policy import PolicyFile, Settings, load_policy
+from robustness.policy.policy import PolicyFile, load_policy
+from robustness.policy.settings import Settings
 from tests.support.records.policy_files import policy, refusal
 
 # --- what is refused -----------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from robustness.errors import PolicyError
-from robustness.policy.policy import Settings, load_policy
+from robustness.policy.policy import load_policy
+from robustness.policy.settings import Settings
 from tests.support.plugin.plugin_support import (
     LABEL,
     Stubs,

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from robustness.checks.planned import PlannedCheck
 
+from robustness.checks.planned import PlannedCheck
 from robustness.pytest_support.gate import VERDICT, record
 from robustness.pytest_support.session import register
 from robustness.pytest_support.state import STATE

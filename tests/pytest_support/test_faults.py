@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.errors import CheckpointError
 from robustness.store.hashing import file_sha256
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint, tiny_model

@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.errors import NoLanguageModel, RobustnessError
 from robustness.policy.policy import Policy
 from robustness.report.html.figures import degradations
@@ -22,7 +22,8 @@ from robustness.report.markdown.card import eval_results
 from robustness.report.markdown.card import section as card_section
 from robustness.report.reporters import REPORTERS
 from robustness.report.words import figure, number
-from robustness.run.plan import make_plan
+from robustness.run.planning import make_plan
+from robustness.store.context import Context
 from tests.support.checkpoints.checkpoint_folders import (
     edit_config,
     save_checkpoint,
@@ -318,7 +319,7 @@ def test_without_a_task_the_error_names_the_way(stub: Stub, tmp_path: Path) -> N
 def _refused(folder: Path, task: str, root: Path, **settings: str) -> str:
     policy = Policy(options={"task": {"data": task, **settings}})
     with pytest.raises(RobustnessError) as caught:
-        make_plan([str(folder)], policy, store_root=root / "store")
+        make_plan([str(folder)], policy, Context(root=root / "store"))
     return str(caught.value)
 
 

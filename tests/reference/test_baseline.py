@@ -288,7 +288,7 @@ def test_infinite_degradations_are_compared(
         exhausted=True,
     )
     assert paired.within is within
-    assert paired.look.ratio == ratio
+    assert paired.look.measured == ratio
 
 
 def test_a_tolerance_is_undecided_until_both_ends_are_excluded() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustness.checks.expected import ExpectedFailure
+from robustness.checks.planned import ExpectedFailure
 from robustness.report.github import (
     MOST,
     annotations,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from robustness.checks.expected import ExpectedFailure
+from robustness.checks.planned import ExpectedFailure
 from robustness.report.cells import checkpoints_in_order, margin, worst_check
 from robustness.report.markdown.page import MOST_BYTES, render, verdict_sentence
 from robustness.report.markdown.text import code, escaped

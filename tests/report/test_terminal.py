@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustness.checks.expected import ExpectedFailure
+from robustness.checks.planned import ExpectedFailure
 from robustness.policy.policy import Settings
 from robustness.report.cells import COLUMNS
 from robustness.report.results import CheckResult

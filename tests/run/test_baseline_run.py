@@ -11,7 +11,9 @@ from robustness.errors import BaselineError
 from robustness.policy.policy import Policy
 from robustness.reference.baseline import CheckpointBaseline, read_baseline, write_baseline
 from robustness.run.baseline_run import baseline_of, conditions, with_baseline
-from robustness.run.plan import RunPlan, make_plan
+from robustness.run.plan import RunPlan
+from robustness.run.planning import make_plan
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.plugin.plugin_support import (
     DIM,
@@ -45,7 +47,7 @@ def saved(stubs: Stubs, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def planned(stubs: Stubs, **options: object) -> RunPlan:
     policy = Policy(options={"corpus": str(stubs.corpus), **options})
-    return make_plan([str(stubs.model)], policy, store_root=stubs.store)
+    return make_plan([str(stubs.model)], policy, Context(root=stubs.store))
 
 
 def vetting_of(plan: RunPlan) -> Vetting:
@@ -53,9 +55,9 @@ def vetting_of(plan: RunPlan) -> Vetting:
     return Vetting(
         checkpoint=only.load(),
         settings=only.settings,
-        store_root=plan.store_root,
         model_profile=only.model_profile,
         baseline=only.baseline,
+        context=Context(root=plan.store_root),
     )
 
 
@@ -74,7 +76,7 @@ def test_a_profile_holds_what_was_measured_with_where_it_came_from(
         vetting.intact().beats_uniform_guess().details["intact_perplexity"], rel=0.2
     )
     assert math.exp(entry.delta_nll(f"dim{DIM}")[:32].sum() / sum(entry.tokens[:32])) == (
-        pytest.approx(verdict.ratio, rel=1e-9)
+        pytest.approx(verdict.measured, rel=1e-9)
     )
 
 
@@ -247,7 +249,7 @@ def test_perplexity_is_decided_at_the_end_of_what_a_profile_holds(
         vetting = planted(stubs, saved, times, held=48)
         verdict = vetting.baseline.keeps_perplexity(within=1.05)
         assert bool(verdict) is passes
-        assert verdict.ratio == pytest.approx(times, rel=1e-9)
+        assert verdict.measured == pytest.approx(times, rel=1e-9)
     short = planted(stubs, saved, 1.0, held=16).baseline.keeps_degradation(f"dim{DIM}", within=1.5)
     assert (short.exact, short.text_blocks, bool(short)) == (True, 16, True)
 

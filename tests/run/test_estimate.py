@@ -10,7 +10,8 @@ import pytest
 from robustness.anatomy.anatomy import trace_anatomy
 from robustness.policy.policy import Policy
 from robustness.run.estimate import describe, estimate
-from robustness.run.plan import make_plan
+from robustness.run.planning import make_plan
+from robustness.store.context import Context
 from tests.support.checkpoints.tiny_models import tiny_inputs, tiny_model
 from tests.support.plugin.plugin_support import (
     DIM,
@@ -93,7 +94,7 @@ def test_nothing_is_claimed_of_the_speed_of_another_device() -> None:
 
 def test_checks_that_do_not_apply_cost_nothing(stubs: Stubs) -> None:
     policy = Policy(options={"corpus": str(stubs.corpus)})
-    found = make_plan([str(stubs.plain)], policy, store_root=stubs.store)
+    found = make_plan([str(stubs.plain)], policy, Context(root=stubs.store))
     cost = estimate(found.checkpoints[0])
     assert (cost.least_blocks, cost.most_blocks) == (32, found.checkpoints[0].text_blocks)
     (lines,) = describe(found, 1e12).values()

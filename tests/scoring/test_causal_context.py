@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 from robustness.ablation.interventions import Intact
 from robustness.corpus.blocks import TextBlocks, text_blocks
 from robustness.corpus.corpus import Corpus, load_corpus
+from robustness.corpus.special_tokens import Bos
 from robustness.corpus.text_size import Span, normalised_perplexity, text_sizes
 from robustness.errors import CorpusError, PolicyError
 from robustness.policy.policy import load_policy
-from robustness.run.plan import PlannedCheckpoint, make_plan
-from robustness.scoring.options import Bos, ScoringOptions
+from robustness.run.plan import PlannedCheckpoint
+from robustness.run.planning import make_plan
+from robustness.scoring.options import ScoringOptions
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.scoring.test_masking import word_piece_tokenizer
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint, tiny_model
@@ -124,14 +127,14 @@ def test_bos_never_keeps_what_is_no_bos(corpus: Corpus) -> None:
 
 def _planned(folder: Path, corpus: Corpus, **options: Any) -> PlannedCheckpoint:
     policy = load_policy(None, options={"corpus": corpus.reference, **options})
-    (planned,) = make_plan([str(folder / "m")], policy, store_root=folder / "store").checkpoints
+    (planned,) = make_plan([str(folder / "m")], policy, Context(root=folder / "store")).checkpoints
     return planned
 
 
 def _vetting(folder: Path, corpus: Corpus, **options: Any) -> Vetting:
     planned = _planned(folder, corpus, **options)
     return Vetting(
-        checkpoint=planned.load(), settings=planned.settings, store_root=folder / "store"
+        checkpoint=planned.load(), settings=planned.settings, context=Context(root=folder / "store")
     )
 
 

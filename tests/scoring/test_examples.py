@@ -15,12 +15,15 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from robustness.checkpoint.checkpoint import Checkpoint, resolve
+from robustness.checkpoint.checkpoint import Checkpoint
+from robustness.checkpoint.resolving import resolve
 from robustness.policy.policy import load_policy
-from robustness.scoring import causal_block, masked_block
+from robustness.scoring.block import causal_block
 from robustness.scoring.examples import MOST_CONTINUED, MOST_TOKENS, Guess, example, excerpt
+from robustness.scoring.masked import masked_block
 from robustness.scoring.questions import Label
 from robustness.scoring.sampling import masked_positions
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint, tiny_model, tiny_tokenizer
 from tests.support.plugin.plugin_support import DIM, Stubs
@@ -36,7 +39,7 @@ def vetting_of(folder: Path, corpus: Path, store: Path, **options: Any) -> Vetti
     return Vetting(
         checkpoint=resolve(str(folder), cache=store),
         settings=settings.settings("model"),
-        store_root=store,
+        context=Context(root=store),
     )
 
 

@@ -20,11 +20,12 @@ from robustness.corpus.corpus import load_corpus
 from robustness.errors import CorpusError, PolicyError
 from robustness.measurement.batching import CPU_TOKENS
 from robustness.policy.policy import load_policy
-from robustness.run.plan import make_plan
-from robustness.scoring import masked_rows
+from robustness.run.planning import make_plan
 from robustness.scoring.forward import Scorer
+from robustness.scoring.masked import masked_rows
 from robustness.scoring.options import ScoringOptions
 from robustness.scoring.questions import Questions
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint, tiny_model
 from tests.support.checkpoints.shared import shared_model
@@ -86,9 +87,11 @@ def vetted(folder: Path, text: Path, tmp_path: Path) -> Measured:
         policy = load_policy(
             None, options={"corpus": str(text), "block_size": BLOCK_SIZE, "masking": masking}
         )
-        (planned,) = make_plan([str(folder)], policy, store_root=tmp_path / "store").checkpoints
+        (planned,) = make_plan([str(folder)], policy, Context(root=tmp_path / "store")).checkpoints
         return Vetting(
-            checkpoint=planned.load(), settings=planned.settings, store_root=tmp_path / "store"
+            checkpoint=planned.load(),
+            settings=planned.settings,
+            context=Context(root=tmp_path / "store"),
         )
 
     return vetted
@@ -155,7 +158,7 @@ def test_every_masking_scores_what_a_plain_loop_scores(
 def test_a_random_control_ablates_each_text_block_alone_in_all_its_rows(vetted: Measured) -> None:
     measurement = vetted("pll").measurement
     dims = tuple((block % 5,) for block in range(16))
-    (mixed,) = measurement.chunk(0, PerBlockAblation(like=Ablation(dims=(0,)), dims=dims))
+    (mixed,) = measurement.chunk(0, PerBlockAblation(template=Ablation(dims=(0,)), dims=dims))
     for dim in range(5):
         (alone,) = measurement.chunk(0, FixedAblation(ablation=Ablation(dims=(dim,))))
         rows = [block for block in range(16) if dims[block] == (dim,)]

@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from robustness.ablation.interventions import Intact
 from robustness.errors import PolicyError
 from robustness.policy.policy import load_policy
-from robustness.run.plan import RunPlan, make_plan
+from robustness.run.plan import RunPlan
+from robustness.run.planning import make_plan
 from robustness.scoring.discriminator import Discriminator
 from robustness.scoring.quantity import quantity
 from robustness.scoring.replaced import entropy_nats, sampled_tokens
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.scoring.test_masking import word_piece_tokenizer
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint, tiny_model
@@ -58,8 +60,10 @@ def _vetting(place: Path, generator: str = "unigram") -> Vetting:
     }  # fmt: skip
     policy = load_policy(None, options=options)
     model = str(place / "discriminator")
-    (planned,) = make_plan([model], policy, store_root=place / "store").checkpoints
-    return Vetting(checkpoint=planned.load(), settings=planned.settings, store_root=place / "store")
+    (planned,) = make_plan([model], policy, Context(root=place / "store")).checkpoints
+    return Vetting(
+        checkpoint=planned.load(), settings=planned.settings, context=Context(root=place / "store")
+    )
 
 
 def _text_blocks(place: Path) -> list[list[int]]:
@@ -137,7 +141,7 @@ def test_a_generator_is_resolved_once_for_all_processes(place: Path) -> None:
         None,
         options={"corpus": str(place / "text.txt"), "generator": str(place / "generator")},
     )
-    plan = make_plan([str(place / "discriminator")], policy, store_root=place / "store")
+    plan = make_plan([str(place / "discriminator")], policy, Context(root=place / "store"))
     (planned,) = RunPlan.from_json(plan.to_json()).checkpoints
     assert planned.generator == plan.checkpoints[0].generator
     generator = planned.load_generator()
@@ -162,7 +166,7 @@ def test_the_loss_is_called_a_loss_and_compared_with_the_base_rate(place: Path) 
     assert verdict.details["intact_perplexity"] is None
     loss = verdict.details["intact_nats_per_token"]
     chance = verdict.details["chance_nats_per_token"]
-    assert verdict.ratio == pytest.approx(math.exp(loss - chance))
+    assert verdict.measured == pytest.approx(math.exp(loss - chance))
     harmless = vetting.ablate(3).is_harmless(within=1.5)
     assert "less than 0.405 nats per token to the replaced-token loss" in harmless.statement
     assert "perplexity" not in verdict.statement + harmless.statement
@@ -195,7 +199,7 @@ def test_a_generators_tokens_follow_its_distribution() -> None:
 
 
 def test_padding_changes_nothing() -> None:
-    from robustness.scoring import ScoredBlock
+    from robustness.scoring.block import ScoredBlock
 
     model = tiny_model("ElectraForPreTraining", **SIZES)
     rows = [

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustness.errors import MeasurementError, UnsupportedArchitecture
-from robustness.scoring import ScoredBlock, causal_block, masked_block
+from robustness.scoring.block import ScoredBlock, causal_block
 from robustness.scoring.forward import Scorer
+from robustness.scoring.masked import masked_block
 from tests.support.checkpoints.tiny_models import tiny_model
 
 MASKED = ("albert", "bert", "distilbert", "roberta")

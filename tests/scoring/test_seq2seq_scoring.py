@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 
 from robustness.ablation.ablation import Ablation
 from robustness.ablation.interventions import FixedAblation, PerBlockAblation
+from robustness.checkpoint.tokenization import sentinels
 from robustness.policy.policy import load_policy
-from robustness.run.plan import make_plan
+from robustness.run.planning import make_plan
 from robustness.scoring import ScoredBlock
 from robustness.scoring.forward import Scorer
-from robustness.scoring.masked import Masking
-from robustness.scoring.permutation import permutation_rows
+from robustness.scoring.masked import Masking, permutation_rows
 from robustness.scoring.sampling import corrupted_spans
-from robustness.scoring.seq2seq import infilling_block, sentinels, span_block
+from robustness.scoring.seq2seq import infilling_block, span_block
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.scoring.test_masking import word_piece_tokenizer
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint
@@ -233,8 +234,10 @@ def permutation_vetting(tmp_path_factory: pytest.TempPathFactory) -> Vetting:
     (folder / "text.txt").write_text(" ".join(words))
     policy = load_policy(None, options={"corpus": str(folder / "text.txt"), "block_size": 14})
     store = folder / "store"
-    (planned,) = make_plan([str(folder / "xlnet")], policy, store_root=store).checkpoints
-    return Vetting(checkpoint=planned.load(), settings=planned.settings, store_root=store)
+    (planned,) = make_plan([str(folder / "xlnet")], policy, Context(root=store)).checkpoints
+    return Vetting(
+        checkpoint=planned.load(), settings=planned.settings, context=Context(root=store)
+    )
 
 
 def test_an_ablation_reaches_the_stream_that_predicts(permutation_vetting: Vetting) -> None:
@@ -243,7 +246,7 @@ def test_an_ablation_reaches_the_stream_that_predicts(permutation_vetting: Vetti
     measurement = vetting.measurement
     (fixed,) = measurement.chunk(0, FixedAblation(ablation=Ablation(dims=(dim,))))
     (rows,) = measurement.chunk(
-        0, PerBlockAblation(like=Ablation(dims=(dim,)), dims=((dim,),) * 16)
+        0, PerBlockAblation(template=Ablation(dims=(dim,)), dims=((dim,),) * 16)
     )
     assert rows.nll_nats == pytest.approx(fixed.nll_nats, rel=1e-5)
 

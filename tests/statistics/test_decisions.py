@@ -30,7 +30,7 @@ class TestRatio:
         look = decide_ratio(delta, tokens, threshold=threshold, alpha=0.05, exhausted=exhausted)
         if look.interval is None:
             assert exhausted
-            assert look.side == ("above" if look.ratio >= threshold else "below")
+            assert look.side == ("above" if look.measured >= threshold else "below")
         else:
             low, high = look.interval
             assert (low <= threshold <= high) == (look.side is None)
@@ -56,9 +56,9 @@ class TestRatio:
     ) -> None:
         delta, tokens = map(list, zip(*pairs, strict=True))
         look = decide_ratio(delta, tokens, threshold=1.05, alpha=0.01)
-        assert look.ratio == pytest.approx(math.exp(sum(delta) / sum(tokens)))
-        assert (look.text_blocks, look.tokens) == (len(pairs), sum(tokens))
-        assert [type(x) for x in (look.ratio, look.text_blocks, look.tokens)] == [float, int, int]
+        assert look.measured == pytest.approx(math.exp(sum(delta) / sum(tokens)))
+        assert (look.seen, look.tokens) == (len(pairs), sum(tokens))
+        assert [type(x) for x in (look.measured, look.seen, look.tokens)] == [float, int, int]
 
     @pytest.mark.parametrize(("mean", "side"), [(40.0, "above"), (-40.0, "below")])
     def test_nothing_is_decided_before_the_minimum(self, mean: float, side: str) -> None:
@@ -72,7 +72,7 @@ class TestRatio:
     def test_a_used_up_corpus_is_evaluated_however_short(self) -> None:
         look = decide_ratio([0.5, 0.1], [4, 2], threshold=1.1, alpha=0.01, exhausted=True)
         assert (look.side, look.exact, look.interval) == ("above", True, None)
-        assert look.ratio == pytest.approx(math.exp(0.1))
+        assert look.measured == pytest.approx(math.exp(0.1))
 
     def test_the_threshold_itself_is_above(self) -> None:
         look = decide_ratio([0.0] * 40, [3] * 40, threshold=1.0, alpha=0.01, exhausted=True)
@@ -90,13 +90,13 @@ class TestRatio:
 
     def test_an_infinite_degradation_is_certain_at_once(self) -> None:
         look = decide_ratio([0.1, math.inf], [3, 3], threshold=9.0, alpha=0.01)
-        assert (look.side, look.ratio) == ("above", math.inf)
+        assert (look.side, look.measured) == ("above", math.inf)
         assert look.exact
         assert look.interval is None
 
     def test_a_ratio_too_large_for_a_float_is_infinite(self) -> None:
         look = decide_ratio([9000.0] * 40, [3] * 40, threshold=1.05, alpha=0.01)
-        assert (look.side, look.ratio) == ("above", math.inf)
+        assert (look.side, look.measured) == ("above", math.inf)
 
     def test_an_interval_may_be_open_for_a_float(self) -> None:
         tokens = np.array([2] * 17 + [100] * 15)  # their mean is only just certainly positive

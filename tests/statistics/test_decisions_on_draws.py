@@ -126,7 +126,7 @@ class TestFactor:
             assert look.side == side
             assert look.joint_mean == pytest.approx(joint.mean())
             assert look.control_mean == pytest.approx(control.mean())
-            assert look.ratio == pytest.approx(joint.mean() / control.mean())
+            assert look.measured == pytest.approx(joint.mean() / control.mean())
 
     def test_nothing_is_decided_before_the_minimum(self) -> None:
         look = decide_factor([9.0] * 127, [1.0] * 127, factor=5, alpha=0.01)
@@ -152,7 +152,7 @@ class TestFactor:
     def test_the_joint_ablation_has_to_cost_something(self) -> None:
         harmless, _ = stream(400, mean=-1.0, std=0.5)
         look = decide_factor(harmless, [-3.0] * 400, factor=5, alpha=0.01)
-        assert (look.side, look.ratio) == ("below", 0.0)
+        assert (look.side, look.measured) == ("below", 0.0)
         unclear, _ = stream(400, mean=0.0, std=0.5)
         assert decide_factor(unclear, [-3.0] * 400, factor=5, alpha=0.01).side is None
 
@@ -169,7 +169,7 @@ class TestFactor:
         self, joint: float, control: float, side: str | None, ratio: float
     ) -> None:
         look = decide_factor([1.0, joint], [control, control], factor=5, alpha=0.01)
-        assert (look.side, look.ratio) == (side, ratio)
+        assert (look.side, look.measured) == (side, ratio)
 
     @pytest.mark.parametrize("factor", [0.0, -1.0, math.inf, math.nan])
     def test_an_impossible_factor_is_refused(self, factor: float) -> None:

@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustness.ablation.interventions import FixedAblation, Intact
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.policy.policy import load_policy
 from robustness.report.results import CheckResult
 from robustness.statistics.history import course
 from robustness.statistics.verdict import Verdict
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.plugin.plugin_support import DIM, Stubs
 
@@ -31,7 +32,7 @@ def vetting(stubs: Stubs) -> Callable[..., Vetting]:
         return Vetting(
             checkpoint=resolve(str(stubs.model), cache=stubs.store),
             settings=settings.settings("model"),
-            store_root=stubs.store,
+            context=Context(root=stubs.store),
         )
 
     return make
@@ -70,9 +71,9 @@ def as_reported(verdict: Verdict) -> list[dict[str, Any]]:
 
 
 def ends_where_the_verdict_stands(verdict: Verdict) -> None:
-    last = verdict.course[-1]
-    assert last["text_blocks"] == verdict.text_blocks
-    assert last["ratio"] == verdict.ratio
+    last = verdict.history[-1]
+    assert last["text_blocks"] == verdict.seen
+    assert last["ratio"] == verdict.measured
     assert last["interval"] == (None if verdict.interval is None else list(verdict.interval))
 
 
@@ -87,7 +88,7 @@ def test_the_course_of_an_ablation_is_that_of_the_specification(
     delta: list[float] = []
     tokens: list[int] = []
     steps = iter(as_reported(verdict))
-    n_chunks = asked.measurement.n_chunks if exhaustive else len(verdict.course)
+    n_chunks = asked.measurement.n_chunks if exhaustive else len(verdict.history)
     assert (n_chunks > 3) == exhaustive
     for index in range(n_chunks):
         intact, ablated = asked.measurement.chunk(index, Intact(), intervention)
@@ -126,7 +127,9 @@ def test_the_course_of_the_random_control_is_that_of_the_specification(
     assert len(steps) > 3
     assert steps[-1]["draws"] == len(ratios) == verdict.details["draws"] >= 64
     assert verdict.details["worst_draws"][0]["ratio"] == max(ratios)
-    assert statistics.median(map(math.log, ratios)) == pytest.approx(math.log(verdict.ratio or 0))
+    assert statistics.median(map(math.log, ratios)) == pytest.approx(
+        math.log(verdict.measured or 0)
+    )
     for step in steps:
         ordered = sorted(ratios[: step["draws"]])
         n = len(ordered)
@@ -149,9 +152,9 @@ def test_every_kind_of_verdict_ends_where_its_course_does(
         asked.layer_profile([DIM]).recorded(alpha=ALPHA),
     ]
     for verdict in verdicts:
-        assert verdict.course
+        assert verdict.history
         ends_where_the_verdict_stands(verdict)
-        assert Verdict.from_dict(json.loads(json.dumps(verdict.to_dict()))).course
+        assert Verdict.from_dict(json.loads(json.dumps(verdict.to_dict()))).history
 
 
 @given(n=st.integers(0, 400), most=st.integers(4, 80))
@@ -175,7 +178,7 @@ def test_thinning_leaves_no_gap_that_hides_the_beginning() -> None:
 def test_an_interval_closes_in(vetting: Callable[..., Vetting]) -> None:
     """Not at every look, but from the first that excludes anything to the last."""
     verdict = vetting(exhaustive=True).ablate(DIM).degrades(by=1.5, alpha=ALPHA)
-    widths = [s["interval"][1] - s["interval"][0] for s in verdict.course if s["interval"]]
+    widths = [s["interval"][1] - s["interval"][0] for s in verdict.history if s["interval"]]
     finite = [width for width in widths if math.isfinite(width)]
     assert len(finite) > 3
     assert finite[-1] < finite[0]

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.policy.policy import load_policy
 from robustness.statistics.pace import RECENT, Pace, in_words
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.plugin.plugin_support import DIM, Stubs
 
@@ -66,8 +67,7 @@ def lines_of(stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> tuple[Vetting, li
     vetting = Vetting(
         checkpoint=resolve(str(stubs.model), cache=stubs.store),
         settings=load_policy(None, options=options).settings("model"),
-        store_root=stubs.store,
-        progress=lines.append,
+        context=Context(root=stubs.store, progress=lines.append),
     )
     return vetting, lines
 
@@ -78,7 +78,7 @@ def test_a_line_says_ratio_interval_text_blocks_and_time_left(
     vetting, lines = lines_of(stubs, monkeypatch)
     verdict = vetting.ablate(DIM).degrades(by=1.5)
     n_blocks = vetting.measurement.layout.n_blocks
-    steps = list(verdict.course)
+    steps = list(verdict.history)
     assert len(lines) == len(steps) > 3
     for number, (line, step) in enumerate(zip(lines, steps, strict=True)):
         assert line.startswith(f"x{step['ratio']:.4g}")
@@ -106,8 +106,8 @@ def test_every_claim_says_how_long_it_may_take(
     assert "at most" in lines[1]
     assert re.search(r"x\S+ \(\S+ to \S+\) after", lines[-1])
     # max_draws, and not the end of the corpus, bounds the random control.
-    blocks_per_draw = verdict.text_blocks / verdict.details["draws"]
-    most = 60 / 16 * (1000 * blocks_per_draw - verdict.text_blocks)
+    blocks_per_draw = verdict.seen / verdict.details["draws"]
+    most = 60 / 16 * (1000 * blocks_per_draw - verdict.seen)
     left = re.search(r"at most (\S+) (min|h) left", lines[-1])
     assert left is not None
     assert float(left[1]) * {"min": 60, "h": 3600}[left[2]] == pytest.approx(most, rel=0.05)
@@ -117,7 +117,7 @@ def test_every_claim_says_how_long_it_may_take(
     assert figure is not None
     now, low, high = map(float, figure.groups())
     assert low < now < high
-    assert high == pytest.approx(intact.course[2]["interval"][1] * 64, rel=1e-2)
+    assert high == pytest.approx(intact.history[2]["interval"][1] * 64, rel=1e-2)
     assert math.isfinite(high)
     lines.clear()
     vetting.layer_profile([DIM]).recorded()

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,11 +13,12 @@ from robustness.ablation.hooks import ablated
 from robustness.ablation.interventions import FixedAblation, Intact
 from robustness.anatomy.anatomy import trace_anatomy
 from robustness.measurement.evidence import COMPARED_CHUNKS, fixed_evidence
-from robustness.policy.policy import Settings, load_policy
-from robustness.run.plan import RunPlan, make_plan
-from robustness.runtime import dtypes
-from robustness.runtime.dtypes import chosen_dtype
-from robustness.scoring import causal_block
+from robustness.policy.policy import load_policy
+from robustness.run.plan import RunPlan
+from robustness.run.planning import make_plan
+from robustness.runtime import devices
+from robustness.runtime.devices import chosen_dtype
+from robustness.scoring.block import causal_block
 from robustness.scoring.forward import Scorer
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
 from robustness.statistics.verdict import (
@@ -26,9 +27,13 @@ from robustness.statistics.verdict import (
     reduced_precision,
     reduced_precision_of_draws,
 )
+from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.planted import PLANTED, save_planted
 from tests.support.checkpoints.tiny_models import tiny_inputs, tiny_model
+
+if TYPE_CHECKING:
+    from robustness.policy.settings import Settings
 
 ERROR = np.random.default_rng(1).normal(0.02, 0.1, 32)
 
@@ -49,13 +54,13 @@ def test_auto_goes_by_what_the_processor_says(
 ) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\nmodel name\t: X\nflags\t\t: {flags}\nbogomips\t: 1\n")
-    features = dtypes._processor_features(cpuinfo)
-    monkeypatch.setattr(dtypes, "_processor_features", lambda: features)
+    features = devices._processor_features(cpuinfo)
+    monkeypatch.setattr(devices, "_processor_features", lambda: features)
     assert chosen_dtype("auto", "cpu") == expected
 
 
 def test_a_system_that_does_not_tell_has_no_features(tmp_path: Path) -> None:
-    assert dtypes._processor_features(tmp_path / "nothing") == []
+    assert devices._processor_features(tmp_path / "nothing") == []
     assert chosen_dtype("auto", "mps") == "float32"
     assert [chosen_dtype(choice, "cpu") for choice in ("float32", "bfloat16")] == [
         "float32",
@@ -161,13 +166,15 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> RunPlan:
     root = tmp_path_factory.mktemp("planted")
     folder, text = save_planted(root)
     policy = load_policy(None, options={"corpus": str(text), "block_size": 32, "dtype": "bfloat16"})
-    return make_plan([str(folder)], policy, store_root=root / "store")
+    return make_plan([str(folder)], policy, Context(root=root / "store"))
 
 
 def _vetting(planned: RunPlan, **changed: Any) -> Vetting:
     (only,) = planned.checkpoints
     settings: Settings = only.settings.model_copy(update=changed)
-    return Vetting(checkpoint=only.load(), settings=settings, store_root=planned.store_root)
+    return Vetting(
+        checkpoint=only.load(), settings=settings, context=Context(root=planned.store_root)
+    )
 
 
 def test_a_plan_carries_the_precision_to_the_workers(planned: RunPlan) -> None:
@@ -189,7 +196,7 @@ def test_numbers_of_two_precisions_are_kept_apart(planned: RunPlan) -> None:
 def test_what_the_first_text_blocks_decide_is_never_measured_in_bfloat16(planned: RunPlan) -> None:
     verdict = _vetting(planned).ablate(5).is_harmless(within=1.5)
     assert verdict
-    assert verdict.text_blocks == COMPARED_CHUNKS * CHUNK_BLOCKS
+    assert verdict.seen == COMPARED_CHUNKS * CHUNK_BLOCKS
     assert "dtype" not in verdict.details
 
 
@@ -227,7 +234,7 @@ def test_a_threshold_too_near_for_bfloat16_is_decided_in_float32(planned: RunPla
     verdict = vetting.ablate(PLANTED).degrades(by=exact.ratio * (1 - 1e-6))
     assert verdict
     assert verdict.exact
-    assert verdict.ratio == exact.ratio
+    assert verdict.measured == exact.ratio
 
 
 def test_what_reduced_precision_leaves_open_at_the_end_is_measured_in_float32(
@@ -240,7 +247,7 @@ def test_what_reduced_precision_leaves_open_at_the_end_is_measured_in_float32(
     verdict = _vetting(planned).ablate(PLANTED).degrades(by=exact.ratio * (1 + 1e-6))
     assert not verdict
     assert verdict.exact
-    assert verdict.ratio == exact.ratio
+    assert verdict.measured == exact.ratio
 
 
 def test_evidence_says_what_was_compared(planned: RunPlan) -> None:

@@ -274,7 +274,7 @@ def test_the_median_draw_needs_64_draws() -> None:
     small = np.full(64, 0.001)
     assert decide_median_drop(small[:63], threshold=0.02, alpha=0.001).side is None
     look = decide_median_drop(small, threshold=0.02, alpha=0.001)
-    assert (look.side, look.ratio) == ("below", 0.001)
+    assert (look.side, look.measured) == ("below", 0.001)
     assert decide_median_drop(small + 0.1, threshold=0.02, alpha=0.001).side == "above"
 
 

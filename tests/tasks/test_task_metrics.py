@@ -1,6 +1,7 @@
 """Scores against plain loops, and weighted scores against those of the samples written out."""
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,7 +18,10 @@ from robustness.tasks.metrics import (
     chosen_metric,
     score,
 )
-from robustness.tasks.settings import Metric, TaskKind
+from robustness.tasks.settings import Metric
+
+if TYPE_CHECKING:
+    from robustness.checkpoint.task_heads import TaskKind
 
 METRICS: list[Metric] = [*OF_CLASSES, *OF_VALUES]
 

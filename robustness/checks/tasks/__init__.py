@@ -1,1 +1,4 @@
-"""./robustness/checks/tasks."""
+"""What can be asked of a checkpoint on its downstream task.
+
+Examples, predictions and metrics are in :mod:`robustness.tasks`. Torch-free.
+"""

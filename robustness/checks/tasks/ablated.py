@@ -1,103 +1,196 @@
-"""What can be claimed of a model without some dimensions on its task."""
+"""What switching dimensions off does to a task's score, and the checks that ask for it.
 
-from typing import TYPE_CHECKING
+Kovaleva et al. 2021: removing them "significantly degrades both the MLM perplexity and the
+downstream task performance".
+"""
 
+from collections.abc import Iterable
+
+from pydantic import Field
+
+from robustness.ablation.ablation import Ablation
 from robustness.ablation.interventions import FixedAblation
-from robustness.checks.tasks.claim import OnTask, finite_interval, look_step, verdict
-from robustness.checks.tasks.control import RandomlyAblatedOnTask
+from robustness.checks.check import Check, Cost, PlanContext, joint_suffix
+from robustness.checks.control import NOT_HARDENED
+from robustness.checks.limits import Drop, DropOrRecord, Limits, Ratio
+from robustness.checks.model import Model, where
+from robustness.checks.planned import PlannedCheck
+from robustness.checks.statistic import Recorded
+from robustness.checks.subject import Subject
+from robustness.checks.tasks.control import DRAWS_FOR_FACTOR, RandomlyAblatedOnTask
+from robustness.checks.tasks.statistic import ScoreDrop
+from robustness.checks.tasks.task import AnswerEvidence, Task
+from robustness.checks.verdicts import blindness, verdict
 from robustness.outliers.outlier_dimensions import named
-from robustness.statistics.history import Step, course
-from robustness.statistics.verdict import Side, Verdict
-
-if TYPE_CHECKING:
-    from robustness.ablation.ablation import Ablation
-    from robustness.checks.tasks.task import Task
+from robustness.statistics.decisions import Decision, Side
+from robustness.statistics.figures import Details
+from robustness.statistics.loop import Statistic, decided
+from robustness.statistics.verdict import Verdict
 
 RECORDED_EXAMPLES = 256
 """Examples of a drop that is compared with nothing, unless all are measured."""
 
 
-class AblatedOnTask(OnTask):
+class AblatedOnTask(Model):
     """A model without some dimensions, on its task."""
 
     questions = ".score_drops(by=…), .score_holds(within=…) or .matters_more_than_chance()"
 
-    def __init__(self, task: "Task", ablation: "Ablation") -> None:
-        super().__init__(task)
+    def __init__(self, task: Task, ablation: Ablation) -> None:
+        super().__init__(task.subject)
+        self._task = task
         self.ablation = ablation
 
     def __repr__(self) -> str:
-        return f"<{self._task.vetting.checkpoint.label} without {named(self.ablation.dims)}>"
+        return f"<{self.subject.checkpoint.label} without {named(self.ablation.dims)}>"
 
     def score_drops(
         self, *, by: float, confidence: float | None = None, alpha: float | None = None
     ) -> Verdict:
         """Whether the ablation lowers the task's score by at least ``by``."""
-        level = self._task.vetting.alpha(confidence, alpha)
-        return self._decided(f"{self._lowers} by at least {by:g}", by, level, passes="above")
+        level = self.subject.alpha(confidence, alpha)
+        return self._compared(f"{self._lowers} by at least {by:g}", by, level, "above")
 
     def score_holds(
         self, *, within: float, confidence: float | None = None, alpha: float | None = None
     ) -> Verdict:
         """Whether the ablation lowers the task's score by less than ``within``."""
-        level = self._task.vetting.alpha(confidence, alpha)
-        statement = f"{self._lowers} by less than {within:g}"
-        return self._decided(statement, within, level, passes="below")
+        level = self.subject.alpha(confidence, alpha)
+        return self._compared(f"{self._lowers} by less than {within:g}", within, level, "below")
 
     def recorded(self, *, confidence: float | None = None, alpha: float | None = None) -> Verdict:
         """How far the score drops, compared with nothing: it passes in any case."""
-        task = self._task
-        level = task.vetting.alpha(confidence, alpha)
-        statement = f"how far {self._lowers} is recorded"
-        steps: list[Step] = []
-        for paired in self._pairs(FixedAblation(ablation=self.ablation)):
-            n = len(paired.labels)
-            drop = paired.drop(task.planned.metric)
-            task.progress(statement, n, drop)
-            steps.append({"text_blocks": n, "ratio": drop, "interval": None})
-            if n >= RECORDED_EXAMPLES and not task.vetting.settings.exhaustive:
-                break
-        look = task.look(paired, threshold=0.0, alpha=level)
-        assert look is not None
-        steps[-1] = look_step(look, examples=n)
-        return Verdict(
-            outcome="pass",
-            statement=statement,
-            ratio=look.ratio,
-            interval=finite_interval(look),
-            text_blocks=look.text_blocks,
-            exact=look.exact,
-            details=task.details(paired),
-            course=course(steps),
+        level = self.subject.alpha(confidence, alpha)
+        statistic = Recorded(
+            statistic=ScoreDrop(task=self._task, threshold=0.0, alpha=level),
+            enough=RECORDED_EXAMPLES,
+            total=self._task.measurement.n_examples,
+            exhaustive=self.subject.terms.exhaustive,
         )
+        return self._decided(f"how far {self._lowers} is recorded", statistic, None, level, None)
 
     def matters_more_than_chance(
         self, *, factor: float = 5.0, confidence: float | None = None, alpha: float | None = None
     ) -> Verdict:
         """Whether the score drops by ``factor`` times as much as without random dimensions."""
-        level = self._task.vetting.alpha(confidence, alpha)
         control = RandomlyAblatedOnTask(self._task, len(self.ablation.dims), self.ablation)
+        level = self.subject.alpha(confidence, alpha)
         return control.decide_factor(self.ablation, factor, level)
 
     @property
     def _lowers(self) -> str:
-        planned = self._task.planned
-        where = f"{named(self.ablation.dims)}{self.ablation.where}"
-        return f"ablating {where} lowers the {planned.metric} on {planned.name}"
+        return f"ablating {where(self.ablation)} lowers the {self._task.score_of}"
 
-    def _decided(self, statement: str, threshold: float, alpha: float, *, passes: Side) -> Verdict:
+    def _compared(self, statement: str, threshold: float, alpha: float, passes: Side) -> Verdict:
+        statistic = ScoreDrop(task=self._task, threshold=threshold, alpha=alpha)
+        return self._decided(statement, statistic, threshold, alpha, passes)
+
+    def _decided(
+        self,
+        statement: str,
+        statistic: Statistic[AnswerEvidence, Decision],
+        threshold: float | None,
+        alpha: float,
+        passes: Side | None,
+    ) -> Verdict:
         task = self._task
-        look, paired, steps = self._looked_at(
-            statement,
-            self._pairs(FixedAblation(ablation=self.ablation)),
-            lambda each: task.look(each, threshold=threshold, alpha=alpha),
+        end = decided(
+            statistic,
+            lambda _: task.evidence(FixedAblation(ablation=self.ablation)),
+            exhaustive=self.subject.terms.exhaustive,
+            watch=self.subject.watch(statement, "examples"),
         )
+        figures = task.figures(end.evidence.paired)
         return verdict(
+            end,
             statement,
-            look,
-            threshold,
+            threshold=threshold,
             passes=passes,
-            details=task.details(paired),
-            alpha=alpha,
-            steps=steps,
+            measure="drop",
+            unit="examples",
+            outcome="pass" if threshold is None else None,
+            details=Details(task=figures, blind_share=blindness(end, alpha)),
         )
+
+
+class TaskScoreDropsLimits(Limits):
+    """Ablating outlier dimensions, measured by the task's score."""
+
+    min_drop: Drop = Field(
+        default=0.05, description="the score must fall by this much without all of them (paper)"
+    )
+    min_drop_alone: DropOrRecord = Field(
+        default="record", description="… without one alone, or it is only recorded (paper)"
+    )
+    max_drop: Drop = Field(default=0.02, description="it must fall by less (hardened)")
+
+
+class TaskScoreDrops(Check[TaskScoreDropsLimits]):
+    """Ablating outlier dimensions lowers the task's score by at least ``min_drop``.
+
+    One alone, where there are several, by ``min_drop_alone``, or it is only recorded: which of
+    them a task depends on differs from task to task.
+    """
+
+    name, title = "task_score_drops", "task score"
+    limits = TaskScoreDropsLimits
+    source, by_dimension = "task", True
+
+    def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
+        """One for each dimension alone and one for all, which of a single one are the same."""
+        hardened = context.terms.expectation == "hardened"
+        compared = hardened or self.limits_in(context.terms).min_drop_alone != "record"
+        for dim in context.dims if len(context.dims) > 1 else ():
+            yield self.case((dim,), f"dim{dim}", statistical=compared)
+        yield self.case(context.dims, joint_suffix(context.dims))
+
+    def cost(self, planned: PlannedCheck) -> Cost:
+        """See :class:`Check`."""
+        recorded = 0 if planned.statistical else RECORDED_EXAMPLES
+        return Cost(ablations=(planned.dims,), recorded=recorded)
+
+    def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
+        """See :class:`Check`."""
+        limits = self.limits_in(subject.terms)
+        model = AblatedOnTask(Task(subject), subject.ablation(planned.dims))
+        together = len(planned.dims) == len(subject.outliers())
+        needed = limits.min_drop if together else limits.min_drop_alone
+        if subject.terms.expectation == "hardened":
+            return model.score_holds(within=limits.max_drop, alpha=alpha)
+        if needed == "record":
+            return model.recorded(alpha=alpha)
+        return model.score_drops(by=needed, alpha=alpha)
+
+
+class OutliersMatterMoreForTaskLimits(Limits):
+    """The drop without the outlier dimensions against that without random ones."""
+
+    factor: Ratio = Field(
+        default=5.0, description="the joint drop must be this many times the control's"
+    )
+
+
+class OutliersMatterMoreForTask(Check[OutliersMatterMoreForTaskLimits]):
+    """The score's joint drop is positive and at least ``factor`` times the mean control's."""
+
+    name, title = "outliers_matter_more_for_task", "task score, effect over chance"
+    limits = OutliersMatterMoreForTaskLimits
+    source, role = "task", "factor"
+
+    def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
+        """One, where the paper's findings are expected; see :class:`Check`."""
+        suffix = joint_suffix(context.dims)
+        if context.terms.expectation == "paper":
+            yield self.case(context.dims, suffix)
+        else:
+            yield self.not_applicable(NOT_HARDENED, dims=context.dims, suffix=suffix)
+
+    def cost(self, planned: PlannedCheck) -> Cost:
+        """Random draws beside the joint ablation."""
+        return Cost(ablations=(planned.dims,), draws=DRAWS_FOR_FACTOR)
+
+    def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
+        """See :class:`Check`."""
+        model = AblatedOnTask(Task(subject), subject.ablation(planned.dims))
+        factor = self.limits_in(subject.terms).factor
+        return model.matters_more_than_chance(factor=factor, alpha=alpha)

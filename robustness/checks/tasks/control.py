@@ -1,46 +1,37 @@
-"""What can be claimed of a model without random dimensions on its task: the control."""
+"""The random control on a task: its score without random dimensions."""
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from pydantic import Field
 
-from robustness.ablation.interventions import FixedAblation, Intact, Intervention, PerBlockAblation
-from robustness.checks.tasks.claim import OnTask, finite_interval, look_step, outcome, verdict
-from robustness.outliers.outlier_dimensions import named
-from robustness.scoring.sampling import random_candidates, random_dims
-from robustness.statistics.history import course, step
+from robustness.ablation.ablation import Ablation
+from robustness.checks.check import Check, Cost, PlanContext
+from robustness.checks.limits import Drop, Limits
+from robustness.checks.model import Model, random_dimensions, where
+from robustness.checks.planned import PlannedCheck
+from robustness.checks.subject import Subject
+from robustness.checks.tasks.statistic import DropFactor, DropOfDraws, DropsOfDraws
+from robustness.checks.tasks.task import Draws, Task
+from robustness.checks.verdicts import blindness, verdict
+from robustness.scoring.sampling import random_candidates
+from robustness.statistics.figures import Details, DrawFigure, DrawFigures, FactorFigures
+from robustness.statistics.loop import decided
 from robustness.statistics.verdict import Verdict
-from robustness.tasks.decisions import (
-    FIRST_LOOK_AT_DRAWS,
-    Paired,
-    decide_factor,
-    decide_mean,
-    decide_median_drop,
-    draws_for_factor,
-)
+from robustness.tasks.decisions import FIRST_LOOK_AT_BLOCKS, FIRST_LOOK_AT_DRAWS
 from robustness.tasks.metrics import Floats
-
-if TYPE_CHECKING:
-    from robustness.ablation.ablation import Ablation
-    from robustness.checks.tasks.task import Task
 
 EXAMPLES_PER_DRAW = 32
 """Examples that a random draw stays for, where single examples have no score."""
 
-
-FIRST_ESTIMATE = 1024
-"""Examples after which, and whenever their number has doubled, it is asked whether two drops can be
-told apart within the examples that are allowed."""
+DRAWS_FOR_FACTOR = FIRST_LOOK_AT_DRAWS
+DRAWS_FOR_MEDIAN = FIRST_LOOK_AT_BLOCKS
 
 _MOST = "checks.random_ablation_keeps_task_score.max_examples"
 
-_OPTIMISM = 2.0
-"""Standard errors by which the two may lie farther apart than they were seen to."""
 
-
-class RandomlyAblatedOnTask(OnTask):
+class RandomlyAblatedOnTask(Model):
     """A model without random dimensions, on its task.
 
     Where the score is a mean, every example has a draw of its own and the mean drop is decided on.
@@ -49,174 +40,104 @@ class RandomlyAblatedOnTask(OnTask):
 
     questions = ".score_holds(within=…)"
 
-    def __init__(self, task: "Task", size: int, like: "Ablation") -> None:
-        super().__init__(task)
-        vetting = task.vetting
-        self._candidates = random_candidates(
-            vetting.outliers().dims, hidden_size=vetting.model_profile.hidden_size, size=size
+    def __init__(self, task: Task, size: int, template: Ablation) -> None:
+        super().__init__(task.subject)
+        candidates = random_candidates(
+            self.subject.outliers().dims,
+            hidden_size=self.subject.model_profile.hidden_size,
+            size=size,
         )
-        self._size = size
-        self._like = like
-        self._per_draw = 1 if task.is_mean else EXAMPLES_PER_DRAW
+        self._task = task
+        self._draws = Draws(
+            candidates=candidates,
+            size=size,
+            template=template,
+            examples=1 if task.is_mean else EXAMPLES_PER_DRAW,
+            seed=task.measurement.seed,
+        )
+        self._most = RandomAblationKeepsTaskScore().limits_in(self.subject.terms).max_examples
 
     def __repr__(self) -> str:
-        return f"<{self._task.vetting.checkpoint.label} without {self._counted}>"
+        return f"<{self.subject.checkpoint.label} without {self._counted}>"
 
     def score_holds(
         self, *, within: float, confidence: float | None = None, alpha: float | None = None
     ) -> Verdict:
         """Whether the task's score drops by less than ``within``: on average, or typically."""
-        task = self._task
-        level = task.vetting.alpha(confidence, alpha)
-        planned = task.planned
+        task, level = self._task, self.subject.alpha(confidence, alpha)
         how = "on average" if task.is_mean else "for the median draw"
         statement = (
-            f"ablating {self._counted}{self._like.where} lowers the {planned.metric} on "
-            f"{planned.name} by less than {within:g} {how}"
+            f"ablating {self._counted}{self._draws.template.where} lowers the {task.score_of} by "
+            f"less than {within:g} {how}"
         )
-        look, steps = None, []
-        known: list[float] = []
-        for control, _ in self._stream(None):
-            drops = self._drops(control, known)
-            if not len(drops):
-                continue
-            if task.is_mean:
-                minimum = FIRST_LOOK_AT_DRAWS
-                look = decide_mean(
-                    drops, threshold=within, alpha=level, minimum=minimum, exhausted=False
-                )
-            else:
-                look = decide_median_drop(drops, threshold=within, alpha=level)
-            n = len(control.labels)
-            interval = finite_interval(look)
-            task.progress(statement, n, look.ratio, interval=interval, most=self._most)
-            steps.append(look_step(look, examples=n, draws=None if task.is_mean else len(drops)))
-            if self._finished(n, decided=look.side is not None):
-                break
-        assert look is not None
-        once = control.part(slice(0, task.measurement.n_examples))
+        drops = DropsOfDraws(task=task, examples=self._draws.examples)
+        end = decided(
+            DropOfDraws(drops=drops, threshold=within, alpha=level, max_examples=self._most),
+            lambda _: task.control_evidence(self._draws, None),
+            exhaustive=self.subject.terms.exhaustive,
+            watch=self.subject.watch(statement, "examples"),
+        )
+        paired = end.evidence.paired
+        once = paired.part(slice(0, end.evidence.total))
+        undecided = f"{self._most:,} examples do not decide it: raise {_MOST}"
         return verdict(
+            end,
             statement,
-            look,
-            within,
+            threshold=within,
             passes="below",
-            details={
-                **task.details(once),
-                "examples": n,
-                "task_draws": len(drops),
-                "mean_drop": float(np.mean(drops)),
-                "largest_drops": self._largest(drops),
-            },
-            alpha=level,
-            steps=steps,
-            examples=n,
-            reason="" if look.side else f"{self._most:,} examples do not decide it: raise {_MOST}",
+            measure="drop",
+            unit="examples",
+            details=Details(
+                task=task.figures(once, examples=end.evidence.seen),
+                draws=self._figures(drops.of(paired)),
+                blind_share=blindness(end, level),
+            ),
+            reason="" if end.decision.side else undecided,
         )
 
-    def decide_factor(self, joint: "Ablation", factor: float, alpha: float) -> Verdict:
+    def decide_factor(self, joint: Ablation, factor: float, alpha: float) -> Verdict:
         """Whether the joint drop is positive and at least ``factor`` times the mean control's."""
-        task, planned = self._task, self._task.planned
+        task, examples = self._task, self._draws.examples
         statement = (
-            f"ablating {named(joint.dims)}{joint.where} lowers the {planned.metric} on "
-            f"{planned.name} at least {factor:g} times as much as ablating {self._counted}"
+            f"ablating {where(joint)} lowers the {task.score_of} at least {factor:g} times as "
+            f"much as ablating {self._counted}"
         )
-        total = task.measurement.n_examples
-        look, steps = None, []
-        bound = 1.0 if task.is_mean else None
-        due, needed = FIRST_ESTIMATE, math.inf
-        options: dict[str, Any]
-        known: tuple[list[float], list[float]] = ([], [])
-        for control, beside in self._stream(joint):
-            assert beside is not None
-            drops, joints = self._drops(control, known[0]), self._drops(beside, known[1])
-            if not len(drops):
-                continue
-            n = len(control.labels)
-            whole = beside.part(slice(0, total)).drop(planned.metric) if n >= total else None
-            options = {"factor": factor, "alpha": alpha, "bound": bound, "joint_drop": whole}
-            look = decide_factor(joints, drops, **options)
-            task.progress(statement, n, look.joint_mean, look.control_mean, most=self._most)
-            steps.append(step(look, text_blocks=n))
-            hopeless = False
-            enough = len(drops) >= FIRST_LOOK_AT_DRAWS
-            if look.side is None and enough and (n >= due or n >= self._most):
-                due *= 2
-                best = draws_for_factor(joints, drops, **options, optimism=_OPTIMISM)
-                needed = draws_for_factor(joints, drops, **options) * self._per_draw
-                hopeless = best * self._per_draw > self._most
-            if self._finished(n, decided=look.side is not None or hopeless):
-                break
-        assert look is not None
+        statistic = DropFactor(
+            drops=DropsOfDraws(task=task, examples=examples),
+            joint_drops=DropsOfDraws(task=task, examples=examples),
+            factor=factor,
+            alpha=alpha,
+            max_examples=self._most,
+        )
+        end = decided(
+            statistic,
+            lambda _: task.control_evidence(self._draws, joint),
+            exhaustive=self.subject.terms.exhaustive,
+            watch=self.subject.watch(statement, "examples"),
+        )
+        beside, means = end.evidence.joint, end.decision
         assert beside is not None
-        passed = {"above": True, "below": False}.get(look.side or "")
-        once = beside.part(slice(0, total))
-        return Verdict(
-            outcome=outcome(passed),
-            statement=statement,
-            ratio=look.ratio,
+        once = beside.part(slice(0, end.evidence.total))
+        return verdict(
+            end,
+            statement,
             threshold=factor,
             passes="above",
-            text_blocks=n,
-            details={
-                **task.details(once),
-                "examples": n,
-                "joint_drop": look.joint_mean,
-                "control_drop": look.control_mean,
-            },
-            course=course(steps),
+            measure="factor",
+            unit="examples",
+            details=Details(
+                task=task.figures(once, examples=end.evidence.seen),
+                factor=FactorFigures(joint=means.joint_mean, control=means.control_mean),
+            ),
             reason=(
-                f"a drop of {look.joint_mean:.3g} against {look.control_mean:.3g} of the random "
-                "control" + ("" if look.side else f"; {self._undecided(needed)}")
+                f"a drop of {means.joint_mean:.3g} against {means.control_mean:.3g} of the random "
+                "control" + ("" if means.side else f"; {self._undecided(statistic.needed)}")
             ),
         )
 
     @property
     def _counted(self) -> str:
-        return f"{self._size} random dimension{'s' * (self._size > 1)}"
-
-    def _stream(self, joint: "Ablation | None") -> Iterator[tuple[Paired, Paired | None]]:
-        """Random draws, and a fixed ablation beside them: chunk by chunk, pass after pass."""
-        task, measurement = self._task, self._task.measurement
-        seen: dict[str, list[Floats]] = {"labels": [], "intact": [], "random": [], "joint": []}
-        start, passes = 0, 0
-        while True:
-            for index in range(measurement.n_chunks):
-                n = len(measurement.examples(index))
-                draws = [(start + place) // self._per_draw for place in range(n)]
-                start += n
-                dims = tuple(self._dims(draw) for draw in draws)
-                interventions: list[Intervention] = [
-                    Intact(),
-                    PerBlockAblation(dims=dims, like=self._like),
-                ]
-                if joint is not None:
-                    interventions.append(FixedAblation(ablation=joint))
-                found = measurement.chunk(index, *interventions)
-                done = index * len(measurement.examples(0))
-                seen["labels"].append(task.labels[done : done + n])
-                for name, outputs in zip(("intact", "random", "joint"), found, strict=False):
-                    seen[name].append(task.answers(outputs))
-                columns = {name: np.concatenate(parts) for name, parts in seen.items() if parts}
-                known = {"labels": columns["labels"], "first": columns["intact"]}
-                yield (
-                    Paired(**known, second=columns["random"]),
-                    None if joint is None else Paired(**known, second=columns["joint"]),
-                )
-            passes += 1
-
-    def _dims(self, draw: int) -> tuple[int, ...]:
-        return random_dims(
-            self._candidates, self._size, seed=self._task.measurement.seed, draw=draw
-        )
-
-    def _drops(self, paired: Paired, known: list[float]) -> Floats:
-        """Of each complete draw, shape (draws,); those that are new are added to ``known``."""
-        if self._task.is_mean:
-            return paired.drop_per_example()
-        for draw in range(len(known), len(paired.labels) // self._per_draw):
-            part = slice(draw * self._per_draw, (draw + 1) * self._per_draw)
-            known.append(paired.part(part).drop(self._task.planned.metric))
-        return np.array(known)
+        return random_dimensions(self._draws.size)
 
     def _undecided(self, needed: float) -> str:
         """What it would take to decide a factor, and what can be done instead."""
@@ -229,19 +150,46 @@ class RandomlyAblatedOnTask(OnTask):
             "to matter"
         )
 
-    def _finished(self, n: int, *, decided: bool) -> bool:
-        settings = self._task.vetting.settings
-        enough = n >= self._task.measurement.n_examples or not settings.exhaustive
-        return enough and (decided or n >= self._most)
-
-    @property
-    def _most(self) -> int:
-        """Examples after which a control ends whatever was found."""
-        return self._task.vetting.settings.checks.random_ablation_keeps_task_score.max_examples
-
-    def _largest(self, drops: Sequence[float] | Floats) -> list[dict[str, Any]]:
+    def _figures(self, drops: Floats) -> DrawFigures:
         """The draws with the largest drops; single examples show nothing."""
-        if self._task.is_mean:
-            return []
-        order = np.argsort(-np.asarray(drops), kind="stable")[:5]
-        return [{"dims": list(self._dims(int(d))), "drop": float(drops[int(d)])} for d in order]
+        worst: Sequence[int] = ()
+        if not self._task.is_mean:
+            worst = np.argsort(-drops, kind="stable")[:5].tolist()
+        return DrawFigures(
+            draws=len(drops),
+            mean=float(np.mean(drops)),
+            worst=tuple(
+                DrawFigure(dims=self._draws.dims(draw), measured=float(drops[draw]))
+                for draw in worst
+            ),
+        )
+
+
+class RandomAblationKeepsTaskScoreLimits(Limits):
+    """Ablating as many random dimensions, measured by the task's score."""
+
+    max_drop: Drop = Field(default=0.02, description="the score must fall by less than this")
+    max_examples: int = Field(
+        default=8192, ge=4096, description="inconclusive after this many, over all draws"
+    )
+
+
+class RandomAblationKeepsTaskScore(Check[RandomAblationKeepsTaskScoreLimits]):
+    """Ablating as many non-outlier dimensions lowers the task's score by less than ``max_drop``."""
+
+    name, title = "random_ablation_keeps_task_score", "task score, random control"
+    limits = RandomAblationKeepsTaskScoreLimits
+    source, role, random = "task", "control", True
+
+    def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
+        """One; see :class:`Check`."""
+        yield self.case(context.dims, f"{len(context.dims)}random")
+
+    def cost(self, planned: PlannedCheck) -> Cost:  # noqa: ARG002
+        """Random draws."""
+        return Cost(draws=DRAWS_FOR_MEDIAN)
+
+    def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
+        """See :class:`Check`."""
+        model = RandomlyAblatedOnTask(Task(subject), len(planned.dims), subject.ablation((0,)))
+        return model.score_holds(within=self.limits_in(subject.terms).max_drop, alpha=alpha)

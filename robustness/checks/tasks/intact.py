@@ -1,19 +1,32 @@
-"""What can be claimed of the intact model on its task."""
+"""Whether the intact model has learnt its task."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import numpy as np
 
-from robustness.checks.tasks.claim import OnTask, verdict
-from robustness.statistics.verdict import Decision, Verdict
-from robustness.tasks.decisions import Paired, decide_mean
+from robustness.checks.check import Check, Cost, PlanContext
+from robustness.checks.limits import Limits
+from robustness.checks.model import Model
+from robustness.checks.planned import PlannedCheck
+from robustness.checks.subject import Subject
+from robustness.checks.tasks.statistic import AgainstGuess
+from robustness.checks.tasks.task import Task
+from robustness.checks.verdicts import blindness, verdict
+from robustness.statistics.figures import Details
+from robustness.statistics.loop import decided
+from robustness.statistics.verdict import Verdict
+from robustness.tasks.decisions import Paired
 from robustness.tasks.metrics import Floats
 
 
-class IntactOnTask(OnTask):
+class IntactOnTask(Model):
     """The model as it is, on its task."""
 
     questions = ".beats_a_guess()"
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task.subject)
+        self._task = task
 
     def beats_a_guess(
         self, *, confidence: float | None = None, alpha: float | None = None
@@ -23,41 +36,33 @@ class IntactOnTask(OnTask):
         A guess at classes names the most frequent one, and accuracies are compared; a guess at
         values correlates with nothing. Measured is the guess's score minus the model's.
         """
-        task = self._task
-        level = task.vetting.alpha(confidence, alpha)
+        task, level = self._task, self.subject.alpha(confidence, alpha)
         guess, statement = self._guess()
-
-        def against_the_guess() -> Iterator[Paired]:
-            for intact in self._pairs(None):
-                n = len(intact.labels)
-                yield Paired(labels=intact.labels, first=guess[:n], second=intact.first)
-
-        def look_at(against: Paired) -> Decision | None:
-            if task.planned.kind != "classification":
-                return task.look(against, threshold=0.0, alpha=level)
-            exhausted = len(against.labels) >= task.measurement.n_examples
-            drops = against.drop_per_example()
-            return decide_mean(drops, threshold=0.0, alpha=level, exhausted=exhausted)
-
-        look, against, steps = self._looked_at(statement, against_the_guess(), look_at)
-        alone = Paired(labels=against.labels, first=against.second, second=against.second)
+        end = decided(
+            AgainstGuess(task=task, threshold=0.0, alpha=level, guess=guess),
+            lambda _: task.evidence(None),
+            exhaustive=self.subject.terms.exhaustive,
+            watch=self.subject.watch(statement, "examples"),
+        )
+        answers = end.evidence.paired
+        alone = Paired(labels=answers.labels, first=answers.first, second=answers.first)
         return verdict(
+            end,
             statement,
-            look,
-            0.0,
+            threshold=0.0,
             passes="below",
-            details=task.details(alone),
-            alpha=level,
-            steps=steps,
+            measure="drop",
+            unit="examples",
+            details=Details(task=task.figures(alone), blind_share=blindness(end, level)),
         )
 
     def _guess(self) -> tuple[Floats, str]:
-        task = self._task
-        planned, labels = task.planned, task.labels
+        task, labels = self._task, self._task.labels
+        planned = task.planned
         if planned.kind != "classification":
             return np.zeros(len(labels)), (
-                f"the intact model's {planned.metric} on {planned.name} is positive: it beats a "
-                "guess that reads no text"
+                f"the intact model's {task.score_of} is positive: it beats a guess that reads no "
+                "text"
             )
         classes, counts = np.unique(labels, return_counts=True)
         usual = float(classes[counts.argmax()])
@@ -66,3 +71,28 @@ class IntactOnTask(OnTask):
             f"the most frequent class, {planned.classes[int(usual)]}: it beats a guess that reads "
             "no text"
         )
+
+
+class TaskIsLearnedLimits(Limits):
+    """The intact model does better on its task than a guess that reads no text."""
+
+
+class TaskIsLearned(Check[TaskIsLearnedLimits]):
+    """The intact model does better on its task than a guess that reads no text."""
+
+    name, title = "task_is_learned", "task is learned"
+    limits = TaskIsLearnedLimits
+    source = "task"
+    needs_outliers = False
+
+    def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:  # noqa: ARG002
+        """One; see :class:`Check`."""
+        yield self.case()
+
+    def cost(self, planned: PlannedCheck) -> Cost:  # noqa: ARG002
+        """The intact model alone."""
+        return Cost()
+
+    def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:  # noqa: ARG002
+        """See :class:`Check`."""
+        return IntactOnTask(Task(subject)).beats_a_guess(alpha=alpha)

@@ -1,61 +1,76 @@
-"""A checkpoint on its downstream task: what claims are made of, and how they are decided."""
+"""A checkpoint on its downstream task: what it answers, and how drops of its score are decided."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 
-from robustness.checks.tasks.ablated import AblatedOnTask
-from robustness.checks.tasks.control import RandomlyAblatedOnTask
-from robustness.checks.tasks.intact import IntactOnTask
-from robustness.scoring.sampling import uniform_index
-from robustness.statistics.verdict import Decision
+from robustness.ablation.ablation import Ablation
+from robustness.ablation.interventions import (
+    FixedAblation,
+    Intact,
+    Intervention,
+    PerBlockAblation,
+)
+from robustness.checks.subject import Subject
+from robustness.scoring.sampling import random_dims, uniform_index
+from robustness.statistics.decisions import Decision
+from robustness.statistics.figures import TaskFigures
 from robustness.tasks.decisions import Paired, bootstrap_looks, decide_mean, decide_score
 from robustness.tasks.metrics import MEANS, Floats, score
 
-if TYPE_CHECKING:
-    from robustness.measurement.predictions import TaskMeasurement
-    from robustness.run.planned_task import PlannedTask
-    from robustness.vetting import Vetting
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerEvidence:
+    """Answers side by side for the examples seen so far.
+
+    Attributes:
+        paired: of the intact and of the other model.
+        total: examples of the task.
+        joint: of the intact model and without fixed dimensions, on the same examples.
+    """
+
+    paired: Paired
+    total: int
+    joint: Paired | None = None
+    slack_nats: tuple[float, ...] = ()
+
+    @property
+    def seen(self) -> int:
+        """Examples, over all passes."""
+        return len(self.paired.labels)
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are all examples of the task."""
+        return self.seen >= self.total
 
 
 class Task:
-    """A checkpoint on its downstream task; see :attr:`robustness.vetting.Vetting.task`.
+    """A checkpoint on its downstream task.
 
     Attributes:
-        planned: what it is asked.
-        measurement: its predictions.
+        subject: the checkpoint.
+        planned: the task.
+        measurement: predictions.
     """
 
-    def __init__(
-        self, vetting: "Vetting", planned: "PlannedTask", measurement: "TaskMeasurement"
-    ) -> None:
-        self.vetting = vetting
-        self.planned = planned
-        self.measurement = measurement
-
-    def intact(self) -> "IntactOnTask":
-        """The model as it is."""
-        return IntactOnTask(self)
-
-    def ablate(self, dims: SupportsIndex | Iterable[int], **place: Any) -> "AblatedOnTask":
-        """The model without these dimensions, to be asked for verdicts.
-
-        Args:
-            dims: indices in the hidden vector.
-            **place: site, mode and layers, as in :meth:`robustness.vetting.Vetting.ablate`.
-        """
-        return AblatedOnTask(self, self.vetting.ablate(dims, **place).ablation)
-
-    def ablate_random(self, size: int, **place: Any) -> "RandomlyAblatedOnTask":
-        """The model without ``size`` random non-outlier dimensions, drawn anew all the time."""
-        return RandomlyAblatedOnTask(self, size, self.vetting.ablation((0,), **place))
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.planned = subject.planned_task
+        self.measurement = subject.task_measurement
 
     @property
     def is_mean(self) -> bool:
         """Whether the score is a mean over examples, so that single examples can be compared."""
         return self.planned.metric in MEANS
+
+    @property
+    def score_of(self) -> str:
+        """``accuracy on glue/mrpc``."""
+        return f"{self.planned.metric} on {self.planned.name}"
 
     @cached_property
     def labels(self) -> Floats:
@@ -68,13 +83,12 @@ class Task:
             return np.asarray(outputs.argmax(1), dtype=np.float64)
         return np.asarray(outputs[:, 0], dtype=np.float64)
 
-    def look(self, paired: Paired, *, threshold: float, alpha: float) -> Decision | None:
+    def decide(self, paired: Paired, *, threshold: float, alpha: float) -> Decision | None:
         """Compare the drop of a fixed ablation with a threshold, where it is time to do so."""
         n, total = len(paired.labels), self.measurement.n_examples
         if self.is_mean:
-            return decide_mean(
-                paired.drop_per_example(), threshold=threshold, alpha=alpha, exhausted=n >= total
-            )
+            drops = paired.drop_per_example()
+            return decide_mean(drops, threshold=threshold, alpha=alpha, exhausted=n >= total)
         if n < total and n not in bootstrap_looks(total):
             return None
         return decide_score(
@@ -83,48 +97,101 @@ class Task:
             threshold=threshold,
             alpha=alpha,
             n_examples=total,
-            seed=self.seed(n),
+            seed=self._seed(n),
         )
 
-    def seed(self, n: int) -> int:
+    def _seed(self, n: int) -> int:
         """Of the bootstrap on the first n examples: the same in every process."""
         data = self.measurement.data
         return uniform_index(2**63, "bootstrap", self.measurement.seed, data.texts_fingerprint, n)
 
-    def details(self, paired: Paired) -> dict[str, Any]:
-        """What every verdict says of the intact model and of the other one."""
-        metric, n = self.planned.metric, len(paired.labels)
-        return {
-            "task": self.planned.name,
-            "metric": metric,
-            "intact_score": score(metric, paired.labels, paired.first),
-            "ablated_score": score(metric, paired.labels, paired.second),
-            "examples": n,
-            "task_examples": self.measurement.n_examples,
-        }
-
-    def progress(
-        self,
-        statement: str,
-        seen: int,
-        *drops: float,
-        interval: tuple[float, float] | None = None,
-        most: int | None = None,
-    ) -> None:
-        """Tell whoever waits how far a decision has come.
+    def figures(self, paired: Paired, *, examples: int | None = None) -> TaskFigures:
+        """What every verdict says of the intact model and of the other one.
 
         Args:
-            statement: what is decided.
-            seen: examples so far, over all passes.
-            drops: so far; of a comparison, both.
-            interval: of the drop, where there is one.
-            most: examples after which it ends whatever was found; by default the task's.
+            paired: their answers, to each example once.
+            examples: measured over all passes; by default as many.
         """
-        self.vetting.report_progress(
-            statement,
-            seen,
-            " and ".join(f"{drop:+.4g}" for drop in drops),
-            interval=interval,
-            most=most,
-            examples=self.measurement.n_examples,
+        metric = self.planned.metric
+        return TaskFigures(
+            name=self.planned.name,
+            metric=metric,
+            intact_score=float(score(metric, paired.labels, paired.first)),
+            ablated_score=float(score(metric, paired.labels, paired.second)),
+            examples=len(paired.labels) if examples is None else examples,
+            task_examples=self.measurement.n_examples,
+        )
+
+    def evidence(self, intervention: Intervention | None) -> Iterator[AnswerEvidence]:
+        """Answers of the intact model and under an intervention, one item per chunk."""
+        interventions = [Intact(), *([] if intervention is None else [intervention])]
+        first: list[Floats] = []
+        second: list[Floats] = []
+        for index in range(self.measurement.n_chunks):
+            outputs = self.measurement.chunk(index, *interventions)
+            first.append(self.answers(outputs[0]))
+            second.append(self.answers(outputs[-1]))
+            intact = np.concatenate(first)
+            labels = self.labels[: len(intact)]
+            paired = Paired(labels=labels, first=intact, second=np.concatenate(second))
+            yield AnswerEvidence(paired=paired, total=self.measurement.n_examples)
+
+    def control_evidence(self, draws: "Draws", joint: Ablation | None) -> Iterator[AnswerEvidence]:
+        """Answers without random dimensions, and without fixed ones beside them.
+
+        Chunk by chunk, pass after pass with new draws, without end.
+        """
+        measurement = self.measurement
+        fixed = [] if joint is None else [FixedAblation(ablation=joint)]
+        columns: dict[str, list[Floats]] = {"labels": [], "intact": [], "random": [], "joint": []}
+        start = 0
+        while True:
+            for index in range(measurement.n_chunks):
+                n = len(measurement.examples(index))
+                done = index * len(measurement.examples(0))
+                random = draws.intervention(start, n)
+                start += n
+                outputs = measurement.chunk(index, Intact(), random, *fixed)
+                columns["labels"].append(self.labels[done : done + n])
+                for name, output in zip(("intact", "random", "joint"), outputs, strict=False):
+                    columns[name].append(self.answers(output))
+                yield self._beside(columns)
+
+    def _beside(self, columns: dict[str, list[Floats]]) -> AnswerEvidence:
+        joined = {name: np.concatenate(parts) for name, parts in columns.items() if parts}
+        both = {"labels": joined["labels"], "first": joined["intact"]}
+        return AnswerEvidence(
+            paired=Paired(**both, second=joined["random"]),
+            joint=Paired(**both, second=joined["joint"]) if "joint" in joined else None,
+            total=self.measurement.n_examples,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """Random dimensions for a stream of examples.
+
+    Attributes:
+        candidates: the dimensions to draw from.
+        size: of a draw.
+        template: where and how they are ablated, its own dimensions aside.
+        examples: that a draw stays for.
+        seed: of the draws.
+    """
+
+    candidates: list[int]
+    size: int
+    template: Ablation
+    examples: int
+    seed: int
+
+    def dims(self, draw: int) -> tuple[int, ...]:
+        """The dimensions of one draw."""
+        return random_dims(self.candidates, self.size, seed=self.seed, draw=draw)
+
+    def intervention(self, start: int, n: int) -> PerBlockAblation:
+        """What is done for ``n`` examples of the stream, from ``start`` on."""
+        numbers = ((start + place) // self.examples for place in range(n))
+        return PerBlockAblation(
+            dims=tuple(self.dims(number) for number in numbers), template=self.template
         )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustness.anatomy.anatomy import Stack
+from robustness.anatomy.stacks import Stack
 from robustness.errors import RuleError
 from robustness.outliers.activations.layer_hooks import (
     Array,

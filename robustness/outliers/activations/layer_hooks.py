@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from robustness.anatomy.anatomy import Stack
+from robustness.anatomy.stacks import Stack
 from robustness.errors import MeasurementError, RuleError
 
 Array = NDArray[np.float64]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from robustness.anatomy.anatomy import Stack
+from robustness.anatomy.stacks import Stack
 from robustness.errors import UnsupportedSite
 from robustness.outliers.activations.layer_hooks import (
     Array,

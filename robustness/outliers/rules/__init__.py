@@ -1,7 +1,7 @@
 """The rules that find outlier dimensions: pure, deterministic float64 functions of arrays.
 
 Which arrays a rule reads decides what has to be loaded: those that read ``parameters`` never need
-the model; the others look at what it computes on a few text blocks of the corpus.
+the model; the others look at what it computes on a few text blocks of the corpus. Torch-free.
 """
 
 from collections.abc import Callable, Mapping

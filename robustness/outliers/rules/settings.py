@@ -2,15 +2,11 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
+
+from robustness.store.documents import StrictTable
 
 Rule = Literal["busters", "puccetti", "llm-int8", "massive", "variance", "kurtosis", "super-weight"]
-
-
-class StrictTable(BaseModel):
-    """A table of a policy: unknown keys and wrong types are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, serialize_by_alias=True)
 
 
 class Busters(StrictTable):

@@ -7,7 +7,7 @@ from robustness.report.words import amount, listed, wrapped
 
 if TYPE_CHECKING:
     from robustness.outliers.model_profile import ModelProfile
-    from robustness.policy.policy import Settings
+    from robustness.policy.settings import Settings
     from robustness.run.plan import PlannedCheckpoint, RunPlan
 
 

@@ -58,7 +58,8 @@ def _intact(checkpoint: CheckpointResult, intact: IntactFigures) -> Iterable[str
         f"{intact.text_blocks} of {checkpoint.corpus_text_blocks} text "
         f"blocks ({intact.tokens} scored tokens) of {checkpoint.corpus}"
     )
-    if (text := intact.text) is not None:
+    text = intact.text
+    if text and text.byte_perplexity is not None and text.bits_per_byte is not None:
         words = text.word_perplexity
         per_word = "" if words is None else f"{figure(words)} per word, "
         yield (

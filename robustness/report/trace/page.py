@@ -10,7 +10,7 @@ from robustness.report.trace.dimension_figures import distances, values
 from robustness.report.trace.figures import TIMELINE, Line, degradation_lines, over_steps
 from robustness.report.trace.step_axis import step_axis, step_name
 from robustness.report.words import counted, listed, number
-from robustness.runtime.versions import library_versions
+from robustness.runtime.libraries import library_versions
 from robustness.trace.emergence import Course, Step, courses
 
 if TYPE_CHECKING:

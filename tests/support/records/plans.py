@@ -1,12 +1,17 @@
 """Plans of runs that need no checkpoint."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from robustness.checks.checks import Check, planned_checks
+from robustness.checks.check import PlanContext
+from robustness.checks.registry import planned_checks
 from robustness.outliers.model_profile import ModelProfile
 from robustness.outliers.outliers import Detection, Outlier
-from robustness.policy.policy import Settings
+from robustness.policy.settings import Settings
 from robustness.run.plan import PlannedCheckpoint, RunPlan
+
+if TYPE_CHECKING:
+    from robustness.checks.planned import PlannedCheck
 
 DIM = 7
 
@@ -39,7 +44,8 @@ def _planned(label: str, *, empty: bool) -> PlannedCheckpoint:
         "vocab_size": 64,
         "scoring": "masked",
     }
-    checks: tuple[Check, ...] = () if empty else planned_checks(Settings(), model_profile)
+    context = PlanContext(terms=Settings().terms, model_profile=model_profile)
+    checks: tuple[PlannedCheck, ...] = () if empty else planned_checks(context)
     return PlannedCheckpoint(
         label=label,
         checkpoint=checkpoint,

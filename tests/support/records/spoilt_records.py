@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from robustness.checkpoint.checkpoint import resolve
+from robustness.checkpoint.resolving import resolve
 from robustness.report.json_document import as_json, render, sealed
 from robustness.report.merge import merge, read_shard
 from robustness.report.reporters import REPORTERS

@@ -9,7 +9,8 @@ from datasets import Dataset  # type: ignore[import-untyped]
 from hypothesis import strategies as st
 
 from robustness.corpus.corpus import load_corpus
-from robustness.policy.policy import Settings, load_policy
+from robustness.policy.policy import load_policy
+from robustness.policy.settings import Settings
 from tests.support.records.mutations import Arrange, Case, spoilt_bytes, spoilt_json
 
 POLICY = """

@@ -1,0 +1,150 @@
+"""The anatomy of a checkpoint, traced on a model without weights and remembered per configuration.
+
+What a model is made of depends on its class and its config, never on its weights: the checkpoints
+of one training run are traced once, and for all later ones neither torch nor transformers is
+imported.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustness.anatomy.stacks import Anatomy, StackChoice, distinct_sites
+from robustness.checkpoint.loading import loading_errors
+from robustness.checkpoint.weights import TensorInfo
+from robustness.errors import CheckpointError
+from robustness.runtime.libraries import library_versions
+from robustness.store.store import Record, Store, digest
+
+if TYPE_CHECKING:
+    from robustness.checkpoint.checkpoint import Checkpoint
+
+ANATOMY = 1
+LAYOUT = 1
+"""Versions of what is remembered; part of its identity in the store."""
+
+
+def recorded_anatomy(
+    checkpoint: "Checkpoint",
+    stack: StackChoice,
+    *,
+    store_root: Path,
+    newer_than: float | None = None,
+) -> Record:
+    """The anatomy of a resolved checkpoint under ``anatomy``, and its measures beside it.
+
+    Raises:
+        UnsupportedArchitecture, UnsupportedSite: Tracing finds no layers, or no output site.
+    """
+    context = {
+        "anatomy": ANATOMY,
+        "config": checkpoint.config_hash,
+        "architecture": checkpoint.architecture,
+        "versions": library_versions(),
+    }
+    store = Store(store_root, context, newer_than=newer_than)
+    (record,) = store.obtain([{"stack": stack}], lambda _: _trace(checkpoint, stack))
+    return record
+
+
+def _trace(checkpoint: "Checkpoint", stack: StackChoice) -> Record:
+    from robustness.anatomy.anatomy import few_tokens, trace_anatomy
+
+    skeleton = checkpoint.skeleton()
+    tokens = few_tokens(skeleton, checkpoint.vocab_size)
+    anatomy = trace_anatomy(skeleton, tokens, stack=stack)
+    record = {
+        "anatomy": anatomy.to_dict(),
+        "stack": anatomy.stack.role,
+        "layers": anatomy.stack.n_layers,
+        "hidden_size": anatomy.hidden_size,
+        "distinct_sites": distinct_sites(anatomy.stack),
+        "sites": list(anatomy.stack.available()),
+    }
+    checkpoint.require_unchanged()
+    return record
+
+
+def recorded_layout(
+    folder: Path,
+    tensors: Mapping[str, TensorInfo],
+    stack: StackChoice,
+    *,
+    store_root: Path,
+    what: str,
+    progress: Callable[[str], None],
+) -> Record:
+    """Where the sites of a folder's model are, and what their parameters are called in its files.
+
+    Args:
+        folder: Where config.json lies.
+        tensors: What the headers of the files say.
+        stack: Which stack, of several.
+        store_root: Folder of the store.
+        what: The checkpoint's reference, for messages.
+        progress: Told in a short phrase when a long step starts.
+
+    Raises:
+        CheckpointError: The files do not match the config.
+        UnsupportedArchitecture, UnsupportedSite: Tracing finds no layers, or no output sites.
+    """
+    config = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+    names = digest({name: list(info.shape) for name, info in tensors.items()})
+    store = Store(store_root, {"layout": LAYOUT, "versions": library_versions()})
+    key = {"config": config, "tensors": names, "stack": stack}
+
+    def trace(_: object) -> Record:
+        progress("tracing the model's skeleton")
+        return _trace_layout(folder, tensors, stack, what)
+
+    (record,) = store.obtain([key], trace)
+    return record
+
+
+def _trace_layout(
+    folder: Path, tensors: Mapping[str, TensorInfo], stack: StackChoice, what: str
+) -> Record:
+    from robustness.checkpoint.architecture import candidates
+    from robustness.checkpoint.skeleton import map_names
+    from robustness.checkpoint.verification import load_config
+
+    config = load_config(folder, what=what)
+    architecture = candidates(config, what=what)[0]
+    skeleton, anatomy = traced_skeleton(config, architecture.name, stack, what)
+    names = map_names(skeleton, tensors)
+    parameters = site_parameter_names(anatomy)
+    for name, actual, expected in () if names is None else names.mismatched:
+        if name in parameters:
+            raise CheckpointError(
+                f"{what} does not match its config.json: {name} is {list(actual)} in the files, "
+                f"{architecture.name} needs {list(expected)}; restore the config the weights "
+                "were saved with."
+            )
+    stored = {} if names is None else names.stored
+    return {
+        "architecture": architecture.name,
+        "anatomy": anatomy.to_dict(),
+        "stored": {name: stored[name] for name in parameters if name in stored},
+    }
+
+
+def traced_skeleton(
+    config: Any, architecture: str, stack: StackChoice, what: str
+) -> tuple[Any, Anatomy]:
+    """A model of a class without weights, and its anatomy."""
+    from robustness.anatomy.anatomy import few_tokens, trace_anatomy
+    from robustness.checkpoint.architecture import model_class
+    from robustness.checkpoint.skeleton import build_skeleton
+    from robustness.checkpoint.verification import embedding_rows
+
+    skeleton = build_skeleton(model_class(architecture), config, what=what)
+    with loading_errors(f"The config.json of {what}"):
+        tokens = few_tokens(skeleton, embedding_rows(skeleton))
+        return skeleton, trace_anatomy(skeleton, tokens, stack=stack)
+
+
+def site_parameter_names(anatomy: Anatomy) -> list[str]:
+    """Names of the scales and biases at the output sites of all stacks, sorted."""
+    sites = [site for stack in anatomy.stacks for site in stack.output_sites]
+    return sorted({name for site in sites for name in (site.scale, site.bias) if name is not None})

@@ -1,0 +1,124 @@
+"""Whether the checkpoint is a working language model, and how many outlier dimensions it has."""
+
+from collections.abc import Iterable
+
+from pydantic import Field, model_validator
+
+from robustness.checks.check import Check, Cost, PlanContext
+from robustness.checks.limits import Limits
+from robustness.checks.model import Model
+from robustness.checks.planned import PlannedCheck
+from robustness.checks.statistic import AgainstChance
+from robustness.checks.subject import Subject
+from robustness.checks.verdicts import intact_figures, precision_figures, scored, verdict
+from robustness.measurement.evidence import intact_evidence
+from robustness.statistics.figures import Details
+from robustness.statistics.loop import decided
+from robustness.statistics.verdict import Verdict
+
+
+class IntactModel(Model):
+    """The model as it is; see :meth:`robustness.vetting.Vetting.intact`."""
+
+    questions = ".beats_uniform_guess()"
+
+    def beats_uniform_guess(
+        self, *, confidence: float | None = None, alpha: float | None = None
+    ) -> Verdict:
+        """Whether perplexity lies below the vocabulary size, that of a uniform guess.
+
+        The verdict's number is perplexity / vocabulary size.
+        """
+        subject = self.subject
+        level, measurement = subject.alpha(confidence, alpha), subject.measurement
+        chance = measurement.scoring_plan.chance_nats
+        statement = subject.quantity.better_than_chance(subject.checkpoint.vocab_size, chance)
+        end = decided(
+            AgainstChance(chance_nats=chance, alpha=level, figure=subject.quantity.figure),
+            lambda judge: intact_evidence(measurement, judge),
+            exhaustive=subject.terms.exhaustive,
+            watch=subject.watch(statement),
+        )
+        return verdict(
+            end,
+            statement,
+            threshold=1.0,
+            passes="below",
+            tokens=scored(end.evidence),
+            details=Details(
+                intact=intact_figures(subject, end.evidence),
+                precision=precision_figures(end.evidence.comparison),
+            ),
+        )
+
+
+class WeightsAreFiniteLimits(Limits):
+    """All parameters are finite, and the intact model beats a uniform guess."""
+
+
+class WeightsAreFinite(Check[WeightsAreFiniteLimits]):
+    """All parameters are finite, and perplexity is finite and better than a uniform guess.
+
+    A discriminator's loss has to be better than a guess at the base rate. Without a language-model
+    head, it only looks at the parameters; what the model knows is asked by its task.
+    """
+
+    name, title = "weights_are_finite", "weights are finite"
+    limits = WeightsAreFiniteLimits
+    source = "files"
+    needs_outliers = False
+
+    def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
+        """One; see :class:`Check`."""
+        yield self.case(statistical=context.language_model)
+
+    def cost(self, planned: PlannedCheck) -> Cost:  # noqa: ARG002
+        """The intact model alone."""
+        return Cost()
+
+    def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:  # noqa: ARG002
+        """See :class:`Check`."""
+        statement = "all parameters are finite numbers"
+        if broken := subject.non_finite_tensors():
+            reason = f"{len(broken)} tensors hold NaN or infinity, the first is {broken[0]}"
+            return Verdict(outcome="fail", statement=statement, reason=reason)
+        if subject.checkpoint.scoring == "task":
+            return Verdict(outcome="pass", statement=statement)
+        return IntactModel(subject).beats_uniform_guess(alpha=alpha)
+
+
+class OutliersArePresentLimits(Limits):
+    """How many outlier dimensions the rule may find."""
+
+    min: int = Field(default=1, ge=0, description="fewest outlier dimensions (expectation paper)")
+    max: int = Field(default=16, ge=0, description="most outlier dimensions (expectation paper)")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "OutliersArePresentLimits":
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) must not be greater than max ({self.max})")
+        return self
+
+
+class OutliersArePresent(Check[OutliersArePresentLimits]):
+    """The rule finds at least ``min`` and at most ``max`` outlier dimensions."""
+
+    name, title = "outliers_are_present", "outliers are present"
+    limits = OutliersArePresentLimits
+    source, role = "files", "presence"
+    needs_outliers = False
+
+    def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
+        """One; see :class:`Check`."""
+        yield self.case(context.dims, statistical=False)
+
+    def cost(self, planned: PlannedCheck) -> Cost:  # noqa: ARG002
+        """Nothing is measured."""
+        return Cost()
+
+    def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:  # noqa: ARG002
+        """See :class:`Check`."""
+        limits, outliers = self.limits_in(subject.terms), subject.outliers()
+        if subject.terms.expectation == "paper":
+            return outliers.count_lies_within(limits.min, limits.max)
+        return outliers.noted()

@@ -1,0 +1,182 @@
+"""Making the plan of a run: every checkpoint resolved, profiled and given its checks."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from robustness.checkpoint.checkpoint import Checkpoint
+from robustness.checkpoint.reference import unique_labels
+from robustness.checkpoint.resolving import resolve
+from robustness.checks.registry import planned_checks
+from robustness.corpus.corpus import Corpus, load_corpus
+from robustness.errors import NoLanguageModel, PolicyError
+from robustness.measurement.planned_task import PlannedTask
+from robustness.policy.policy import Policy
+from robustness.policy.settings import Settings
+from robustness.run.plan import PlannedCheckpoint, RunPlan
+from robustness.runtime.devices import device_count
+from robustness.runtime.libraries import library_versions
+from robustness.store.context import Context
+from robustness.vetting import Vetting
+
+MOSTLY_KNOWN = 0.05
+"""Share of unknown tokens from which a corpus is unlikely to suit a model."""
+
+
+def make_plan(references: Sequence[str], policy: Policy, context: Context) -> RunPlan:
+    """Resolve and profile every checkpoint, read its corpus, and plan its checks.
+
+    Args:
+        references: checkpoints as the user named them.
+        policy: thresholds and settings.
+        context: of the run; its progress is told a line before every step that may take a while.
+
+    Raises:
+        RobustnessError: one sentence on the first thing that is wrong.
+    """
+    labels = unique_labels(references)
+    policy.require_overrides_match(references, labels)
+    checkpoints = tuple(
+        _planned(reference, label, policy, context)
+        for reference, label in zip(references, labels, strict=True)
+    )
+    comparisons = sum(check.statistical for planned in checkpoints for check in planned.checks)
+    return RunPlan(
+        checkpoints=checkpoints,
+        confidence=policy.confidence,
+        comparisons=max(1, comparisons),
+        store_root=context.root,
+        policy_source=policy.source,
+        newer_than=context.newer_than,
+    )
+
+
+def _planned(reference: str, label: str, policy: Policy, context: Context) -> PlannedCheckpoint:
+    def told(line: str) -> None:
+        context.progress(f"{label}: {line}")
+
+    own = replace(context, progress=told)
+    settings = policy.settings(reference, label)
+    vetting = _vetting(reference, label, settings, own)
+    has_perplexity = vetting.checkpoint.scoring != "task"
+    if has_perplexity and settings.task.data is not None:
+        told(f"reading corpus {settings.corpus}")
+        vetting.corpus  # noqa: B018 (what is wrong with it comes before the rules)
+    told("looking for outlier dimensions")
+    model_profile = vetting.model_profile
+    vetting.require_site()
+    task = None
+    if settings.task.data is not None:
+        told(f"reading task {settings.task.data}")
+        task = vetting.planned_task
+    planned = PlannedCheckpoint(
+        label=label,
+        checkpoint=vetting.checkpoint.to_dict(),
+        settings=settings,
+        model_profile=model_profile,
+        corpus="none",
+        block_size=0,
+        text_blocks=0,
+        notes=tuple(_task_notes(vetting, task)),
+        checks=planned_checks(vetting.plan_context()),
+        task=task,
+    )
+    if not has_perplexity:
+        return planned
+    told("cutting the corpus into text blocks")
+    return _on_text(planned, vetting)
+
+
+def _vetting(reference: str, label: str, settings: Settings, context: Context) -> Vetting:
+    """The checkpoint, after what is quickly found to be wrong: hashing it can take minutes."""
+    _require_device(settings.device)
+    # With a task, only the checkpoint tells whether there is a perplexity to measure.
+    corpus: Corpus | None = None
+    if settings.task.data is None:
+        context.progress(f"reading corpus {settings.corpus}")
+        corpus = load_corpus(settings.corpus, layout=settings.layout)
+    context.progress("resolving the checkpoint")
+    checkpoint = _resolved(reference, settings, context)
+    settings.scoring_options.require_suits(checkpoint.scoring, label=label)
+    return Vetting(checkpoint=checkpoint, settings=settings, context=context, corpus=corpus)
+
+
+def _resolved(reference: str, settings: Settings, context: Context) -> Checkpoint:
+    try:
+        return resolve(reference, cache=context.root, progress=context.progress)
+    except NoLanguageModel:
+        if settings.task.data is None:
+            raise
+        kind = settings.task.kind
+        return resolve(reference, cache=context.root, progress=context.progress, task=kind)
+
+
+def _on_text(planned: PlannedCheckpoint, vetting: Vetting) -> PlannedCheckpoint:
+    measurement = vetting.measurement
+    return replace(
+        planned,
+        corpus=vetting.corpus.description,
+        block_size=measurement.block_size,
+        text_blocks=measurement.layout.n_blocks,
+        notes=(*_notes(vetting), *planned.notes),
+        dtype=measurement.dtype,
+        generator=None if vetting.generator is None else vetting.generator.to_dict(),
+    )
+
+
+def _task_notes(vetting: Vetting, task: PlannedTask | None) -> list[str]:
+    """What the user should know about what a task does and does not show."""
+    notes = []
+    if vetting.checkpoint.scoring == "task":
+        notes = [vetting.checkpoint.note] if vetting.checkpoint.note else []
+        notes.append(
+            "it has no language-model head, so there is no perplexity: its weights, its outlier "
+            "dimensions and its task are checked"
+        )
+    if task is not None and vetting.settings.dtype != "float32":
+        notes.append("tasks are measured in float32, whatever the dtype")
+    return notes
+
+
+def _notes(vetting: Vetting) -> list[str]:
+    """What the user should know before reading the numbers."""
+    measurement, wanted = vetting.measurement, vetting.settings.block_size
+    notes = [vetting.checkpoint.note] if vetting.checkpoint.note else []
+    if measurement.layout.split_examples:
+        split = measurement.layout.split_examples
+        notes.append(f"{split} examples are longer than a text block and were split")
+    unknown = measurement.layout.unknown_tokens / measurement.layout.n_tokens
+    if unknown > MOSTLY_KNOWN:
+        notes.append(
+            f"{unknown:.0%} of the corpus' tokens are unknown to the tokenizer: name a corpus of "
+            "the kind that the model was trained on"
+        )
+    begins_with = measurement.layout.begins_with
+    if vetting.settings.bos != "auto" or begins_with is None:
+        first = f"begin with {begins_with}" if begins_with else "begin without a special token"
+        why = "as the tokenizer has it" if vetting.settings.bos == "auto" else "as asked for (bos)"
+        notes.append(f"text blocks {first}, {why}; outliers can depend on that")
+    if measurement.block_size < wanted:
+        notes.append(
+            f"text blocks have {measurement.block_size} tokens, not {wanted}: the model has no "
+            "positions for more"
+        )
+    if measurement.unwritable:
+        notes.append(f"nothing is kept for another run: {measurement.unwritable}")
+    return notes
+
+
+def _require_device(device: str) -> None:
+    """Find out before the run that the model could not be moved to its device.
+
+    Raises:
+        PolicyError: if this machine has no such device.
+    """
+    if device == "cpu":
+        return
+    kind, _, index = device.partition(":")
+    count = device_count(kind)
+    if int(index or 0) >= count:
+        raise PolicyError(
+            f"device {device} is not available here: torch {library_versions()['torch']} "
+            f"sees {count} {kind} devices; choose another with --robustness-device"
+        )
