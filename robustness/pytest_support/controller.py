@@ -23,7 +23,7 @@ from robustness.report.json_document import sealed
 from robustness.report.reporters import REPORTERS, Reporter
 from robustness.report.results import CheckResult, Report
 from robustness.report.terminal import header
-from robustness.report.terminal import summary as terminal
+from robustness.report.terminal.summary import lines_of
 from robustness.runtime.libraries import lasting_libraries
 from robustness.runtime.plain import encodable
 from robustness.store.eviction import evict
@@ -221,15 +221,20 @@ class Controller:
         self.exit_status = int(session.exitstatus)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """One table per checkpoint."""
-        if self.plan is not None and not self.config.option.collectonly:
-            terminal.write_summary(
-                terminal.Encoded(terminalreporter, sys.stdout.encoding),
-                self._report(),
-                verbosity=self.config.option.verbose,
-            )
-            for note in self.notes:
-                terminalreporter.write_line(f"robustness: {note}")
+        """One table per checkpoint, in what the terminal's encoding has."""
+        if self.plan is None or self.config.option.collectonly:
+            return
+        encoding = sys.stdout.encoding
+        for line in lines_of(self._report(), verbosity=self.config.option.verbose):
+            *before, (last, markup) = line.pieces
+            for text, own in before:
+                terminalreporter.write(encodable(text, encoding), **own)
+            if line.is_title:
+                terminalreporter.write_sep("=", encodable(last, encoding), **markup)
+            else:
+                terminalreporter.write_line(encodable(last, encoding), **markup)
+        for note in self.notes:
+            terminalreporter.write_line(f"robustness: {note}")
 
     def pytest_unconfigure(self) -> None:
         """Stop what a session that did not come to its end has left running."""

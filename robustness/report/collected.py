@@ -12,20 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robustness import __version__
-from robustness.report.results import (
-    SCHEMA,
+from robustness.report.parts import (
     Agreement,
     BaselineProfile,
-    CheckpointResult,
-    CheckResult,
     Example,
     OutlierDimension,
-    Report,
     RuleResult,
-    Shard,
     Sites,
     TaskResult,
 )
+from robustness.report.results import SCHEMA, CheckpointResult, CheckResult, Report, Shard
 from robustness.scoring.quantity import quantity
 from robustness.statistics.verdict import Verdict
 

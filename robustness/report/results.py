@@ -6,12 +6,21 @@ Its JSON is part of the public interface; the JSON Schema of it stands in ``docs
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue
+from pydantic import Field, JsonValue
 
 from robustness.checks.check import Check, Role, Source
 from robustness.checks.planned import ExpectedFailure
 from robustness.checks.registry import CHECKS
-from robustness.runtime.plain import encodable
+from robustness.report.parts import (
+    Agreement,
+    BaselineProfile,
+    Example,
+    OutlierDimension,
+    RuleResult,
+    Sites,
+    TaskResult,
+    Text,
+)
 from robustness.statistics.figures import Figures, IntactFigures, Number
 from robustness.statistics.verdict import Verdict
 
@@ -19,52 +28,7 @@ SCHEMA: Final = 2
 """Number of the JSON report's schema; it changes when an older reader would misread a newer one."""
 
 
-def _encodable(value: Any) -> Any:
-    """Text that UTF-8 can hold: names of files can have bytes in them that are no text."""
-    return encodable(value, "utf-8") if isinstance(value, str) else value
-
-
-Text = Annotated[str, BeforeValidator(_encodable)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Matrix = tuple[tuple[Number, ...], ...]
-"""A row per layer and a column per dimension."""
-
-
-class Guess(Figures):
-    """What a model says first for a token, and how probable it finds that."""
-
-    text: Text
-    p: Number
-
-
-class Piece(Figures):
-    """A piece of an example.
-
-    Attributes:
-        text: what stands there.
-        target: whether the models were asked for it; only then there is more.
-        intact: what the intact model says.
-        ablated: what the ablated model says.
-        intact_p_target: how probable the intact model finds the piece itself.
-        ablated_p_target: the same of the ablated model.
-    """
-
-    text: Text
-    target: bool = False
-    intact: Guess | None = None
-    ablated: Guess | None = None
-    intact_p_target: Number | None = None
-    ablated_p_target: Number | None = None
-
-
-class Example(Figures):
-    """A window of the corpus with what the intact and the ablated model make of it."""
-
-    text_block: int
-    kind: Literal["masked", "continued"]
-    dims: tuple[int, ...]
-    seed: int
-    pieces: tuple[Piece, ...]
 
 
 class CheckResult(Verdict):
@@ -144,90 +108,6 @@ class CheckResult(Verdict):
     def is_of_one_dimension(self, source: Source) -> bool:
         """Whether it is of a kind that asks about one dimension after the other."""
         return self.is_by_dimension and CHECKS[self.check].source == source
-
-
-class OutlierDimension(Figures):
-    """A dimension that a rule flags; see :class:`robustness.outliers.outliers.Outlier`."""
-
-    dim: int
-    layers: tuple[int, ...]
-    z_scale: tuple[Number, ...] | None
-    z_bias: tuple[Number, ...] | None
-    statistics: dict[str, tuple[Number, ...]]
-    details: dict[str, JsonValue]
-
-
-class RuleResult(Figures):
-    """What one rule found; the first of a checkpoint decides what is ablated."""
-
-    rule: Text
-    description: Text
-    dims: tuple[int, ...]
-    expected_by_chance: Number | None
-    outliers: tuple[OutlierDimension, ...]
-    details: dict[str, JsonValue]
-
-
-class Agreement(Figures):
-    """The rules that found a dimension."""
-
-    dim: int
-    rules: tuple[Text, ...]
-
-
-class Sites(Figures):
-    """Parameters of the vetted site in every layer, and their z-scores.
-
-    Attributes:
-        site: what the rows are of.
-        dims: the dimensions of the columns, ascending; ``None`` if there is one for each.
-        scale: of every layer.
-        bias: likewise; ``None`` where a site has none.
-        scale_z: how far it lies from the layer's mean; ``None`` where values are not finite.
-        bias_z: likewise.
-    """
-
-    site: str
-    dims: tuple[int, ...] | None
-    scale: Matrix
-    bias: Matrix | None
-    scale_z: Matrix | None
-    bias_z: Matrix | None
-
-
-class BaselineProfile(Figures):
-    """The saved profile that a checkpoint was compared with."""
-
-    label: Text
-    reference: Text
-    revision: Text
-    text_blocks: int
-    perplexity: Number | None
-    dims: tuple[int, ...]
-
-
-class TaskResult(Figures):
-    """The downstream task, and the intact model's score on the examples that were measured.
-
-    Attributes:
-        name: of the data.
-        reference: to the data, as the user gave it.
-        kind: what the model is asked.
-        metric: the score.
-        architecture: of the model that answers.
-        examples: in the task.
-        score: of the intact model, on as many examples as any check saw; ``None`` without one.
-        score_examples: how many those are.
-    """
-
-    name: Text
-    reference: Text
-    kind: str
-    metric: str
-    architecture: Text
-    examples: int
-    score: Number | None
-    score_examples: int
 
 
 class CheckpointResult(Figures):

@@ -15,7 +15,7 @@ from robustness.outliers.model_profile import ModelProfile
 from robustness.outliers.site_values import SiteValues, site_values
 from robustness.policy.policy import load_policy
 from robustness.report.json_document import laid_out
-from robustness.report.results import Sites
+from robustness.report.parts import Sites
 from robustness.run.planning import make_plan
 from robustness.store.context import Context
 from robustness.vetting import Vetting

@@ -15,7 +15,6 @@ from robustness.report.terminal import header
 from robustness.report.terminal import summary as terminal
 from robustness.run.plan import RunPlan
 from robustness.statistics.verdict import Verdict
-from tests.report.test_terminal import Lines
 from tests.support.plugin.plugin_support import DIM, LABEL, Stubs, error_sentence, run_suite
 from tests.support.records.plans import plan
 
@@ -55,9 +54,8 @@ def report(*detections: Detection) -> tuple[dict[str, Any], list[str]]:
     )
     decided = check_result(f"x::{check.test_name('bert')}", check, verdict)
     whole = collected(made, [decided], ending)
-    reporter = Lines()
-    terminal.write_summary(reporter, whole)
-    return as_json(whole)["checkpoints"][0], reporter.lines
+    lines = [line.text for line in terminal.lines_of(whole)]
+    return as_json(whole)["checkpoints"][0], lines
 
 
 def test_the_block_shows_who_found_what() -> None:

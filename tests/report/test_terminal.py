@@ -28,25 +28,6 @@ from tests.support.records import run_reports
 from tests.support.records.plans import plan
 
 
-class Lines:
-    """A terminal reporter that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self._begun = ""
-
-    def write_sep(self, sep: str, title: str | None = None, **_: bool) -> None:
-        self.lines.append(f"{sep} {title} {sep}")
-
-    def write_line(self, line: str | bytes, **_: bool) -> None:
-        self.lines.append(self._begun + str(line))
-        self._begun = ""
-
-    def write(self, content: str, *, flush: bool = False, **_: bool) -> None:
-        del flush
-        self._begun += content
-
-
 def checked(check: str, **verdict: Any) -> CheckResult:
     """A decided check of which no more is known than a test needs."""
     found: dict[str, Any] = {"outcome": "pass", "statement": "c", "dims": (7,), **verdict}
@@ -62,9 +43,7 @@ def summary(*checks: CheckResult, verbosity: int = 0, **more: Any) -> list[str]:
         **more,
     }
     report = run_reports.run(run_reports.checkpoint("bert", checks=checks, **found))
-    reporter = Lines()
-    terminal.write_summary(reporter, report, verbosity=verbosity)
-    return reporter.lines
+    return [line.text for line in terminal.lines_of(report, verbosity=verbosity)]
 
 
 def test_the_header_says_which_stack_is_vetted_and_where_it_is_ablated() -> None:
@@ -288,13 +267,17 @@ def test_the_table_fits_whatever_was_measured(rows: list[Any]) -> None:
     assert all(name.split("_")[0] in shown for name, *_ in rows)
 
 
-def test_without_unicode_nothing_of_it_is_written() -> None:
-    kept = Lines()
-    reporter = terminal.Encoded(kept, "ascii")
-    reporter.write_sep("=", "a Δ")
-    reporter.write("ΔNLL \N{RIGHTWARDS ARROW} ")
-    reporter.write_line("é\N{HORIZONTAL ELLIPSIS}")
-    assert kept.lines == ["= a delta  =", "delta NLL -> \\xe9..."]
-    kept = Lines()
-    terminal.Encoded(kept, "utf-8").write_line("Δé")
-    assert kept.lines == ["Δé"]
+def test_verdicts_have_their_colours() -> None:
+    checks = (checked("a"), checked("b", outcome="fail"), checked("c", outcome="inconclusive"))
+    report = run_reports.run(run_reports.checkpoint("bert", checks=checks))
+    title, *lines = terminal.lines_of(report)
+    assert title.is_title
+    assert title.pieces == (("robustness: bert", {"bold": True}),)
+    table = [line.pieces for line in lines if len(line.pieces) == 2]
+    assert [pieces[1] for pieces in table] == [
+        ("verdict", {"bold": True}),
+        ("pass", {"green": True}),
+        ("fail", {"red": True, "bold": True}),
+        ("inconclusive", {"yellow": True, "bold": True}),
+    ]
+    assert [pieces[0][1]["bold"] for pieces in table] == [True, False, False, False]

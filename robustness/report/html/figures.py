@@ -11,15 +11,17 @@ from robustness.report.html.parts import (
     axis,
     bounded,
     colour,
+    error_bars,
     interval,
     layout,
+    lined,
     log_scale,
     needed,
+    scatter,
     threshold_line,
 )
 from robustness.report.results import CheckpointResult, CheckResult
 from robustness.report.words import number
-from robustness.statistics.figures import LayerFigure
 
 
 def degradations(checkpoint: CheckpointResult) -> tuple[CheckResult, ...]:
@@ -82,59 +84,49 @@ def draws_of(check: CheckResult) -> tuple[float, ...]:
 
 
 def _draws(checks: Sequence[CheckResult], scale: LogAxis) -> Figure:
-    """Every single draw of a random control, spread over its row so that they can be told apart."""
+    """Return every draw of a random control, spread over its row so that they are told apart."""
     found = [
         (scale.inside(ratio), row + 0.28 * (2 * (0.618034 * n % 1) - 1), ratio)
         for row, check in enumerate(checks)
         for n, ratio in enumerate(draws_of(check))
     ]
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "draws",
-        "x": [x for x, _, _ in found],
-        "y": [y for _, y, _ in found],
-        "text": [f"one random draw: ×{number(ratio)}" for *_, ratio in found],
-        "hovertemplate": "%{text}<extra></extra>",
-        "marker": {"size": 4, "color": "@muted", "opacity": 0.45},
-    }
+    return scatter(
+        "draws",
+        [x for x, _, _ in found],
+        [y for _, y, _ in found],
+        [f"one random draw: ×{number(ratio)}" for *_, ratio in found],
+        marker={"size": 4, "color": "@muted", "opacity": 0.45},
+    )
 
 
 def _interval_line(row: int, check: CheckResult, scale: LogAxis) -> Figure:
-    """The interval; an end beyond the axis gets an arrow."""
-    low, high = check.interval or (float("nan"), float("nan"))
-    ends = [] if check.interval is None else [low, high]
+    """Return the interval; an end beyond the axis gets an arrow."""
+    ends = check.interval or ()
     symbols = [
         "line-ns-open" if scale.contains(end) else arrow
         for end, arrow in zip(ends, ("triangle-left", "triangle-right"), strict=False)
     ]
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": f"interval {row}",
-        "x": [scale.inside(end) for end in ends],
-        "y": [row for _ in ends],
-        "hoverinfo": "skip",
-        "cliponaxis": False,
-        "line": {"color": colour(check), "width": 2.5},
-        "marker": {
-            "symbol": symbols,
-            "size": 9,
-            "color": colour(check),
-            "line": {"color": colour(check), "width": 2},
-        },
-    }
+    return scatter(
+        f"interval {row}",
+        map(scale.inside, ends),
+        [row for _ in ends],
+        mode="lines+markers",
+        cliponaxis=False,
+        line={"color": colour(check), "width": 2.5},
+        marker=lined(colour(check), 2, symbol=symbols, size=9),
+    )
 
 
 def _points(checks: Sequence[CheckResult], scale: LogAxis) -> Figure:
     ratios = [math.inf if check.measured is None else check.measured for check in checks]
     inside = [scale.contains(ratio) for ratio in ratios]
+    symbols = [
+        SYMBOLS.get(check.outcome, "circle-open") if there else "triangle-right"
+        for check, there in zip(checks, inside, strict=True)
+    ]
     return {
-        "type": "scatter",
+        **scatter("measured", map(scale.inside, ratios), range(len(checks)), ()),
         "mode": "markers+text",
-        "name": "measured",
-        "x": [scale.inside(ratio) for ratio in ratios],
-        "y": list(range(len(checks))),
         "text": ["" if there else f"{number(r)} " for r, there in zip(ratios, inside, strict=True)],
         "textposition": "top left",
         "textfont": {"size": 16, "color": "@ink"},
@@ -142,10 +134,7 @@ def _points(checks: Sequence[CheckResult], scale: LogAxis) -> Figure:
         "hovertext": [_described(check) for check in checks],
         "hovertemplate": "%{hovertext}<extra></extra>",
         "marker": {
-            "symbol": [
-                SYMBOLS.get(check.outcome, "circle-open") if there else "triangle-right"
-                for check, there in zip(checks, inside, strict=True)
-            ],
+            "symbol": symbols,
             "size": 13,
             "color": [colour(check) for check in checks],
             "line": {"color": "@card", "width": 1.5},
@@ -175,29 +164,28 @@ def history(check: CheckResult) -> Figure | None:
     logarithmic = check.is_factor and min(numbers) > 0 and check.threshold > 0
     sign = "×" if check.is_factor else ""
     # Early intervals are wide: they run out of a frame that is made for the last one.
-    shown = [*bounded(last, [*numbers, check.threshold]), *numbers, check.threshold]
-    scale = log_axis(shown, margin=0.3)
-    banded = [entry for entry in entries if entry.interval is not None]
+    held = [*numbers, check.threshold]
+    scale = log_axis([*bounded(last, held), *held], margin=0.3)
     place = scale.inside if logarithmic else float
-    ends = [entry.interval for entry in banded if entry.interval is not None]
-    seen = [entry.seen for entry in banded]
+    banded = [(entry.seen, entry.interval) for entry in entries if entry.interval is not None]
+    seen, ends = [n for n, _ in banded], [[place(end) for end in pair] for _, pair in banded]
+    measured = scatter(
+        "measured",
+        [entry.seen for entry in entries],
+        numbers,
+        [f"{sign}{number(each.measured)}{interval(each.interval)}" for each in entries],
+        mode="lines+markers",
+        hovertemplate=f"%{{x}} {check.unit}: %{{text}}<extra></extra>",
+        line={"color": colour(check), "width": 2},
+        marker={"size": 5, "color": colour(check)},
+    )
     y_axis = log_scale("", scale) if logarithmic else axis("")
     return {
         "data": [
-            _band_edge(seen, [place(low) for low, _ in ends]),
-            {**_band_edge(seen, [place(high) for _, high in ends]), "fill": "tonexty"},
-            _last_interval(seen[-1:], [place(end) for pair in ends[-1:] for end in pair], check),
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": "measured",
-                "x": [entry.seen for entry in entries],
-                "y": numbers,
-                "text": [f"{sign}{number(k.measured)}{interval(k.interval)}" for k in entries],
-                "hovertemplate": f"%{{x}} {check.unit}: %{{text}}<extra></extra>",
-                "line": {"color": colour(check), "width": 2},
-                "marker": {"size": 5, "color": colour(check)},
-            },
+            _band_edge(seen, [low for low, _ in ends]),
+            {**_band_edge(seen, [high for _, high in ends]), "fill": "tonexty"},
+            _last_interval(seen[-1:], [end for pair in ends[-1:] for end in pair], check),
+            measured,
         ],
         "layout": layout(
             height=190,
@@ -209,91 +197,52 @@ def history(check: CheckResult) -> Figure | None:
 
 
 def _band_edge(x: Sequence[float], y: Sequence[float]) -> Figure:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "x": list(x),
-        "y": list(y),
-        "hoverinfo": "skip",
-        "line": {"width": 0, "shape": "hv"},
-        "fillcolor": "@interval",
-    }
+    line = {"width": 0, "shape": "hv"}
+    return scatter(None, x, y, mode="lines", line=line, fillcolor="@interval")
 
 
 def _last_interval(at: Sequence[int], ends: Sequence[float], check: CheckResult) -> Figure:
-    """The interval that a decision rests on; the band has no width where it is the only one."""
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": "last interval",
-        "x": [*at, *at],
-        "y": list(ends),
-        "hoverinfo": "skip",
-        "line": {"color": colour(check), "width": 1.5},
-        "marker": {
-            "symbol": "line-ew-open",
-            "size": 7,
-            "color": colour(check),
-            "line": {"color": colour(check), "width": 1.5},
-        },
-    }
+    """Return what a decision rests on; the band has no width where it is the only interval."""
+    return scatter(
+        "last interval",
+        [*at, *at],
+        ends,
+        mode="lines+markers",
+        line={"color": colour(check), "width": 1.5},
+        marker=lined(colour(check), 1.5, symbol="line-ew-open", size=7),
+    )
 
 
 def by_layer(check: CheckResult) -> Figure | None:
-    """What the ablation does in one layer at a time; None where that was not measured."""
-    profile = check.details.layers
-    if not profile:
+    """Return what the ablation does in one layer at a time; ``None`` if it was not measured."""
+    layers = check.details.layers
+    if not layers:
         return None
-    ratios = [layer.ratio for layer in profile]
-    ends = [end for layer in profile for end in layer.interval or ()]
+    ratios, places = [each.ratio for each in layers], [each.layer for each in layers]
+    ends = [end for each in layers for end in each.interval or ()]
     against = [] if check.threshold is None else [check.threshold]
     scale = log_axis([*bounded(ends, [*ratios, *against]), *ratios, *against])
+    symbols = ["circle" if scale.contains(ratio) else "triangle-up" for ratio in ratios]
+    measured = scatter(
+        "measured",
+        places,
+        map(scale.inside, ratios),
+        [f"×{number(each.ratio)}{interval(each.interval)}" for each in layers],
+        error_y=error_bars(ratios, [each.interval for each in layers], scale, "@accent", 1.5),
+        hovertemplate="layer %{x}: %{text}<extra></extra>",
+        cliponaxis=False,
+        marker={"size": 8, "color": "@accent", "symbol": symbols},
+    )
     return {
-        "data": [
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": "measured",
-                "x": [layer.layer for layer in profile],
-                "y": [scale.inside(ratio) for ratio in ratios],
-                "error_y": _error_bars(profile, scale),
-                "text": [f"×{number(k.ratio)}{interval(k.interval)}" for k in profile],
-                "hovertemplate": "layer %{x}: %{text}<extra></extra>",
-                "cliponaxis": False,
-                "marker": {
-                    "size": 8,
-                    "color": "@accent",
-                    "symbol": [
-                        "circle" if scale.contains(ratio) else "triangle-up" for ratio in ratios
-                    ],
-                },
-            }
-        ],
+        "data": [measured],
         "layout": layout(
             height=280,
             xaxis=axis(
                 "ablated in this layer only",
-                dtick=max(1, len(profile) // 12),
-                range=[profile[0].layer - 0.6, profile[-1].layer + 0.6],
+                dtick=max(1, len(layers) // 12),
+                range=[places[0] - 0.6, places[-1] + 0.6],
             ),
             yaxis=log_scale("multiplied by", scale),
             shapes=[threshold_line(value) for value in against],
         ),
-    }
-
-
-def _error_bars(profile: Sequence[LayerFigure], scale: LogAxis) -> Figure:
-    def length(layer: LayerFigure, end: int) -> float:
-        if layer.interval is None:
-            return 0.0
-        return abs(scale.inside(layer.interval[end]) - scale.inside(layer.ratio))
-
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [length(layer, 1) for layer in profile],
-        "arrayminus": [length(layer, 0) for layer in profile],
-        "color": "@accent",
-        "thickness": 1.5,
-        "width": 3,
     }

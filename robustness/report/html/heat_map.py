@@ -10,8 +10,9 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustness.report.html.parts import Figure, axis, layout
-from robustness.report.results import CheckpointResult, Matrix, OutlierDimension
+from robustness.report.html.parts import Figure, axis, layout, lined, scatter
+from robustness.report.parts import Matrix, OutlierDimension
+from robustness.report.results import CheckpointResult
 
 MOST_COLUMNS = 1024
 MOST_CELLS = 60_000
@@ -106,33 +107,13 @@ def heat_map(checkpoint: CheckpointResult, n_checkpoints: int = 1) -> Figure | N
     traces: list[Figure] = []
     axes: Figure = {}
     gap = GAP_PX / (height * len(maps) + GAP_PX * (len(maps) - 1))
-    share = (1 - gap * (len(maps) - 1)) / len(maps)
     for place, (name, values, z) in enumerate(maps):
         suffix = "" if place == 0 else str(place + 1)
         traces += [
             _cells(name, values, z, kept(checkpoint), across, suffix),
             _marks(name, values, z, kept(checkpoint), checkpoint.outliers, suffix),
         ]
-        top = 1 - place * (share + gap)
-        axes |= {
-            f"yaxis{suffix}": axis(
-                f"<b>{name}</b>, layer",
-                domain=[max(0.0, top - share), top],
-                range=[-0.5, n_layers - 0.5],
-                showgrid=False,
-                fixedrange=True,
-                dtick=max(1, 2 * math.ceil(n_layers / 12)) if n_layers > 6 else 1,
-            ),
-            f"xaxis{suffix}": axis(
-                "dimension" if place == len(maps) - 1 else "",
-                anchor=f"y{suffix}",
-                range=[-0.5, n_dims - 0.5],
-                showgrid=False,
-                **({"matches": "x"} if place else {}),
-                showticklabels=place == len(maps) - 1,
-                nticks=9,
-            ),
-        }
+        axes |= _axes(name, checkpoint, place, len(maps), gap)
     return {
         "data": traces,
         "layout": layout(
@@ -142,6 +123,33 @@ def heat_map(checkpoint: CheckpointResult, n_checkpoints: int = 1) -> Figure | N
             coloraxis=_colour_axis(),
             annotations=labels,
             **axes,
+        ),
+    }
+
+
+def _axes(name: str, checkpoint: CheckpointResult, place: int, n_maps: int, gap: float) -> Figure:
+    """Return the axes of one map among those that stand above each other."""
+    n_dims, n_layers = checkpoint.hidden_size, checkpoint.layers
+    suffix, is_last = "" if place == 0 else str(place + 1), place == n_maps - 1
+    share = (1 - gap * (n_maps - 1)) / n_maps
+    top = 1 - place * (share + gap)
+    return {
+        f"yaxis{suffix}": axis(
+            f"<b>{name}</b>, layer",
+            domain=[max(0.0, top - share), top],
+            range=[-0.5, n_layers - 0.5],
+            showgrid=False,
+            fixedrange=True,
+            dtick=max(1, 2 * math.ceil(n_layers / 12)) if n_layers > 6 else 1,
+        ),
+        f"xaxis{suffix}": axis(
+            "dimension" if is_last else "",
+            anchor=f"y{suffix}",
+            range=[-0.5, n_dims - 0.5],
+            showgrid=False,
+            **({"matches": "x"} if place else {}),
+            showticklabels=is_last,
+            nticks=9,
         ),
     }
 
@@ -216,27 +224,19 @@ def _marks(
         for layer in outlier.layers
         if layer < len(z) and outlier.dim in places
     ]
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": f"outliers, {name}",
-        "x": [dim for dim, *_ in found],
-        "y": [layer for _, layer, _ in found],
-        "text": [
+    return scatter(
+        f"outliers, {name}",
+        [dim for dim, *_ in found],
+        [layer for _, layer, _ in found],
+        [
             f"<b>outlier</b>: layer {layer}, dimension {dim}<br>z = {z[layer][at]:+.2f}<br>"
             f"{name} = {values[layer][at]:.4g}"
             for dim, layer, at in found
         ],
-        "hovertemplate": "%{text}<extra></extra>",
-        "marker": {
-            "symbol": "square-open",
-            "size": 7,
-            "color": "@ink",
-            "line": {"color": "@ink", "width": 1},
-        },
-        "xaxis": f"x{suffix}",
-        "yaxis": f"y{suffix}",
-    }
+        marker=lined("@ink", 1, symbol="square-open", size=7),
+        xaxis=f"x{suffix}",
+        yaxis=f"y{suffix}",
+    )
 
 
 def _colour_axis() -> Figure:

@@ -1,10 +1,11 @@
 """Several checkpoints side by side, as one figure."""
 
+from collections.abc import Sequence
 from html import escape
 
 from robustness.checks.check import Role
-from robustness.report.html.axes import log_axis
-from robustness.report.html.parts import ROW_PX, Figure, axis, layout, log_scale
+from robustness.report.html.axes import LogAxis, log_axis
+from robustness.report.html.parts import ROW_PX, Figure, axis, layout, lined, log_scale, scatter
 from robustness.report.results import Report
 from robustness.report.words import number
 
@@ -30,34 +31,9 @@ def overview(report: Report) -> Figure | None:
     if len(report.checkpoints) < 2 or not ratios:
         return None
     scale = log_axis(ratios)
-    traces = []
-    for role, name, symbol in ROLES:
-        points = found[role]
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": name,
-                # A first point that is nowhere: the legend shows the symbol of the first one.
-                "x": [None, *(scale.inside(ratio) for *_, ratio in points)],
-                "y": [None, *(row for row, *_ in points)],
-                "text": ["", *(f"{name}: ×{number(ratio)}" for *_, ratio in points)],
-                "hovertemplate": "%{text}<extra></extra>",
-                "cliponaxis": False,
-                "marker": {
-                    "size": 12,
-                    "color": "@accent",
-                    "line": {"width": 2, "color": "@accent"},
-                    "symbol": [
-                        symbol,
-                        *(symbol if scale.contains(r) else "triangle-right" for *_, r in points),
-                    ],
-                },
-            }
-        )
     labels = [_short(checkpoint.label) for checkpoint in report.checkpoints]
     return {
-        "data": traces,
+        "data": [_points(name, symbol, found[role], scale) for role, name, symbol in ROLES],
         "layout": layout(
             height=ROW_PX * len(labels) + 120,
             showlegend=True,
@@ -72,6 +48,19 @@ def overview(report: Report) -> Figure | None:
             ),
         ),
     }
+
+
+def _points(name: str, symbol: str, points: Sequence[tuple[int, float]], scale: LogAxis) -> Figure:
+    """Return a point per row behind a first one that is nowhere, whose symbol the legend shows."""
+    inside = [symbol if scale.contains(ratio) else "triangle-right" for _, ratio in points]
+    return scatter(
+        name,
+        [None, *(scale.inside(ratio) for _, ratio in points)],
+        [None, *(row for row, _ in points)],
+        ["", *(f"{name}: ×{number(ratio)}" for _, ratio in points)],
+        cliponaxis=False,
+        marker=lined("@accent", 2, size=12, symbol=[symbol, *inside]),
+    )
 
 
 def _short(label: str, limit: int = 26) -> str:

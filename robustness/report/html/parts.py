@@ -4,7 +4,7 @@ A colour is a name like ``@pass``: the page fills in what it is in its colour sc
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from robustness.report.html.axes import LogAxis
@@ -67,18 +67,54 @@ def log_scale(title: str, scale: LogAxis, **own: Any) -> Figure:
     )
 
 
+def scatter(
+    name: str | None,
+    x: Iterable[float | None],
+    y: Iterable[float | None],
+    text: Iterable[str] | None = None,
+    **own: Any,
+) -> Figure:
+    """Return points, which show their text where the mouse is, or nothing; ``own`` is added."""
+    hover: Figure = {"hoverinfo": "skip"}
+    if text is not None:
+        hover = {"text": list(text), "hovertemplate": "%{text}<extra></extra>"}
+    named = {} if name is None else {"name": name}
+    return {"type": "scatter", "mode": "markers", **named, "x": list(x), "y": list(y)} | hover | own
+
+
+def lined(colour: str, width: float, **own: Any) -> Figure:
+    """Return what a mark of a colour with a line around it has in common with others."""
+    return {"color": colour, "line": {"color": colour, "width": width}, **own}
+
+
+def line_across(at: float, colour: str = "@threshold", **line: Any) -> Figure:
+    """Return a line across the whole figure at a height."""
+    ends = {"x0": 0, "x1": 1, "y0": at, "y1": at}
+    return {"type": "line", "xref": "paper", **ends, "line": {"color": colour, **line}}
+
+
 def threshold_line(threshold: float) -> Figure:
-    """Across the figure, at what is needed."""
-    return {
-        "type": "line",
-        "xref": "paper",
-        "yref": "y",
-        "x0": 0,
-        "x1": 1,
-        "y0": threshold,
-        "y1": threshold,
-        "line": {"color": "@threshold", "width": 1.5, "dash": "dash"},
-    }
+    """Return a line across the figure at what is needed."""
+    return {**line_across(threshold, width=1.5, dash="dash"), "yref": "y"}
+
+
+def error_bars(
+    values: Sequence[float],
+    intervals: Sequence[Interval | None],
+    scale: LogAxis,
+    colour: str,
+    thickness: float,
+) -> Figure:
+    """Return upright intervals around values, cut where the axis ends."""
+
+    def lengths(end: int) -> list[float]:
+        return [
+            0.0 if interval is None else abs(scale.inside(interval[end]) - scale.inside(value))
+            for value, interval in zip(values, intervals, strict=True)
+        ]
+
+    bars = {"type": "data", "symmetric": False, "array": lengths(1), "arrayminus": lengths(0)}
+    return {**bars, "color": colour, "thickness": thickness, "width": 3}
 
 
 def bounded(ends: Sequence[float], ratios: Sequence[float]) -> list[float]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from robustness.errors import ReportError
 from robustness.report.cells import COLUMNS, row_of
 from robustness.report.markdown.text import code, escaped, table
-from robustness.report.results import CheckpointResult, CheckResult, OutlierDimension, Report
+from robustness.report.parts import OutlierDimension
+from robustness.report.results import CheckpointResult, CheckResult, Report
 from robustness.report.words import DIMENSIONS, figure, furthest, named, ranges
 from robustness.runtime.plain import plain
 

@@ -13,7 +13,8 @@ from robustness.report.cells import (
     worst_check,
 )
 from robustness.report.markdown.text import MOST, SENTENCE, bullets, code, escaped, table
-from robustness.report.results import CheckpointResult, CheckResult, OutlierDimension, Report
+from robustness.report.parts import OutlierDimension
+from robustness.report.results import CheckpointResult, CheckResult, Report
 from robustness.report.terminal.notes import notes
 from robustness.report.words import DIMENSIONS, chance, counted, figure, furthest, ranges
 

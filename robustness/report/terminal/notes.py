@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 
 from robustness.checks.registry import CHECKS
 from robustness.report.cells import total_of
-from robustness.report.results import CheckpointResult, CheckResult, OutlierDimension
+from robustness.report.parts import OutlierDimension
+from robustness.report.results import CheckpointResult, CheckResult
 from robustness.report.words import (
     DIMENSIONS,
     bound,

@@ -1,16 +1,19 @@
 """The terminal report: one table per checkpoint after a run."""
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from robustness.report.cells import COLUMNS, EXPECTED, EXPIRED, row_of
 from robustness.report.results import CheckpointResult, CheckResult, Report
 from robustness.report.terminal.notes import by_layer, comparison, findings, notes, profile_rows
 from robustness.report.words import WIDTH, wrapped
-from robustness.runtime.plain import encodable, plain
+from robustness.runtime.plain import plain
 
-MARKUP: Mapping[str, Mapping[str, bool]] = {
+Markup: TypeAlias = Mapping[str, bool]
+
+MARKUP: Mapping[str, Markup] = {
     "pass": {"green": True},
     "fail": {"red": True, "bold": True},
     EXPIRED: {"red": True, "bold": True},
@@ -21,138 +24,88 @@ MARKUP: Mapping[str, Mapping[str, bool]] = {
 }
 
 
-class Writer(Protocol):
-    """The part of pytest's terminal reporter that is used here."""
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A line of the terminal.
 
-    def write_sep(self, sep: str, title: str | None = None, **markup: bool) -> None:
-        """Write a line across the terminal."""
-
-    def write_line(self, line: str | bytes, **markup: bool) -> None:
-        """Write a line."""
-
-    def write(self, content: str, *, flush: bool = False, **markup: bool) -> None:
-        """Write a piece of a line."""
-
-
-class Encoded:
-    """A writer for a stream that may lack letters: it gets what its encoding has.
-
-    Args:
-        writer: writes to the stream.
-        encoding: of the stream.
+    Attributes:
+        pieces: its text in parts, each with what pytest calls markup.
+        is_title: whether it stands in the middle of a rule across the terminal.
     """
 
-    def __init__(self, writer: Writer, encoding: str | None) -> None:
-        self._writer = writer
-        self._encoding = encoding
+    pieces: tuple[tuple[str, Markup], ...]
+    is_title: bool = False
 
-    def write_sep(self, sep: str, title: str | None = None, **markup: bool) -> None:
-        """Write a line across the terminal."""
-        title = None if title is None else encodable(title, self._encoding)
-        self._writer.write_sep(sep, title, **markup)
-
-    def write_line(self, line: str | bytes, **markup: bool) -> None:
-        """Write a line."""
-        text = line.decode() if isinstance(line, bytes) else line
-        self._writer.write_line(encodable(text, self._encoding), **markup)
-
-    def write(self, content: str, *, flush: bool = False, **markup: bool) -> None:
-        """Write a piece of a line."""
-        self._writer.write(encodable(content, self._encoding), flush=flush, **markup)
-
-
-class Plain:
-    """A writer that keeps the text; nothing in it has a colour."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def write_sep(self, sep: str, title: str | None = None, **markup: bool) -> None:
-        """Write a line across the terminal."""
-        del markup
-        self.text += f" {title} ".center(80, sep) + "\n"
-
-    def write_line(self, line: str | bytes, **markup: bool) -> None:
-        """Write a line."""
-        del markup
-        self.text += f"{line.decode() if isinstance(line, bytes) else line}\n"
-
-    def write(self, content: str, *, flush: bool = False, **markup: bool) -> None:
-        """Write a piece of a line."""
-        del flush, markup
-        self.text += content
+    @property
+    def text(self) -> str:
+        """The line without markup."""
+        text = "".join(text for text, _ in self.pieces)
+        return f" {text} ".center(80, "=") if self.is_title else text
 
 
 def render(report: Report) -> str:
     """The tables as text."""
-    kept = Plain()
-    write_summary(kept, report)
-    return kept.text
+    return "".join(f"{line.text}\n" for line in lines_of(report))
 
 
-def write_summary(writer: Writer, report: Report, *, verbosity: int = 0) -> None:
+def lines_of(report: Report, *, verbosity: int = 0) -> Iterator[Line]:
     """The tables, and why the run fails if it does.
 
     Args:
-        writer: where to.
         report: of the run.
         verbosity: below 0 a line per checkpoint, and what failed; from 1 on what each check states
             and why it came out as it did; from 2 on every layer.
     """
     for checkpoint in report.vetted:
         if verbosity < 0:
-            _write_briefly(writer, checkpoint)
+            yield from _briefly(checkpoint)
             continue
         partial = " (PARTIAL)" if report.partial else ""
-        writer.write_sep("=", plain(f"robustness: {checkpoint.label}{partial}"), bold=True)
-        _write_checkpoint(writer, checkpoint, verbosity)
+        title = plain(f"robustness: {checkpoint.label}{partial}")
+        yield Line(pieces=((title, {"bold": True}),), is_title=True)
+        yield from _checkpoint(checkpoint, verbosity)
     if report.partial and report.vetted:
-        writer.write_line(
+        yield _line(
             "PARTIAL: some of the planned checks were not selected; this run is no release verdict",
             yellow=True,
             bold=True,
         )
     for problem in report.problems:
-        writer.write_line(plain(f"robustness: {problem}"), red=True, bold=True)
+        yield _line(plain(f"robustness: {problem}"), red=True, bold=True)
 
 
-def _write_briefly(writer: Writer, checkpoint: CheckpointResult) -> None:
+def _briefly(checkpoint: CheckpointResult) -> Iterator[Line]:
     """A line, and the rows of the checks that fail the run."""
     n, failing = len(checkpoint.checks), checkpoint.refused
     verdict = "FAILED" if failing else "passed"
     for line in wrapped(
         f"robustness: {checkpoint.label} {verdict}: {n - len(failing)} of {n} checks accepted"
     ):
-        writer.write_line(line, bold=True, red=bool(failing), green=not failing)
+        yield _line(line, bold=True, red=bool(failing), green=not failing)
     if failing:
-        _write_table(writer, failing, checkpoint.corpus_text_blocks, verbosity=-1)
+        yield from _table(failing, checkpoint.corpus_text_blocks, verbosity=-1)
 
 
-def _write_checkpoint(writer: Writer, checkpoint: CheckpointResult, verbosity: int) -> None:
-    for paragraph in findings(checkpoint):
-        for line in wrapped(paragraph):
-            writer.write_line(line)
+def _checkpoint(checkpoint: CheckpointResult, verbosity: int) -> Iterator[Line]:
+    yield from _paragraphs(findings(checkpoint))
     if verbosity > 1:
-        _write(writer, by_layer(checkpoint.outliers))
-    for line in comparison(checkpoint):
-        writer.write_line(line)
-    writer.write_line("")
-    _write_table(writer, checkpoint.checks, checkpoint.corpus_text_blocks, verbosity=verbosity)
-    _write(writer, notes(checkpoint))
+        yield from _paragraphs(by_layer(checkpoint.outliers))
+    yield from map(_line, comparison(checkpoint))
+    yield _line("")
+    yield from _table(checkpoint.checks, checkpoint.corpus_text_blocks, verbosity=verbosity)
+    yield from _paragraphs(notes(checkpoint))
     if verbosity > 1:
-        _write(writer, profile_rows(checkpoint.checks))
+        yield from _paragraphs(profile_rows(checkpoint.checks))
 
 
-def _write_table(
-    writer: Writer, checks: Sequence[CheckResult], n_blocks: int, *, verbosity: int
-) -> None:
+def _table(checks: Sequence[CheckResult], n_blocks: int, *, verbosity: int) -> Iterator[Line]:
     rows = [COLUMNS, *(row_of(check, n_blocks) for check in checks)]
     for place, lines in enumerate(laid_out(rows)):
         for before, verdict in lines:
-            writer.write(before, bold=place == 0)
-            writer.write_line(verdict, **MARKUP.get(verdict, {"bold": True}))
+            markup = MARKUP.get(verdict, {"bold": True})
+            yield Line(pieces=((before, {"bold": place == 0}), (verdict, markup)))
         if verbosity > 0 and place > 0:
-            _write(writer, [f"    {_stated(checks[place - 1])}"])
+            yield from _paragraphs([f"    {_stated(checks[place - 1])}"])
 
 
 def _stated(check: CheckResult) -> str:
@@ -160,10 +113,12 @@ def _stated(check: CheckResult) -> str:
     return "; ".join(part for part in (check.statement, check.reason, tokens) if part)
 
 
-def _write(writer: Writer, paragraphs: Iterable[str]) -> None:
-    for paragraph in paragraphs:
-        for line in wrapped(paragraph):
-            writer.write_line(line)
+def _paragraphs(paragraphs: Iterable[str]) -> Iterator[Line]:
+    return (_line(line) for paragraph in paragraphs for line in wrapped(paragraph))
+
+
+def _line(text: str, **markup: bool) -> Line:
+    return Line(pieces=((text, markup),))
 
 
 def laid_out(rows: Sequence[Sequence[str]]) -> list[list[tuple[str, str]]]:

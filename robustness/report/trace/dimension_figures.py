@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from robustness.report.html.parts import Figure, axis, layout
+from robustness.report.html.parts import Figure, axis, layout, line_across, lined, scatter
 from robustness.report.trace.step_axis import StepAxis
 from robustness.report.words import number
 from robustness.trace.emergence import Course, Step
@@ -79,55 +79,13 @@ def _course_figure(
 ) -> Figure:
     shown = [*low, *high, *values, *lines]
     room = 0.08 * (max(shown) - min(shown)) or 0.1
-    edge = {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "fillcolor": "@interval"}
-    band = {**edge, "x": list(x.x), "line": {"width": 0}}
-    if len(x.x) == 1:  # a band of one step has no width: its ends are drawn
-        ends = {"type": "scatter", "mode": "lines+markers", "hoverinfo": "skip", "name": "ends"}
-        bands: list[Figure] = [
-            {
-                **ends,
-                "x": [*x.x, *x.x],
-                "y": [*low, *high],
-                "line": {"color": "@muted", "width": 1.5},
-                "marker": {
-                    "symbol": "line-ew-open",
-                    "size": 9,
-                    "color": "@muted",
-                    "line": {"color": "@muted", "width": 1.5},
-                },
-            }
-        ]
-    else:
-        bands = [{**band, "y": list(low)}, {**band, "y": list(high), "fill": "tonexty"}]
     trace = line_of(x.x, values, text, name="followed", mark="circle", colour="@accent")
     trace["marker"]["symbol"] = ["circle" if each else "circle-open" for each in course.flagged]
-    dashed: list[Figure] = [
-        {
-            "type": "line",
-            "xref": "paper",
-            "x0": 0,
-            "x1": 1,
-            "y0": at,
-            "y1": at,
-            "line": {"color": "@threshold", "width": 1, "dash": "dash"},
-        }
-        for at in lines
-    ]
+    dashed = [line_across(at, width=1, dash="dash") for at in lines]
     if course.emerged:  # not where it was there from the first checkpoint on
-        at = x.x[course.emerged]
-        dashed.append(
-            {
-                "type": "line",
-                "yref": "paper",
-                "y0": 0,
-                "y1": 1,
-                "x0": at,
-                "x1": at,
-                "line": {"color": "@pass", "width": 1.5, "dash": "dot"},
-            }
-        )
+        dashed.append(_upright(x.x[course.emerged]))
     return {
-        "data": [*bands, trace],
+        "data": [*_bands(x.x, low, high), trace],
         "layout": layout(
             height=HEIGHT_PX,
             xaxis=x.figure(),
@@ -137,6 +95,25 @@ def _course_figure(
             shapes=dashed,
         ),
     }
+
+
+def _bands(x: Sequence[float], low: Sequence[float], high: Sequence[float]) -> list[Figure]:
+    """Return a band over the steps; of one step, where it has no width, its ends."""
+    if len(x) == 1:
+        ends = scatter("ends", [*x, *x], [*low, *high], mode="lines+markers")
+        marker = lined("@muted", 1.5, symbol="line-ew-open", size=9)
+        return [{**ends, "line": {"color": "@muted", "width": 1.5}, "marker": marker}]
+    edges = [
+        scatter(None, x, y, mode="lines", fillcolor="@interval", line={"width": 0})
+        for y in (low, high)
+    ]
+    return [edges[0], {**edges[1], "fill": "tonexty"}]
+
+
+def _upright(at: float) -> Figure:
+    ends = {"y0": 0, "y1": 1, "x0": at, "x1": at}
+    dotted = {"color": "@pass", "width": 1.5, "dash": "dot"}
+    return {"type": "line", "yref": "paper", **ends, "line": dotted}
 
 
 def _track(course: Course, of: str) -> Track:
@@ -155,25 +132,18 @@ def line_of(
     colour: str,
     y: str = "y",
 ) -> Figure:
-    """Points and the line through them."""
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": name,
-        "x": list(x),
-        "y": list(values),
-        "yaxis": y,
-        "text": list(text),
-        "hovertemplate": "%{text}<extra></extra>",
-        "cliponaxis": False,
-        "line": {"color": colour, "width": 2},
-        "marker": {
-            "symbol": mark,
-            "size": 9,
-            "color": colour,
-            "line": {"color": colour, "width": 1.5},
-        },
-    }
+    """Return points and the line through them."""
+    return scatter(
+        name,
+        x,
+        values,
+        text,
+        mode="lines+markers",
+        yaxis=y,
+        cliponaxis=False,
+        line={"color": colour, "width": 2},
+        marker=lined(colour, 1.5, symbol=mark, size=9),
+    )
 
 
 def at_step(step: Step) -> str:

@@ -5,7 +5,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from robustness.report.html.axes import LogAxis, log_axis
-from robustness.report.html.parts import Figure, axis, bounded, interval, layout, log_scale
+from robustness.report.html.parts import (
+    Figure,
+    axis,
+    bounded,
+    error_bars,
+    interval,
+    layout,
+    lined,
+    log_scale,
+    scatter,
+)
 from robustness.report.trace.dimension_figures import at_step, line_of, signed
 from robustness.report.trace.step_axis import StepAxis
 from robustness.report.words import number
@@ -152,51 +162,15 @@ def _timeline(
     for row, course in enumerate(found):
         if course.emerged is not None:
             stays += [(x.x[course.emerged], row), (x.x[-1], row), (None, None)]
-    traces: list[Figure] = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "stays",
-            "x": [at for at, _ in stays],
-            "y": [row for _, row in stays],
-            "yaxis": y,
-            "hoverinfo": "skip",
-            "line": {"color": "@interval", "width": 10},
-        }
+    bar = {"color": "@interval", "width": 10}
+    traces = [
+        scatter(
+            "stays", [at for at, _ in stays], [row for _, row in stays], mode="lines", line=bar
+        ),
+        _flags(steps, found, x, "not flagged", lined("@muted", 1, symbol="circle-open", size=5)),
+        _flags(steps, found, x, "flagged", lined("@accent", 1, symbol="circle", size=10)),
     ]
-    for flagged, name, mark, size in (
-        (False, "not flagged", "circle-open", 5),
-        (True, "flagged", "circle", 10),
-    ):
-        points = [
-            (row, place)
-            for row, course in enumerate(found)
-            for place, is_flagged in enumerate(course.flagged)
-            if is_flagged == flagged
-        ]
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": name,
-                "x": [x.x[place] for _, place in points],
-                "y": [row for row, _ in points],
-                "yaxis": y,
-                "text": [
-                    f"<b>dimension {found[row].dim}</b>, {at_step(steps[place])}: {name}<br>"
-                    + _furthest(found[row], place)
-                    for row, place in points
-                ],
-                "hovertemplate": "%{text}<extra></extra>",
-                "cliponaxis": False,
-                "marker": {
-                    "symbol": mark,
-                    "size": size,
-                    "color": "@accent" if flagged else "@muted",
-                    "line": {"color": "@accent" if flagged else "@muted", "width": 1},
-                },
-            }
-        )
+    traces = [{**trace, "yaxis": y} for trace in traces]
     return traces, axis(
         "dimension" if len(found) > 3 else "",
         tickvals=list(range(len(found))),
@@ -205,6 +179,26 @@ def _timeline(
         showgrid=False,
         tickfont={"color": "@ink", "size": 13},
     )
+
+
+def _flags(
+    steps: Sequence[Step], found: Sequence[Course], x: StepAxis, name: str, marker: Figure
+) -> Figure:
+    """Return a point wherever a dimension is flagged, or is not."""
+    points = [
+        (row, place)
+        for row, course in enumerate(found)
+        for place, is_flagged in enumerate(course.flagged)
+        if is_flagged == (name == "flagged")
+    ]
+    text = [
+        f"<b>dimension {found[row].dim}</b>, {at_step(steps[place])}: {name}<br>"
+        + _furthest(found[row], place)
+        for row, place in points
+    ]
+    across = [x.x[place] for _, place in points]
+    rows = [row for row, _ in points]
+    return scatter(name, across, rows, text, cliponaxis=False, marker=marker)
 
 
 def _furthest(course: Course, place: int) -> str:
@@ -233,18 +227,9 @@ def _perplexity(steps: Sequence[Step], x: StepAxis, y: str) -> tuple[list[Figure
         y=y,
     )
     if logarithmic:
-        trace["error_y"] = _error_bars(
-            figures, [one.interval for _, one in points], scale, "@muted"
-        )
-        ticks = scale.ticks
-        own = axis(
-            name,
-            type="log",
-            range=scale.range,
-            tickvals=ticks,
-            ticktext=scale.labels(ticks, sign=""),
-            minor={"showgrid": False},
-        )
+        intervals = [one.interval for _, one in points]
+        trace["error_y"] = error_bars(figures, intervals, scale, "@muted", 1)
+        own = {**log_scale(name, scale), "ticktext": scale.labels(scale.ticks, sign="")}
     else:
         own = axis(f"{name}, nats")
     return [trace], own
@@ -256,67 +241,38 @@ def _degradations(
     ratios = [ratio for line in lines for _, ratio, _, _ in line.points]
     ends = [end for line in lines for *_, ends, _ in line.points for end in ends or ()]
     scale = log_axis([*_near(ends, ratios), *ratios])
-    traces: list[Figure] = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "unchanged",
-            "x": [min(x.x), max(x.x)],
-            "y": [1, 1],
-            "yaxis": y,
-            "hoverinfo": "skip",
-            "line": {"color": "@edge", "width": 1},
-        }
+    thin = {"color": "@edge", "width": 1}
+    unchanged = scatter("unchanged", [min(x.x), max(x.x)], [1, 1], mode="lines", line=thin, yaxis=y)
+    return (
+        [unchanged, *(_degradation(steps, line, x, y, scale) for line in lines)],
+        log_scale("multiplied by", scale),
+    )
+
+
+def _degradation(steps: Sequence[Step], line: Line, x: StepAxis, y: str, scale: LogAxis) -> Figure:
+    ratios = [ratio for _, ratio, _, _ in line.points]
+    text = [
+        f"<b>without {line.name}</b>, {at_step(steps[place])}<br>"
+        f"×{number(ratio)}{interval(ends)}{more}"
+        for place, ratio, ends, more in line.points
     ]
-    for line in lines:
-        trace = line_of(
-            [x.x[place] for place, *_ in line.points],
-            [scale.inside(ratio) for _, ratio, *_ in line.points],
-            [
-                f"<b>without {line.name}</b>, {at_step(steps[place])}<br>"
-                f"×{number(ratio)}{interval(ends)}{more}"
-                for place, ratio, ends, more in line.points
-            ],
-            name=line.name,
-            mark=line.mark.symbol,
-            colour=line.mark.colour,
-            y=y,
-        )
-        trace["marker"]["symbol"] = [
-            line.mark.symbol if scale.contains(ratio) else "triangle-up-open"
-            for _, ratio, *_ in line.points
-        ]
-        trace["error_y"] = _error_bars(
-            [ratio for _, ratio, *_ in line.points],
-            [ends for *_, ends, _ in line.points],
-            scale,
-            line.mark.colour,
-        )
-        if line.mark == RANDOM:
-            trace["line"]["dash"] = "dot"
-        traces.append(trace)
-    return traces, log_scale("multiplied by", scale)
-
-
-def _error_bars(
-    values: Sequence[float],
-    ends: Sequence[tuple[float, float] | None],
-    scale: LogAxis,
-    colour: str,
-) -> Figure:
-    def length(value: float, pair: tuple[float, float] | None, end: int) -> float:
-        return 0.0 if pair is None else abs(scale.inside(pair[end]) - scale.inside(value))
-
-    pairs = list(zip(values, ends, strict=True))
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [length(value, pair, 1) for value, pair in pairs],
-        "arrayminus": [length(value, pair, 0) for value, pair in pairs],
-        "color": colour,
-        "thickness": 1,
-        "width": 3,
-    }
+    trace = line_of(
+        [x.x[place] for place, *_ in line.points],
+        [scale.inside(ratio) for ratio in ratios],
+        text,
+        name=line.name,
+        mark=line.mark.symbol,
+        colour=line.mark.colour,
+        y=y,
+    )
+    trace["marker"]["symbol"] = [
+        line.mark.symbol if scale.contains(ratio) else "triangle-up-open" for ratio in ratios
+    ]
+    ends = [ends for *_, ends, _ in line.points]
+    trace["error_y"] = error_bars(ratios, ends, scale, line.mark.colour, 1)
+    if line.mark == RANDOM:
+        trace["line"]["dash"] = "dot"
+    return trace
 
 
 def tight(held: Sequence[float], ends: Iterable[float], margin: float = 0.08) -> LogAxis:

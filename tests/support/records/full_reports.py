@@ -6,16 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from robustness.report.results import (
-    Agreement,
-    CheckpointResult,
-    CheckResult,
-    Example,
-    Guess,
-    Piece,
-    Report,
-    Sites,
-)
+from robustness.report.parts import Agreement, Example, Guess, Piece, Sites
+from robustness.report.results import CheckpointResult, CheckResult, Report
 from robustness.statistics.figures import (
     Details,
     DrawFigures,

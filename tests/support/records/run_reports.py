@@ -3,15 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from robustness.report.results import (
-    SCHEMA,
-    CheckpointResult,
-    CheckResult,
-    OutlierDimension,
-    Report,
-    RuleResult,
-    Shard,
-)
+from robustness.report.parts import OutlierDimension, RuleResult
+from robustness.report.results import SCHEMA, CheckpointResult, CheckResult, Report, Shard
 from robustness.statistics.figures import IntactFigures
 
 HOSTILE = (
