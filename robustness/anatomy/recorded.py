@@ -77,14 +77,6 @@ def recorded_layout(
 ) -> Record:
     """Where the sites of a folder's model are, and what their parameters are called in its files.
 
-    Args:
-        folder: Where config.json lies.
-        tensors: What the headers of the files say.
-        stack: Which stack, of several.
-        store_root: Folder of the store.
-        what: The checkpoint's reference, for messages.
-        progress: Told in a short phrase when a long step starts.
-
     Raises:
         CheckpointError: The files do not match the config.
         UnsupportedArchitecture, UnsupportedSite: Tracing finds no layers, or no output sites.

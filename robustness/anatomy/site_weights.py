@@ -63,12 +63,6 @@ def site_weights(
 ) -> SiteWeights:
     """Find a checkpoint's output sites and read their parameters, or recall them.
 
-    Args:
-        reference: A Hub id, a folder, a ``.gguf`` file, or ``pkg:package/path``.
-        stack: Which stack, of several.
-        store_root: Folder of the store.
-        progress: Told in a short phrase when a long step starts.
-
     Raises:
         CheckpointError: It cannot be found or reached, is damaged or changes, or lacks weights of
             its sites.

@@ -103,10 +103,6 @@ class Checkpoint:
         The weights are memory-mapped, so that processes on one machine share one copy of them;
         files in another precision are converted to float32 in the cache first, once.
 
-        Args:
-            device: Where to put it.
-            progress: Told in a short phrase when a long step starts.
-
         Returns:
             An ``nn.Module`` none of whose parameters requires gradients.
 
@@ -190,10 +186,6 @@ class Checkpoint:
 
     def non_finite_tensors(self, *, store_root: Path, newer_than: float | None) -> tuple[str, ...]:
         """Names of the floating-point tensors that hold NaN or infinity, remembered in the store.
-
-        Args:
-            store_root: Folder of the store.
-            newer_than: Seconds since the epoch; what the store has from before is not used.
 
         Raises:
             CheckpointError: Its files changed meanwhile.

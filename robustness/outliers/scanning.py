@@ -215,7 +215,7 @@ def comparable(scans: Sequence[Scan]) -> dict[str, tuple[int, ...]]:
 
 def _findings(found: SiteWeights, rules: Rules) -> Iterator[Finding]:
     parameters = found.parameters
-    for name, options in _asked(rules):
+    for name, options in _variants(rules):
         rule = RULES[name.partition(" ")[0]]
         try:
             detection = rule.find(
@@ -227,7 +227,7 @@ def _findings(found: SiteWeights, rules: Rules) -> Iterator[Finding]:
             yield Finding(rule=name, detection=detection)
 
 
-def _asked(rules: Rules) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _variants(rules: Rules) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The rules on weights in all their variants, with their settings."""
     for name, rule in RULES.items():
         if rule.needs_model:

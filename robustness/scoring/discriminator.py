@@ -82,20 +82,11 @@ class Discriminator:
 class Sampler:
     """A masked language model that proposes replacements.
 
-    Args:
-        generator: the model.
-        tokenizer: the discriminator's.
-        device: where to run it.
-        seed: the run's seed.
-        fingerprint: the corpus' fingerprint.
-
     Raises:
         PolicyError: if both do not number their tokens alike.
     """
 
-    def __init__(
-        self, generator: "Checkpoint", *, tokenizer: Any, device: str, seed: int, fingerprint: str
-    ) -> None:
+    def __init__(self, generator: "Checkpoint", *, tokenizer: Any, device: str) -> None:
         own = generator.load_tokenizer()
         if own.get_vocab() != tokenizer.get_vocab():
             raise PolicyError(
@@ -104,8 +95,6 @@ class Sampler:
             )
         self._mask_id: int = own.mask_token_id
         self._scorer = Scorer(generator.load_model(device=device))
-        self._seed = seed
-        self._fingerprint = fingerprint
 
     def __call__(self, questions: "Questions", block: int) -> NDArray[np.int64]:
         """Tokens for the positions of one text block that are to be replaced, shape (n,)."""
@@ -113,9 +102,7 @@ class Sampler:
         return sampled_tokens(
             self._scorer.logits(masked).cpu().double().numpy(),
             masked.positions.tolist(),
-            seed=self._seed,
-            fingerprint=self._fingerprint,
-            block=block,
+            block_seed=questions.seed_of(block),
         )
 
 

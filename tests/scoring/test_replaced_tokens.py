@@ -20,6 +20,7 @@ from robustness.run.planning import make_plan
 from robustness.scoring.discriminator import Discriminator
 from robustness.scoring.quantity import quantity
 from robustness.scoring.replaced import entropy_nats, sampled_tokens
+from robustness.scoring.sampling import BlockSeed
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
 from robustness.store.context import Context
 from robustness.vetting import Vetting
@@ -190,7 +191,7 @@ def test_the_entropy_is_that_of_the_best_constant_guess(share: float) -> None:
 def test_a_generators_tokens_follow_its_distribution() -> None:
     logits = np.log(np.array([[0.5, 0.0625, 0.3125, 0.125]]))
     drawn = Counter(
-        int(sampled_tokens(logits, [0], seed=seed, fingerprint="f", block=0)[0])
+        int(sampled_tokens(logits, [0], block_seed=BlockSeed(seed, "f", 0))[0])
         for seed in range(4000)
     )
     for token, share in enumerate([0.5, 0.0625, 0.3125, 0.125]):
