@@ -85,7 +85,7 @@ def scores(found: Vetting, dims: Sequence[int], args: Namespace, what: str) -> d
         args: of the command line.
         what: for the progress.
     """
-    task, size = found.task, found.model_profile.hidden_size
+    task, size = found.task.task, found.model_profile.hidden_size
     others = [dim for dim in range(size) if dim not in dims]
     draws = []
     if dims:
@@ -125,10 +125,10 @@ def _answers(
 ) -> Iterator[Floats]:
     """Answers to the whole development set under each condition, in the order of measurement."""
     measurement = task.planned.measurement(
-        found.settings,
-        threads=None,
-        store_root=task.measurement.store.folder.parents[1],
-        newer_than=None,
+        found.context,
+        max_length=found.settings.task.max_length,
+        seed=found.settings.seed,
+        device=found.settings.device,
         chunk_examples=_CHUNK,
     )
     by_chunk = []

@@ -241,6 +241,7 @@ def _operations_of(execution: Any, rows: Sequence[Any]) -> float:
 def _measurement(model: str, corpus: str, store: str, dtype: str, device: str) -> Any:
     from robustness.checkpoint.checkpoint import resolve
     from robustness.policy.policy import load_policy
+    from robustness.store.context import Context
     from robustness.vetting import Vetting
 
     options = {"corpus": corpus, "dtype": dtype, "device": device}

@@ -14,7 +14,7 @@ import pytest
 from robustness.ablation.interventions import FixedAblation, Intact
 from robustness.checkpoint.checkpoint import resolve
 from robustness.checks.planned import PlannedCheck
-from robustness.checks.tasks.task import Task
+from robustness.checks.tasks.models import TaskModels
 from robustness.policy.policy import Policy
 from robustness.report import facts
 from robustness.report.html.figures import course as course_figure
@@ -29,7 +29,7 @@ from tests.support.records.task_stubs import DIM, save_classifier, write_classif
 ALPHA = 0.002
 N = 240
 
-Asked = Callable[..., Task]
+Asked = Callable[..., TaskModels]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def lines() -> list[str]:
 
 @pytest.fixture
 def asked(root: Path, lines: list[str]) -> Asked:
-    def make(metric: str, *, exhaustive: bool = False) -> Task:
+    def make(metric: str, *, exhaustive: bool = False) -> TaskModels:
         task = {"data": f"{root / 'task.tsv'}:sentence:label", "metric": metric}
         policy = Policy(options={"task": task, "exhaustive": exhaustive})
         return Vetting(
@@ -79,13 +79,13 @@ def _ends_where_the_verdict_stands(verdict: Verdict) -> None:
     assert seen == sorted(set(seen))
 
 
-def _drops(task: Task) -> list[float]:
+def _drops(task: TaskModels) -> list[float]:
     """1, 0 or -1 of each example, in the order of measurement, from the stored logits."""
-    intervention = FixedAblation(ablation=task.vetting.ablation((DIM,)))
+    intervention = FixedAblation(ablation=task.subject.ablation((DIM,)))
     found = []
-    for index in range(task.measurement.n_chunks):
-        intact, ablated = task.measurement.chunk(index, Intact(), intervention)
-        labels = task.labels[index * 16 : index * 16 + len(intact)]
+    for index in range(task.task.measurement.n_chunks):
+        intact, ablated = task.task.measurement.chunk(index, Intact(), intervention)
+        labels = task.task.labels[index * 16 : index * 16 + len(intact)]
         for one, other, label in zip(intact, ablated, labels, strict=True):
             found.append(float(int(one[1] > one[0]) == label) - (int(other[1] > other[0]) == label))
     return found
@@ -135,10 +135,11 @@ def test_every_claim_has_a_course_that_ends_where_its_verdict_stands(
         _ends_where_the_verdict_stands(verdict)
     control = verdicts[-1]
     if metric == "matthews":
-        assert [each["draws"] for each in control.history] == [
-            each["text_blocks"] // 32 for each in control.history
+        assert [each.draws for each in control.history] == [
+            each.seen // 32 for each in control.history
         ]
-        assert control.history[-1]["draws"] == control.details["task_draws"]
+        assert control.details.draws is not None
+        assert control.history[-1].draws == control.details.draws.draws
 
 
 def test_a_factor_that_cannot_be_decided_is_given_up_and_says_what_it_would_take(
@@ -147,7 +148,8 @@ def test_a_factor_that_cannot_be_decided_is_given_up_and_says_what_it_would_take
     """A thousand times as much as nothing: any flip that 8,192 examples missed would belie it."""
     verdict = asked("accuracy").ablate([DIM]).matters_more_than_chance(factor=1000, alpha=ALPHA)
     assert verdict.outcome == "inconclusive"
-    assert 1024 <= verdict.details["examples"] < 1024 + 16
+    assert verdict.details.task is not None
+    assert 1024 <= verdict.details.task.examples < 1024 + 16
     assert re.search(
         r"to compare them takes about \d0,000 examples, and max_examples is 8,192: raise "
         r"checks\.random_ablation_keeps_task_score\.max_examples, or disable ",
@@ -169,14 +171,14 @@ def test_progress_says_drop_interval_examples_and_time_left(
     verdict = task.ablate([DIM]).score_drops(by=0.05, alpha=ALPHA)
     assert len(lines) == len(verdict.history) == 15
     for place, (line, each) in enumerate(zip(lines, verdict.history, strict=True)):
-        interval = each["interval"]
+        interval = each.interval
         within = "" if interval is None else f" ({interval[0]:.3g} to {interval[1]:.3g})"
         left = 15 - place - 1
         until = f", at most {left} s left" if place > 0 and left >= 5 else ""
         n = 16 * (place + 1)
         assert (
             line
-            == f"{each['ratio']:+.4g}{within} after {n}/{N} examples{until}: {verdict.statement}"
+            == f"{each.measured:+.4g}{within} after {n}/{N} examples{until}: {verdict.statement}"
         )
 
 
@@ -214,7 +216,7 @@ def test_the_page_draws_drops_on_a_linear_axis_of_examples(asked: Asked) -> None
     assert figure is not None
     assert figure["layout"]["xaxis"]["title"]["text"] == "examples"
     assert figure["layout"]["yaxis"].get("type") != "log"
-    assert figure["data"][-1]["y"] == [each["ratio"] for each in verdict.history]
+    assert figure["data"][-1]["y"] == [each.measured for each in verdict.history]
     assert "×" not in json.dumps(figure["data"], ensure_ascii=False)
     assert f"after {verdict.seen}: " in described_course(check)
     assert "16 examples" in described_course(check)

@@ -11,13 +11,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from robustness.errors import MeasurementError
-from robustness.statistics.sequential import ratio_side
-from robustness.statistics.verdict import (
-    alpha_for,
-    decide_median,
-    decide_ratio,
-    reduced_precision,
-)
+from robustness.statistics.decisions import decide_median, decide_ratio
+from robustness.statistics.precision import reduced_precision
+from robustness.statistics.sequential import alpha_for, ratio_side
 from tests.support.records.streams import stream, streams
 
 

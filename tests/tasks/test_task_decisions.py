@@ -74,7 +74,7 @@ def test_a_sample_that_met_no_rare_flip_is_not_taken_for_a_population_without() 
 def test_the_end_of_the_task_is_exact_and_includes_the_threshold() -> None:
     drops = np.array([1.0] * 3 + [0.0] * 57)
     at = decide_mean(drops, threshold=0.05, alpha=0.01, exhausted=True)
-    assert (at.side, at.exact, at.interval, at.ratio) == ("above", True, None, 0.05)
+    assert (at.side, at.exact, at.interval, at.measured) == ("above", True, None, 0.05)
     assert decide_mean(drops, threshold=0.051, alpha=0.01, exhausted=True).side == "below"
 
 
@@ -267,7 +267,7 @@ def test_a_score_is_decided_at_its_looks_and_exactly_at_the_end() -> None:
     again = looked(first, 0.05, 1500)
     assert look == again
     end = looked(sample, drop, 300)
-    assert (end.side, end.exact, end.ratio) == ("above", True, drop)
+    assert (end.side, end.exact, end.measured) == ("above", True, drop)
 
 
 def test_the_median_draw_needs_64_draws() -> None:

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from robustness.checks.planned import planned_checks
+from robustness.checks.check import PlanContext
+from robustness.checks.planned import PlannedCheck
+from robustness.checks.registry import planned_checks
 from robustness.outliers.model_profile import ModelProfile
 from robustness.outliers.outliers import Detection, Outlier
 from robustness.policy.settings import Settings
@@ -39,7 +41,8 @@ def _planned(label: str, *, empty: bool) -> PlannedCheckpoint:
         "vocab_size": 64,
         "scoring": "masked",
     }
-    checks: tuple[Check, ...] = () if empty else planned_checks(Settings(), model_profile)
+    context = PlanContext(terms=Settings().terms, model_profile=model_profile)
+    checks: tuple[PlannedCheck, ...] = () if empty else planned_checks(context)
     return PlannedCheckpoint(
         label=label,
         checkpoint=checkpoint,
