@@ -15,7 +15,6 @@ from robustness.checks.tasks.task import Task
 from robustness.errors import NoLanguageModel, RobustnessError
 from robustness.outliers.rules.settings import Rule
 from robustness.policy.policy import load_policy
-from robustness.policy.settings import Settings
 from robustness.runtime.plain import plain
 from robustness.scoring.sampling import random_dims
 from robustness.store.context import Context
@@ -61,7 +60,7 @@ def vetted(
         "task": task,
         "device": args.device,
     }
-    settings: Settings = load_policy(None, options=options).settings(reference)
+    settings = load_policy(None, options=options).settings(reference)
     store = args.out / "store"
     checkpoint = _resolved(reference, args, settings.task.kind)
     return Vetting(checkpoint=checkpoint, settings=settings, context=Context(root=store))

@@ -147,10 +147,10 @@ def test_only_a_failure_is_expected_and_not_an_error(stubs: Stubs, tmp_path: Pat
     (tmp_path / "robustness.toml").write_text(STRICT + MARK.format(day="2999-01-01"))
     (tmp_path / "conftest.py").write_text(
         "import pytest\n"
-        "from robustness.vetting import Vetting\n"
-        "def broken(self, dims, **_):\n"
+        "from robustness.checks.ablation import AblatedModel\n"
+        "def broken(self, **_):\n"
         "    raise RuntimeError('planted')\n"
-        "Vetting.ablate = broken\n"
+        "AblatedModel.degrades = broken\n"
     )
     run = run_suite(tmp_path, *stubs.options, "-k", "joint")
     assert run.result.ret == 1

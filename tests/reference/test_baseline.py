@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from robustness.errors import BaselineError
 from robustness.reference.baseline import (
@@ -301,27 +302,18 @@ def test_infinite_degradations_are_compared(
 def test_a_tolerance_is_undecided_until_both_ends_are_excluded() -> None:
     generator = np.random.default_rng(0)
     change, tokens = generator.normal(0, 5, 64), np.full(64, 20)
-    options: dict[str, Any] = {"both_ways": True, "alpha": 0.01}
-    assert (
-        within_tolerance(decide_paired(change, tokens, within=1.02, exhausted=False, **options))
-        is None
-    )
-    assert (
-        within_tolerance(decide_paired(change, tokens, within=20.0, exhausted=False, **options))
-        is True
-    )
-    assert (
-        within_tolerance(decide_paired(change + 9, tokens, within=1.02, exhausted=False, **options))
-        is False
-    )
-    assert (
-        within_tolerance(decide_paired(change - 9, tokens, within=1.02, exhausted=False, **options))
-        is False
-    )
-    assert (
-        within_tolerance(decide_paired(change, tokens, within=1.2, exhausted=True, **options))
-        is True
-    )
+
+    def found(
+        change: NDArray[np.float64], within: float, *, exhausted: bool = False
+    ) -> bool | None:
+        options: dict[str, Any] = {"within": within, "both_ways": True, "alpha": 0.01}
+        return within_tolerance(decide_paired(change, tokens, exhausted=exhausted, **options))
+
+    assert found(change, 1.02) is None
+    assert found(change, 20.0) is True
+    assert found(change + 9, 1.02) is False
+    assert found(change - 9, 1.02) is False
+    assert found(change, 1.2, exhausted=True) is True
 
 
 @pytest.mark.slow

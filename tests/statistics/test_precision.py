@@ -15,7 +15,6 @@ from robustness.anatomy.anatomy import trace_anatomy
 from robustness.checks.statistic import Degradation
 from robustness.measurement.evidence import COMPARED_CHUNKS, intervention_evidence
 from robustness.policy.policy import load_policy
-from robustness.policy.settings import Settings
 from robustness.run.plan import RunPlan
 from robustness.run.planning import make_plan
 from robustness.runtime import devices
@@ -166,7 +165,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> RunPlan:
 
 def _vetting(planned: RunPlan, **changed: Any) -> Vetting:
     (only,) = planned.checkpoints
-    settings: Settings = only.settings.model_copy(update=changed)
+    settings = only.settings.model_copy(update=changed)
     return Vetting(
         checkpoint=only.load(), settings=settings, context=Context(root=planned.store_root)
     )

@@ -35,7 +35,7 @@ FAILED = Verdict(
     details=Details(
         blind_share=0.0123,
         factor=FactorFigures(joint=1.5, control=math.inf),
-        layers=(LayerFigure(layer=0, measured=math.inf),),
+        layers=(LayerFigure(layer=0, ratio=math.inf),),
     ),
 )
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from robustness.checks.check import PlanContext
-from robustness.checks.planned import PlannedCheck
 from robustness.checks.registry import planned_checks
 from robustness.outliers.model_profile import ModelProfile
 from robustness.outliers.outliers import Detection, Outlier
@@ -42,7 +41,7 @@ def _planned(label: str, *, empty: bool) -> PlannedCheckpoint:
         "scoring": "masked",
     }
     context = PlanContext(terms=Settings().terms, model_profile=model_profile)
-    checks: tuple[PlannedCheck, ...] = () if empty else planned_checks(context)
+    checks = () if empty else planned_checks(context)
     return PlannedCheckpoint(
         label=label,
         checkpoint=checkpoint,
