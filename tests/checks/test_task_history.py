@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from robustness.report.results import CheckResult
 
 from robustness.ablation.interventions import FixedAblation, Intact
 from robustness.checkpoint.checkpoint import resolve
-from robustness.checks.planned import PlannedCheck
 from robustness.checks.tasks.models import TaskModels
 from robustness.policy.policy import Policy
-from robustness.report import facts
-from robustness.report.html.figures import course as course_figure
-from robustness.report.html.sentences import described_course
-from robustness.report.saved import CheckResult
+from robustness.report.html.figures import history as history_figure
+from robustness.report.html.sentences import described_history
 from robustness.statistics.pace import Pace
 from robustness.statistics.verdict import Verdict
 from robustness.store.context import Context
@@ -35,7 +33,7 @@ Asked = Callable[..., TaskModels]
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A classifier and its examples."""
-    found = tmp_path_factory.mktemp("course")
+    found = tmp_path_factory.mktemp("history")
     save_classifier(found / "model", num_labels=2)
     write_classified(found / "task.tsv")
     return found
@@ -65,17 +63,16 @@ def asked(root: Path, lines: list[str]) -> Asked:
 
 def _reported(verdict: Verdict) -> dict[str, Any]:
     """As in the JSON report, after a trip through a file."""
-    found = facts.check_facts("id", "label", PlannedCheck(check="task_score_drops"), verdict)
-    reported: dict[str, Any] = json.loads(json.dumps(found, allow_nan=False))
+    reported: dict[str, Any] = json.loads(verdict.model_dump_json())
     return reported
 
 
 def _ends_where_the_verdict_stands(verdict: Verdict) -> None:
-    steps = _reported(verdict)["course"]
-    assert steps[-1]["text_blocks"] == verdict.seen
-    assert steps[-1]["ratio"] == (verdict.measured if verdict.measured != math.inf else "inf")
+    steps = _reported(verdict)["history"]
+    assert steps[-1]["seen"] == verdict.seen
+    assert steps[-1]["measured"] == (verdict.measured if verdict.measured != math.inf else "inf")
     assert steps[-1]["interval"] == (verdict.interval and list(verdict.interval))
-    seen = [each["text_blocks"] for each in steps]
+    seen = [each["seen"] for each in steps]
     assert seen == sorted(set(seen))
 
 
@@ -102,15 +99,15 @@ def _bounds(drops: list[float]) -> list[float]:
     return [mean - w - guard * (1 + mean), mean + w + guard * (1 - mean)]
 
 
-def test_every_look_at_an_accuracy_is_in_the_course(asked: Asked) -> None:
+def test_every_look_at_an_accuracy_is_in_the_history(asked: Asked) -> None:
     task = asked("accuracy", exhaustive=True)
     verdict = task.ablate([DIM]).score_drops(by=0.05, alpha=ALPHA)
     drops = _drops(task)
-    steps = _reported(verdict)["course"]
-    assert [each["text_blocks"] for each in steps] == list(range(16, N + 1, 16))
+    steps = _reported(verdict)["history"]
+    assert [each["seen"] for each in steps] == list(range(16, N + 1, 16))
     for each in steps:
-        seen = drops[: each["text_blocks"]]
-        assert each["ratio"] == pytest.approx(math.fsum(seen) / len(seen), abs=1e-12)
+        seen = drops[: each["seen"]]
+        assert each["measured"] == pytest.approx(math.fsum(seen) / len(seen), abs=1e-12)
         if len(seen) in (16, N):
             assert each["interval"] is None  # too few, and exact
         else:
@@ -119,7 +116,7 @@ def test_every_look_at_an_accuracy_is_in_the_course(asked: Asked) -> None:
 
 
 @pytest.mark.parametrize("metric", ["accuracy", pytest.param("matthews", marks=pytest.mark.slow)])
-def test_every_claim_has_a_course_that_ends_where_its_verdict_stands(
+def test_every_claim_has_a_history_that_ends_where_its_verdict_stands(
     metric: str, asked: Asked
 ) -> None:
     task = asked(metric)
@@ -211,12 +208,14 @@ def test_between_the_looks_at_a_correlation_progress_goes_on(
 def test_the_page_draws_drops_on_a_linear_axis_of_examples(asked: Asked) -> None:
     task = asked("accuracy")
     verdict = task.ablate([DIM]).score_drops(by=0.05, alpha=ALPHA)
-    check = CheckResult.model_validate({**_reported(verdict), "dims": [DIM]})
-    figure = course_figure(check)
+    check = CheckResult(
+        **dict(verdict), id=f"t.py::test[m-dim{DIM}]", check="task_score_drops", dims=(DIM,)
+    )
+    figure = history_figure(check)
     assert figure is not None
     assert figure["layout"]["xaxis"]["title"]["text"] == "examples"
     assert figure["layout"]["yaxis"].get("type") != "log"
     assert figure["data"][-1]["y"] == [each.measured for each in verdict.history]
     assert "×" not in json.dumps(figure["data"], ensure_ascii=False)
-    assert f"after {verdict.seen}: " in described_course(check)
-    assert "16 examples" in described_course(check)
+    assert f"after {verdict.seen}: " in described_history(check)
+    assert "16 examples" in described_history(check)
