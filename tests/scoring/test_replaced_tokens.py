@@ -145,7 +145,7 @@ def test_a_generator_is_resolved_once_for_all_processes(place: Path) -> None:
     plan = make_plan([str(place / "discriminator")], policy, Context(root=place / "store"))
     (planned,) = RunPlan.from_json(plan.to_json()).checkpoints
     assert planned.generator == plan.checkpoints[0].generator
-    generator = planned.load_generator()
+    generator = planned.vetting(plan.context).generator
     assert generator is not None
     assert generator.architecture == "ElectraForMaskedLM"
 
@@ -164,9 +164,10 @@ def test_the_loss_is_called_a_loss_and_compared_with_the_base_rate(place: Path) 
     verdict = vetting.intact().beats_uniform_guess()
     assert "replaced-token loss stays below" in verdict.statement
     assert "entropy of the base rate" in verdict.statement
-    assert verdict.details["intact_perplexity"] is None
-    loss = verdict.details["intact_nats_per_token"]
-    chance = verdict.details["chance_nats_per_token"]
+    intact = verdict.details.intact
+    assert intact is not None
+    assert intact.perplexity is None
+    loss, chance = intact.nats_per_token, intact.chance_nats_per_token
     assert verdict.measured == pytest.approx(math.exp(loss - chance))
     harmless = vetting.ablate(3).is_harmless(within=1.5)
     assert "less than 0.405 nats per token to the replaced-token loss" in harmless.statement
