@@ -41,8 +41,14 @@ def _checks_table() -> type[StrictTable]:
     return create_model("Checks", __base__=StrictTable, __doc__=doc, **tables)
 
 
-if TYPE_CHECKING:  # which checks there are is known to the registry alone
-    Checks = StrictTable
+if TYPE_CHECKING:
+
+    class Checks(StrictTable):
+        """Limits of the packaged suite's checks, by their names; see the registry."""
+
+        def __getattr__(self, name: str) -> Any:
+            """The limits of one check."""
+
 else:
     Checks = _checks_table()
 

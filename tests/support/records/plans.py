@@ -1,6 +1,7 @@
 """Plans of runs that need no checkpoint."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from robustness.checks.check import PlanContext
 from robustness.checks.registry import planned_checks
@@ -8,6 +9,9 @@ from robustness.outliers.model_profile import ModelProfile
 from robustness.outliers.outliers import Detection, Outlier
 from robustness.policy.settings import Settings
 from robustness.run.plan import PlannedCheckpoint, RunPlan
+
+if TYPE_CHECKING:
+    from robustness.checks.planned import PlannedCheck
 
 DIM = 7
 
@@ -41,7 +45,7 @@ def _planned(label: str, *, empty: bool) -> PlannedCheckpoint:
         "scoring": "masked",
     }
     context = PlanContext(terms=Settings().terms, model_profile=model_profile)
-    checks = () if empty else planned_checks(context)
+    checks: tuple[PlannedCheck, ...] = () if empty else planned_checks(context)
     return PlannedCheckpoint(
         label=label,
         checkpoint=checkpoint,
