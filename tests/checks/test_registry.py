@@ -125,7 +125,7 @@ def profiled(*dims: int, **values: Any) -> ModelProfile:
 
 
 def planned(
-    model_profile: ModelProfile, settings: Mapping[str, Any], **has: bool
+    model_profile: ModelProfile, settings: Mapping[str, Any], **has: Any
 ) -> tuple[PlannedCheck, ...]:
     terms = Settings.model_validate(settings).terms
     return planned_checks(PlanContext(terms=terms, model_profile=model_profile, **has))

@@ -16,7 +16,7 @@ from robustness.ablation.interventions import FixedAblation, PerBlockAblation
 from robustness.checkpoint.tokenization import sentinels
 from robustness.policy.policy import load_policy
 from robustness.run.planning import make_plan
-from robustness.scoring import ScoredBlock
+from robustness.scoring.block import ScoredBlock
 from robustness.scoring.forward import Scorer
 from robustness.scoring.masked import Masking, permutation_rows
 from robustness.scoring.sampling import BlockSeed, corrupted_spans

@@ -200,7 +200,7 @@ class TestVerdict:
 
     def test_a_verdict_cannot_be_changed(self) -> None:
         with pytest.raises(ValidationError, match="frozen"):
-            FAILED.outcome = "pass"  # type: ignore[misc]
+            FAILED.outcome = "pass"
 
 
 def refused(word: str) -> None:
