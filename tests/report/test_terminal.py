@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustness.checks.planned import ExpectedFailure
-from robustness.policy.policy import Settings
+from robustness.policy.settings import Settings
 from robustness.report.cells import COLUMNS
 from robustness.report.results import CheckResult
 from robustness.report.terminal import header
