@@ -10,13 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from robustness.checks.quantized_model import share
 from torch import nn
 
 from robustness.ablation.interventions import Intact, Quantized
 from robustness.ablation.quantization import dense_int8, quantize, quantized
 from robustness.anatomy.anatomy import trace_anatomy
 from robustness.anatomy.live import dense_layers_of
+from robustness.checks.quantization import share
 from robustness.measurement.execution import Execution
 from robustness.policy.policy import load_policy
 from robustness.run.planning import make_plan
