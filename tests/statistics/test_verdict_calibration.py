@@ -118,6 +118,7 @@ def _ids(found: tuple[Population, ...]) -> list[str]:
 
 
 FIXED = populations("fixed")
+CHANGED = populations("changed")
 DRAWS = populations("draws")
 
 
@@ -164,6 +165,18 @@ def test_the_populations_are_real_and_several() -> None:
 def test_a_fixed_ablation_at_its_exact_ratio_is_rarely_decided(
     population: Population, alpha: float
 ) -> None:
+    alone = np.arange(len(population.tokens))
+    below, above = error_rates(ratio_rule(population, alpha, first=32), alone)
+    assert max(below, above) <= alpha, (below, above)
+
+
+@by_alpha
+@pytest.mark.parametrize("population", CHANGED, ids=_ids(CHANGED))
+def test_a_share_of_changed_predictions_at_its_exact_value_is_rarely_decided(
+    population: Population, alpha: float
+) -> None:
+    """The number of changed predictions stands in the place of ΔNLL, and a share in that of log θ."""
+    assert 0 < population.log_ratio < 1
     alone = np.arange(len(population.tokens))
     below, above = error_rates(ratio_rule(population, alpha, first=32), alone)
     assert max(below, above) <= alpha, (below, above)

@@ -1,10 +1,11 @@
 """Measures the real ΔNLLs in ``delta_nlls.json``, which the error rates of verdicts are tested on.
 
-    python tests/data/measure_delta_nlls.py SHARED > tests/data/delta_nlls.json
+    python measure_delta_nlls.py SHARED > delta_nlls.json
 
 ``SHARED`` holds ``models/`` and ``data/``. Nothing of the package is used. 15 % of the tokens of
 each text block are masked, an ablation sets the scale and bias of dimensions to 0 in the output
-LayerNorm of every layer, and ΔNLL is ablated minus intact over the masked tokens, in nats.
+LayerNorm of every layer, and ΔNLL is ablated minus intact over the masked tokens, in nats. Of the
+kind ``changed`` it is the number of masked tokens for which the most probable one is another.
 """
 
 from __future__ import annotations
@@ -54,15 +55,41 @@ def output_norms(model: torch.nn.Module) -> list[torch.nn.Module]:
     return [m for name, m in named if re.search(ends, name) and "attention" not in name]
 
 
-@torch.no_grad()
 def nll(
     model: Any,
     blocks: Sequence[tuple[torch.Tensor, torch.Tensor]],
     dims_per_block: Sequence[tuple[int, ...]],
 ) -> NDArray[np.float64]:
     """Summed NLL of each text block's masked tokens, without the dimensions given for it."""
-    size = model.config.hidden_size
     found = []
+    for logits, labels in batches(model, blocks, dims_per_block):
+        loss = torch.nn.functional.cross_entropy(
+            logits.double().transpose(1, 2), labels, ignore_index=-100, reduction="none"
+        )
+        found.append(loss.sum(1).numpy())
+    return np.concatenate(found)
+
+
+def changed(
+    model: Any, blocks: Sequence[tuple[torch.Tensor, torch.Tensor]], dims: tuple[int, ...]
+) -> NDArray[np.float64]:
+    """Masked tokens of each text block whose most probable one changes without dimensions."""
+    found = []
+    pairs = (batches(model, blocks, [each] * len(blocks)) for each in ((), dims))
+    for (intact, labels), (ablated, _) in zip(*pairs, strict=True):
+        other = (intact.argmax(-1) != ablated.argmax(-1)) & (labels >= 0)
+        found.append(other.sum(1).double().numpy())
+    return np.concatenate(found)
+
+
+@torch.no_grad()
+def batches(
+    model: Any,
+    blocks: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    dims_per_block: Sequence[tuple[int, ...]],
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Logits and labels of some text blocks, without the dimensions given for each."""
+    size = model.config.hidden_size
     for start in range(0, len(blocks), 32):
         batch = blocks[start : start + 32]
         keep = torch.ones(len(batch), 1, size)
@@ -80,13 +107,9 @@ def nll(
         if model.config.model_type == "roberta":  # positions are counted from tokens that are pads
             ids = ids.masked_fill(attention == 0, model.config.pad_token_id)
         logits = model(input_ids=ids, attention_mask=attention).logits
-        loss = torch.nn.functional.cross_entropy(
-            logits.double().transpose(1, 2), labels, ignore_index=-100, reduction="none"
-        )
-        found.append(loss.sum(1).numpy())
         for hook in hooks:
             hook.remove()
-    return np.concatenate(found)
+        yield logits, labels
 
 
 def outlyingness(model: torch.nn.Module) -> NDArray[np.float64]:
@@ -115,6 +138,9 @@ def populations(
     for dims in ((by_z[0],), (by_z[len(by_z) // 2],), tuple(by_z[:4])):
         delta = nll(model, blocks, [dims] * len(blocks)) - intact
         yield population(f"{checkpoint} without {dims}", checkpoint, "fixed", delta, tokens)
+    counts = changed(model, blocks, tuple(by_z[:2]))
+    name = f"{checkpoint} predictions without {tuple(by_z[:2])}"
+    yield population(name, checkpoint, "changed", counts, tokens)
     deltas, scored = [], 64
     for _ in range(RANDOM_DRAW_PASSES):
         dims_per_block = []
@@ -134,6 +160,11 @@ def population(
 ) -> dict[str, Any]:
     """One entry of the file; text blocks are in the same order for one checkpoint."""
     sys.stderr.write(f"{name}: {len(delta)} blocks, x{np.exp(delta.sum() / sum(tokens)):.6g}\n")
+    if kind == "changed":
+        return {"name": name, "checkpoint": checkpoint, "kind": kind} | {
+            "delta_nll": delta.tolist(),
+            "tokens": tokens,
+        }
     rounded = [float(f"{value:.6g}") for value in delta]
     entry = {"name": name, "checkpoint": checkpoint, "kind": kind}
     return entry | {"delta_nll": rounded, "tokens": tokens}
@@ -147,7 +178,7 @@ def main(shared: Path) -> None:
         *populations(shared, "rxnmapper-albert-mlm", "rxnmapper_example_rxns.csv", block=128),
         *populations(shared, "sapiens-roberta-vl", "antibody-light.fa", block=128),
     ]
-    how = "tests/data/measure_delta_nlls.py: masked LM, 15 %, output LayerNorm of all layers, zero"
+    how = "measure_delta_nlls.py: masked LM, 15 %, output LayerNorm of all layers, zero"
     provenance = f"{how}; torch {torch.__version__}, float32, CPU, seed {SEED}"
     sys.stdout.write(json.dumps({"schema": 1, "provenance": provenance, "populations": found}))
 
