@@ -3,7 +3,7 @@
 import json
 import math
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -83,16 +83,15 @@ def check_result(
     )
 
 
-def collected(plan: "RunPlan", results: Iterable[CheckResult], ending: Ending) -> Report:
+def collected(plan: "RunPlan", results: Mapping[str, CheckResult], ending: Ending) -> Report:
     """Return everything that a run found out.
 
     Args:
         plan: what was planned.
-        results: what was decided.
+        results: decided checks by the name that their test has in the plan.
         ending: how the session ended.
     """
-    by_name = {result.test_name: result for result in results}
-    checkpoints = tuple(checkpoint_result(planned, by_name) for planned in plan.checkpoints)
+    checkpoints = tuple(checkpoint_result(planned, results) for planned in plan.checkpoints)
     whole = plan.shard is None and not ending.partial and not ending.problems
     return Report(
         schema=SCHEMA,
