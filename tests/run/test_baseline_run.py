@@ -72,9 +72,10 @@ def test_a_profile_holds_what_was_measured_with_where_it_came_from(
     assert entry.provenance.keys() >= {"tokenizer", "versions", "device", "config"}
     assert entry.conditions.keys() >= {"corpus", "scoring", "dtype", "block_size", "seed", "rule"}
     verdict = vetting.ablate(DIM).degrades(by=1.05)
-    assert entry.perplexity == pytest.approx(
-        vetting.intact().beats_uniform_guess().details["intact_perplexity"], rel=0.2
-    )
+    intact = vetting.intact().beats_uniform_guess().details.intact
+    assert intact is not None
+    assert intact.perplexity is not None
+    assert entry.perplexity == pytest.approx(intact.perplexity, rel=0.2)
     assert math.exp(entry.delta_nll(f"dim{DIM}")[:32].sum() / sum(entry.tokens[:32])) == (
         pytest.approx(verdict.measured, rel=1e-9)
     )
@@ -251,7 +252,7 @@ def test_perplexity_is_decided_at_the_end_of_what_a_profile_holds(
         assert bool(verdict) is passes
         assert verdict.measured == pytest.approx(times, rel=1e-9)
     short = planted(stubs, saved, 1.0, held=16).baseline.keeps_degradation(f"dim{DIM}", within=1.5)
-    assert (short.exact, short.text_blocks, bool(short)) == (True, 16, True)
+    assert (short.exact, short.seen, bool(short)) == (True, 16, True)
 
 
 def test_a_run_without_a_baseline_says_how_to_get_one(stubs: Stubs) -> None:
