@@ -118,8 +118,8 @@ def trace(arm: Arm, log: dict[str, Any], folder: Path, held_out: Path, store: Pa
     folders = checkpoints(folder)
     scans = [
         (
-            scan(str(path), label=path.name, store_root=store),
-            scan(str(path), label=path.name, store_root=store, rules=RELAXED),
+            scan(str(path), label=path.name, context=Context(root=store)),
+            scan(str(path), label=path.name, context=Context(root=store), rules=RELAXED),
         )
         for _, path in folders
     ]
@@ -254,13 +254,14 @@ def _row(course: Course) -> str:
 def _harm(course: Course) -> str:
     last = course.points[-1]
     assert course.control.measured is not None
+    assert course.control.details.draws is not None
     cells = [
         *_name(course),
         ", ".join(map(str, course.dims)) + ("" if course.found else " (nearest)"),
         f"{last.z_scale:+.2f}, {last.z_bias:+.2f}",
         f"{last.degradation:.4g}",
         course.joint.outcome,
-        f"{course.control.measured:.4g}, {course.control.details['mean_ratio']:.4g}",
+        f"{course.control.measured:.4g}, {course.control.details.draws.mean:.4g}",
         course.control.outcome,
         course.factor.outcome,
     ]

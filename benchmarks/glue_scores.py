@@ -4,7 +4,7 @@ import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
@@ -22,9 +22,6 @@ from robustness.store.context import Context
 from robustness.tasks.decisions import Paired, bootstrap_interval
 from robustness.tasks.metrics import Floats, score
 from robustness.vetting import Vetting
-
-if TYPE_CHECKING:
-    from robustness.policy.settings import Settings
 
 _CHUNK = 256
 """Examples that are predicted together: all are scored anyway, and large batches are faster."""
@@ -64,7 +61,7 @@ def vetted(
         "task": task,
         "device": args.device,
     }
-    settings: Settings = load_policy(None, options=options).settings(reference)
+    settings = load_policy(None, options=options).settings(reference)
     store = args.out / "store"
     checkpoint = _resolved(reference, args, settings.task.kind)
     return Vetting(checkpoint=checkpoint, settings=settings, context=Context(root=store))
@@ -88,7 +85,7 @@ def scores(found: Vetting, dims: Sequence[int], args: Namespace, what: str) -> d
         args: of the command line.
         what: for the progress.
     """
-    task, size = found.task, found.model_profile.hidden_size
+    task, size = found.task.task, found.model_profile.hidden_size
     others = [dim for dim in range(size) if dim not in dims]
     draws = []
     if dims:
@@ -128,10 +125,10 @@ def _answers(
 ) -> Iterator[Floats]:
     """Answers to the whole development set under each condition, in the order of measurement."""
     measurement = task.planned.measurement(
-        found.settings,
-        threads=None,
-        store_root=task.measurement.store.folder.parents[1],
-        newer_than=None,
+        found.context,
+        max_length=found.settings.task.max_length,
+        seed=found.settings.seed,
+        device=found.settings.device,
         chunk_examples=_CHUNK,
     )
     by_chunk = []

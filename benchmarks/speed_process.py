@@ -339,6 +339,7 @@ def random(
     from robustness.scoring.block import causal_block
     from robustness.scoring.forward import Scorer
     from robustness.scoring.masked import masked_block
+    from robustness.scoring.sampling import BlockSeed
 
     sizes = {
         "hidden_size": hidden,
@@ -358,7 +359,7 @@ def random(
     scored = [
         causal_block(ids)
         if kind == "llama"
-        else masked_block(ids, special, mask_id=103, seed=0, fingerprint="f", block=number)
+        else masked_block(ids, special, mask_id=103, block_seed=BlockSeed(0, "f", number))
         for number, ids in enumerate(rows)
     ]
     scorer = Scorer(network)

@@ -44,17 +44,17 @@ class Kept:
 @contextmanager
 def kept(model: nn.Module, stack: Stack) -> Iterator[Kept]:
     """Keep what every layer returns in the forward pass within the context."""
-    found = Kept()
+    outputs = Kept()
     with ExitStack() as hooks:
         caller = model.get_submodule(stack.name)
-        hooks.callback(caller.register_forward_pre_hook(found.begin).remove)
+        hooks.callback(caller.register_forward_pre_hook(outputs.begin).remove)
         for name in dict.fromkeys(layer.layer_module for layer in stack.layers):
-            hooks.callback(model.get_submodule(name).register_forward_hook(found.add).remove)
-        yield found
+            hooks.callback(model.get_submodule(name).register_forward_hook(outputs.add).remove)
+        yield outputs
 
 
 @contextmanager
-def resumed(model: nn.Module, stack: Stack, known: Kept, layer: int) -> Iterator[None]:
+def resumed(model: nn.Module, stack: Stack, returned: Kept, layer: int) -> Iterator[None]:
     """Run only the layers from one on, in every forward pass within the context.
 
     They must be of the batch that the outputs were kept of. On leaving, also by an
@@ -63,7 +63,7 @@ def resumed(model: nn.Module, stack: Stack, known: Kept, layer: int) -> Iterator
     Args:
         model: The model that the stack belongs to.
         stack: Its layers.
-        known: What all layers returned, see `kept`.
+        returned: What all layers returned, see `kept`.
         layer: The first layer to run; those before it are skipped.
 
     Raises:
@@ -76,9 +76,9 @@ def resumed(model: nn.Module, stack: Stack, known: Kept, layer: int) -> Iterator
             f"The layers of {stack.name!r} hand on more than they return, so a forward pass cannot "
             "start in the middle of them; run all layers."
         )
-    if (known.passes, len(known.outputs)) != (1, stack.n_layers):
+    if (returned.passes, len(returned.outputs)) != (1, stack.n_layers):
         raise MeasurementError(
-            f"{len(known.outputs)} layers of {known.passes} forward passes were kept where "
+            f"{len(returned.outputs)} layers of {returned.passes} forward passes were kept where "
             f"{stack.name!r} has {stack.n_layers}; keep one forward pass of the same batch."
         )
     if layer == 0:
@@ -91,7 +91,7 @@ def resumed(model: nn.Module, stack: Stack, known: Kept, layer: int) -> Iterator
         caller = model.get_submodule(stack.name)
         for name, executions in skipped.items():
             module = model.get_submodule(name)
-            stand_in = _StandIn(module, executions, known.outputs[layer - 1])
+            stand_in = _StandIn(module, executions, returned.outputs[layer - 1])
             handle = caller.register_forward_pre_hook(stand_in.stack_begins)
             undo.callback(handle.remove)
             # An earlier one is an attribute of the instance only where somebody else put it there.
@@ -102,7 +102,7 @@ def resumed(model: nn.Module, stack: Stack, known: Kept, layer: int) -> Iterator
 
 
 class _StandIn:
-    """Returns what is known in the calls that are skipped, and computes the others."""
+    """Returns what was kept in the calls that are skipped, and computes the others."""
 
     def __init__(self, module: nn.Module, executions: set[int], output: Any) -> None:
         self._forward = module.forward

@@ -35,10 +35,6 @@ def site_parameters(stack: Stack, tensor: Callable[[str], NDArray[Any]]) -> Site
     A vector is taken as it stands. For a dense writer, the scale of a feature is the L2 norm of the
     weights that write it.
 
-    Args:
-        stack: Where the sites are.
-        tensor: Returns a parameter's values by its name; called once for each parameter.
-
     Raises:
         CheckpointError: A parameter does not have the shape that the anatomy asks for.
     """

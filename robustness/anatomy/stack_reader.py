@@ -78,9 +78,6 @@ class StackReader:
     def stack(self, rows: Mapping[str, RowLayout]) -> Stack:
         """What was found.
 
-        Args:
-            rows: Where each module's output carries the rows of the batch.
-
         Raises:
             UnsupportedArchitecture: The layers cannot be told apart, or differ in width.
         """

@@ -77,10 +77,12 @@ class StandInParameters(TorchFunctionMode):
         y = x.index_select(-1, torch.arange(width, device=x.device) % x.shape[-1])
         return y if bias is None else y + self._stand_in(bias)
 
-    def _random(self, shape: tuple[int, ...], like: Tensor, *, low: float, high: float) -> Tensor:
-        key = (shape, low, high, like.dtype, like.device)
+    def _random(
+        self, shape: tuple[int, ...], parameter: Tensor, *, low: float, high: float
+    ) -> Tensor:
+        key = (shape, low, high, parameter.dtype, parameter.device)
         if key not in self._vectors:
             generator = torch.Generator().manual_seed(0)  # leaves the global state alone
             uniform = torch.rand(shape, generator=generator) * (high - low) + low
-            self._vectors[key] = uniform.to(device=like.device, dtype=like.dtype)
+            self._vectors[key] = uniform.to(device=parameter.device, dtype=parameter.dtype)
         return self._vectors[key]

@@ -134,11 +134,7 @@ def is_permutation_model(cls: Any) -> bool:
 
 
 def tells_replaced_tokens(model: Any) -> bool:
-    """Whether a model gives one logit per token instead of one per token and word.
-
-    Args:
-        model: The model, or its skeleton.
-    """
+    """Whether a model gives one logit per token instead of one per token and word."""
     import torch
 
     ids = torch.arange(4)[None]  # (1, T)

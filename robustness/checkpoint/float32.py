@@ -33,13 +33,6 @@ def float32_folder(
 
     The folder itself is also returned where the cache cannot take the copy, or where the
     precision is one (8 bits and less) that means nothing without its scales.
-
-    Args:
-        folder: The checkpoint's folder.
-        tensors: What the headers of its files say.
-        weights_hash: Content hash of those files.
-        cache: Directory that keeps converted weights.
-        progress: Told in a short phrase when converting starts.
     """
     from filelock import FileLock
 

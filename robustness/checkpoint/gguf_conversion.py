@@ -30,11 +30,6 @@ def convert_gguf(
 ) -> tuple[Path, str]:
     """The folder a GGUF file is converted to, converting it if nobody has yet.
 
-    Args:
-        file: The GGUF file.
-        cache: Directory that keeps converted files and remembered hashes.
-        progress: Told in a short phrase when a long step starts.
-
     Returns:
         The folder (config.json, tokenizer files, float32 safetensors) and the file's sha256.
 

@@ -164,9 +164,6 @@ def unique_labels(references: Sequence[str]) -> list[str]:
     A label that collides is lengthened by what stands before it (parent folders, organisation,
     revision) until the colliding ones differ; what then still collides gets a counter.
 
-    Args:
-        references: Reference texts as the user gave them, in order.
-
     Returns:
         One label per reference, in the same order.
     """

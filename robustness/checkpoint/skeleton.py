@@ -28,11 +28,6 @@ _VECTOR_MEAN = 1.0  # scales of normalisations are vectors, and 1 is their neutr
 def build_skeleton(cls: Any, config: Any, *, what: str) -> Any:
     """Build a model whose parameters take no memory; its values are arbitrary but finite.
 
-    Args:
-        cls: A transformers model class.
-        config: Its config; left as it is.
-        what: Subject of an error's sentence.
-
     Returns:
         The model in eval mode, weights tied as its config says, no parameter requiring gradients.
 

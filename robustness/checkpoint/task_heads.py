@@ -101,13 +101,6 @@ def verify_task(
 ) -> Facts:
     """Find the class that answers a task, and verify that weights and tokenizer are all of it.
 
-    Args:
-        folder: the checkpoint's folder.
-        tensors: what the headers of its files say.
-        choice: the policy's kind of task.
-        what: the checkpoint's reference, for messages.
-        progress: told in a short phrase when a long step starts.
-
     Raises:
         TaskError: if it has no head of that kind.
         CheckpointError: if weights are missing or misshapen, or the tokenizer does not fit.

@@ -17,10 +17,7 @@ _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
 def read_values(info: TensorInfo) -> NDArray[np.floating[Any]]:
-    """One tensor's values.
-
-    Args:
-        info: from a verified header.
+    """The values of a tensor that a verified header describes.
 
     Returns:
         A float32 array (float64 where the file holds float64) of the tensor's shape.
@@ -48,11 +45,7 @@ def read_values(info: TensorInfo) -> NDArray[np.floating[Any]]:
 
 
 def non_finite_tensors(folder: Path) -> list[str]:
-    """Names of the floating-point tensors that hold NaN or infinity, read one after the other.
-
-    Args:
-        folder: the checkpoint's folder, with its safetensors files.
-    """
+    """Names of the floating-point tensors that hold NaN or infinity, read one after the other."""
     import torch
     from safetensors import safe_open
 

@@ -101,12 +101,6 @@ def verify(
 ) -> Facts:
     """Find the class of a checkpoint and verify that weights and tokenizer are all of it.
 
-    Args:
-        folder: The checkpoint's folder.
-        tensors: What the headers of its files say.
-        what: The checkpoint's reference, for messages.
-        progress: Told in a short phrase when a long step starts.
-
     Raises:
         CheckpointError: It is no language model, weights are missing or misshapen, or the
             tokenizer is missing or does not fit.
@@ -140,13 +134,6 @@ def load_verified(
     cls: Any, config: Any, folder: Path, *, architecture: Architecture, what: str
 ) -> Any:
     """Load a model in float32, refusing any weight that is not from the files.
-
-    Args:
-        cls: The transformers class.
-        config: Its config.
-        folder: Where the files lie.
-        architecture: What is known of the class, for messages.
-        what: The checkpoint's reference.
 
     Raises:
         CheckpointError: Weights are missing (transformers would draw them at random) or misshapen.

@@ -14,6 +14,7 @@ from robustness.checks.check import Check, PlanContext
 from robustness.checks.control import OutliersMatterMoreThanChance, RandomAblationIsHarmless
 from robustness.checks.layer_sweep import LayerProfile
 from robustness.checks.planned import PlannedCheck
+from robustness.checks.predictions import AblationChangesPredictions
 from robustness.checks.quantization import QuantizationIsHarmless
 from robustness.checks.sanity import OutliersArePresent, WeightsAreFinite
 from robustness.checks.tasks.ablated import OutliersMatterMoreForTask, TaskScoreDrops
@@ -32,6 +33,7 @@ CHECKS: Mapping[str, Check[Any]] = {
         MagnitudeAloneIsHarmless(),
         EmbeddingNormAloneIsHarmless(),
         LayerProfile(),
+        AblationChangesPredictions(),
         QuantizationIsHarmless(),
         TaskIsLearned(),
         TaskScoreDrops(),

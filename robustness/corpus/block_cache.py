@@ -33,15 +33,7 @@ def block_context(
     bos: Bos,
     context: int,
 ) -> dict[str, Any]:
-    """What text blocks depend on: the same for checkpoints that differ in their weights alone.
-
-    Args:
-        checkpoint: whose tokenizer cuts.
-        corpus: the text.
-        block_size: tokens of a text block.
-        bos: whether text blocks begin with the token that begins a sequence.
-        context: tokens that they repeat.
-    """
+    """What text blocks depend on: the same for checkpoints that differ in their weights alone."""
     versions = library_versions()
     return {
         "text_blocks": KEPT_BLOCKS,

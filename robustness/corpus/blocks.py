@@ -120,8 +120,7 @@ def text_blocks(
         tail=np.array(suffix, dtype=np.int64),
         special_ids=np.array(sorted(_special_ids(tokenizer)), dtype=np.int64),
     )
-    packed = corpus.layout == "packed"
-    dropped = 0
+    packed, dropped = corpus.layout == "packed", 0
     for number, tokens in enumerate(tokenised):
         for seen, start, end in _cuts(len(tokens.ids), capacity, context):
             short = packed and end - seen < capacity

@@ -18,6 +18,7 @@ from robustness.ablation.interventions import (
 from robustness.measurement.measure import FULL_PRECISION, Measurement
 from robustness.runtime.devices import Dtype
 from robustness.scoring.sampling import DrawClock, random_dims
+from robustness.scoring.scoring_plan import CHUNK_BLOCKS
 from robustness.statistics.loop import Deltas, Statistic
 from robustness.statistics.precision import Precision
 
@@ -113,6 +114,30 @@ class InterventionEvidence:
     def slack_nats(self) -> tuple[float, ...]:
         """See :class:`robustness.statistics.loop.Evidence`."""
         return _slack(self.comparison)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionEvidence:
+    """What an intervention changes in a model's predictions, on the text blocks seen so far.
+
+    Attributes:
+        intact: the same text blocks with the intact model.
+        changed: scored positions whose most probable token is another, per text block, shape (n,).
+    """
+
+    intact: IntactEvidence
+    changed: NDArray[np.int64]
+    slack_nats: tuple[float, ...] = ()
+
+    @property
+    def seen(self) -> int:
+        """Text blocks."""
+        return self.intact.seen
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are all text blocks of the corpus."""
+        return self.intact.whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,6 +287,17 @@ def layer_evidence(measurement: Measurement, ablation: Ablation) -> Iterator[Int
             ),
             deltas_nll=tuple(columns[name] for name in names),
         )
+
+
+def prediction_evidence(
+    measurement: Measurement, intervention: Intervention
+) -> Iterator[PredictionEvidence]:
+    """Predictions beside the intact model's, one item per chunk; always in float32."""
+    columns = _Columns()
+    for intact in intact_evidence(measurement):
+        index = -(-intact.seen // CHUNK_BLOCKS) - 1
+        columns.add(changed=measurement.changed_predictions(index, intervention).changed)
+        yield PredictionEvidence(intact=intact, changed=columns["changed"])
 
 
 def control_evidence(

@@ -12,7 +12,7 @@ from torch import nn
 
 from robustness.ablation.edits import Sum
 from robustness.ablation.hooks import Means, summed
-from robustness.ablation.interventions import Intervention, PerBlockAblation, Quantized
+from robustness.ablation.interventions import Intact, Intervention, PerBlockAblation, Quantized
 from robustness.ablation.quantization import quantized
 from robustness.ablation.resume import kept, resumed
 from robustness.anatomy.live import dense_layers_of
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from robustness.scoring.block import PlannedChunk, ScoredBlock
 
 Batch = TypeVar("Batch")
+T = TypeVar("T")
 
 
 class Execution:
@@ -94,10 +95,39 @@ class Execution:
         Raises:
             MeasurementError: if memory does not even suffice for one text block at a time.
         """
+        return self._within_memory(
+            chunk,
+            most_tokens,
+            lambda most: [self._pass(chunk, each, most, dtype, means) for each in interventions],
+        )
+
+    def changed_predictions(
+        self, chunk: "PlannedChunk", intervention: Intervention, means: Means | None = None
+    ) -> NDArray[np.int64]:
+        """Scored positions of each text block at which an intervention changes what is predicted.
+
+        Both models run in the same batches, in float32; shape (n_blocks,).
+        """
+
+        def changed(most_tokens: int) -> NDArray[np.int64]:
+            intact, other = (
+                self._predictions(chunk, each, most_tokens, means)
+                for each in (Intact(), intervention)
+            )
+            counts = np.zeros(chunk.n_blocks, dtype=np.int64)
+            for owner, before, after in zip(chunk.owner, intact, other, strict=True):
+                counts[owner] += int((before != after).sum())
+            return counts
+
+        return self._within_memory(chunk, self.most_tokens, changed)[0]
+
+    def _within_memory(
+        self, chunk: "PlannedChunk", most_tokens: int, run: Callable[[int], T]
+    ) -> tuple[T, int]:
+        """What runs in batches of so many tokens, of fewer where memory ends, and how many."""
         while True:
             try:
-                nll = [self._pass(chunk, each, most_tokens, dtype, means) for each in interventions]
-                return nll, most_tokens
+                return run(most_tokens), most_tokens
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -117,15 +147,40 @@ class Execution:
         dtype: Dtype,
         means: Means | None,
     ) -> NDArray[np.float64]:
-        nll = np.zeros(chunk.n_blocks)
-        scorer = self._scorer(dtype)
+        nll, scorer = np.zeros(chunk.n_blocks), self._scorer(dtype)
+        for batch in self._batches(chunk, intervention, most_tokens, means):
+            rows = [chunk.rows[row] for row in batch]
+            np.add.at(nll, chunk.owner[batch], scorer.nll_nats(rows))
+        return nll
+
+    def _predictions(
+        self,
+        chunk: "PlannedChunk",
+        intervention: Intervention,
+        most_tokens: int,
+        means: Means | None,
+    ) -> list[NDArray[np.int64]]:
+        """What the model predicts at the scored positions of every row."""
+        scorer = self._scorer("float32")
+        predicted: dict[int, NDArray[np.int64]] = {}
+        for batch in self._batches(chunk, intervention, most_tokens, means):
+            rows = scorer.predictions([chunk.rows[row] for row in batch])
+            predicted.update(zip(batch, rows, strict=True))
+        return [predicted[row] for row in range(len(chunk.rows))]
+
+    def _batches(
+        self,
+        chunk: "PlannedChunk",
+        intervention: Intervention,
+        most_tokens: int,
+        means: Means | None,
+    ) -> Iterator[list[int]]:
+        """Rows that run together, each time while the intervention is made."""
         lengths = [row.length for row in chunk.rows]
         for rows in self._sharing(micro_batches(lengths, most_tokens=most_tokens)):
             for batch in separated(rows, chunk.owner, intervention, self._anatomy):
-                about = chunk.owner[batch].tolist()
-                with self._applied(intervention, about, means):
-                    np.add.at(nll, about, scorer.nll_nats([chunk.rows[row] for row in batch]))
-        return nll
+                with self._applied(intervention, chunk.owner[batch].tolist(), means):
+                    yield batch
 
     def _applied(
         self, intervention: Intervention, rows: Sequence[int], means: Means | None

@@ -58,6 +58,19 @@ class ChunkNLL:
     tokens: NDArray[np.int64]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ChunkChanges:
+    """Changed predictions of one chunk, per text block in the seeded order.
+
+    Attributes:
+        changed: scored positions at which the model predicts another token, shape (n,).
+        tokens: how many positions were scored, shape (n,).
+    """
+
+    changed: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+
+
 class Measurement:
     """One checkpoint on one corpus: NLLs per chunk of text blocks, each measured once.
 
@@ -324,6 +337,32 @@ class Measurement:
         nll = execution.layer_by_layer(chunk, each, means)
         self.checkpoint.require_unchanged()
         return {"nll_nats": nll.tolist(), "tokens": chunk.tokens.tolist()}
+
+    # ---------------------------------------------------------------- predictions
+
+    def changed_predictions(self, index: int, intervention: Intervention) -> ChunkChanges:
+        """At how many scored positions of one chunk an intervention changes what is predicted.
+
+        Raises:
+            MeasurementError: if a model predicts nothing, since its logits are not numbers.
+        """
+        key = {**self._chunk_key(index, intervention), "changed_predictions": 1}
+        if self.store.read(key) is None:  # nobody waits holding a lock
+            self.scoring_plan.prepare(index)
+            self._means(intervention.needs_means)
+
+        def measure(_: Mapping[str, Any]) -> Record:
+            chunk = self.scoring_plan.chunk(index)
+            means = self._means(intervention.needs_means)
+            changed = self._execution.changed_predictions(chunk, intervention, means)
+            self.checkpoint.require_unchanged()
+            return {"changed": changed.tolist(), "tokens": chunk.tokens.tolist()}
+
+        (record,) = self.store.obtain([key], measure)
+        return ChunkChanges(
+            changed=np.array(record["changed"], dtype=np.int64),
+            tokens=np.array(record["tokens"], dtype=np.int64),
+        )
 
     # ---------------------------------------------------------------- examples
 

@@ -170,9 +170,7 @@ def plan_task(
         raise TaskError(f"{data.name}: all examples have the same label, so no score says anything")
     anatomy: Mapping[str, Any] = model_profile.anatomy_record
     if asked.architecture != checkpoint.architecture:
-        found = recorded_anatomy(
-            asked, stack, store_root=context.root, newer_than=context.newer_than
-        )
+        found = recorded_anatomy(asked, stack, context)
         places = (found["layers"], found["hidden_size"])
         if places != (model_profile.layers, model_profile.hidden_size):
             raise TaskError(

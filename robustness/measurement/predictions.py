@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from robustness.ablation.edits import Sum
     from robustness.ablation.hooks import Means
     from robustness.checkpoint.checkpoint import Checkpoint
-    from robustness.tasks.predict import Predictor, Row
+    from robustness.measurement.predictor import Predictor, Row
 
 TASK_METHOD = 1
 """Version of how tasks are measured (docs/PROTOCOL.md); part of every prediction's identity."""
@@ -154,7 +154,7 @@ class TaskMeasurement:
         return {"outputs": outputs.tolist()}
 
     def _rows(self, examples: Sequence[int] | NDArray[np.int64]) -> "list[list[Row]]":
-        from robustness.tasks.predict import tokenized
+        from robustness.measurement.predictor import tokenized
 
         texts = [self.data.texts[int(example)] for example in examples]
         return tokenized(texts, self._tokenizer, kind=self.kind, max_length=self._max_length)
@@ -166,7 +166,7 @@ class TaskMeasurement:
     @cached_property
     def _predictor(self) -> "Predictor":
         from robustness.anatomy.stacks import Anatomy
-        from robustness.tasks.predict import Predictor
+        from robustness.measurement.predictor import Predictor
 
         return Predictor(
             load=partial(self.checkpoint.load_model, device=self._device),

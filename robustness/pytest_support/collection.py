@@ -1,24 +1,31 @@
 """Collection: the packaged suite without a path, parametrised by checkpoint and finding."""
 
+import re
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from robustness.checks.planned import PlannedCheck
+from robustness.checks.registry import CHECKS
 from robustness.pytest_support.state import STATE
 
 SUITE = "robustness.suite"
 FOLDER = Path(__file__).parent.parent / "suite"
-FILES = (
-    "test_weights.py",
-    "test_outliers.py",
-    "test_controls.py",
-    "test_layers.py",
-    "test_quantization.py",
-    "test_task.py",
-    "test_baseline.py",
-)
+
+
+def _in_order(folder: Path) -> tuple[str, ...]:
+    """The suite's files, in the order of the first check that each holds."""
+    order = {check.test: place for place, check in enumerate(CHECKS.values())}
+
+    def first(file: Path) -> int:
+        functions = re.findall(r"^def (test_\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+        return min(order[function] for function in functions)
+
+    return tuple(file.name for file in sorted(folder.glob("test_*.py"), key=first))
+
+
+FILES = _in_order(FOLDER)
 ID_PREFIX = "robustness/"
 """What the ids of the packaged suite's tests begin with, whatever folder pytest runs in."""
 

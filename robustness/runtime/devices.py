@@ -17,11 +17,7 @@ _AMPERE = 8
 
 
 def device_count(kind: str) -> int:
-    """How many devices of a kind torch can use; it numbers them from 0 on.
-
-    Args:
-        kind: ``cuda`` or ``mps``.
-    """
+    """How many devices of a kind, ``cuda`` or ``mps``, torch can use; it numbers them from 0 on."""
     import torch
 
     return torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())

@@ -41,12 +41,7 @@ _IN_ASCII = {
 
 
 def encodable(text: str, encoding: str | None) -> str:
-    """The text with what an encoding lacks written in ASCII, or as escapes.
-
-    Args:
-        text: any text.
-        encoding: of the stream it is written to; ``None`` is taken for ASCII.
-    """
+    """The text with what an encoding lacks (``None``: ASCII) written in ASCII, or as escapes."""
     encoding = encoding or "ascii"
     if is_encodable(text, encoding):
         return text

@@ -67,12 +67,7 @@ class PlannedChunk:
 
 
 def causal_block(ids: NDArray[np.int64], *, given: int = 1) -> ScoredBlock:
-    """Every token of a text block but the first, each predicted from those before it.
-
-    Args:
-        ids: tokens, shape (T,).
-        given: tokens at the beginning that are not scored: the first, or a context of more.
-    """
+    """Every token of a text block but those ``given``, each predicted from those before it."""
     return ScoredBlock(ids=ids, positions=np.arange(given - 1, len(ids) - 1), targets=ids[given:])
 
 

@@ -39,6 +39,29 @@ class Discriminator:
         Raises:
             MeasurementError: if the model does not return one logit per token.
         """
+        values = self._logits(blocks)
+        return np.array(
+            [_cross_entropy(values[row], block) for row, block in enumerate(blocks)],
+            dtype=np.float64,
+        )
+
+    def predictions(self, blocks: Sequence[ScoredBlock]) -> list[NDArray[np.int64]]:
+        """Whether each scored token is taken for a replaced one, B arrays of shape (n,).
+
+        Raises:
+            MeasurementError: if a logit is NaN, or there is not one per token.
+        """
+        values = self._logits(blocks)
+        scored = [values[row][block.positions] for row, block in enumerate(blocks)]
+        if any(np.isnan(logits).any() for logits in scored):
+            raise MeasurementError(
+                "the model's logits are not numbers, so it predicts nothing: its weights or "
+                "activations overflow or hold NaN"
+            )
+        return [(logits > 0).astype(np.int64) for logits in scored]
+
+    def _logits(self, blocks: Sequence[ScoredBlock]) -> NDArray[np.float64]:
+        """One per token of the rows as one batch, shape (B, T)."""
         device = next(self.model.parameters()).device
         arrays = model_inputs(blocks, pad_id=self.pad_id, shift_right=lambda target: target)
         inputs = {name: torch.from_numpy(value).to(device) for name, value in arrays.items()}
@@ -52,30 +75,18 @@ class Discriminator:
                 f"{type(self.model).__name__} returned logits of shape {tuple(logits.shape)} "
                 "instead of one per token"
             )
-        values = logits.cpu().double().numpy()  # (B, T)
-        return np.array(
-            [_cross_entropy(values[row], block) for row, block in enumerate(blocks)],
-            dtype=np.float64,
-        )
+        values: NDArray[np.float64] = logits.cpu().double().numpy()
+        return values
 
 
 class Sampler:
     """A masked language model that proposes replacements.
 
-    Args:
-        generator: the model.
-        tokenizer: the discriminator's.
-        device: where to run it.
-        seed: the run's seed.
-        fingerprint: the corpus' fingerprint.
-
     Raises:
         PolicyError: if both do not number their tokens alike.
     """
 
-    def __init__(
-        self, generator: "Checkpoint", *, tokenizer: Any, device: str, seed: int, fingerprint: str
-    ) -> None:
+    def __init__(self, generator: "Checkpoint", *, tokenizer: Any, device: str) -> None:
         own = generator.load_tokenizer()
         if own.get_vocab() != tokenizer.get_vocab():
             raise PolicyError(
@@ -84,8 +95,6 @@ class Sampler:
             )
         self._mask_id: int = own.mask_token_id
         self._scorer = Scorer(generator.load_model(device=device))
-        self._seed = seed
-        self._fingerprint = fingerprint
 
     def __call__(self, questions: "Questions", block: int) -> NDArray[np.int64]:
         """Tokens for the positions of one text block that are to be replaced, shape (n,)."""
@@ -93,9 +102,7 @@ class Sampler:
         return sampled_tokens(
             self._scorer.logits(masked).cpu().double().numpy(),
             masked.positions.tolist(),
-            seed=self._seed,
-            fingerprint=self._fingerprint,
-            block=block,
+            block_seed=questions.seed_of(block),
         )
 
 

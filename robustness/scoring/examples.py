@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustness.scoring.block import ScoredBlock
-from robustness.scoring.sampling import masked_positions, uniform_index
+from robustness.scoring.sampling import BlockSeed, masked_positions, uniform_index
 
 if TYPE_CHECKING:
     from robustness.checkpoint.architecture import Scoring
@@ -84,9 +84,7 @@ def excerpt(
     words: NDArray[np.int64] | None,
     decode: Decode,
     given: int,
-    seed: int,
-    fingerprint: str,
-    block: int,
+    block_seed: BlockSeed,
 ) -> Excerpt | None:
     """What is shown of a text block; ``None`` where nothing of it can be.
 
@@ -98,21 +96,19 @@ def excerpt(
         words: number of the word that each token belongs to, shape (T,), if that is known.
         decode: text of tokens.
         given: tokens at the beginning that a causal model is not asked for.
-        seed: the run's seed.
-        fingerprint: the corpus' fingerprint.
-        block: index of the text block in the corpus.
+        block_seed: what its random choices depend on.
     """
     if scoring == "causal":
-        return _continued(ids, special, given=given, block=block)
-    shown = set(masked_positions(special, seed=seed, fingerprint=fingerprint, block=block).tolist())
+        return _continued(ids, special, given=given, block=block_seed.block)
+    shown = set(masked_positions(special, block_seed=block_seed).tolist())
     asked = sorted(shown & {position for row in rows for position in row.positions.tolist()})
     windows = _windows(ids, special, asked, words=words, decode=decode)
     if not windows:
         return None
-    start, end = windows[uniform_index(len(windows), "example", seed, fingerprint, block)]
+    start, end = windows[uniform_index(len(windows), "example", *block_seed)]
     targets = [position for position in asked if start <= position < end]
     return Excerpt(
-        block=block,
+        block=block_seed.block,
         kind="masked",
         ids=tuple(ids[start:end].tolist()),
         targets=tuple(position - start for position in targets),
@@ -129,16 +125,7 @@ def example(
     dims: Sequence[int],
     seed: int,
 ) -> Example:
-    """An excerpt with what both models say about it, as plain JSON types.
-
-    Args:
-        shown: the text.
-        intact: the intact model's guesses, one for each target.
-        ablated: the ablated model's.
-        decode: text of tokens.
-        dims: the ablated dimensions.
-        seed: the run's seed.
-    """
+    """An excerpt with what both models say about it, as plain JSON types."""
     ends = _boundaries(shown.ids, decode)
     text = decode(shown.ids)
     pieces: list[dict[str, Any]] = []

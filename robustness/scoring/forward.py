@@ -59,16 +59,39 @@ class Scorer:
         Raises:
             MeasurementError: if the model does not return one row of logits per scored position.
         """
+        rows, token_nll = self._read(blocks, _nll)
+        summed = np.zeros(len(blocks))
+        np.add.at(summed, rows, token_nll.cpu().double().numpy())  # MPS knows no float64
+        return summed
+
+    def predictions(self, blocks: Sequence[ScoredBlock]) -> list[NDArray[np.int64]]:
+        """The most probable token at each block's scored positions, B arrays of shape (n,).
+
+        Of equally probable tokens it is the one with the lowest number.
+
+        Raises:
+            MeasurementError: if a logit is NaN, or there is not one row per scored position.
+        """
+        rows, tokens = self._read(blocks, _most_probable)
+        found = tokens.cpu().numpy()
+        return [found[rows == row] for row in range(len(blocks))]
+
+    def _read(
+        self, blocks: Sequence[ScoredBlock], read: Callable[[Tensor, Tensor], Tensor]
+    ) -> tuple[NDArray[np.int64], Tensor]:
+        """What is read of every scored position's logits, and which block it is of, (N,).
+
+        Args:
+            blocks: run as one batch.
+            read: makes something of some positions' logits, (n, V), and targets, (n,).
+        """
         device = next(self.model.parameters()).device
         rows = np.repeat(np.arange(len(blocks)), [len(block.positions) for block in blocks])
         columns = np.concatenate([head_columns(block) for block in blocks])
         targets = torch.from_numpy(np.concatenate([block.targets for block in blocks])).to(device)
         keep = (torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device))
         with torch.inference_mode():
-            token_nll = self._token_nll(self._batch(blocks, device), keep, targets)
-        summed = np.zeros(len(blocks))
-        np.add.at(summed, rows, token_nll.cpu().double().numpy())  # MPS knows no float64
-        return summed
+            return rows, self._in_slices(self._batch(blocks, device), keep, targets, read)
 
     def logits(self, block: ScoredBlock) -> Tensor:
         """Logits of one row's scored positions, shape (n, V)."""
@@ -78,23 +101,27 @@ class Scorer:
         with torch.inference_mode():
             return self._logits(self._batch([block], device), keep, len(columns))[1]
 
-    def _token_nll(
-        self, inputs: dict[str, Tensor], keep: tuple[Tensor, Tensor], targets: Tensor
+    def _in_slices(
+        self,
+        inputs: dict[str, Tensor],
+        keep: tuple[Tensor, Tensor],
+        targets: Tensor,
+        read: Callable[[Tensor, Tensor], Tensor],
     ) -> Tensor:
-        """Negative log-likelihood of each scored token, shape (N,), in slices of bounded logits."""
+        """What is read of every scored position, shape (N,), in slices of bounded logits."""
         hidden, logits = self._logits(inputs, keep, self.most_positions)
         size = len(logits)
-        parts = [_nll(logits, targets[:size])]
+        parts = [read(logits, targets[:size])]
         if size < len(targets):
             if self._head_is_last is None:
                 self._head_is_last = torch.equal(self._head(hidden[:, :size])[0], logits)
             if not self._head_is_last:
                 # The model changes its logits behind the head (a soft cap, say): it must do so
                 # for all of them.
-                return _nll(self._logits(inputs, keep, len(targets))[1], targets)
+                return read(self._logits(inputs, keep, len(targets))[1], targets)
             for start in range(size, len(targets), size):
                 logits = self._head(hidden[:, start : start + size])[0]
-                parts.append(_nll(logits, targets[start : start + size]))
+                parts.append(read(logits, targets[start : start + size]))
         return torch.cat(parts)
 
     def _logits(
@@ -175,3 +202,13 @@ def _nll(logits: Tensor, targets: Tensor) -> Tensor:
         part, wanted = logits[start : start + rows], targets[start : start + rows]
         nll.append(torch.logsumexp(part, -1) - part.gather(1, wanted[:, None])[:, 0])
     return torch.cat(nll)
+
+
+def _most_probable(logits: Tensor, _: Tensor) -> Tensor:
+    """The first of the largest logits of each position, shape (n,)."""
+    if bool(logits.isnan().any()):
+        raise MeasurementError(
+            "the model's logits are not numbers, so it predicts nothing: its weights or "
+            "activations overflow or hold NaN"
+        )
+    return logits.argmax(-1)

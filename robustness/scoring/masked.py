@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustness.scoring.block import ScoredBlock
-from robustness.scoring.sampling import masked_positions, uniform_index
+from robustness.scoring.sampling import BlockSeed, masked_positions, uniform_index
 
 Masking = Literal["all", "bert", "pll", "pll-word-l2r"]
 
@@ -32,9 +32,7 @@ def masked_rows(
     mask_id: int,
     vocabulary: Sequence[int],
     words: NDArray[np.int64] | None,
-    seed: int,
-    fingerprint: str,
-    block: int,
+    block_seed: BlockSeed,
 ) -> Iterator[ScoredBlock]:
     """What a masked language model is asked about one text block, row by row.
 
@@ -46,25 +44,20 @@ def masked_rows(
         vocabulary: the ids that ``bert`` draws random tokens from.
         words: number of the word that each token belongs to, shape (T,); needed for
             ``pll-word-l2r`` alone.
-        seed: the run's seed.
-        fingerprint: the corpus' fingerprint.
-        block: index of the text block in the corpus.
+        block_seed: what its random choices depend on.
     """
-    label = {"seed": seed, "fingerprint": fingerprint, "block": block}
     if masking == "all":
-        yield masked_block(
-            ids, special, mask_id=mask_id, seed=seed, fingerprint=fingerprint, block=block
-        )
+        yield masked_block(ids, special, mask_id=mask_id, block_seed=block_seed)
         return
     if masking == "bert":
-        positions = masked_positions(special, seed=seed, fingerprint=fingerprint, block=block)
+        positions = masked_positions(special, block_seed=block_seed)
         corrupted = ids.copy()
         for position in positions.tolist():
-            lot = uniform_index(10, "bert", *label.values(), position)
+            lot = uniform_index(10, "bert", *block_seed, position)
             if lot < 8:
                 corrupted[position] = mask_id
             elif lot == 8:
-                drawn = uniform_index(len(vocabulary), "random", *label.values(), position)
+                drawn = uniform_index(len(vocabulary), "random", *block_seed, position)
                 corrupted[position] = vocabulary[drawn]
         yield ScoredBlock(ids=corrupted, positions=positions, targets=ids[positions])
         return
@@ -94,12 +87,10 @@ def masked_block(
     special: NDArray[np.bool_],
     *,
     mask_id: int,
-    seed: int,
-    fingerprint: str,
-    block: int,
+    block_seed: BlockSeed,
 ) -> ScoredBlock:
     """Masked LM: 15 % of the non-special tokens, all replaced by the mask token."""
-    positions = masked_positions(special, seed=seed, fingerprint=fingerprint, block=block)
+    positions = masked_positions(special, block_seed=block_seed)
     corrupted = ids.copy()
     corrupted[positions] = mask_id
     return ScoredBlock(ids=corrupted, positions=positions, targets=ids[positions])
@@ -111,27 +102,16 @@ def permutation_rows(
     *,
     masking: Masking,
     words: NDArray[np.int64] | None,
-    seed: int,
-    fingerprint: str,
-    block: int,
+    block_seed: BlockSeed,
 ) -> Iterator[ScoredBlock]:
     """What a permutation model is asked about one text block, one token per row.
 
-    Args:
-        ids: tokens, shape (T,).
-        special: true at special tokens, which are never scored, shape (T,).
-        masking: ``all``: the tokens that a masked language model is asked for; ``pll`` and
-            ``pll-word-l2r``: all of them.
-        words: number of the word that each token belongs to, shape (T,).
-        seed: the run's seed.
-        fingerprint: the corpus' fingerprint.
-        block: index of the text block in the corpus.
+    With the masking ``all``, these are the tokens that a masked language model is asked for; with
+    ``pll`` and ``pll-word-l2r`` all of them. For the rest see :func:`masked_rows`.
     """
     asked = set(np.flatnonzero(~special).tolist())
     if masking == "all":
-        asked = set(
-            masked_positions(special, seed=seed, fingerprint=fingerprint, block=block).tolist()
-        )
+        asked = set(masked_positions(special, block_seed=block_seed).tolist())
     for position, hidden in hidden_one_by_one(special, masking=masking, words=words):
         if position in asked:
             yield ScoredBlock(

@@ -1,7 +1,7 @@
 """What is asked about each text block of a corpus: the way of scoring, chosen once."""
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from robustness.scoring.block import causal_block
 from robustness.scoring.masked import masked_block, masked_rows, permutation_rows
 from robustness.scoring.options import ScoringOptions
 from robustness.scoring.replaced import replaced_block, unigram_replacements
+from robustness.scoring.sampling import BlockSeed
 from robustness.scoring.seq2seq import infilling_block, span_block
 
 if TYPE_CHECKING:
@@ -20,14 +21,6 @@ if TYPE_CHECKING:
     from robustness.checkpoint.architecture import Scoring
     from robustness.corpus.blocks import TextBlocks
     from robustness.scoring.block import ScoredBlock
-
-
-class Label(TypedDict):
-    """What every random choice about a text block depends on."""
-
-    seed: int
-    fingerprint: str
-    block: int
 
 
 class Questions:
@@ -76,30 +69,27 @@ class Questions:
             )
 
     def rows(self, block: int) -> "Sequence[ScoredBlock]":
-        """What the model is asked about one text block; its NLL is the sum over these rows.
-
-        Args:
-            block: index of the text block in the corpus.
-        """
+        """What the model is asked about one text block; its NLL is the sum over these rows."""
         return list(self._rows(block))
 
     def _rows(self, block: int) -> "Iterable[ScoredBlock]":
         ids, special = self._blocks.ids[block], self._blocks.special[block]
-        label = self._label(block)
+        seed = self.seed_of(block)
         masking = self._options.masking
         if self._scoring == "causal":
             return [causal_block(ids, given=self._blocks.given[block])]
         if self._scoring == "permutation":
             return permutation_rows(
-                ids, special, masking=masking, words=self._words(block), **label
+                ids, special, masking=masking, words=self._words(block), block_seed=seed
             )
         if self._scoring == "replaced-token":
-            return [replaced_block(ids, special, replacements=self._replacements(block), **label)]
+            drawn = self._replacements(block)
+            return [replaced_block(ids, special, replacements=drawn, block_seed=seed)]
         if self._scoring == "seq2seq":
-            if self._sentinels:
+            if marks := self._sentinels:
                 suffix = ids[np.flatnonzero(~special)[-1] + 1 :]
-                return [span_block(ids, special, sentinels=self._sentinels, suffix=suffix, **label)]
-            return [infilling_block(ids, special, mask_id=self._mask_id, **label)]
+                return [span_block(ids, special, sentinels=marks, suffix=suffix, block_seed=seed)]
+            return [infilling_block(ids, special, mask_id=self._mask_id, block_seed=seed)]
         return masked_rows(
             ids,
             special,
@@ -107,23 +97,23 @@ class Questions:
             mask_id=self._mask_id,
             vocabulary=self._ordinary_tokens,
             words=self._words(block),
-            **label,
+            block_seed=seed,
         )
 
     def masked(self, block: int, *, mask_id: int) -> "ScoredBlock":
         """What a discriminator's generator is asked: to fill in the tokens to be replaced."""
         ids, special = self._blocks.ids[block], self._blocks.special[block]
-        return masked_block(ids, special, mask_id=mask_id, **self._label(block))
+        return masked_block(ids, special, mask_id=mask_id, block_seed=self.seed_of(block))
 
-    def _label(self, block: int) -> Label:
-        return Label(seed=self._seed, fingerprint=self._fingerprint, block=block)
+    def seed_of(self, block: int) -> BlockSeed:
+        """What every random choice about a text block of the corpus depends on."""
+        return BlockSeed(self._seed, self._fingerprint, block)
 
     def _replacements(self, block: int) -> NDArray[np.int64]:
         if self._generated is not None:
             return self._generated(block)
-        return unigram_replacements(
-            self._blocks.special[block], corpus_tokens=self._corpus_tokens, **self._label(block)
-        )
+        special, seed = self._blocks.special[block], self.seed_of(block)
+        return unigram_replacements(special, corpus_tokens=self._corpus_tokens, block_seed=seed)
 
     @cached_property
     def _corpus_tokens(self) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from robustness.errors import PolicyError
 from robustness.scoring.block import ScoredBlock
 from robustness.scoring.options import UNIGRAM
-from robustness.scoring.sampling import masked_positions, uniform_index
+from robustness.scoring.sampling import BlockSeed, masked_positions, uniform_index
 
 if TYPE_CHECKING:
     from robustness.checkpoint.checkpoint import Checkpoint
@@ -25,24 +25,15 @@ def replaced_block(
     special: NDArray[np.bool_],
     *,
     replacements: NDArray[np.int64],
-    seed: int,
-    fingerprint: str,
-    block: int,
+    block_seed: BlockSeed,
 ) -> ScoredBlock:
     """Every token that is not special: was it replaced (1) or is it the original one (0)?
 
-    A replacement that is the original token counts as original.
-
-    Args:
-        ids: tokens, shape (T,).
-        special: true at special tokens, shape (T,).
-        replacements: tokens for the positions that masked scoring would mask, ascending.
-        seed: the run's seed.
-        fingerprint: the corpus' fingerprint.
-        block: index of the text block in the corpus.
+    The replacements stand at the positions that masked scoring would mask, ascending; one that is
+    the original token counts as original.
     """
     corrupted = ids.copy()
-    replaced = masked_positions(special, seed=seed, fingerprint=fingerprint, block=block)
+    replaced = masked_positions(special, block_seed=block_seed)
     corrupted[replaced] = replacements
     positions = np.flatnonzero(~special)
     return ScoredBlock(
@@ -56,14 +47,12 @@ def unigram_replacements(
     special: NDArray[np.bool_],
     *,
     corpus_tokens: NDArray[np.int64],
-    seed: int,
-    fingerprint: str,
-    block: int,
+    block_seed: BlockSeed,
 ) -> NDArray[np.int64]:
     """Tokens drawn from all of the corpus' tokens that are not special, shape (n,)."""
-    positions = masked_positions(special, seed=seed, fingerprint=fingerprint, block=block)
+    positions = masked_positions(special, block_seed=block_seed)
     drawn = [
-        uniform_index(len(corpus_tokens), "replace", seed, fingerprint, block, position)
+        uniform_index(len(corpus_tokens), "replace", *block_seed, position)
         for position in positions.tolist()
     ]
     return corpus_tokens[drawn]
@@ -73,27 +62,18 @@ def sampled_tokens(
     logits: NDArray[np.float64],
     positions: Sequence[int],
     *,
-    seed: int,
-    fingerprint: str,
-    block: int,
+    block_seed: BlockSeed,
 ) -> NDArray[np.int64]:
-    """Tokens drawn from a generator's predictions, shape (n,).
+    """Tokens drawn from a generator's logits (n, V) at some positions (n,), shape (n,).
 
-    By inverting the cumulated softmax at numbers that are uniform over [0, 1).
-
-    Args:
-        logits: of the generator at the positions, shape (n, V).
-        positions: shape (n,).
-        seed: the run's seed.
-        fingerprint: the corpus' fingerprint.
-        block: index of the text block in the corpus.
+    They are drawn by inverting the cumulated softmax at numbers that are uniform over [0, 1).
     """
     likely = np.exp(logits - logits.max(axis=1, keepdims=True))
     cumulated = np.cumsum(likely, axis=1)  # (n, V)
     grain = 2**53
     tokens = []
     for row, position in zip(cumulated, positions, strict=True):
-        lot = uniform_index(grain, "sample", seed, fingerprint, block, position) / grain
+        lot = uniform_index(grain, "sample", *block_seed, position) / grain
         tokens.append(int(np.searchsorted(row, lot * row[-1], side="right")))
     return np.array(tokens, dtype=np.int64)
 
@@ -107,11 +87,6 @@ def chosen_generator(
     reference: str, checkpoint: "Checkpoint", *, store_root: Path
 ) -> "Checkpoint | None":
     """The generator that a policy names; ``None`` where tokens are drawn by their frequency.
-
-    Args:
-        reference: the policy's ``generator``.
-        checkpoint: the discriminator.
-        store_root: folder of the store.
 
     Raises:
         PolicyError: if it is no masked language model, or has another vocabulary.

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from itertools import count, pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,20 @@ MEAN_SPAN = 3
 
 TOKENS_PER_DRAW = 64
 """A random draw stays until at least this many tokens have been scored with it."""
+
+
+class BlockSeed(NamedTuple):
+    """What every random choice about a text block depends on.
+
+    Attributes:
+        seed: the run's seed.
+        fingerprint: the corpus' fingerprint.
+        block: index of the text block in the corpus, not in the seeded order.
+    """
+
+    seed: int
+    fingerprint: str
+    block: int
 
 
 def _rank(*label: object) -> int:
@@ -50,27 +65,20 @@ def block_order(n_blocks: int, *, seed: int, fingerprint: str) -> NDArray[np.int
     return np.array(_in_order(range(n_blocks), "order", seed, fingerprint), dtype=np.int64)
 
 
-def masked_positions(
-    special: NDArray[np.bool_], *, seed: int, fingerprint: str, block: int
-) -> NDArray[np.int64]:
+def masked_positions(special: NDArray[np.bool_], *, block_seed: BlockSeed) -> NDArray[np.int64]:
     """Positions to mask in one text block, ascending.
 
-    ``max(1, round(0.15 n))`` of its ``n`` non-special tokens, as many as BERT's pre-training masks.
-
-    Args:
-        special: shape (T,), true at special tokens, which are never masked.
-        seed: the run's seed.
-        fingerprint: the corpus' fingerprint.
-        block: index of the text block in the corpus (not in the seeded order).
+    These are ``max(1, round(0.15 n))`` of its ``n`` non-special tokens, as many as BERT's
+    pre-training masks.
     """
-    return np.array(_masked(special.tobytes(), seed, fingerprint, block), dtype=np.int64)
+    return np.array(_masked(special.tobytes(), block_seed), dtype=np.int64)
 
 
 @lru_cache(maxsize=8192)  # every intervention asks for them again
-def _masked(special: bytes, seed: int, fingerprint: str, block: int) -> tuple[int, ...]:
+def _masked(special: bytes, block_seed: BlockSeed) -> tuple[int, ...]:
     candidates = np.flatnonzero(~np.frombuffer(special, dtype=np.bool_)).tolist()
     wanted = max(1, round(MASKED_SHARE * len(candidates)))
-    return tuple(sorted(_in_order(candidates, "mask", seed, fingerprint, block)[:wanted]))
+    return tuple(sorted(_in_order(candidates, "mask", *block_seed)[:wanted]))
 
 
 def corrupted_spans(
@@ -78,9 +86,7 @@ def corrupted_spans(
     *,
     share: float,
     most_spans: int | None = None,
-    seed: int,
-    fingerprint: str,
-    block: int,
+    block_seed: BlockSeed,
 ) -> list[tuple[int, int]]:
     """Spans of one text block to corrupt, as positions (first, behind the last), ascending.
 
@@ -92,17 +98,14 @@ def corrupted_spans(
         special: shape (T,), true at special tokens, which are in no span.
         share: of the tokens that lie in spans.
         most_spans: a bound on s.
-        seed: the run's seed.
-        fingerprint: the corpus' fingerprint.
-        block: index of the text block in the corpus.
+        block_seed: what its random choices depend on.
     """
     candidates = np.flatnonzero(~special).tolist()
     n = len(candidates)
     inside = min(max(1, round(share * n)), n - 1)
     n_spans = max(1, min(round(inside / MEAN_SPAN), n - inside, most_spans or n))
-    label = (seed, fingerprint, block)
-    kept = _parted(n - inside, n_spans, "keep", *label)
-    lengths = _parted(inside, n_spans, "span", *label)
+    kept = _parted(n - inside, n_spans, "keep", *block_seed)
+    lengths = _parted(inside, n_spans, "span", *block_seed)
     chosen, done = [], 0
     for before, length in zip(kept, lengths, strict=True):
         chosen += candidates[done + before : done + before + length]

@@ -163,9 +163,7 @@ class ScoringPlan:
             words=None if blocks.words is None else blocks.words[block],
             decode=self.decode,
             given=blocks.given[block],
-            seed=self.seed,
-            fingerprint=self.corpus.fingerprint,
-            block=block,
+            block_seed=self._questions.seed_of(block),
         )
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -286,10 +284,4 @@ class ScoringPlan:
         from robustness.scoring.discriminator import Sampler
 
         assert self.generator is not None
-        return Sampler(
-            self.generator,
-            tokenizer=self._tokenizer,
-            device=self.device,
-            seed=self.seed,
-            fingerprint=self.corpus.fingerprint,
-        )
+        return Sampler(self.generator, tokenizer=self._tokenizer, device=self.device)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustness.scoring.block import ScoredBlock
-from robustness.scoring.sampling import corrupted_spans
+from robustness.scoring.sampling import BlockSeed, corrupted_spans
 
 SENTINEL_DENSITY = 0.15
 """Share of the tokens in spans (T5)."""
@@ -27,30 +27,17 @@ def span_block(
     *,
     sentinels: Sequence[int],
     suffix: NDArray[np.int64],
-    seed: int,
-    fingerprint: str,
-    block: int,
+    block_seed: BlockSeed,
 ) -> ScoredBlock:
     """T5: spans of 15 % of the tokens, 3 long on average, become sentinels.
 
-    Scored are the tokens of the spans; sentinels and what ends the target are not text.
-
-    Args:
-        ids: tokens, shape (T,).
-        special: true at special tokens, shape (T,).
-        sentinels: see :func:`robustness.checkpoint.tokenization.sentinels`.
-        suffix: the special tokens that end a text.
-        seed: the run's seed.
-        fingerprint: the corpus' fingerprint.
-        block: index of the text block in the corpus.
+    Scored are the tokens of the spans; sentinels and the suffix that ends the target are not text.
     """
     spans = corrupted_spans(
         special,
         share=SENTINEL_DENSITY,
         most_spans=len(sentinels),
-        seed=seed,
-        fingerprint=fingerprint,
-        block=block,
+        block_seed=block_seed,
     )
     target: list[int] = []
     positions: list[int] = []
@@ -73,25 +60,13 @@ def infilling_block(
     special: NDArray[np.bool_],
     *,
     mask_id: int,
-    seed: int,
-    fingerprint: str,
-    block: int,
+    block_seed: BlockSeed,
 ) -> ScoredBlock:
     """BART: spans of 30 % of the tokens, 3 long on average, become one mask token each.
 
     The decoder produces the whole text block; scored are its tokens that are not special.
-
-    Args:
-        ids: tokens, shape (T,).
-        special: true at special tokens, shape (T,).
-        mask_id: the mask token.
-        seed: the run's seed.
-        fingerprint: the corpus' fingerprint.
-        block: index of the text block in the corpus.
     """
-    spans = corrupted_spans(
-        special, share=MASK_DENSITY, seed=seed, fingerprint=fingerprint, block=block
-    )
+    spans = corrupted_spans(special, share=MASK_DENSITY, block_seed=block_seed)
     scored = np.flatnonzero(~special)
     return ScoredBlock(
         ids=_replaced(ids, spans, [mask_id] * len(spans)),

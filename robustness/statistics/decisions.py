@@ -179,6 +179,55 @@ def decide_ratio(
     )
 
 
+def decide_share(
+    counted: ArrayLike,
+    of: ArrayLike,
+    *,
+    threshold: float,
+    alpha: float,
+    exhausted: bool = False,
+    minimum: int = 32,
+) -> Decision:
+    """Compare the corpus share Σcounted / Σof with a threshold.
+
+    By the rule for ratios, on r = counted - threshold * of of each text block.
+
+    Args:
+        counted: per text block, shape (n,), in the order of the text blocks.
+        of: out of how many, shape (n,).
+        threshold: on the share, from 0 to 1.
+        alpha: error probability over all looks.
+        exhausted: whether these are all text blocks of the corpus.
+        minimum: text blocks before the first decision.
+
+    Raises:
+        MeasurementError: if nothing was counted at all.
+        ValueError: if an argument is out of its range.
+    """
+    part = nats(counted)
+    whole = counts_of(of, of=part)
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"a threshold on a share must lie between 0 and 1, not {threshold!r}")
+    check_alpha(alpha)
+    share = math.fsum(part) / math.fsum(whole)
+    side: Side | None = None
+    interval: tuple[float, float] | None = None
+    if exhausted:
+        side = "above" if share >= threshold else "below"
+    elif len(part) >= minimum:
+        side = _SIDES[int(ratio_side(part, whole, log_threshold=threshold, alpha=alpha))]
+        low, high = ratio_interval(part, whole, alpha=alpha)
+        interval = (min(max(0.0, low), share), max(min(1.0, high), share))
+    return Decision(
+        side=side,
+        measured=share,
+        interval=interval,
+        exact=exhausted,
+        seen=len(part),
+        tokens=int(whole.sum()),
+    )
+
+
 def decide_median(
     draw_delta_nll: ArrayLike,
     draw_tokens: ArrayLike,

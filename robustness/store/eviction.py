@@ -41,11 +41,6 @@ def mark_used(folder: Path) -> None:
 def evict(root: Path, *, limit_bytes: int, now: float) -> list[Path]:
     """Remove the least recently used units until the store is no larger than its bound.
 
-    Args:
-        root: the store's folder.
-        limit_bytes: the bound.
-        now: seconds since the epoch.
-
     Returns:
         What was removed.
     """

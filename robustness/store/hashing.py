@@ -66,10 +66,6 @@ def file_stamp(real: Path, status: os.stat_result) -> list[str | int]:
     """What changes when a file is written or replaced.
 
     The time of the last change of status gives away who sets back that of the content.
-
-    Args:
-        real: the file, links resolved.
-        status: what the file system says of it.
     """
     return [str(real), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 

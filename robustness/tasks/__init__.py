@@ -1,5 +1,5 @@
-"""Downstream tasks: labelled examples, heads, predictions on them, and metrics.
+"""Downstream tasks: labelled examples, metrics, and what predictions say of a drop of a score.
 
-What a task says of an ablation is claimed in :mod:`robustness.checks.tasks`. Torch-free but for
-`predict`.
+Predictions are made in :mod:`robustness.measurement`; what a task says of an ablation is asked in
+:mod:`robustness.checks.tasks`. Torch-free.
 """

@@ -10,17 +10,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from robustness.checks.quantized_model import share
 from torch import nn
 
 from robustness.ablation.interventions import Intact, Quantized
 from robustness.ablation.quantization import dense_int8, quantize, quantized
 from robustness.anatomy.anatomy import trace_anatomy
 from robustness.anatomy.live import dense_layers_of
+from robustness.checks.quantization import share
 from robustness.measurement.execution import Execution
 from robustness.policy.policy import load_policy
 from robustness.run.planning import make_plan
-from robustness.scoring import causal_block
+from robustness.scoring.block import causal_block
 from robustness.scoring.forward import Scorer
 from robustness.store.context import Context
 from robustness.vetting import Vetting
@@ -219,12 +219,16 @@ def test_an_outlier_wrecks_int8_and_sparing_it_mends_it(wrecked: Vetting) -> Non
     assert wrecked.outliers().dims == (HUGE, PLANTED)
     verdict = wrecked.quantized().is_harmless(within=1.05)
     assert verdict.outcome == "fail"
-    intact = verdict.details["intact_perplexity"]
+    assert verdict.details.intact is not None
+    intact = verdict.details.intact.perplexity
+    assert intact is not None
     assert intact < 20
     assert verdict.measured == pytest.approx(VOCABULARY / intact, rel=1e-5)  # a uniform guess
-    assert verdict.details["int8_ratio"] == pytest.approx(verdict.measured, rel=1e-12)
-    assert verdict.details["int8_ratio_without_outliers"] == pytest.approx(1, abs=2e-3)
-    assert verdict.details["int8_share_of_outliers"] == pytest.approx(1, abs=2e-3)
+    int8 = verdict.details.int8
+    assert int8 is not None
+    assert int8.ratio == pytest.approx(verdict.measured, rel=1e-12)
+    assert int8.ratio_without_outliers == pytest.approx(1, abs=2e-3)
+    assert int8.share_of_outliers == pytest.approx(1, abs=2e-3)
     assert f"with dimensions {HUGE}, {PLANTED} left in float: x1" in verdict.reason
     assert verdict.reason.endswith(", 100% of the loss gone")
 
@@ -256,7 +260,8 @@ def test_a_harmless_model_passes(tmp_path: Path) -> None:
     verdict = vetting.quantized().is_harmless(within=1.05)
     assert verdict
     assert verdict.measured == pytest.approx(1, abs=0.02)
-    assert 0 < verdict.details["blind_share"] < 1
+    assert verdict.details.blind_share is not None
+    assert 0 < verdict.details.blind_share < 1
     with pytest.raises(TypeError, match=r"is no verdict: ask it \.is_harmless"):
         bool(vetting.quantized())
 

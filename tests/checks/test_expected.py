@@ -38,7 +38,7 @@ def test_a_mark_holds_until_the_end_of_its_day(days: int, tmp_path: Path) -> Non
     text = "[checks.joint_ablation_degrades]\n" + MARK.format(day=TODAY + timedelta(days=days))
     found = policy(tmp_path, text).settings("x")
     (planned,) = plan("a").checkpoints
-    marked = with_expectations(planned.checks, found, today=TODAY)
+    marked = with_expectations(planned.checks, found.limits, today=TODAY)
     by_test = {check.test: check for check in marked}
     mark = by_test.pop("test_joint_ablation_degrades")
     assert mark.may_fail is (days >= 0)
@@ -79,7 +79,7 @@ def test_a_mark_is_needed_while_one_of_its_tests_fails(tmp_path: Path) -> None:
     (planned,) = plan("a").checkpoints
     single = next(check for check in planned.checks if check.test == "test_ablation_degrades")
     both = (single, replace(single, dims=(9,), suffix="dim9"))
-    marked = with_expectations(both, found.settings("x"), today=TODAY)
+    marked = with_expectations(both, found.settings("x").limits, today=TODAY)
     names = [check.test_name("a") for check in marked]
 
     def problems(*outcomes: str) -> list[str]:
@@ -91,7 +91,7 @@ def test_a_mark_is_needed_while_one_of_its_tests_fails(tmp_path: Path) -> None:
     (told,) = problems("pass", "pass")
     assert "test_ablation_degrades of a is expected to fail until 2026-11-24" in told
     assert "undertrained, see #7" in told
-    expired = with_expectations(both, found.settings("x"), today=TODAY + timedelta(days=1))
+    expired = with_expectations(both, found.settings("x").limits, today=TODAY + timedelta(days=1))
     assert unexpected_passes("a", expired, dict.fromkeys(names, "pass")) == []
 
 
@@ -147,10 +147,10 @@ def test_only_a_failure_is_expected_and_not_an_error(stubs: Stubs, tmp_path: Pat
     (tmp_path / "robustness.toml").write_text(STRICT + MARK.format(day="2999-01-01"))
     (tmp_path / "conftest.py").write_text(
         "import pytest\n"
-        "from robustness.vetting import Vetting\n"
-        "def broken(self, dims, **_):\n"
+        "from robustness.checks.ablation import AblatedModel\n"
+        "def broken(self, **_):\n"
         "    raise RuntimeError('planted')\n"
-        "Vetting.ablate = broken\n"
+        "AblatedModel.degrades = broken\n"
     )
     run = run_suite(tmp_path, *stubs.options, "-k", "joint")
     assert run.result.ret == 1

@@ -17,6 +17,7 @@ from robustness.errors import CheckpointError, UnsupportedSite
 from robustness.policy.policy import load_policy
 from robustness.run.plan import RunPlan
 from robustness.run.planning import make_plan
+from robustness.statistics.figures import LayerFigure
 from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.planted import (
@@ -67,16 +68,13 @@ def test_intact_perplexity_is_the_known_value(vetting: Vetting) -> None:
     exhaustive = _exhaustive(vetting)
     verdict = exhaustive.intact().beats_uniform_guess()
     assert verdict
-    assert verdict.details["intact_perplexity"] == pytest.approx(
-        _known_perplexity(vetting), rel=1e-5
-    )
+    assert verdict.details.intact is not None
+    assert verdict.details.intact.perplexity == pytest.approx(_known_perplexity(vetting), rel=1e-5)
 
 
 def _exhaustive(vetting: Vetting) -> Vetting:
     settings = vetting.settings.model_copy(update={"exhaustive": True})
-    return Vetting(
-        checkpoint=vetting.checkpoint, settings=settings, context=Context(root=vetting._store_root)
-    )
+    return Vetting(checkpoint=vetting.checkpoint, settings=settings, context=vetting.context)
 
 
 def test_without_the_dimension_perplexity_is_the_vocabulary_size(vetting: Vetting) -> None:
@@ -97,7 +95,7 @@ def test_the_threshold_is_met_exactly_where_it_lies(vetting: Vetting) -> None:
 
 def test_every_other_dimension_is_harmless(vetting: Vetting) -> None:
     for dim in (0, 1, WIDTH - 1):
-        assert _exhaustive(vetting).ablate(dim).is_harmless(within=1.000001).ratio == 1
+        assert _exhaustive(vetting).ablate(dim).is_harmless(within=1.000001).measured == 1
     control = vetting.ablate_random(1).is_harmless(within=1.1)
     assert control
     assert control.measured == 1
@@ -107,9 +105,9 @@ def test_every_other_dimension_is_harmless(vetting: Vetting) -> None:
 def test_an_ablation_of_one_layer_leaves_the_others(vetting: Vetting) -> None:
     whole = _exhaustive(vetting).ablate(PLANTED).degrades(by=1.05)
     part = _exhaustive(vetting).ablate(PLANTED, layers=[1]).degrades(by=1.05)
-    assert part.ratio is not None
+    assert part.measured is not None
     assert whole.measured is not None
-    assert 0.9 < part.ratio < whole.measured
+    assert 0.9 < part.measured < whole.measured
 
 
 def test_a_feature_is_replaced_by_its_mean(vetting: Vetting) -> None:
@@ -117,18 +115,18 @@ def test_a_feature_is_replaced_by_its_mean(vetting: Vetting) -> None:
     exhaustive = _exhaustive(vetting)
     for site in ("output", "residual"):
         mean = exhaustive.ablate(PLANTED, site=site, mode="mean").is_harmless(within=1.001)
-        assert mean.ratio == pytest.approx(1, rel=1e-5)
+        assert mean.measured == pytest.approx(1, rel=1e-5)
         assert mean.statement.startswith(f"ablating dimension {PLANTED} (")
         zero = exhaustive.ablate(PLANTED, site=site).degrades(by=1.5)
-        assert zero.ratio == pytest.approx(VOCABULARY / _known_perplexity(vetting), rel=1e-5)
-    assert vetting.ablate_random(1, mode="mean").is_harmless(within=1.1).ratio == 1
+        assert zero.measured == pytest.approx(VOCABULARY / _known_perplexity(vetting), rel=1e-5)
+    assert vetting.ablate_random(1, mode="mean").is_harmless(within=1.1).measured == 1
 
 
 def test_means_are_measured_once_and_stored(vetting: Vetting) -> None:
     vetting.ablate(PLANTED, mode="mean").is_harmless(within=1.1)
     (only,) = [
         path
-        for path in vetting._store_root.rglob("*.json")
+        for path in vetting.context.root.rglob("*.json")
         if '"means":1' in path.read_text() and '"site":"output"' in path.read_text()
     ]
     before = only.stat().st_mtime_ns
@@ -142,7 +140,7 @@ def test_means_are_measured_once_and_stored(vetting: Vetting) -> None:
     fresh = Vetting(
         checkpoint=vetting.checkpoint,
         settings=vetting.settings,
-        context=Context(root=vetting._store_root),
+        context=vetting.context,
     )
     fresh.ablate(PLANTED, layers=[2], mode="mean").is_harmless(within=1.1)
     assert only.stat().st_mtime_ns == before
@@ -170,7 +168,7 @@ def test_the_policys_site_and_layers_hold_where_nothing_else_is_said(vetting: Ve
     chosen = Vetting(
         checkpoint=vetting.checkpoint,
         settings=vetting.settings.model_copy(update=update),
-        context=Context(root=vetting._store_root),
+        context=vetting.context,
     )
     assert chosen.ablate(PLANTED).ablation == Ablation(
         dims=(PLANTED,), site="residual", mode="mean", layers=(1, 2)
@@ -185,13 +183,14 @@ def test_the_policys_site_and_layers_hold_where_nothing_else_is_said(vetting: Ve
 
 def test_the_layer_profile_is_that_of_whole_runs(vetting: Vetting) -> None:
     exhaustive = _exhaustive(vetting)
-    verdict = exhaustive.layer_profile([PLANTED]).recorded()
+    verdict = exhaustive.layer_sweep([PLANTED]).recorded()
     assert verdict
     assert verdict.exact
-    for layer, found in enumerate(verdict.details["layer_profile"]):
+    for layer, found in enumerate(verdict.details.layers):
         whole = exhaustive.ablate(PLANTED, layers=[layer]).degrades(by=1.05)
-        assert found == {"layer": layer, "ratio": whole.measured, "interval": None}  # to the bit
-    ratios = [found["ratio"] for found in verdict.details["layer_profile"]]
+        assert whole.measured is not None
+        assert found == LayerFigure(layer=layer, ratio=whole.measured)  # to the bit
+    ratios = [found.ratio for found in verdict.details.layers]
     largest = int(np.argmax(ratios))
     assert verdict.measured == max(ratios)
     assert verdict.reason.startswith(
@@ -201,16 +200,16 @@ def test_the_layer_profile_is_that_of_whole_runs(vetting: Vetting) -> None:
 
 
 def test_every_layer_has_to_stay_below(vetting: Vetting) -> None:
-    profile = _exhaustive(vetting).layer_profile([PLANTED])
-    largest = profile.recorded().ratio
+    profile = _exhaustive(vetting).layer_sweep([PLANTED])
+    largest = profile.recorded().measured
     assert largest is not None
     assert profile.stays_below(largest * 1.0001)
     assert not profile.stays_below(largest * 0.9999)
-    early = vetting.layer_profile([PLANTED]).stays_below(0.5)
+    early = vetting.layer_sweep([PLANTED]).stays_below(0.5)
     assert early.outcome == "fail"
     assert early.seen == 32
-    assert vetting.layer_profile([0]).stays_below(1.01)
-    assert vetting.layer_profile([PLANTED]).recorded().text_blocks == 64
+    assert vetting.layer_sweep([0]).stays_below(1.01)
+    assert vetting.layer_sweep([PLANTED]).recorded().seen == 64
 
 
 def test_where_no_layer_can_be_skipped_all_of_them_run(vetting: Vetting) -> None:
@@ -222,11 +221,11 @@ def test_where_no_layer_can_be_skipped_all_of_them_run(vetting: Vetting) -> None
         checkpoint=vetting.checkpoint,
         settings=vetting.settings,
         model_profile=replace(vetting.model_profile, anatomy_record=record),
-        context=Context(root=vetting._store_root),
+        context=vetting.context,
     )
     for site, mode in (("output", "zero"), ("residual", "mean")):
         profiles = [
-            one.layer_profile([PLANTED, 3], site=site, mode=mode).recorded()
+            one.layer_sweep([PLANTED, 3], site=site, mode=mode).recorded()
             for one in (slow, vetting)
         ]
         assert profiles[0] == profiles[1]
@@ -237,7 +236,7 @@ def test_early_verdicts_are_those_of_the_whole_corpus(vetting: Vetting) -> None:
         early = vetting.ablate(PLANTED).degrades(by=threshold)
         exact = _exhaustive(vetting).ablate(PLANTED).degrades(by=threshold)
         assert early.outcome == exact.outcome
-        assert early.seen < exact.text_blocks
+        assert early.seen < exact.seen
 
 
 def test_a_checkpoint_that_changes_while_it_is_vetted_leaves_nothing_behind(
@@ -260,7 +259,7 @@ def test_a_checkpoint_that_changes_while_it_is_vetted_leaves_nothing_behind(
 
 
 def test_exhaustive_controls_measure_the_whole_corpus_whatever_max_draws(vetting: Vetting) -> None:
-    checks = vetting.settings.checks
+    checks: Any = vetting.settings.checks
     few = checks.random_ablation_is_harmless.model_copy(update={"max_draws": 4})
     checks = checks.model_copy(update={"random_ablation_is_harmless": few})
     verdicts = []
@@ -269,9 +268,9 @@ def test_exhaustive_controls_measure_the_whole_corpus_whatever_max_draws(vetting
         limited = Vetting(
             checkpoint=vetting.checkpoint,
             settings=vetting.settings.model_copy(update=update),
-            context=Context(root=vetting._store_root),
+            context=vetting.context,
         )
         verdicts.append(limited.ablate_random(1).is_harmless(within=1.1))
     assert [verdict.outcome for verdict in verdicts] == ["inconclusive", "inconclusive"]
-    assert verdicts[0].text_blocks == 16
-    assert verdicts[1].text_blocks == vetting.measurement.layout.n_blocks
+    assert verdicts[0].seen == 16
+    assert verdicts[1].seen == vetting.measurement.layout.n_blocks

@@ -7,14 +7,15 @@ import statistics
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from robustness.ablation.interventions import FixedAblation, Intact
 from robustness.checkpoint.resolving import resolve
-from robustness.checks.tasks.task import Task
+from robustness.checks.tasks.models import TaskModels
 from robustness.policy.policy import Policy
-from robustness.report.html.figures import history
+from robustness.report.html.figures import history as history_figure
 from robustness.report.html.sentences import described_history
 from robustness.report.results import CheckResult
 from robustness.statistics.pace import Pace
@@ -26,13 +27,13 @@ from tests.support.records.task_stubs import DIM, save_classifier, write_classif
 ALPHA = 0.002
 N = 240
 
-Asked = Callable[..., Task]
+Asked = Callable[..., TaskModels]
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A classifier and its examples."""
-    found = tmp_path_factory.mktemp("course")
+    found = tmp_path_factory.mktemp("history")
     save_classifier(found / "model", num_labels=2)
     write_classified(found / "task.tsv")
     return found
@@ -45,7 +46,7 @@ def lines() -> list[str]:
 
 @pytest.fixture
 def asked(root: Path, lines: list[str]) -> Asked:
-    def make(metric: str, *, exhaustive: bool = False) -> Task:
+    def make(metric: str, *, exhaustive: bool = False) -> TaskModels:
         task = {"data": f"{root / 'task.tsv'}:sentence:label", "metric": metric}
         policy = Policy(options={"task": task, "exhaustive": exhaustive})
         return Vetting(
@@ -60,28 +61,28 @@ def asked(root: Path, lines: list[str]) -> Asked:
     return make
 
 
-def _reported(verdict: Verdict) -> CheckResult:
+def _reported(verdict: Verdict) -> dict[str, Any]:
     """As in the JSON report, after a trip through a file."""
-    found = {**verdict.model_dump(), "id": "id", "check": "task_score_drops", "dims": (DIM,)}
-    return CheckResult.model_validate_json(CheckResult(**found).model_dump_json())
+    reported: dict[str, Any] = json.loads(verdict.model_dump_json())
+    return reported
 
 
 def _ends_where_the_verdict_stands(verdict: Verdict) -> None:
-    entries = _reported(verdict).history
-    last = entries[-1]
-    assert (last.seen, last.measured) == (verdict.seen, verdict.measured)
-    assert last.interval == verdict.interval
-    seen = [entry.seen for entry in entries]
+    steps = _reported(verdict)["history"]
+    assert steps[-1]["seen"] == verdict.seen
+    assert steps[-1]["measured"] == (verdict.measured if verdict.measured != math.inf else "inf")
+    assert steps[-1]["interval"] == (verdict.interval and list(verdict.interval))
+    seen = [each["seen"] for each in steps]
     assert seen == sorted(set(seen))
 
 
-def _drops(task: Task) -> list[float]:
+def _drops(task: TaskModels) -> list[float]:
     """1, 0 or -1 of each example, in the order of measurement, from the stored logits."""
-    intervention = FixedAblation(ablation=task.vetting.ablation((DIM,)))
+    intervention = FixedAblation(ablation=task.subject.ablation((DIM,)))
     found = []
-    for index in range(task.measurement.n_chunks):
-        intact, ablated = task.measurement.chunk(index, Intact(), intervention)
-        labels = task.labels[index * 16 : index * 16 + len(intact)]
+    for index in range(task.task.measurement.n_chunks):
+        intact, ablated = task.task.measurement.chunk(index, Intact(), intervention)
+        labels = task.task.labels[index * 16 : index * 16 + len(intact)]
         for one, other, label in zip(intact, ablated, labels, strict=True):
             found.append(float(int(one[1] > one[0]) == label) - (int(other[1] > other[0]) == label))
     return found
@@ -102,15 +103,15 @@ def test_every_look_at_an_accuracy_is_in_the_history(asked: Asked) -> None:
     task = asked("accuracy", exhaustive=True)
     verdict = task.ablate([DIM]).score_drops(by=0.05, alpha=ALPHA)
     drops = _drops(task)
-    entries = _reported(verdict).history
-    assert [entry.seen for entry in entries] == list(range(16, N + 1, 16))
-    for entry in entries:
-        seen = drops[: entry.seen]
-        assert entry.measured == pytest.approx(math.fsum(seen) / len(seen), abs=1e-12)
+    steps = _reported(verdict)["history"]
+    assert [each["seen"] for each in steps] == list(range(16, N + 1, 16))
+    for each in steps:
+        seen = drops[: each["seen"]]
+        assert each["measured"] == pytest.approx(math.fsum(seen) / len(seen), abs=1e-12)
         if len(seen) in (16, N):
-            assert entry.interval is None  # too few, and exact
+            assert each["interval"] is None  # too few, and exact
         else:
-            assert entry.interval == pytest.approx(_bounds(seen), abs=1e-9)
+            assert each["interval"] == pytest.approx(_bounds(seen), abs=1e-9)
     _ends_where_the_verdict_stands(verdict)
 
 
@@ -131,12 +132,11 @@ def test_every_claim_has_a_history_that_ends_where_its_verdict_stands(
         _ends_where_the_verdict_stands(verdict)
     control = verdicts[-1]
     if metric == "matthews":
-        draws = control.details.draws
-        assert draws is not None
         assert [each.draws for each in control.history] == [
             each.seen // 32 for each in control.history
         ]
-        assert control.history[-1].draws == draws.draws
+        assert control.details.draws is not None
+        assert control.history[-1].draws == control.details.draws.draws
 
 
 def test_a_factor_that_cannot_be_decided_is_given_up_and_says_what_it_would_take(
@@ -145,6 +145,7 @@ def test_a_factor_that_cannot_be_decided_is_given_up_and_says_what_it_would_take
     """A thousand times as much as nothing: any flip that 8,192 examples missed would belie it."""
     verdict = asked("accuracy").ablate([DIM]).matters_more_than_chance(factor=1000, alpha=ALPHA)
     assert verdict.outcome == "inconclusive"
+    assert verdict.details.task is not None
     assert 1024 <= verdict.details.task.examples < 1024 + 16
     assert re.search(
         r"to compare them takes about \d0,000 examples, and max_examples is 8,192: raise "
@@ -167,14 +168,14 @@ def test_progress_says_drop_interval_examples_and_time_left(
     verdict = task.ablate([DIM]).score_drops(by=0.05, alpha=ALPHA)
     assert len(lines) == len(verdict.history) == 15
     for place, (line, each) in enumerate(zip(lines, verdict.history, strict=True)):
-        interval = each["interval"]
+        interval = each.interval
         within = "" if interval is None else f" ({interval[0]:.3g} to {interval[1]:.3g})"
         left = 15 - place - 1
         until = f", at most {left} s left" if place > 0 and left >= 5 else ""
         n = 16 * (place + 1)
         assert (
             line
-            == f"{each['ratio']:+.4g}{within} after {n}/{N} examples{until}: {verdict.statement}"
+            == f"{each.measured:+.4g}{within} after {n}/{N} examples{until}: {verdict.statement}"
         )
 
 
@@ -207,12 +208,14 @@ def test_between_the_looks_at_a_correlation_progress_goes_on(
 def test_the_page_draws_drops_on_a_linear_axis_of_examples(asked: Asked) -> None:
     task = asked("accuracy")
     verdict = task.ablate([DIM]).score_drops(by=0.05, alpha=ALPHA)
-    check = _reported(verdict)
-    figure = history(check)
+    check = CheckResult(
+        **dict(verdict), id=f"t.py::test[m-dim{DIM}]", check="task_score_drops", dims=(DIM,)
+    )
+    figure = history_figure(check)
     assert figure is not None
     assert figure["layout"]["xaxis"]["title"]["text"] == "examples"
     assert figure["layout"]["yaxis"].get("type") != "log"
-    assert figure["data"][-1]["y"] == [entry.measured for entry in verdict.history]
+    assert figure["data"][-1]["y"] == [each.measured for each in verdict.history]
     assert "×" not in json.dumps(figure["data"], ensure_ascii=False)
     assert f"after {verdict.seen}: " in described_history(check)
     assert "16 examples" in described_history(check)

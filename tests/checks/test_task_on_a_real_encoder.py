@@ -31,14 +31,15 @@ def test_spearman_is_that_of_a_loop_over_sentences_intact_and_ablated(tmp_path: 
         settings=load_policy(None, options=options).settings(reference),
         context=Context(root=tmp_path / "store"),
     ).task
-    found = task.ablate(OFF).score_drops(by=1.0, alpha=1e-9).details  # decided at the end only
-    assert found["examples"] == N
+    found = task.ablate(OFF).score_drops(by=1.0, alpha=1e-9).details.task  # at the end only
+    assert found is not None
+    assert found.examples == N
     columns = lines[0].split("\t")
     pairs = [dict(zip(columns, line.split("\t"), strict=False)) for line in lines[1:]]
     assert len(pairs) == N
     expected = _spearman(pairs, off=()), _spearman(pairs, off=OFF)
-    assert found["intact_score"] == pytest.approx(expected[0], abs=1e-4)
-    assert found["ablated_score"] == pytest.approx(expected[1], abs=1e-4)
+    assert found.intact_score == pytest.approx(expected[0], abs=1e-4)
+    assert found.ablated_score == pytest.approx(expected[1], abs=1e-4)
     assert expected[0] > 0.8
     assert abs(expected[0] - expected[1]) > 1e-3
 

@@ -15,7 +15,7 @@ from scipy import stats
 
 from robustness.ablation.interventions import FixedAblation, Intact, PerBlockAblation
 from robustness.checkpoint.resolving import resolve
-from robustness.checks.tasks.task import Task
+from robustness.checks.tasks.models import TaskModels
 from robustness.errors import TaskError
 from robustness.policy.policy import Policy
 from robustness.run.planning import make_plan
@@ -43,7 +43,7 @@ N = 96
 
 def _task(
     folder: Path, task: str, root: Path, *, metric: str = "auto", exhaustive: bool = True
-) -> Task:
+) -> TaskModels:
     asked = {"data": task, "metric": metric}
     policy = Policy(options={"task": asked, "exhaustive": exhaustive})
     checkpoint = resolve(str(folder), cache=root, task="auto")
@@ -58,9 +58,9 @@ def _write(file: Path, rows: Sequence[tuple[str, ...]], label: Callable[[int], f
     return file
 
 
-def _answers(task: Task, intervention: Any) -> np.ndarray[Any, Any]:
+def _answers(task: TaskModels, intervention: Any) -> np.ndarray[Any, Any]:
     """In the order of the file."""
-    measurement = task.measurement
+    measurement = task.task.measurement
     found = [measurement.chunk(index, intervention)[0] for index in range(measurement.n_chunks)]
     answers = np.concatenate(found)
     return answers[np.argsort(measurement.order)]
@@ -131,10 +131,10 @@ def test_similarities_and_their_correlation(
     similar: Similar, pairs: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     task = _task(similar.folder, similar.task, tmp_path / "store")
-    assert (task.planned.kind, task.planned.metric) == ("similarity", "spearman")
+    assert (task.task.planned.kind, task.task.planned.metric) == ("similarity", "spearman")
     model = _zeroed(_load("BertModel", similar.folder), [DIM])
     ablated = [_cosine(model, pair) for pair in pairs]
-    intervention = FixedAblation(ablation=task.vetting.ablation((DIM,)))
+    intervention = FixedAblation(ablation=task.subject.ablation((DIM,)))
     for expected, asked in ((similar.cosines, Intact()), (ablated, intervention)):
         assert _answers(task, asked)[:, 0].tolist() == pytest.approx(expected, abs=1e-5)
     intact, without = (
@@ -143,10 +143,11 @@ def test_similarities_and_their_correlation(
     )
     assert abs(intact - without) > 1e-4
     verdict = task.ablate([DIM]).score_drops(by=0.2)
+    assert verdict.details.task is not None
     assert verdict.outcome == "fail"
     assert verdict.exact
     assert verdict.measured == pytest.approx(intact - without, abs=2e-3)  # near ties may swap
-    assert verdict.details["intact_score"] == pytest.approx(intact, abs=2e-3)
+    assert verdict.details.task.intact_score == pytest.approx(intact, abs=2e-3)
     assert task.intact().beats_a_guess()
 
 
@@ -158,17 +159,20 @@ def test_the_control_of_a_correlation_is_the_median_draw(tmp_path: Path) -> None
     task = _task(folder, reference, tmp_path / "store", metric="matthews", exhaustive=False)
     verdict = task.ablate_random(1).score_holds(within=0.1)
     assert verdict
-    draws = verdict.details["task_draws"]
+    assert verdict.details.draws is not None
+    draws = verdict.details.draws.draws
     assert draws >= 64
     assert verdict.seen >= 32 * draws
     assert verdict.measured == 0
     joint = task.ablate([DIM])
     dropped = joint.score_drops(by=0.5)
     assert dropped
-    assert dropped.details["ablated_score"] == 0
+    assert dropped.details.task is not None
+    assert dropped.details.task.ablated_score == 0
     factor = joint.matters_more_than_chance(factor=5.0)
     assert factor
-    assert factor.details["examples"] >= 32 * 128
+    assert factor.details.task is not None
+    assert factor.details.task.examples >= 32 * 128
     assert joint.score_holds(within=0.1).outcome == "fail"
 
 
@@ -177,10 +181,10 @@ def test_each_example_has_the_dimensions_of_its_own_draw(tmp_path: Path) -> None
     texts = [(" ".join(words),) for words in sentences(32, seed=5)]
     file = _write(tmp_path / "t.tsv", texts, lambda n: n % 3)
     task = _task(folder, f"{file}:a:y", tmp_path / "store")
-    like = task.vetting.ablation((0,))
+    like = task.subject.ablation((0,))
     dims = tuple((place, (place + 9) % HIDDEN_SIZE) for place in range(16))
-    (found,) = task.measurement.chunk(0, PerBlockAblation(dims=dims, template=like))
-    for place, example in enumerate(task.measurement.examples(0)):
+    (found,) = task.task.measurement.chunk(0, PerBlockAblation(dims=dims, template=like))
+    for place, example in enumerate(task.task.measurement.examples(0)):
         model = _zeroed(_load("BertForSequenceClassification", folder), dims[place])
         ids = torch.tensor([tiny_tokenizer(VOCABULARY)(texts[example][0])["input_ids"]])
         with torch.no_grad():
@@ -192,7 +196,7 @@ def test_a_regression_head_answers_numbers(pairs: list[tuple[str, str]], tmp_pat
     folder = save_classifier(tmp_path / "regression", num_labels=1)
     file = _write(tmp_path / "pairs.tsv", pairs, lambda n: share(" ".join(pairs[n]).split()))
     task = _task(folder, f"{file}:a,b:y", tmp_path / "store")
-    assert (task.planned.kind, task.planned.metric) == ("regression", "spearman")
+    assert (task.task.planned.kind, task.task.planned.metric) == ("regression", "spearman")
     model, tokenizer = _load("BertForSequenceClassification", folder), tiny_tokenizer(VOCABULARY)
     found = _answers(task, Intact())
     for number in range(8):
@@ -221,7 +225,7 @@ def test_the_mean_in_the_place_of_a_feature_is_that_of_the_tasks_texts(tmp_path:
         for layer, mean in zip(model.bert.encoder.layer, means, strict=True):
             layer.output.LayerNorm.weight[DIM], layer.output.LayerNorm.bias[DIM] = 0, mean
         expected = [model(input_ids=ids).logits[0].tolist() for ids in encoded]
-    found = _answers(task, FixedAblation(ablation=task.vetting.ablation((DIM,), mode="mean")))
+    found = _answers(task, FixedAblation(ablation=task.subject.ablation((DIM,), mode="mean")))
     assert found.ravel().tolist() == pytest.approx(np.ravel(expected).tolist(), abs=1e-5)
 
 

@@ -20,7 +20,7 @@ from robustness.measurement.batching import CPU_TOKENS, first_guess, is_out_of_m
 from robustness.measurement.execution import Execution
 from robustness.policy.policy import load_policy
 from robustness.run.planning import make_plan
-from robustness.scoring import ScoredBlock
+from robustness.scoring.block import ScoredBlock
 from robustness.scoring.forward import Scorer
 from robustness.store.context import Context
 from robustness.vetting import Vetting

@@ -50,7 +50,7 @@ def settings(tmp_path: Path, **options: Any) -> Settings:
 def vetting(
     checkpoint: Checkpoint,
     tmp_path: Path,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> Vetting:
     return Vetting(

@@ -1,6 +1,7 @@
 """Where a policy comes from, and which of several settings wins."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,15 +29,13 @@ def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
     assert settings == Settings()
     assert settings.expectation == "paper"
     assert (settings.rules.busters.k, settings.rules.busters.min_layer_share) == (3, 0.5)
-    assert settings.checks.ablation_degrades.min_ratio == 1.05
-    assert settings.checks.joint_ablation_degrades.min_ratio == 1.5
-    assert settings.checks.random_ablation_is_harmless.max_ratio == 1.10
-    assert settings.checks.outliers_matter_more_than_chance.factor == 5
-    assert (settings.checks.outliers_are_present.min, settings.checks.outliers_are_present.max) == (
-        1,
-        16,
-    )
-    assert not settings.checks.magnitude_alone_is_harmless.enabled
+    checks: Any = settings.checks
+    assert checks.ablation_degrades.min_ratio == 1.05
+    assert checks.joint_ablation_degrades.min_ratio == 1.5
+    assert checks.random_ablation_is_harmless.max_ratio == 1.10
+    assert checks.outliers_matter_more_than_chance.factor == 5
+    assert (checks.outliers_are_present.min, checks.outliers_are_present.max) == (1, 16)
+    assert not checks.magnitude_alone_is_harmless.enabled
 
 
 def test_robustness_toml_may_hold_the_settings_at_its_top(tmp_path: Path) -> None:
@@ -47,8 +46,9 @@ def test_robustness_toml_may_hold_the_settings_at_its_top(tmp_path: Path) -> Non
     assert found.source == str(tmp_path / "robustness.toml")
     settings = found.settings("x")
     assert settings.seed == 7
-    assert settings.checks.ablation_degrades.min_ratio == 2
-    assert settings.checks.ablation_degrades.max_ratio == 1.10
+    checks: Any = settings.checks
+    assert checks.ablation_degrades.min_ratio == 2
+    assert checks.ablation_degrades.max_ratio == 1.10
 
 
 @pytest.mark.parametrize("name", ["robustness.toml", "pyproject.toml"])
@@ -126,11 +126,13 @@ def test_command_line_wins_over_override_over_file_over_default(tmp_path: Path) 
     assert (mine.block_size, another.block_size) == (32, 16)
     assert mine.corpus == another.corpus == "file.txt"
     assert mine.device == "cpu"
-    assert mine.checks.ablation_degrades.min_ratio == 3
-    assert another.checks.ablation_degrades.min_ratio == 2
-    assert mine.checks.ablation_degrades.max_ratio == 2.5
-    assert mine.checks.magnitude_alone_is_harmless.enabled
-    assert mine.checks.magnitude_alone_is_harmless.max_ratio == 1.5
+    own: Any = mine.checks
+    others: Any = another.checks
+    assert own.ablation_degrades.min_ratio == 3
+    assert others.ablation_degrades.min_ratio == 2
+    assert own.ablation_degrades.max_ratio == 2.5
+    assert own.magnitude_alone_is_harmless.enabled
+    assert own.magnitude_alone_is_harmless.max_ratio == 1.5
 
 
 def test_the_confidence_on_the_command_line_wins(tmp_path: Path) -> None:

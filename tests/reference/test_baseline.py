@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from robustness.errors import BaselineError
 from robustness.reference.baseline import (
@@ -22,20 +23,21 @@ from robustness.reference.baseline import (
     write_baseline,
 )
 from robustness.reference.comparison import (
+    PairedDecision,
+    Tolerances,
     change_of_delta,
     compare_baselines,
+    decide_paired,
     difference,
     outlier_verdict,
-    paired_look,
 )
+from robustness.statistics.figures import BaselineFigures, Details
 from robustness.statistics.verdict import Verdict
 from robustness.store.documents import MOST_BYTES
 from tests.support.records.profiles import CONDITIONS, entry, profile
 
 TOLERANCES: dict[str, Any] = {
-    "allowed": "same",
-    "max_perplexity_ratio": 1.05,
-    "max_degradation_ratio": 1.5,
+    "tolerances": Tolerances(dims="same", max_perplexity_ratio=1.05, max_degradation_ratio=1.5),
     "alpha": 0.01,
 }
 
@@ -225,8 +227,9 @@ def test_outlier_dimensions_may_change_as_allowed(now: tuple[int, ...], passing:
     for allowed in ("same", "subset", "superset", "any"):
         verdict = outlier_verdict(then, found, allowed=allowed)
         assert bool(verdict) == (allowed in passing)
-        assert verdict.details["appeared"] == sorted({*now} - {3, 7})
-        assert verdict.details["vanished"] == sorted({3, 7} - {*now})
+        assert verdict.details.outliers is not None
+        assert verdict.details.outliers.appeared == tuple(sorted({*now} - {3, 7}))
+        assert verdict.details.outliers.vanished == tuple(sorted({3, 7} - {*now}))
 
 
 def test_dimensions_in_other_layers_are_told_and_do_not_fail() -> None:
@@ -260,11 +263,16 @@ def test_profiles_are_compared_on_common_text_blocks_as_a_loop_does(
     found = compare_baselines(then, now, **TOLERANCES)
     assert set(found) == {"outliers", "perplexity", "dim7"}
     ppl, harm = loop_ratio(now, then, ablated=False), loop_ratio(now, then, ablated=True)
-    assert found["perplexity"].ratio == pytest.approx(ppl, rel=1e-12)
-    assert found["dim7"].ratio == pytest.approx(harm, rel=1e-12)
+    assert found["perplexity"].measured == pytest.approx(ppl, rel=1e-12)
+    assert found["dim7"].measured == pytest.approx(harm, rel=1e-12)
     assert bool(found["perplexity"]) == (ppl < 1.05)
     assert bool(found["dim7"]) == (1 / 1.5 <= harm < 1.5)
     assert all(verdict.exact for name, verdict in found.items() if name != "outliers")
+
+
+def within_tolerance(decision: PairedDecision) -> bool | None:
+    """Whether the ratio lies within the tolerance; ``None`` while that is undecided."""
+    return None if decision.side is None else decision.side == decision.passes
 
 
 @pytest.mark.parametrize(
@@ -279,7 +287,7 @@ def test_profiles_are_compared_on_common_text_blocks_as_a_loop_does(
 def test_infinite_degradations_are_compared(
     now: list[float], then: list[float], within: bool, ratio: float
 ) -> None:
-    paired = paired_look(
+    paired = decide_paired(
         change_of_delta(np.array(now), np.array(then)),
         [10, 10],
         within=1.5,
@@ -287,19 +295,25 @@ def test_infinite_degradations_are_compared(
         alpha=0.01,
         exhausted=True,
     )
-    assert paired.within is within
-    assert paired.look.measured == ratio
+    assert within_tolerance(paired) is within
+    assert paired.measured == ratio
 
 
 def test_a_tolerance_is_undecided_until_both_ends_are_excluded() -> None:
     generator = np.random.default_rng(0)
     change, tokens = generator.normal(0, 5, 64), np.full(64, 20)
-    options: dict[str, Any] = {"both_ways": True, "alpha": 0.01}
-    assert paired_look(change, tokens, within=1.02, exhausted=False, **options).within is None
-    assert paired_look(change, tokens, within=20.0, exhausted=False, **options).within is True
-    assert paired_look(change + 9, tokens, within=1.02, exhausted=False, **options).within is False
-    assert paired_look(change - 9, tokens, within=1.02, exhausted=False, **options).within is False
-    assert paired_look(change, tokens, within=1.2, exhausted=True, **options).within is True
+
+    def found(
+        change: NDArray[np.float64], within: float, *, exhausted: bool = False
+    ) -> bool | None:
+        options: dict[str, Any] = {"within": within, "both_ways": True, "alpha": 0.01}
+        return within_tolerance(decide_paired(change, tokens, exhausted=exhausted, **options))
+
+    assert found(change, 1.02) is None
+    assert found(change, 20.0) is True
+    assert found(change + 9, 1.02) is False
+    assert found(change - 9, 1.02) is False
+    assert found(change, 1.2, exhausted=True) is True
 
 
 @pytest.mark.slow
@@ -312,7 +326,7 @@ def test_both_ends_together_err_at_most_at_alpha() -> None:
             noise = generator.normal(0, 4, 256)
             change = noise - noise.mean() + sign * math.log(within) * 20
             for n in range(32, 256, 16):
-                paired = paired_look(
+                paired = decide_paired(
                     change[:n],
                     tokens[:n],
                     within=within,
@@ -320,8 +334,8 @@ def test_both_ends_together_err_at_most_at_alpha() -> None:
                     alpha=alpha,
                     exhausted=False,
                 )
-                if paired.within is not None:
-                    errors[sign] += paired.within
+                if (found := within_tolerance(paired)) is not None:
+                    errors[sign] += found
                     break
     assert all(wrong <= alpha * runs for wrong in errors.values())
 
@@ -330,13 +344,13 @@ def test_an_exact_verdict_says_what_it_is_exact_of() -> None:
     verdict = Verdict(
         outcome="pass",
         statement="x",
-        ratio=1.0,
+        measured=1.0,
         threshold=1.05,
         passes="below",
-        text_blocks=64,
+        seen=64,
         tokens=1000,
         exact=True,
-        details={"baseline_text_blocks": 64},
+        details=Details(baseline=BaselineFigures(text_blocks=64, then=5.0, now=5.0)),
     )
     assert "exactly, on all 64 text blocks" in verdict.explain()
     assert "that the baseline holds" in verdict.explain()

@@ -229,7 +229,10 @@ def test_perplexity_per_word_and_byte_is_that_of_the_evaluation_harness(
     causal: Path, corpus: Corpus
 ) -> None:
     vetting = _vetting(causal, corpus, block_size=16, bos="always", exhaustive=True)
-    found = vetting.intact().beats_uniform_guess().details["intact_text"]
+    intact = vetting.intact().beats_uniform_guess().details.intact
+    assert intact is not None
+    found = intact.text
+    assert found is not None
     model = vetting.checkpoint.load_model()
     text = corpus.texts[0]
     ids = vetting.checkpoint.load_tokenizer()(text)["input_ids"]
@@ -242,11 +245,11 @@ def test_perplexity_per_word_and_byte_is_that_of_the_evaluation_harness(
         total -= sum(float(logits[place - 1, row[place]]) for place in range(1, 16))
     seen = text[:measured]  # one byte is one token
     words = len(re.split(r"\s+", seen.strip()))
-    assert found["words"] == words
-    assert found["utf8_bytes"] == measured
-    assert found["word_perplexity"] == pytest.approx(math.exp(total / words), rel=1e-5)
-    assert found["byte_perplexity"] == pytest.approx(math.exp(total / measured), rel=1e-5)
-    assert found["bits_per_byte"] == pytest.approx(total / (measured * math.log(2)), rel=1e-5)
+    assert found.words == words
+    assert found.utf8_bytes == measured
+    assert found.word_perplexity == pytest.approx(math.exp(total / words), rel=1e-5)
+    assert found.byte_perplexity == pytest.approx(math.exp(total / measured), rel=1e-5)
+    assert found.bits_per_byte == pytest.approx(total / (measured * math.log(2)), rel=1e-5)
 
 
 def test_a_text_without_words_has_no_word_perplexity() -> None:
@@ -290,6 +293,8 @@ def test_without_offsets_only_whole_texts_have_a_size() -> None:
 def test_nothing_is_reported_per_word_where_sizes_are_unknown(causal: Path, corpus: Corpus) -> None:
     vetting = _vetting(causal, corpus, block_size=16)
     vetting.measurement.scoring_plan.__dict__["sizes"] = None
-    details = vetting.intact().beats_uniform_guess().details
-    assert details["intact_text"] is None
-    assert details["intact_perplexity"] > 1
+    intact = vetting.intact().beats_uniform_guess().details.intact
+    assert intact is not None
+    assert intact.text is None
+    assert intact.perplexity is not None
+    assert intact.perplexity > 1

@@ -21,8 +21,7 @@ from robustness.policy.policy import load_policy
 from robustness.scoring.block import causal_block
 from robustness.scoring.examples import MOST_CONTINUED, MOST_TOKENS, Guess, example, excerpt
 from robustness.scoring.masked import masked_block
-from robustness.scoring.questions import Label
-from robustness.scoring.sampling import masked_positions
+from robustness.scoring.sampling import BlockSeed, masked_positions
 from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint, tiny_model, tiny_tokenizer
@@ -97,7 +96,7 @@ def test_a_masked_models_guesses_are_those_of_plain_transformers(
         text = words[128 * block : 128 * (block + 1)]
         ids = tokenizer.convert_tokens_to_ids(text)
         masked = masked_positions(
-            np.zeros(128, dtype=bool), seed=0, fingerprint=asked.corpus.fingerprint, block=block
+            np.zeros(128, dtype=bool), block_seed=BlockSeed(0, asked.corpus.fingerprint, block)
         ).tolist()
         shown = text_of(one).split()
         assert 1 < len(shown) <= MOST_TOKENS
@@ -269,16 +268,23 @@ def test_the_pieces_of_an_example_are_its_text(kind: str, data: st.DataObject) -
     special = np.isin(np.arange(len(ids)), sorted(data.draw(st.sets(st.integers(0, 60)))))
     if (~special).sum() < 2:
         return
-    label = Label(seed=0, fingerprint="f", block=data.draw(st.integers(0, 50)))
+    seed = BlockSeed(0, "f", data.draw(st.integers(0, 50)))
     scoring: Literal["masked", "causal"] = data.draw(st.sampled_from(["masked", "causal"]))
     given_ = data.draw(st.integers(1, max(1, len(ids) // 2)))
     row = (
         causal_block(ids, given=given_)
         if scoring == "causal"
-        else masked_block(ids, special, mask_id=0, **label)
+        else masked_block(ids, special, mask_id=0, block_seed=seed)
     )
     shown = excerpt(
-        [row], ids, special, scoring=scoring, words=None, decode=decode, given=given_, **label
+        [row],
+        ids,
+        special,
+        scoring=scoring,
+        words=None,
+        decode=decode,
+        given=given_,
+        block_seed=seed,
     )
     if shown is None:
         assert scoring == "causal"
@@ -303,7 +309,7 @@ def test_a_guess_stands_in_the_text_as_the_tokenizer_would_put_it() -> None:
     ids = np.array([mat, c, at])
     shown = excerpt(
         [causal_block(ids)], ids, np.zeros(3, dtype=bool), scoring="causal", words=None,
-        decode=decode, given=1, seed=0, fingerprint="f", block=7,
+        decode=decode, given=1, block_seed=BlockSeed(0, "f", 7),
     )  # fmt: skip
     assert shown is not None
     guesses = [Guess(token=mat, p=0.5, p_target=0.1)]
@@ -342,10 +348,17 @@ def test_whole_sentences_are_preferred() -> None:
 
     seen = set()
     for block in range(20):
-        label = Label(seed=0, fingerprint="f", block=block)
-        row = masked_block(ids, special, mask_id=0, **label)
+        seed = BlockSeed(0, "f", block)
+        row = masked_block(ids, special, mask_id=0, block_seed=seed)
         shown = excerpt(
-            [row], ids, special, scoring="masked", words=None, decode=decode, given=1, **label
+            [row],
+            ids,
+            special,
+            scoring="masked",
+            words=None,
+            decode=decode,
+            given=1,
+            block_seed=seed,
         )
         assert shown is not None
         seen.add(decode(shown.ids))

@@ -25,6 +25,7 @@ from robustness.scoring.forward import Scorer
 from robustness.scoring.masked import masked_rows
 from robustness.scoring.options import ScoringOptions
 from robustness.scoring.questions import Questions
+from robustness.scoring.sampling import BlockSeed
 from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint, tiny_model
@@ -201,9 +202,7 @@ def test_bert_masks_about_eight_in_ten(seed: int) -> None:
         mask_id=4,
         vocabulary=range(100, 200),
         words=None,
-        seed=seed,
-        fingerprint="f",
-        block=0,
+        block_seed=BlockSeed(seed, "f", 0),
     )
     shown = row.ids[row.positions]
     assert len(shown) == 300

@@ -20,6 +20,7 @@ from robustness.run.planning import make_plan
 from robustness.scoring.discriminator import Discriminator
 from robustness.scoring.quantity import quantity
 from robustness.scoring.replaced import entropy_nats, sampled_tokens
+from robustness.scoring.sampling import BlockSeed
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
 from robustness.store.context import Context
 from robustness.vetting import Vetting
@@ -144,7 +145,7 @@ def test_a_generator_is_resolved_once_for_all_processes(place: Path) -> None:
     plan = make_plan([str(place / "discriminator")], policy, Context(root=place / "store"))
     (planned,) = RunPlan.from_json(plan.to_json()).checkpoints
     assert planned.generator == plan.checkpoints[0].generator
-    generator = planned.load_generator()
+    generator = planned.vetting(plan.context).generator
     assert generator is not None
     assert generator.architecture == "ElectraForMaskedLM"
 
@@ -163,9 +164,10 @@ def test_the_loss_is_called_a_loss_and_compared_with_the_base_rate(place: Path) 
     verdict = vetting.intact().beats_uniform_guess()
     assert "replaced-token loss stays below" in verdict.statement
     assert "entropy of the base rate" in verdict.statement
-    assert verdict.details["intact_perplexity"] is None
-    loss = verdict.details["intact_nats_per_token"]
-    chance = verdict.details["chance_nats_per_token"]
+    intact = verdict.details.intact
+    assert intact is not None
+    assert intact.perplexity is None
+    loss, chance = intact.nats_per_token, intact.chance_nats_per_token
     assert verdict.measured == pytest.approx(math.exp(loss - chance))
     harmless = vetting.ablate(3).is_harmless(within=1.5)
     assert "less than 0.405 nats per token to the replaced-token loss" in harmless.statement
@@ -190,7 +192,7 @@ def test_the_entropy_is_that_of_the_best_constant_guess(share: float) -> None:
 def test_a_generators_tokens_follow_its_distribution() -> None:
     logits = np.log(np.array([[0.5, 0.0625, 0.3125, 0.125]]))
     drawn = Counter(
-        int(sampled_tokens(logits, [0], seed=seed, fingerprint="f", block=0)[0])
+        int(sampled_tokens(logits, [0], block_seed=BlockSeed(seed, "f", 0))[0])
         for seed in range(4000)
     )
     for token, share in enumerate([0.5, 0.0625, 0.3125, 0.125]):

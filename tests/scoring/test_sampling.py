@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustness.scoring.sampling import DrawClock, block_order, masked_positions, random_dims
+from robustness.scoring.sampling import (
+    BlockSeed,
+    DrawClock,
+    block_order,
+    masked_positions,
+    random_dims,
+)
 
 
 def _rank(label: str) -> int:
@@ -30,7 +36,7 @@ def test_orders_of_different_seeds_and_corpora_differ() -> None:
 @given(special=st.lists(st.booleans(), min_size=1, max_size=140).filter(lambda s: not all(s)))
 def test_masks_hit_fifteen_per_cent_of_the_ordinary_tokens(special: list[bool]) -> None:
     flags = np.array(special)
-    positions = masked_positions(flags, seed=3, fingerprint="f", block=7)
+    positions = masked_positions(flags, block_seed=BlockSeed(3, "f", 7))
     ordinary = int((~flags).sum())
     assert len(positions) == max(1, round(0.15 * ordinary))
     assert not flags[positions].any()

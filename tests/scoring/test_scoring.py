@@ -12,6 +12,7 @@ from robustness.errors import MeasurementError, UnsupportedArchitecture
 from robustness.scoring.block import ScoredBlock, causal_block
 from robustness.scoring.forward import Scorer
 from robustness.scoring.masked import masked_block
+from robustness.scoring.sampling import BlockSeed
 from tests.support.checkpoints.tiny_models import tiny_model
 
 MASKED = ("albert", "bert", "distilbert", "roberta")
@@ -37,7 +38,7 @@ def _blocks(kind: str, lengths: list[int]) -> list[ScoredBlock]:
         else:
             special = np.zeros(length, dtype=bool)
             special[[0, -1]] = True
-            block = masked_block(ids, special, mask_id=62, seed=0, fingerprint="f", block=number)
+            block = masked_block(ids, special, mask_id=62, block_seed=BlockSeed(0, "f", number))
             blocks.append(block)
     return blocks
 
@@ -103,7 +104,7 @@ def test_masked_blocks_keep_special_tokens_and_targets() -> None:
     ids = np.arange(10, 40)
     special = np.zeros(30, dtype=bool)
     special[[0, 29]] = True
-    block = masked_block(ids, special, mask_id=5, seed=1, fingerprint="f", block=2)
+    block = masked_block(ids, special, mask_id=5, block_seed=BlockSeed(1, "f", 2))
     assert len(block.positions) == round(0.15 * 28)
     assert (block.ids[block.positions] == 5).all()
     assert (block.targets == ids[block.positions]).all()

@@ -11,10 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustness.errors import MeasurementError
-from robustness.statistics.verdict import (
-    decide_factor,
-    decide_median,
-)
+from robustness.statistics.decisions import decide_factor, decide_median
 from tests.support.records.streams import nats, stream
 
 
@@ -145,7 +142,7 @@ class TestFactor:
         for factor in (0.5, 5.0, 20.0):
             asked = decide_factor(joint, control, factor=factor, alpha=0.01, draws=draws)
             assert asked.side == decide_factor(*sums, factor=factor, alpha=0.01).side
-            assert asked.text_blocks == 512
+            assert asked.seen == 512
         few = decide_factor(joint[:508], control[:508], factor=0.5, alpha=0.01, draws=draws[:508])
         assert few.side is None  # 127 draws
 

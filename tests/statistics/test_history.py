@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from robustness.ablation.interventions import FixedAblation, Intact
 from robustness.checkpoint.resolving import resolve
 from robustness.policy.policy import load_policy
-from robustness.report.results import CheckResult
-from robustness.statistics.history import course
+from robustness.statistics.figures import Details, DrawFigures, HistoryEntry
+from robustness.statistics.history import thinned
 from robustness.statistics.verdict import Verdict
 from robustness.store.context import Context
 from robustness.vetting import Vetting
@@ -64,17 +64,16 @@ def end_of_interval(delta: Sequence[float], tokens: Sequence[int], direction: in
 
 
 def as_reported(verdict: Verdict) -> list[dict[str, Any]]:
-    """The history in the JSON report, after a trip through a file."""
-    found = CheckResult(**{**verdict.model_dump(), "id": "id", "check": "x", "dims": ()})
-    steps: list[dict[str, Any]] = json.loads(found.model_dump_json())["history"]
+    """The history in the JSON report."""
+    steps: list[dict[str, Any]] = json.loads(verdict.model_dump_json())["history"]
     return steps
 
 
 def ends_where_the_verdict_stands(verdict: Verdict) -> None:
     last = verdict.history[-1]
-    assert last["text_blocks"] == verdict.seen
-    assert last["ratio"] == verdict.measured
-    assert last["interval"] == (None if verdict.interval is None else list(verdict.interval))
+    assert last.seen == verdict.seen
+    assert last.measured == verdict.measured
+    assert last.interval == verdict.interval
 
 
 @pytest.mark.parametrize("exhaustive", [False, True])
@@ -95,8 +94,8 @@ def test_the_course_of_an_ablation_is_that_of_the_specification(
         delta += (ablated.nll_nats - intact.nll_nats).tolist()
         tokens += intact.tokens.tolist()
         step = next(steps)
-        assert step["text_blocks"] == len(delta)
-        assert step["ratio"] == pytest.approx(math.exp(math.fsum(delta) / sum(tokens)))
+        assert step["seen"] == len(delta)
+        assert step["measured"] == pytest.approx(math.exp(math.fsum(delta) / sum(tokens)))
         if exhaustive and index == n_chunks - 1:
             assert step["interval"] is None
         elif len(delta) < 32:
@@ -122,18 +121,22 @@ def test_the_course_of_the_random_control_is_that_of_the_specification(
 ) -> None:
     verdict = vetting(exhaustive=True).ablate_random(1).is_harmless(within=1.1, alpha=ALPHA)
     ends_where_the_verdict_stands(verdict)
-    ratios = verdict.details["draw_ratios"]
+    draws = verdict.details.draws
+    assert draws is not None
+    ratios = draws.each
     steps = as_reported(verdict)
     assert len(steps) > 3
-    assert steps[-1]["draws"] == len(ratios) == verdict.details["draws"] >= 64
-    assert verdict.details["worst_draws"][0]["ratio"] == max(ratios)
+    assert steps[-1]["draws"] == len(ratios) == draws.draws >= 64
+    assert draws.worst[0].measured == max(ratios)
     assert statistics.median(map(math.log, ratios)) == pytest.approx(
         math.log(verdict.measured or 0)
     )
     for step in steps:
         ordered = sorted(ratios[: step["draws"]])
         n = len(ordered)
-        assert math.log(step["ratio"]) == pytest.approx(statistics.median(map(math.log, ordered)))
+        assert math.log(step["measured"]) == pytest.approx(
+            statistics.median(map(math.log, ordered))
+        )
         if n < 64:
             assert step["interval"] == [0.0, "inf"]
         else:
@@ -149,28 +152,36 @@ def test_every_kind_of_verdict_ends_where_its_course_does(
         asked.intact().beats_uniform_guess(alpha=ALPHA),
         asked.ablate(DIM).matters_more_than_chance(factor=5, alpha=ALPHA),
         asked.ablate(DIM + 1).is_harmless(within=1.5, alpha=ALPHA),
-        asked.layer_profile([DIM]).recorded(alpha=ALPHA),
+        asked.layer_sweep([DIM]).recorded(alpha=ALPHA),
     ]
     for verdict in verdicts:
         assert verdict.history
         ends_where_the_verdict_stands(verdict)
-        assert Verdict.from_dict(json.loads(json.dumps(verdict.to_dict()))).history
+        assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
+
+
+def test_infinite_draws_are_text() -> None:
+    draws = DrawFigures(draws=2, mean=math.inf, each=(1.5, math.inf))
+    verdict = Verdict(outcome="fail", statement="c", details=Details(draws=draws))
+    found = json.loads(verdict.model_dump_json())
+    assert found["details"]["draws"]["each"] == [1.5, "inf"]
+    assert found["history"] == []
 
 
 @given(n=st.integers(0, 400), most=st.integers(4, 80))
 def test_a_long_course_is_thinned_and_keeps_both_ends(n: int, most: int) -> None:
-    steps = [{"text_blocks": 16 * (index + 1)} for index in range(n)]
-    kept = course(steps, most=most)
+    steps = [HistoryEntry(seen=16 * (index + 1), measured=1.0) for index in range(n)]
+    kept = thinned(steps, most=most)
     assert len(kept) == n if n <= most else most // 2 <= len(kept) <= most
     assert [*kept[:1], *kept[-1:]] == [*steps[:1], *steps[-1:]]
-    places = [step["text_blocks"] for step in kept]
+    places = [step.seen for step in kept]
     assert places == sorted(set(places))
     assert all(step in steps for step in kept)
 
 
 def test_thinning_leaves_no_gap_that_hides_the_beginning() -> None:
-    steps = [{"text_blocks": index} for index in range(1, 1001)]
-    places = np.array([step["text_blocks"] for step in course(steps)])
+    steps = [HistoryEntry(seen=index, measured=1.0) for index in range(1, 1001)]
+    places = np.array([step.seen for step in thinned(steps)])
     assert {1, 2, 3, 4, 5} <= set(places.tolist())
     assert np.diff(places).max() <= 2 * 1000 / 32
 
@@ -178,7 +189,7 @@ def test_thinning_leaves_no_gap_that_hides_the_beginning() -> None:
 def test_an_interval_closes_in(vetting: Callable[..., Vetting]) -> None:
     """Not at every look, but from the first that excludes anything to the last."""
     verdict = vetting(exhaustive=True).ablate(DIM).degrades(by=1.5, alpha=ALPHA)
-    widths = [s["interval"][1] - s["interval"][0] for s in verdict.history if s["interval"]]
+    widths = [s.interval[1] - s.interval[0] for s in verdict.history if s.interval]
     finite = [width for width in widths if math.isfinite(width)]
     assert len(finite) > 3
     assert finite[-1] < finite[0]

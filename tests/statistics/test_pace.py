@@ -81,17 +81,17 @@ def test_a_line_says_ratio_interval_text_blocks_and_time_left(
     steps = list(verdict.history)
     assert len(lines) == len(steps) > 3
     for number, (line, step) in enumerate(zip(lines, steps, strict=True)):
-        assert line.startswith(f"x{step['ratio']:.4g}")
-        assert f" after {step['text_blocks']}/{n_blocks} text blocks" in line
+        assert line.startswith(f"x{step.measured:.4g}")
+        assert f" after {step.seen}/{n_blocks} text blocks" in line
         assert line.endswith(f": {verdict.statement}")
         shown = re.search(r" \((\S+) to (\S+)\) after", line)
         if number in (0, len(steps) - 1):  # nothing known yet; exact
             assert shown is None
         else:
             assert shown is not None
-            assert list(map(float, shown.groups())) == pytest.approx(step["interval"], rel=1e-2)
+            assert list(map(float, shown.groups())) == pytest.approx(step.interval, rel=1e-2)
         left = re.search(r", at most (\d+) (min|s) left", line)
-        expected = 60 / 16 * (n_blocks - step["text_blocks"])
+        expected = 60 / 16 * (n_blocks - step.seen)
         assert (left is None) == (number == 0 or expected < 5)
         if left:
             seconds = int(left[1]) * (60 if left[2] == "min" else 1)
@@ -105,8 +105,9 @@ def test_every_claim_says_how_long_it_may_take(
     verdict = vetting.ablate_random(1).is_harmless(within=1.1)
     assert "at most" in lines[1]
     assert re.search(r"x\S+ \(\S+ to \S+\) after", lines[-1])
+    assert verdict.details.draws is not None
     # max_draws, and not the end of the corpus, bounds the random control.
-    blocks_per_draw = verdict.seen / verdict.details["draws"]
+    blocks_per_draw = verdict.seen / verdict.details.draws.draws
     most = 60 / 16 * (1000 * blocks_per_draw - verdict.seen)
     left = re.search(r"at most (\S+) (min|h) left", lines[-1])
     assert left is not None
@@ -117,8 +118,9 @@ def test_every_claim_says_how_long_it_may_take(
     assert figure is not None
     now, low, high = map(float, figure.groups())
     assert low < now < high
-    assert high == pytest.approx(intact.history[2]["interval"][1] * 64, rel=1e-2)
+    assert intact.history[2].interval is not None
+    assert high == pytest.approx(intact.history[2].interval[1] * 64, rel=1e-2)
     assert math.isfinite(high)
     lines.clear()
-    vetting.layer_profile([DIM]).recorded()
+    vetting.layer_sweep([DIM]).recorded()
     assert "at most" in lines[1]

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +12,8 @@ from robustness.ablation.ablation import Ablation
 from robustness.ablation.hooks import ablated
 from robustness.ablation.interventions import FixedAblation, Intact
 from robustness.anatomy.anatomy import trace_anatomy
-from robustness.measurement.evidence import COMPARED_CHUNKS, fixed_evidence
+from robustness.checks.statistic import Degradation
+from robustness.measurement.evidence import COMPARED_CHUNKS, intervention_evidence
 from robustness.policy.policy import load_policy
 from robustness.run.plan import RunPlan
 from robustness.run.planning import make_plan
@@ -21,19 +22,12 @@ from robustness.runtime.devices import chosen_dtype
 from robustness.scoring.block import causal_block
 from robustness.scoring.forward import Scorer
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
-from robustness.statistics.verdict import (
-    decide_factor,
-    decide_median,
-    reduced_precision,
-    reduced_precision_of_draws,
-)
+from robustness.statistics.decisions import decide_factor, decide_median
+from robustness.statistics.precision import reduced_precision, reduced_precision_of_draws
 from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.planted import PLANTED, save_planted
 from tests.support.checkpoints.tiny_models import tiny_inputs, tiny_model
-
-if TYPE_CHECKING:
-    from robustness.policy.settings import Settings
 
 ERROR = np.random.default_rng(1).normal(0.02, 0.1, 32)
 
@@ -171,7 +165,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> RunPlan:
 
 def _vetting(planned: RunPlan, **changed: Any) -> Vetting:
     (only,) = planned.checkpoints
-    settings: Settings = only.settings.model_copy(update=changed)
+    settings = only.settings.model_copy(update=changed)
     return Vetting(
         checkpoint=only.load(), settings=settings, context=Context(root=planned.store_root)
     )
@@ -197,7 +191,7 @@ def test_what_the_first_text_blocks_decide_is_never_measured_in_bfloat16(planned
     verdict = _vetting(planned).ablate(5).is_harmless(within=1.5)
     assert verdict
     assert verdict.seen == COMPARED_CHUNKS * CHUNK_BLOCKS
-    assert "dtype" not in verdict.details
+    assert verdict.details.precision is None
 
 
 def test_every_verdict_is_that_of_float32(planned: RunPlan) -> None:
@@ -214,27 +208,27 @@ def test_every_verdict_is_that_of_float32(planned: RunPlan) -> None:
 
     full, reduced = decided("float32"), decided("bfloat16")
     assert [verdict.outcome for verdict in reduced] == [verdict.outcome for verdict in full]
-    assert [v.text_blocks for v in reduced] == [v.text_blocks for v in full]
+    assert [v.seen for v in reduced] == [v.seen for v in full]
     for one, other in zip(full, reduced, strict=True):
-        assert "dtype" not in one.details
-        assert other.details["dtype"] == "bfloat16"
-        slacks = [each["slack_nats"] for each in other.details["reduced_precision"]]
+        assert one.details.precision is None
+        assert other.details.precision.dtype == "bfloat16"
+        slacks = [each.slack_nats for each in other.details.precision.costs]
         assert all(0 <= slack < 1 for slack in slacks)
         assert not other.exact
-        assert other.ratio == pytest.approx(one.ratio, rel=0.01)
+        assert other.measured == pytest.approx(one.measured, rel=0.01)
     low, high = reduced[1].interval
-    assert low < full[1].ratio < high
+    assert low < full[1].measured < high
 
 
 def test_a_threshold_too_near_for_bfloat16_is_decided_in_float32(planned: RunPlan) -> None:
     vetting = _vetting(planned, exhaustive=True)
     exact = _vetting(planned, dtype="float32", exhaustive=True).ablate(PLANTED).degrades(by=1.05)
     assert exact.exact
-    assert exact.ratio
-    verdict = vetting.ablate(PLANTED).degrades(by=exact.ratio * (1 - 1e-6))
+    assert exact.measured
+    verdict = vetting.ablate(PLANTED).degrades(by=exact.measured * (1 - 1e-6))
     assert verdict
     assert verdict.exact
-    assert verdict.measured == exact.ratio
+    assert verdict.measured == exact.measured
 
 
 def test_what_reduced_precision_leaves_open_at_the_end_is_measured_in_float32(
@@ -243,17 +237,18 @@ def test_what_reduced_precision_leaves_open_at_the_end_is_measured_in_float32(
     """A threshold that is far from the first text blocks' ratio, and near that of the corpus."""
     monkeypatch.setattr("robustness.statistics.precision.NEAR", math.inf)
     exact = _vetting(planned, dtype="float32", exhaustive=True).ablate(PLANTED).degrades(by=1.05)
-    assert exact.ratio
-    verdict = _vetting(planned).ablate(PLANTED).degrades(by=exact.ratio * (1 + 1e-6))
+    assert exact.measured
+    verdict = _vetting(planned).ablate(PLANTED).degrades(by=exact.measured * (1 + 1e-6))
     assert not verdict
     assert verdict.exact
-    assert verdict.measured == exact.ratio
+    assert verdict.measured == exact.measured
 
 
 def test_evidence_says_what_was_compared(planned: RunPlan) -> None:
     measurement = _vetting(planned).measurement
     intervention = FixedAblation(ablation=Ablation(dims=(PLANTED,)))
-    found = list(fixed_evidence(measurement, intervention, threshold=1.05))
+    judge = Degradation(threshold=1.05, alpha=0.01)
+    found = list(intervention_evidence(measurement, [intervention], judge))
     assert [each.comparison for each in found[:COMPARED_CHUNKS]] == [None] * COMPARED_CHUNKS
     error, full, tokens = [], [], []
     for index in range(COMPARED_CHUNKS):

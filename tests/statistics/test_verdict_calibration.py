@@ -18,8 +18,14 @@ import pytest
 from numpy.typing import NDArray
 
 from robustness.scoring.sampling import DrawClock
-from robustness.statistics.sequential import mean_side, median_side, ratio_side, summarise
-from robustness.statistics.verdict import CHUNK, blind_share, decide_ratio
+from robustness.statistics.decisions import CHUNK, decide_ratio
+from robustness.statistics.sequential import (
+    blind_share,
+    mean_side,
+    median_side,
+    ratio_side,
+    summarise,
+)
 
 ORDERS = 20_000
 BATCH = 500

@@ -42,14 +42,8 @@ def dense_inputs(
 
     A tensor counts where it *is* the layer's input or what a normalisation made within the layer
     (not what attention or an activation made), and a module with a weight matrix reads it. Several
-    modules that read one tensor (query, key, value) count it once.
-
-    Args:
-        model: In evaluation mode; left as it was.
-        stack: Where its layers are.
-        blocks: Text blocks.
-        threshold: From which a |value| is counted.
-        progress: Told about every text block.
+    modules that read one tensor (query, key, value) count it once. Hits are values of at least the
+    threshold in size.
 
     Raises:
         RuleError: No such tensor is found, or one holds NaN or infinity.
@@ -68,17 +62,17 @@ def dense_inputs(
             run(model, ids)
             readers.text_block_ends()
             progress(f"{block + 1}/{len(blocks)} text blocks read")
-    if not readers.found:
+    if not readers.reduced:
         raise RuleError(
             "rule llm-int8 looks at what dense layers read of the hidden states, and no module "
             "with a weight matrix that reads them was seen in this model's layers; use another rule"
         )
-    order = sorted(readers.found)
+    order = sorted(readers.reduced)
     return DenseInputs(
         layer=np.array([layer for layer, _ in order], dtype=np.int64),
         n_layers=stack.n_layers,
-        largest=np.stack([readers.found[key][0] for key in order]),
-        hits=np.stack([readers.found[key][1] for key in order]),
+        largest=np.stack([readers.reduced[key][0] for key in order]),
+        hits=np.stack([readers.reduced[key][1] for key in order]),
         threshold=threshold,
         positions=sum(map(len, blocks)),
     )
@@ -92,7 +86,7 @@ class _DenseReaders:
         self._threshold = threshold
         self._alive: dict[tuple[int, int], Tensor] = {}
         self._read: dict[tuple[int, int], None] = {}
-        self.found: dict[tuple[int, int], tuple[Array, NDArray[np.int64]]] = {}
+        self.reduced: dict[tuple[int, int], tuple[Array, NDArray[np.int64]]] = {}
         """(layer, number of the hidden state in it) -> largest |value| and hits, (D,)."""
 
     def layer_begins(self, _: int, inputs: tuple[Any, ...]) -> None:
@@ -123,10 +117,10 @@ class _DenseReaders:
         if not np.isfinite(size).all():
             raise not_finite("hidden state", place.layer)
         largest, hits = size.max(axis=0), (size >= self._threshold).sum(axis=0)
-        if (place.layer, number) in self.found:
-            before = self.found[place.layer, number]
+        if (place.layer, number) in self.reduced:
+            before = self.reduced[place.layer, number]
             largest, hits = np.maximum(largest, before[0]), hits + before[1]
-        self.found[place.layer, number] = (largest, hits)
+        self.reduced[place.layer, number] = (largest, hits)
 
     def text_block_ends(self) -> None:
         """Let the last layer's tensors go."""

@@ -28,14 +28,7 @@ def layer_outputs(
     sentence_first: bool,
     progress: Progress = lambda _: None,
 ) -> LayerOutputs:
-    """The hidden states behind each layer.
-
-    Args:
-        model: In evaluation mode; left as it was.
-        stack: Where its layers are.
-        blocks: Text blocks.
-        sentence_first: Whether the first position stands for a text block, or the last one.
-        progress: Told about every text block.
+    """The hidden states behind each layer, and that of the position that stands for a text block.
 
     Raises:
         RuleError: A hidden state holds NaN or infinity.

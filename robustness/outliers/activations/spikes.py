@@ -37,15 +37,8 @@ def spike_rounds(
 ) -> list[Spikes]:
     """Extremes at the output writers: of the intact model, then without the weights that spike.
 
-    A weight is taken as 0 by computing what its row writes without it: no parameter changes.
-
-    Args:
-        model: In evaluation mode; left as it was.
-        stack: Where its output writers are.
-        blocks: Text blocks.
-        threshold: On the |input| and the |output| of a spike.
-        max_rounds: Readings of the text at most.
-        progress: Told about every text block.
+    Both input and output of a spike exceed the threshold in size. A weight is taken as 0 by
+    computing what its row writes without it: no parameter changes.
 
     Raises:
         UnsupportedSite: The output sites are no dense layers.

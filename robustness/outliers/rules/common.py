@@ -17,12 +17,8 @@ def layers_needed(share: float, n_layers: int) -> int:
 def independent(needed: int, n_layers: int, n_distinct: int | None) -> tuple[int, int]:
     """How many of how many different modules must stand out where layers share theirs.
 
-    Layers that share a module (ALBERT) stand out together: by chance they count once.
-
-    Args:
-        needed: layers in which a dimension must stand out.
-        n_layers: L.
-        n_distinct: different modules among them; ``None`` if all are different.
+    Layers that share a module (ALBERT) stand out together: by chance they count once. Without
+    ``n_distinct`` all modules are different.
     """
     if n_distinct is None:
         return needed, n_layers
@@ -62,11 +58,6 @@ def most_extreme(n: int) -> float:
 def require_finite(rule: str, what: str, values: NDArray[np.float64]) -> None:
     """Refuse values that no rule can compare.
 
-    Args:
-        rule: the rule's name.
-        what: what the values are.
-        values: shape (L, D).
-
     Raises:
         RuleError: naming the first dimension and layer that hold NaN or infinity.
     """
@@ -80,12 +71,7 @@ def require_finite(rule: str, what: str, values: NDArray[np.float64]) -> None:
 
 
 def by_magnitude(extreme: NDArray[np.float64], *, exclude: Iterable[int]) -> tuple[int, ...]:
-    """Dimensions in descending order of a value, without those that are outliers.
-
-    Args:
-        extreme: how far out each dimension is in any single layer, shape (D,).
-        exclude: the outlier dimensions.
-    """
+    """Dimensions in descending order of a value, shape (D,), without those that are outliers."""
     outliers = set(exclude)
     order = np.argsort(-extreme, kind="stable").tolist()
     return tuple(dim for dim in order if dim not in outliers)
