@@ -33,6 +33,7 @@ class Completeness:
             narrowed: whether the user asked for a part of the suite.
         """
         self.results: dict[str, CheckResult] = {}
+        self._tests_of: dict[str, str] = {}
         self._narrowed = narrowed
         self._plan = plan
         self._names = {
@@ -44,6 +45,11 @@ class Completeness:
         self._deselected: set[str] = set()
 
     @property
+    def decided(self) -> dict[str, CheckResult]:
+        """Decided checks by the name that their test has in the plan, whatever its id became."""
+        return {self._tests_of[nodeid]: result for nodeid, result in self.results.items()}
+
+    @property
     def expected(self) -> set[str]:
         """Names of all tests in the plan."""
         return set().union(*self._names.values())
@@ -51,8 +57,17 @@ class Completeness:
     @property
     def left_out(self) -> set[str]:
         """Names of planned tests that were not selected."""
-        decided = {result.test_name for result in self.results.values()}
-        return self.expected - {_name(nodeid) for nodeid in self.collected} - decided
+        return self.expected - {_name(nodeid) for nodeid in self.collected} - self.decided.keys()
+
+    def decide(self, test: str, result: CheckResult) -> None:
+        """Take in a verdict.
+
+        Args:
+            test: the name that its test has in the plan.
+            result: of the check.
+        """
+        self.results[result.id] = result
+        self._tests_of[result.id] = test
 
     def collect(self, ids: Iterable[str]) -> None:
         """Remember the suite's tests among these; without verdicts, they are problems."""
@@ -101,7 +116,7 @@ class Completeness:
         ]
 
     def _unexpected_passes(self) -> list[str]:
-        outcomes = {result.test_name: result.outcome for result in self.results.values()}
+        outcomes = {test: result.outcome for test, result in self.decided.items()}
         return [
             problem
             for planned in self._plan.checkpoints
@@ -114,7 +129,7 @@ class Completeness:
     def _not_accounted(self) -> list[str]:
         """Checks that do not apply, where nobody says why: that is the outlier check's part."""
         groups = (
-            [result for result in self.results.values() if result.test_name in names]
+            [result for test, result in self.decided.items() if test in names]
             for names in self._names.values()
         )
         return [
@@ -127,8 +142,8 @@ class Completeness:
         ids: dict[str, set[str]] = defaultdict(set)
         for nodeid in self.collected:
             ids[_name(nodeid)].add(nodeid)
-        for nodeid, result in self.results.items():
-            ids[result.test_name].add(nodeid)
+        for nodeid, test in self._tests_of.items():
+            ids[test].add(nodeid)
         return [
             f"{' and '.join(sorted(same))} decide the same check"
             for same in ids.values()

@@ -16,7 +16,7 @@ from robustness.pytest_support.handover import Handover, workers_start_beside
 from robustness.pytest_support.options import store_limit
 from robustness.pytest_support.planning import planned_run
 from robustness.pytest_support.progress import Line, Watcher
-from robustness.pytest_support.recorder import REPORTED
+from robustness.pytest_support.recorder import PLANNED, REPORTED
 from robustness.pytest_support.state import STATE, RunState
 from robustness.report.collected import Ending, collected
 from robustness.report.json_document import sealed
@@ -160,9 +160,9 @@ class Controller:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take in a verdict."""
         self.progress.clear()
-        text = report.__dict__.get(REPORTED)
-        if isinstance(text, str) and self.completeness is not None:
-            self.completeness.results[report.nodeid] = CheckResult.model_validate_json(text)
+        text, test = report.__dict__.get(REPORTED), report.__dict__.get(PLANNED)
+        if isinstance(text, str) and isinstance(test, str) and self.completeness is not None:
+            self.completeness.decide(test, CheckResult.model_validate_json(text))
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -260,5 +260,5 @@ class Controller:
             duration_s=time.monotonic() - self._began,
             command=shlex.join(["pytest", *map(str, self.config.invocation_params.args)]),
         )
-        report = collected(self.plan, self.completeness.results.values(), ending)
+        report = collected(self.plan, self.completeness.decided, ending)
         return report if report.shard is None else sealed(report)

@@ -15,6 +15,9 @@ from robustness.statistics.verdict import Verdict
 REPORTED = "robustness"
 """Attribute of a test report that carries the decided check as JSON text."""
 
+PLANNED = "robustness_test"
+"""Attribute of a test report that carries the name that its test has in the plan."""
+
 
 class Recorder:
     """Puts verdicts on reports, from which the controller takes them."""
@@ -40,4 +43,6 @@ class Recorder:
             shown = item.stash.get(EXAMPLES, [])
             found = check_result(item.nodeid, check, verdict, examples=shown)
             report.__dict__[REPORTED] = found.model_dump_json()
+            label = item.callspec.params["checkpoint"]  # type: ignore[attr-defined]
+            report.__dict__[PLANNED] = check.test_name(label)
         return report

@@ -15,7 +15,7 @@ _ORDER = ("error", "fail", "inconclusive")
 
 
 def row_of(check: CheckResult, n_blocks: int) -> tuple[str, ...]:
-    """The cells of a decided check.
+    """Return the cells of a decided check.
 
     Args:
         check: what it came to.
@@ -33,13 +33,13 @@ def row_of(check: CheckResult, n_blocks: int) -> tuple[str, ...]:
 
 
 def total_of(check: CheckResult, n_blocks: int) -> int:
-    """All that there is to measure: text blocks of the corpus, or examples of the task."""
+    """Return how much there is to measure: text blocks of the corpus, or examples of the task."""
     task = check.details.task
     return n_blocks if task is None else task.task_examples
 
 
 def verdict_of(check: CheckResult) -> str:
-    """The outcome, and what an expectation makes of it."""
+    """Return the outcome with what an expectation makes of it."""
     if check.outcome != "fail" or check.expected_failure is None:
         return check.outcome
     return EXPIRED if check.expected_failure.expired else EXPECTED
@@ -59,7 +59,7 @@ def _needed(check: CheckResult) -> str:
 
 
 def severity(check: CheckResult) -> tuple[int, float]:
-    """A key by which the worst check comes first: by outcome, then by distance to the threshold."""
+    """Return a key that puts the worst first: by outcome, then by distance to the threshold."""
     if not check.is_accepted:
         rank = _ORDER.index(check.outcome)
     elif check.outcome == "fail":
@@ -70,7 +70,7 @@ def severity(check: CheckResult) -> tuple[int, float]:
 
 
 def margin(check: CheckResult) -> float:
-    """How far a check lies on the passing side; infinite if unknown.
+    """Return how far a check lies on the passing side; infinite if that is unknown.
 
     Of what multiplies something it is the log of a ratio, of all else the difference.
     """
@@ -84,20 +84,20 @@ def margin(check: CheckResult) -> float:
 
 
 def _log(value: float) -> float:
-    """Of a factor, which can be negative where ablation helps."""
+    """Return the logarithm of a factor, which can be negative where ablation helps."""
     return math.log(value) if value > 0 else -math.inf if value <= 0 else math.nan
 
 
 def worst_check(checks: Sequence[CheckResult]) -> CheckResult:
-    """The check that most needs attention; of equals the first."""
+    """Return the check that most needs attention; of equals the first."""
     return min(checks, key=severity)
 
 
 def checks_in_order(checks: Sequence[CheckResult]) -> list[CheckResult]:
-    """Checks, the worst first; those that pass stay in the order of the suite."""
+    """Return the checks, the worst first; those that pass stay in the order of the suite."""
     return sorted(checks, key=lambda check: severity(check)[0])
 
 
 def checkpoints_in_order(checkpoints: Sequence[CheckpointResult]) -> list[CheckpointResult]:
-    """Checkpoints that have checks, by their worst check."""
+    """Return checkpoints that have checks, ordered by their worst check."""
     return sorted(checkpoints, key=lambda checkpoint: severity(worst_check(checkpoint.checks)))

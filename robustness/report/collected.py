@@ -3,7 +3,7 @@
 import json
 import math
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -28,6 +28,7 @@ from robustness.statistics.verdict import Verdict
 if TYPE_CHECKING:
     from robustness.checks.planned import PlannedCheck
     from robustness.measurement.planned_task import PlannedTask
+    from robustness.outliers.model_profile import ModelProfile
     from robustness.outliers.outliers import Detection, Outlier
     from robustness.outliers.site_values import SiteValues
     from robustness.run.plan import PlannedCheckpoint, RunPlan
@@ -63,7 +64,7 @@ def check_result(
     *,
     examples: Sequence[Mapping[str, Any]] = (),
 ) -> CheckResult:
-    """One decided check.
+    """Return what one test decided.
 
     Args:
         nodeid: of its test.
@@ -82,16 +83,15 @@ def check_result(
     )
 
 
-def collected(plan: "RunPlan", results: Iterable[CheckResult], ending: Ending) -> Report:
-    """Everything a run found out.
+def collected(plan: "RunPlan", results: Mapping[str, CheckResult], ending: Ending) -> Report:
+    """Return everything that a run found out.
 
     Args:
         plan: what was planned.
-        results: what was decided.
+        results: decided checks by the name that their test has in the plan.
         ending: how the session ended.
     """
-    by_name = {result.test_name: result for result in results}
-    checkpoints = tuple(checkpoint_result(planned, by_name) for planned in plan.checkpoints)
+    checkpoints = tuple(checkpoint_result(planned, results) for planned in plan.checkpoints)
     whole = plan.shard is None and not ending.partial and not ending.problems
     return Report(
         schema=SCHEMA,
@@ -118,49 +118,27 @@ def collected(plan: "RunPlan", results: Iterable[CheckResult], ending: Ending) -
 def checkpoint_result(
     planned: "PlannedCheckpoint", results: Mapping[str, CheckResult]
 ) -> CheckpointResult:
-    """Everything found out about one checkpoint.
+    """Return everything that was found out about one checkpoint.
 
     Args:
         planned: what was known before the first test.
         results: decided checks by the name of their test.
     """
-    checkpoint, settings, profile = planned.checkpoint, planned.settings, planned.model_profile
-    detections = profile.detections
+    baseline = planned.baseline
     found = CheckpointResult(
         label=planned.label,
-        reference=checkpoint["reference"],
-        revision=checkpoint["revision"],
-        architecture=checkpoint["architecture"],
-        stack=profile.stack,
-        site=settings.site,
-        mode=settings.mode,
-        ablated_layers=_plain(settings.layers),
-        layers=profile.layers,
-        hidden_size=profile.hidden_size,
-        parameters=checkpoint["n_parameters"],
-        vocabulary=checkpoint["vocab_size"],
-        scoring=checkpoint["scoring"],
-        dtype=planned.dtype,
+        **_model(planned),
         **_scoring_options(planned),
-        device=settings.device,
-        expectation=settings.expectation,
-        seed=settings.seed,
+        **_outlier_results(planned.model_profile),
         block_size=planned.block_size,
-        exhaustive=settings.exhaustive,
         corpus=planned.corpus,
         corpus_text_blocks=planned.text_blocks,
         notes=tuple(planned.notes),
-        quantity=quantity(checkpoint["scoring"]).name,
+        quantity=quantity(planned.checkpoint["scoring"]).name,
         intact=None,
-        rule=profile.detection.rule,
-        expected_by_chance=profile.detection.by_chance,
-        outliers=_outliers(profile.detection),
-        rules=tuple(map(_rule, detections)),
-        agreement=_agreement(detections),
-        sites=None if profile.values is None else _sites(profile.values),
         baseline=None
-        if planned.baseline is None
-        else BaselineProfile.model_validate(planned.baseline.summary(), strict=False),
+        if baseline is None
+        else BaselineProfile.model_validate(baseline.summary(), strict=False),
         task=None if planned.task is None else _task(planned.task),
         checks=(),
     )
@@ -168,8 +146,44 @@ def checkpoint_result(
     return found.with_checks(results[name] for name in names if name in results)
 
 
+def _model(planned: "PlannedCheckpoint") -> dict[str, Any]:
+    """Return which model was vetted, and where and how."""
+    checkpoint, settings, profile = planned.checkpoint, planned.settings, planned.model_profile
+    return {
+        "reference": checkpoint["reference"],
+        "revision": checkpoint["revision"],
+        "architecture": checkpoint["architecture"],
+        "stack": profile.stack,
+        "site": settings.site,
+        "mode": settings.mode,
+        "ablated_layers": _plain(settings.layers),
+        "layers": profile.layers,
+        "hidden_size": profile.hidden_size,
+        "parameters": checkpoint["n_parameters"],
+        "vocabulary": checkpoint["vocab_size"],
+        "scoring": checkpoint["scoring"],
+        "dtype": planned.dtype,
+        "device": settings.device,
+        "expectation": settings.expectation,
+        "seed": settings.seed,
+        "exhaustive": settings.exhaustive,
+    }
+
+
+def _outlier_results(profile: "ModelProfile") -> dict[str, Any]:
+    """Return what every rule found, and what the first of them goes by."""
+    return {
+        "rule": profile.detection.rule,
+        "expected_by_chance": profile.detection.by_chance,
+        "outliers": _outliers(profile.detection),
+        "rules": tuple(map(_rule, profile.detections)),
+        "agreement": _agreement(profile.detections),
+        "sites": None if profile.values is None else _sites(profile.values),
+    }
+
+
 def _scoring_options(planned: "PlannedCheckpoint") -> dict[str, Any]:
-    """The settings that the scoring depends on; ``None`` where it does not."""
+    """Return the settings that the scoring depends on, and ``None`` for the others."""
     scoring, options = planned.checkpoint["scoring"], planned.settings.scoring_options
     return {
         "masking": options.masking if scoring in ("masked", "permutation") else None,
@@ -200,7 +214,7 @@ def _rule(detection: "Detection") -> RuleResult:
 
 
 def _agreement(detections: Sequence["Detection"]) -> tuple[Agreement, ...]:
-    """Every dimension that some rule found, with the rules that did: most rules first."""
+    """Return every dimension that some rule found with the rules that did, most rules first."""
     rules = {
         dim: tuple(detection.name for detection in detections if dim in detection.dims)
         for dim in sorted({dim for detection in detections for dim in detection.dims})
@@ -210,7 +224,7 @@ def _agreement(detections: Sequence["Detection"]) -> tuple[Agreement, ...]:
 
 
 def _sites(values: "SiteValues") -> Sites:
-    """What was found, without a look at every one of its many numbers."""
+    """Return what was found without checking every one of its many numbers."""
     return Sites.model_construct(**{name: getattr(values, name) for name in Sites.model_fields})
 
 
@@ -228,7 +242,7 @@ def _task(task: "PlannedTask") -> TaskResult:
 
 
 def _plain(value: Any) -> Any:
-    """JSON types, whatever numpy has made of them; infinities and NaN as text."""
+    """Return JSON types, whatever numpy has made of them; infinities and NaN become text."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, Mapping):

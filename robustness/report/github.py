@@ -30,12 +30,12 @@ _CHARACTERS = 1000
 
 
 def is_wanted(mode: str, environ: Mapping[str, str]) -> bool:
-    """Whether to write anything for GitHub; ``auto`` does in its jobs."""
+    """Tell whether to write anything for GitHub; ``auto`` does in its jobs."""
     return mode == "always" or (mode == "auto" and environ.get("GITHUB_ACTIONS") == "true")
 
 
 def render(report: Report) -> str:
-    """The annotations, a line each."""
+    """Return the annotations, a line each."""
     return "".join(f"{line}\n" for line in annotations(report))
 
 
@@ -54,7 +54,7 @@ def publish(report: Report, environ: Mapping[str, str]) -> list[str]:
 
 
 def publish_refusal(sentence: str, environ: Mapping[str, str]) -> list[str]:
-    """The same for a run that was refused before it began.
+    """Tell of a run that was refused before it began, in the same places.
 
     Args:
         sentence: why.
@@ -68,7 +68,7 @@ def publish_refusal(sentence: str, environ: Mapping[str, str]) -> list[str]:
 
 
 def annotations(report: Report) -> list[str]:
-    """One per checkpoint, the worst first, after one on what is wrong with the run as a whole."""
+    """Return one per checkpoint, the worst first, after one on what is wrong with the whole run."""
     found: dict[Kind, list[tuple[str, str]]] = {"error": [], "warning": [], "notice": []}
     for kind, title, message in _told(report):
         found[kind].append((title, message))
@@ -76,7 +76,7 @@ def annotations(report: Report) -> list[str]:
 
 
 def command(kind: Kind, title: str, message: str) -> str:
-    """A workflow command: one line, whatever title and message hold."""
+    """Return a workflow command: one line, whatever title and message hold."""
     title = plain(title, limit=_TITLE).replace("%", "%25")
     title = title.replace(":", "%3A").replace(",", "%2C")
     message = plain(message, limit=_CHARACTERS).replace("%", "%25")  # CR and LF are escapes by now
@@ -84,7 +84,7 @@ def command(kind: Kind, title: str, message: str) -> str:
 
 
 def as_output(lines: Sequence[str], encoding: str | None) -> str:
-    """The lines each on one of its own, whatever was written before, in what a stream can take."""
+    """Return the lines, each on one of its own, as a stream takes them."""
     codec = encoding or "utf-8"
     text = "".join(f"\n{line}" for line in lines)
     return text.encode(codec, "backslashreplace").decode(codec) + "\n"
@@ -111,7 +111,7 @@ def _kind(checkpoint: CheckpointResult) -> Kind:
 
 
 def _at_most(told: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
-    """What fits; the last one then says how many do not."""
+    """Return what fits; the last one then says how many do not."""
     if len(told) <= MOST:
         return told
     rest = len(told) - MOST + 1
@@ -119,7 +119,7 @@ def _at_most(told: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
 
 
 def _summarised(environ: Mapping[str, str], text_for: Callable[[int], str]) -> list[str]:
-    """Append what there is room for; what went wrong, as annotations."""
+    """Append what there is room for, and return what went wrong as annotations."""
     name = environ.get(SUMMARY)
     if not name:
         return []

@@ -17,17 +17,17 @@ SEAL = "sha256"
 
 
 def render(report: Report) -> str:
-    """The JSON report: a line for every value, and for every row of numbers."""
+    """Return the JSON report: a line for every value, and for every row of numbers."""
     return laid_out(as_json(report))
 
 
 def laid_out(value: Any) -> str:
-    """JSON of a value in JSON types: a line for each, but one for a row of numbers."""
+    """Write a value in JSON types, with a line for each value and for each row of numbers."""
     return _indented(value, "\n") + "\n"
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """JSON types; the seal is there only if there is one."""
+    """Return JSON types; the seal is there only if there is one."""
     found = report.model_dump(mode="json", by_alias=True)
     if found[SEAL] is None:
         del found[SEAL]
@@ -35,7 +35,7 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def sealed(report: Report) -> Report:
-    """The report with its checksum, for those that travel between machines."""
+    """Return the report with its checksum, for those that travel between machines."""
     bare = report.model_copy(update={SEAL: None})
     return bare.model_copy(update={SEAL: digest(as_json(bare))})
 
@@ -53,7 +53,7 @@ def read_report(file: Path) -> Report:
 
 
 def parsed(text: bytes, source: str, *, error: type[RobustnessError]) -> dict[str, Any]:
-    """The JSON of a report of this schema; the rest of it may still be wrong.
+    """Return the JSON of a report of this schema; the rest of it may still be wrong.
 
     Args:
         text: of the report.
@@ -77,7 +77,7 @@ def parsed(text: bytes, source: str, *, error: type[RobustnessError]) -> dict[st
 
 
 def validated(found: Mapping[str, Any], source: str, *, error: type[RobustnessError]) -> Report:
-    """The report that JSON holds; arguments as of :func:`parsed`."""
+    """Return the report that JSON holds; the arguments are as of :func:`parsed`."""
     try:
         # As JSON: in Python's types, lists would be no tuples.
         return Report.model_validate_json(json.dumps(found))
@@ -100,7 +100,7 @@ def _finite(text: str) -> float:
 
 
 def _indented(value: Any, line: str) -> str:
-    """JSON whose lines begin with ``line``."""
+    """Return JSON whose lines begin with ``line``."""
     deeper = f"{line}  "
     if isinstance(value, Mapping) and value:
         items = (f"{json.dumps(str(key))}: {_indented(v, deeper)}" for key, v in value.items())
@@ -111,5 +111,5 @@ def _indented(value: Any, line: str) -> str:
 
 
 def _is_row(items: Sequence[Any]) -> bool:
-    """Whether these are numbers; infinities among them are text."""
+    """Tell whether these are numbers; infinities among them are text."""
     return any(isinstance(item, int | float) for item in items)

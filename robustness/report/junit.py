@@ -12,7 +12,7 @@ _COUNTED = {"failure": "failures", "error": "errors", "skipped": "skipped"}
 
 
 def render(report: Report) -> str:
-    """One test case per check, and one for every other reason why the run is no success."""
+    """Return a test case per check, and one for every other reason why the run is no success."""
     root = ET.Element("testsuites")
     suite = ET.SubElement(root, "testsuite", name="robustness")
     counts = dict.fromkeys(_COUNTED.values(), 0)
@@ -33,7 +33,7 @@ def render(report: Report) -> str:
 
 
 def properties(verdict: Verdict) -> Iterable[tuple[str, str | int | float]]:
-    """A verdict's numbers: exact ``str``, ``int`` and ``float``, as they may leave a worker."""
+    """Return a verdict's numbers as exact ``str``, ``int`` and ``float``: these may travel."""
     yield "verdict", str(verdict.outcome)
     if verdict.measured is not None:
         yield "measured", float(verdict.measured)

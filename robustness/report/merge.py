@@ -35,7 +35,7 @@ def read_shard(file: Path) -> Report:
 
 
 def parse_shard(text: bytes, source: str) -> Report:
-    """The same from its text, which ``source`` names in messages.
+    """Read it from its text, which ``source`` names in messages.
 
     Raises:
         ShardError: one sentence on why it cannot be read.
@@ -57,7 +57,7 @@ def parse_shard(text: bytes, source: str) -> Report:
 def merge(
     shards: Sequence[Report], sources: Sequence[str], *, problems: Sequence[str] = ()
 ) -> Report:
-    """The report of the whole run.
+    """Return the report of the whole run.
 
     Args:
         shards: reports by :func:`read_shard`.
@@ -95,7 +95,7 @@ def merge(
 
 
 def _of_one_run(shards: Sequence[Report], sources: Sequence[str]) -> Shard:
-    """What the first says of the whole, if all say the same and each is there once."""
+    """Return what the first says of the whole, if all say the same and each is there once."""
     first, parts = _part(shards[0]), list(map(_part, shards))
     for part, source in zip(parts, sources, strict=True):
         other = "plan" if (part.plan, part.all) != (first.plan, first.all) else ""
@@ -118,7 +118,7 @@ def _part(report: Report) -> Shard:
 
 
 def _decided(shards: Sequence[Report]) -> Decided:
-    """The checks; one that two shards decided is refused."""
+    """Return the checks; one that two shards decided is refused."""
     found: dict[str, dict[str, CheckResult]] = {}
     names: set[str] = set()
     for shard in shards:
@@ -179,7 +179,7 @@ def _unexpected_passes(whole: Shard, decided: Decided) -> list[str]:
 def _checkpoints(
     whole: Shard, shards: Sequence[Report], decided: Decided
 ) -> tuple[CheckpointResult, ...]:
-    """Every checkpoint of the whole that some shard has, with all its checks."""
+    """Return every checkpoint of the whole that some shard has, with all its checks."""
     parts = {part.label: part for shard in reversed(shards) for part in shard.checkpoints}
     return tuple(
         parts[label].with_checks(
@@ -191,7 +191,7 @@ def _checkpoints(
 
 
 def _cleaned(value: Any) -> Any:
-    """Text without what a terminal would obey."""
+    """Return text without what a terminal would obey."""
     if isinstance(value, str):
         return _printable(value)
     if isinstance(value, list):

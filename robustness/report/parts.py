@@ -9,7 +9,7 @@ from robustness.statistics.figures import Figures, Number
 
 
 def _encodable(value: Any) -> Any:
-    """Text that UTF-8 can hold: names of files can have bytes in them that are no text."""
+    """Return text that UTF-8 can hold: names of files can have bytes in them that are no text."""
     return encodable(value, "utf-8") if isinstance(value, str) else value
 
 

@@ -36,7 +36,7 @@ class Reporter:
 
     @property
     def described(self) -> str:
-        """What it writes, and what has to be installed for that."""
+        """Return what it writes, and what has to be installed for that."""
         extra = f"pip install 'pytest-robustness[{self.extra}]'"
         return (
             f"{self.writes} (needs the extra '{self.extra}': {extra})"
@@ -45,7 +45,7 @@ class Reporter:
         )
 
     def render(self, report: "Report") -> str:
-        """The report in this format.
+        """Return the report in this format.
 
         Raises:
             ReportError: if a package is missing, or the format cannot tell of this report.
@@ -55,7 +55,7 @@ class Reporter:
         return render(report)
 
     def require_packages(self) -> None:
-        """Find out whether it could be rendered.
+        """Find out whether a report could be rendered.
 
         Raises:
             ReportError: one sentence on what is missing.

@@ -101,12 +101,12 @@ class CheckResult(Verdict):
         return self.outcome in ("pass", "not applicable")
 
     def plays(self, role: Role, source: Source = "text") -> bool:
-        """Whether it has this part in what is told of a checkpoint."""
+        """Tell whether it has this part in what is told of a checkpoint."""
         known = self.specification
         return known is not None and known.role == role and known.source == source
 
     def is_of_one_dimension(self, source: Source) -> bool:
-        """Whether it is of a kind that asks about one dimension after the other."""
+        """Tell whether it is of a kind that asks about one dimension after the other."""
         return self.is_by_dimension and CHECKS[self.check].source == source
 
 
@@ -192,7 +192,7 @@ class CheckpointResult(Figures):
         return tuple(check for check in self.checks if not check.is_accepted)
 
     def of(self, role: Role, source: Source = "text") -> tuple[CheckResult, ...]:
-        """The checks with this part that measured something."""
+        """Return the checks with this part that measured something."""
         return tuple(
             check
             for check in self.checks
@@ -200,7 +200,7 @@ class CheckpointResult(Figures):
         )
 
     def with_checks(self, checks: Iterable[CheckResult]) -> "CheckpointResult":
-        """The same with these checks, and what the widest of them say of the intact model."""
+        """Return the same with these checks and what the widest say of the intact model."""
         decided = tuple(checks)
         changes: dict[str, Any] = {"checks": decided, "intact": _intact(decided)}
         if self.task is not None:
@@ -226,7 +226,7 @@ class Shard(Figures):
     all: dict[Text, tuple[Text, ...]]
 
     def __str__(self) -> str:
-        """As it is asked for: ``1/3``."""
+        """Return the part as it is asked for: ``1/3``."""
         return f"{self.index}/{self.count}"
 
 
@@ -287,12 +287,12 @@ class Report(Figures):
 
 
 def presence_test() -> str:
-    """The test that accounts for checks that do not apply: that of outlier dimensions."""
+    """Return the test that accounts for checks that do not apply: that of outlier dimensions."""
     return f"test_{next(name for name, check in CHECKS.items() if check.role == 'presence')}"
 
 
 def unaccounted(checks: Sequence[CheckResult]) -> list[CheckResult]:
-    """The checks of one checkpoint that do not apply, unless its outlier check says why."""
+    """Return the checks of a checkpoint that do not apply, unless its outlier check says why."""
     if any(check.plays("presence", "files") for check in checks):
         return []
     return [check for check in checks if check.outcome == "not applicable"]

@@ -19,7 +19,7 @@ _ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n     .*)*)", re.MULTILINE)
 
 
 def schema_text() -> str:
-    """The schema, as the file in ``docs`` holds it."""
+    """Return the schema as the file in ``docs`` holds it."""
     whole = Report.model_json_schema(by_alias=True)
     models = {name: _described(model, name) for name, model in whole.pop("$defs").items()}
     found = {
@@ -32,7 +32,7 @@ def schema_text() -> str:
 
 
 def _described(model: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A model whose properties have what its docstring says of each."""
+    """Return a model whose properties have what its docstring says of each."""
     found = {key: value for key, value in model.items() if key != "title"}
     if "properties" not in model:
         return found

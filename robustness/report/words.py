@@ -16,7 +16,7 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def wrapped(line: str) -> list[str]:
-    """A line in pieces that fit the width, indented more from the second on.
+    """Return a line in pieces that fit the width, indented more from the second on.
 
     What has no spaces, like a path, stays whole. No name in it can be more than text.
     """
@@ -33,23 +33,23 @@ def wrapped(line: str) -> list[str]:
 
 
 def listed(dims: Sequence[int]) -> str:
-    """A few dimensions; the JSON report has them all."""
+    """Return a few dimensions; the JSON report has them all."""
     shown = ", ".join(map(str, dims[:DIMENSIONS])) or "none"
     return f"{shown} and {len(dims) - DIMENSIONS} more" if len(dims) > DIMENSIONS else shown
 
 
 def named(dims: Sequence[int]) -> str:
-    """``dimension 3`` or ``dimensions 3, 5``: all of them."""
+    """Return ``dimension 3`` or ``dimensions 3, 5``, with all of them."""
     return f"dimension{'s' * (len(dims) > 1)} {', '.join(map(str, dims))}"
 
 
 def in_short(dims: Sequence[int]) -> str:
-    """One or two of them, or how many there are."""
+    """Return one or two of them, or how many there are."""
     return ", ".join(map(str, dims)) if len(dims) <= 2 else f"{len(dims)} dims"
 
 
 def ranges(numbers: Sequence[int], dash: str = "-") -> str:
-    """``0-3, 5``."""
+    """Return ``0-3, 5``."""
     parts: list[list[int]] = []
     for number in numbers:
         if parts and number == parts[-1][-1] + 1:
@@ -60,12 +60,12 @@ def ranges(numbers: Sequence[int], dash: str = "-") -> str:
 
 
 def counted(n: int, noun: str) -> str:
-    """``3 checks``."""
+    """Return ``3 checks``."""
     return f"{n} {noun}{'s' * (n != 1)}"
 
 
 def amount(n: int) -> str:
-    """``110 M``."""
+    """Return ``110 M``."""
     for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
         if n >= size:
             return f"{n / size:.3g} {unit}"
@@ -73,19 +73,19 @@ def amount(n: int) -> str:
 
 
 def bound(value: float) -> str:
-    """An end of an interval, in ASCII."""
+    """Return an end of an interval in ASCII."""
     return f"{value:.1e}" if 0 < value < 1e-2 else f"{value:.4g}"
 
 
 def figure(value: float) -> str:
-    """Four digits, in ASCII: ``1.205``, ``1.52e+06``, ``inf``."""
+    """Return four digits in ASCII: ``1.205``, ``1.52e+06``, ``inf``."""
     if math.isinf(value):
         return "inf"
     return f"{value:.4g}" if not value or 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
 
 
 def number(value: float | None) -> str:
-    """Four digits for pages: ``1.205``, ``64,810``, ``1.52×10⁶``, ``∞``."""
+    """Return four digits for pages: ``1.205``, ``64,810``, ``1.52×10⁶``, ``∞``."""
     if value is None:
         return "–"
     if math.isnan(value):
@@ -101,22 +101,22 @@ def number(value: float | None) -> str:
 
 
 def power(exponent: int) -> str:
-    """``10⁻³``."""
+    """Return ``10⁻³``."""
     return f"10{str(exponent).translate(_SUPERSCRIPTS)}"
 
 
 def furthest(z: Sequence[float]) -> str:
-    """The distance farthest from the mean, with its sign."""
+    """Return the distance farthest from the mean with its sign."""
     return f"{max(z, key=abs):+.1f}"
 
 
 def chance(expected: float | None) -> str:
-    """How many dimensions a rule would flag by chance."""
+    """Return how many dimensions a rule would flag by chance."""
     return "not defined" if expected is None else f"{expected:.2g}"
 
 
 def layers_in_short(layers: Sequence[LayerFigure]) -> str:
-    """A line on a profile: ``layer profile: largest x1.21 in layer 11, x1.13 in layer 10 …``."""
+    """Return ``layer profile: largest x1.21 in layer 11, x1.13 in layer 10 …``."""
     order = sorted(layers, key=lambda layer: (-layer.ratio, layer.layer))
     shown = [f"x{layer.ratio:.4g} in layer {layer.layer}" for layer in order]
     least = f"; smallest {shown[-1]}" if len(shown) > 3 else ""
@@ -124,7 +124,7 @@ def layers_in_short(layers: Sequence[LayerFigure]) -> str:
 
 
 def int8_in_short(int8: Int8Figures) -> str:
-    """What the outlier dimensions have to do with a loss by int8, in one phrase."""
+    """Say what the outlier dimensions have to do with a loss by int8, in one phrase."""
     text = (
         f"int8: x{int8.ratio:.4g}; with {named(int8.spared_dims)} left in float: "
         f"x{int8.ratio_without_outliers:.4g}"

@@ -313,7 +313,7 @@ def shard_report(*labels: str, index: int) -> str:
     ending = Ending(
         partial=False, problems=(), exit_status=0, started=datetime.now(UTC), duration_s=1.0
     )
-    return render(sealed(collected(part, results, ending)))
+    return render(sealed(collected(part, {each.test_name: each for each in results}, ending)))
 
 
 def judged(fleet: Fleet, outcome: Outcome, *, policy: str | None = None) -> Report:

@@ -29,9 +29,8 @@ def ids(run: RunPlan, label: str) -> list[str]:
 def settle(completeness: Completeness, nodeids: list[str], outcome: Outcome = "pass") -> None:
     for nodeid in nodeids:
         check = nodeid.partition("::")[2].partition("[")[0].removeprefix("test_")
-        completeness.results[nodeid] = CheckResult(
-            id=nodeid, check=check, dims=(), outcome=outcome, statement="it is so"
-        )
+        result = CheckResult(id=nodeid, check=check, dims=(), outcome=outcome, statement="it is so")
+        completeness.decide(result.test_name, result)
 
 
 @pytest.fixture

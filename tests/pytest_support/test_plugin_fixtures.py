@@ -37,8 +37,8 @@ PASSING = f"""
     def test_ablation(vetting):
         verdict = vetting.ablate(vetting.outliers()).degrades(by=1.5)
         assert verdict
-        assert verdict.ratio > 2
-        assert verdict.text_blocks >= 32
+        assert verdict.measured > 2
+        assert verdict.seen >= 32
         assert vetting.ablate([0, 1]).is_harmless(within=1.1)
         assert vetting.ablate({DIM}, layers=[1]).degrades(by=1.05, confidence=0.9)
 

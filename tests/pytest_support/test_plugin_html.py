@@ -69,7 +69,8 @@ def test_a_page_that_could_not_be_written_is_refused_before_the_run(
     (tmp_path / "folder").mkdir()
     if not name:
         (tmp_path / "conftest.py").write_text(
-            "import robustness.report.html.page as html\nhtml.NEEDED = ('plotly_is_not_here',)\n"
+            "from robustness.report.reporters import REPORTERS\n"
+            "object.__setattr__(REPORTERS['html'], 'needs', ('plotly_is_not_here',))\n"
         )
     page = name or "report.html"
     result = run_pytest(tmp_path, *stubs.options, f"--robustness-html={page}")

@@ -48,7 +48,7 @@ def report(
         text_blocks=156,
         tokens=2900,
     )
-    results = []
+    results = {}
     for point in planned.checkpoints:
         for number, check in enumerate(point.checks):
             bad = failing == point.label and check.check == "ablation_degrades"
@@ -62,7 +62,8 @@ def report(
                 seen=32,
                 details=Details(intact=intact),
             )
-            results.append(check_result(f"x::{check.test_name(point.label)}", check, verdict))
+            name = check.test_name(point.label)
+            results[name] = check_result(f"x::{name}", check, verdict)
     ending = Ending(
         partial=False,
         problems=(),

@@ -53,7 +53,7 @@ def report(*detections: Detection) -> tuple[dict[str, Any], list[str]]:
         partial=False, problems=(), exit_status=0, started=datetime.now(UTC), duration_s=1.0
     )
     decided = check_result(f"x::{check.test_name('bert')}", check, verdict)
-    whole = collected(made, [decided], ending)
+    whole = collected(made, {decided.test_name: decided}, ending)
     lines = [line.text for line in terminal.lines_of(whole)]
     return as_json(whole)["checkpoints"][0], lines
 

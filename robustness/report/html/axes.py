@@ -17,21 +17,21 @@ class LogAxis:
     high: float
 
     def inside(self, value: float) -> float:
-        """The value, or the edge behind which it lies (0 and infinities, too)."""
+        """Return the value, or the edge behind which it lies (0 and infinities, too)."""
         return min(max(value, self.low), self.high)
 
     def contains(self, value: float) -> bool:
-        """Whether it is drawn where it is."""
+        """Tell whether the value is drawn where it is."""
         return self.low <= value <= self.high
 
     @property
     def range(self) -> list[float]:
-        """As plotly has it: decimal logarithms."""
+        """Return the ends as plotly has them: as decimal logarithms."""
         return [math.log10(self.low), math.log10(self.high)]
 
     @property
     def ticks(self) -> list[float]:
-        """Round values between the ends, at least two."""
+        """Return round values between the ends, at least two."""
         first, last = math.ceil(self.range[0] - 1e-9), math.floor(self.range[1] + 1e-9)
         decades = self.range[1] - self.range[0]
         if decades > 3:
@@ -53,7 +53,7 @@ class LogAxis:
         return [n * step for n in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
     def labels(self, values: Sequence[float], *, sign: str = "×") -> list[str]:
-        """What stands at the ticks."""
+        """Return what stands at the ticks."""
         return [sign + _tick(value) for value in values]
 
 
@@ -66,7 +66,7 @@ def _tick(value: float) -> str:
 
 
 def log_axis(values: Iterable[float], *, margin: float = 0.06) -> LogAxis:
-    """An axis that holds all finite values above 0, with 1 among them, and room at both ends."""
+    """Return an axis that holds all finite values above 0, and 1, with room at both ends."""
     logs = [math.log10(v) for v in (1.0, *values) if math.isfinite(v) and v > 0]
     low, high = min(logs), max(logs)
     room = max(margin * (high - low), 0.01)

@@ -25,12 +25,12 @@ from robustness.report.words import number
 
 
 def degradations(checkpoint: CheckpointResult) -> tuple[CheckResult, ...]:
-    """The checks that measured a degradation."""
+    """Return the checks that measured a degradation."""
     return tuple(check for check in checkpoint.checks if check.row is not None)
 
 
 def degradation(checkpoint: CheckpointResult) -> Figure | None:
-    """Every ablation's and control's degradation against its threshold; None without any."""
+    """Draw every degradation against its threshold; ``None`` if none was measured."""
     checks = degradations(checkpoint)
     if not checks:
         return None
@@ -64,7 +64,7 @@ def degradation(checkpoint: CheckpointResult) -> Figure | None:
 
 
 def _needed(row: int, check: CheckResult, scale: LogAxis) -> list[Figure]:
-    """The side of the threshold on which a check passes, and the threshold itself."""
+    """Draw the side of the threshold on which a check passes, and the threshold itself."""
     if check.threshold is None:
         return []
     far = scale.high if check.passes == "above" else scale.low
@@ -79,7 +79,7 @@ def _needed(row: int, check: CheckResult, scale: LogAxis) -> list[Figure]:
 
 
 def draws_of(check: CheckResult) -> tuple[float, ...]:
-    """What every single draw of a random control does."""
+    """Return what every single draw of a random control does."""
     return () if check.details.draws is None else check.details.draws.each
 
 
@@ -155,7 +155,7 @@ def _described(check: CheckResult) -> str:
 
 
 def history(check: CheckResult) -> Figure | None:
-    """How a decision narrowed over text blocks or examples; None where that was not recorded."""
+    """Draw how a decision narrowed; ``None`` if that was not recorded."""
     entries = [entry for entry in check.history if math.isfinite(entry.measured)]
     if len(entries) < 2 or check.threshold is None:
         return None

@@ -43,16 +43,16 @@ class Column:
 
     @property
     def middle(self) -> float:
-        """Where it is drawn."""
+        """Return where the column is drawn."""
         return self.first + (self.width - 1) / 2
 
     def among(self, dims: Sequence[int]) -> range:
-        """Where its dimensions lie in an ascending sequence of dimensions."""
+        """Return where its dimensions lie in an ascending sequence of dimensions."""
         return range(bisect_left(dims, self.first), bisect_left(dims, self.first + self.width))
 
 
 def columns(n_dims: int, n_layers: int, n_checkpoints: int) -> list[Column]:
-    """The columns of a heat map, one per dimension where there is room for that.
+    """Return the columns of a heat map, one per dimension where there is room for that.
 
     Args:
         n_dims: hidden size.
@@ -66,7 +66,7 @@ def columns(n_dims: int, n_layers: int, n_checkpoints: int) -> list[Column]:
 
 
 def parameters(checkpoint: CheckpointResult) -> list[tuple[str, Matrix, Matrix]]:
-    """Name, values and z-scores of what there is to show: scale, bias, both or none."""
+    """Return name, values and z-scores of what there is to show: scale, bias, both or none."""
     sites = checkpoint.sites
     if sites is None:
         return []
@@ -83,19 +83,19 @@ def parameters(checkpoint: CheckpointResult) -> list[tuple[str, Matrix, Matrix]]
 
 
 def kept(checkpoint: CheckpointResult) -> Sequence[int]:
-    """The dimensions that the report holds values of: all, or of a very wide model some."""
+    """Return the dimensions that the report has values of: of a very wide model only some."""
     sites = checkpoint.sites
     return range(checkpoint.hidden_size) if sites is None or sites.dims is None else sites.dims
 
 
 def _shape(matrix: Matrix) -> tuple[int, int] | None:
-    """Rows and columns; None where rows differ in length or there are none."""
+    """Return rows and columns; ``None`` if rows differ in length or there are none."""
     lengths = {len(row) for row in matrix}
     return (len(matrix), lengths.pop()) if len(lengths) == 1 else None
 
 
 def heat_map(checkpoint: CheckpointResult, n_checkpoints: int = 1) -> Figure | None:
-    """Layers × dimensions of scale and bias z-scores, outliers marked; None where unknown."""
+    """Draw layers by dimensions, with the outliers marked; ``None`` if values are unknown."""
     maps = parameters(checkpoint)
     if not maps:
         return None
@@ -195,7 +195,7 @@ def _cells(
 
 
 def _farthest(z: Sequence[float], among: range) -> int | None:
-    """The place of the value farthest from 0; what is not a number is skipped."""
+    """Return the place of the value farthest from 0; what is not a number is skipped."""
     found = [at for at in among if not math.isnan(z[at])]
     return max(found, key=lambda at: abs(z[at]), default=None)
 
@@ -216,7 +216,7 @@ def _marks(
     outliers: Sequence[OutlierDimension],
     suffix: str,
 ) -> Figure:
-    """A frame where the rule flags a dimension, at any width of the screen."""
+    """Draw a frame where the rule flags a dimension, at any width of the screen."""
     places = {dim: at for at, dim in enumerate(dims)}
     found = [
         (outlier.dim, layer, places[outlier.dim])
@@ -268,7 +268,7 @@ def _colour_axis() -> Figure:
 
 
 def _labels(dims: Sequence[int], n_dims: int) -> list[Figure]:
-    """The outlier dimensions above the map, upright; neighbours share a label."""
+    """Return the outlier dimensions as upright labels above the map; neighbours share one."""
     groups: list[list[int]] = []
     for dim in dims:
         if groups and dim - groups[-1][0] < _LABEL_WIDTH * n_dims:

@@ -17,7 +17,7 @@ ROLES: tuple[tuple[Role, str, str], ...] = (
 
 
 def overview(report: Report) -> Figure | None:
-    """Checkpoints side by side: what all outlier dimensions do, and what random ones do."""
+    """Draw what all outlier dimensions of each checkpoint do, and what random ones do."""
     found = {
         role: [
             (row, check.measured)

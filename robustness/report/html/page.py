@@ -48,7 +48,7 @@ class Section:
 
 
 def render(report: Report) -> str:
-    """The HTML report.
+    """Return the HTML report.
 
     Raises:
         ReportError: if a package is missing.
@@ -70,7 +70,7 @@ def render(report: Report) -> str:
 
 
 def section(report: Report, place: int) -> Section:
-    """What is shown of one checkpoint."""
+    """Return what is shown of one checkpoint."""
     checkpoint = report.checkpoints[place]
     anchor = f"checkpoint-{place + 1}"
     histories = [
@@ -95,7 +95,7 @@ def section(report: Report, place: int) -> Section:
 
 
 def rendered(template: str, figures: Mapping[str, Figure], **names: Any) -> str:
-    """A page of a template, with its figures, its style and the two scripts that draw.
+    """Return a page of a template with its figures, its style and the two scripts that draw.
 
     Args:
         template: beside the others.
@@ -135,7 +135,7 @@ def rendered(template: str, figures: Mapping[str, Figure], **names: Any) -> str:
 
 
 def _source(environment: Any, name: str) -> str:
-    """A file beside the templates, as it is."""
+    """Return a file beside the templates as it is."""
     source: str = environment.loader.get_source(environment, name)[0]
     return source
 
@@ -145,13 +145,13 @@ def _hash(script: str) -> str:
 
 
 def embedded(figures: Mapping[str, Figure]) -> str:
-    """JSON that can stand between two tags: nothing in it can end a script or begin a comment."""
+    """Return JSON in which nothing ends a script or begins a comment."""
     text = json.dumps(figures, allow_nan=False, separators=(",", ":"))
     return re.sub(r"[<>&]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _finalized(value: Any) -> Any:
-    """Whatever is printed: text without characters that are invisible or turn its direction."""
+    """Return text without characters that are invisible or turn its direction."""
     if type(value) is not str or value.isprintable():
         return value
     return "".join(c if c.isprintable() or c == "\n" else _code(c) for c in value)
@@ -162,17 +162,17 @@ def _code(character: str) -> str:
 
 
 def running(text: str) -> str:
-    """Text of a corpus in one paragraph: its line ends as signs."""
+    """Return text of a corpus as one paragraph, with signs for its line ends."""
     return re.sub(r"\s*\n\s*", " ↵ ", text)
 
 
 def token(text: str) -> str:
-    """A token so that it is seen: line ends and blanks as signs, without the blanks around it."""
+    """Return a token so that it is seen: line ends and lone blanks become signs."""
     return text.replace("\n", "↵").strip() or "␣"
 
 
 def percent(p: float | None) -> str:
-    """A probability for people: ``93 %``, ``< 0.1 %``."""
+    """Return a probability for people: ``93 %``, ``< 0.1 %``."""
     if p is None:
         return ""
     if 0 <= p < 1e-3:

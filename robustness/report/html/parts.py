@@ -20,7 +20,7 @@ COLOURS = {"pass": "@pass", "fail": "@fail", "inconclusive": "@open", "error": "
 
 
 def layout(**own: Any) -> Figure:
-    """What all figures have in common; ``own`` is added."""
+    """Return what all figures have in common; ``own`` is added."""
     return {
         "font": {"family": "@font", "size": 12, "color": "@ink"},
         "paper_bgcolor": "rgba(0,0,0,0)",
@@ -40,7 +40,7 @@ def layout(**own: Any) -> Figure:
 
 
 def axis(title: str = "", **own: Any) -> Figure:
-    """A quiet axis."""
+    """Return a quiet axis; ``own`` is added."""
     return {
         "title": {"text": title, "font": {"size": 12, "color": "@muted"}, "standoff": 8},
         "automargin": True,
@@ -54,7 +54,7 @@ def axis(title: str = "", **own: Any) -> Figure:
 
 
 def log_scale(title: str, scale: LogAxis, **own: Any) -> Figure:
-    """An axis of ratios."""
+    """Return an axis of ratios; ``own`` is added."""
     ticks = scale.ticks
     return axis(
         title,
@@ -118,19 +118,19 @@ def error_bars(
 
 
 def bounded(ends: Sequence[float], ratios: Sequence[float]) -> list[float]:
-    """Ends of intervals that a readable axis can hold: three decades beyond what was measured."""
+    """Cut ends of intervals three decades beyond what was measured: axes stay readable."""
     held = [ratio for ratio in ratios if math.isfinite(ratio) and ratio > 0]
     low, high = min(held, default=1.0) / 1e3, max(held, default=1.0) * 1e3
     return [min(max(end, low), high) for end in ends if math.isfinite(end)]
 
 
 def colour(check: CheckResult) -> str:
-    """The colour of what a check came to."""
+    """Return the colour of what a check came to."""
     return COLOURS.get(check.outcome, "@muted")
 
 
 def needed(check: CheckResult) -> str:
-    """``≥ 1.05``, ``< 1.1``, or nothing."""
+    """Return ``≥ 1.05``, ``< 1.1``, or nothing."""
     if check.threshold is None:
         return ""
     sign = {"below": "< ", "above": "≥ "}.get(check.passes or "", "")
@@ -138,7 +138,7 @@ def needed(check: CheckResult) -> str:
 
 
 def interval(ends: Interval | None, exact: bool = False) -> str:
-    """`` (1.1 to 1.3)``."""
+    """Return `` (1.1 to 1.3)`` as it stands behind a number."""
     if ends is None:
         return ", exact on this corpus" if exact else ""
     return f" ({number(ends[0])} to {number(ends[1])})"

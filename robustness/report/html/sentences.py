@@ -11,14 +11,14 @@ from robustness.report.words import listed, number
 
 
 def outcome(checkpoint: CheckpointResult) -> str:
-    """``pass``, ``fail``, or ``none`` where no check was decided."""
+    """Return ``pass``, ``fail``, or ``none`` if no check was decided."""
     if not checkpoint.checks:
         return "none"
     return "fail" if checkpoint.refused else "pass"
 
 
 def verdict(checkpoint: CheckpointResult) -> str:
-    """The verdict on a checkpoint in one sentence."""
+    """Return the verdict on a checkpoint in one sentence."""
     if not checkpoint.checks:
         return "No check of this checkpoint was decided in this run."
     return f"{_counted(checkpoint)}: {found(checkpoint)}."
@@ -38,7 +38,7 @@ def _counted(checkpoint: CheckpointResult) -> str:
 
 
 def found(checkpoint: CheckpointResult) -> str:
-    """What its outlier dimensions do, and what random ones do."""
+    """Say what its outlier dimensions do, and what random ones do."""
     dims = checkpoint.dims
     if not dims:
         return "it has no outlier dimensions"
@@ -65,7 +65,7 @@ def found(checkpoint: CheckpointResult) -> str:
 
 
 def _drop(checkpoint: CheckpointResult) -> str | None:
-    """How far the task's score falls without all outlier dimensions."""
+    """Say how far the task's score falls without all outlier dimensions."""
     drops = [
         check.measured
         for check in checkpoint.checks
@@ -79,7 +79,7 @@ def _drop(checkpoint: CheckpointResult) -> str | None:
 
 
 def run_verdict(report: Report) -> str:
-    """The verdict on the whole run in one sentence."""
+    """Return the verdict on the whole run in one sentence."""
     n = len(report.checkpoints)
     subject = "The checkpoint" if n == 1 else f"All {n} checkpoints"
     if report.passed:
@@ -100,7 +100,7 @@ def run_verdict(report: Report) -> str:
 
 
 def described_heat_map(checkpoint: CheckpointResult) -> str:
-    """For those who do not see it."""
+    """Describe the heat map for those who do not see it."""
     names = " and ".join(name for name, *_ in parameters(checkpoint))
     return (
         f"Heat map of {names} z-scores: {checkpoint.layers} layers by {checkpoint.hidden_size} "
@@ -110,7 +110,7 @@ def described_heat_map(checkpoint: CheckpointResult) -> str:
 
 
 def thinned(checkpoint: CheckpointResult, n_checkpoints: int) -> str:
-    """How much of the heat map had to be left out, if any."""
+    """Say how much of the heat map had to be left out, if any."""
     width = columns(checkpoint.hidden_size, checkpoint.layers, n_checkpoints)[0].width
     n_kept = len(kept(checkpoint))
     gaps = (
@@ -128,7 +128,7 @@ def thinned(checkpoint: CheckpointResult, n_checkpoints: int) -> str:
 
 
 def described_degradation(checkpoint: CheckpointResult) -> str:
-    """For those who do not see it."""
+    """Describe the degradations for those who do not see them."""
     rows = [
         f"{check.row}: {number(check.measured)} times{interval(check.interval, check.exact)}, "
         f"{check.outcome}"
@@ -138,7 +138,7 @@ def described_degradation(checkpoint: CheckpointResult) -> str:
 
 
 def described_history(check: CheckResult) -> str:
-    """For those who do not see it."""
+    """Describe how a decision narrowed for those who do not see it."""
     first, last = check.history[0], check.history[-1]
     return (
         f"After {first.seen} {check.unit}: {number(first.measured)}{interval(first.interval)}; "
@@ -148,13 +148,13 @@ def described_history(check: CheckResult) -> str:
 
 
 def described_profile(check: CheckResult) -> str:
-    """For those who do not see it."""
+    """Describe the profile of layers for those who do not see it."""
     layers = "; ".join(f"layer {each.layer}: {number(each.ratio)}" for each in check.details.layers)
     return f"Degradation by ablating in one layer only. {layers}."
 
 
 def subject(check: CheckResult) -> str:
-    """What a check is about: its title, and dimensions where that tells checks apart."""
+    """Say what a check is about: its title, and dimensions where these tell checks apart."""
     return (
         f"{check.title}, dimension {listed(check.dims)}" if check.is_by_dimension else check.title
     )
@@ -172,7 +172,7 @@ def _measured_on(checkpoint: CheckpointResult) -> Iterator[tuple[str, str]]:
 
 
 def provenance(checkpoint: CheckpointResult) -> list[tuple[str, str]]:
-    """What was measured, and how: terms and their explanations."""
+    """Return what was measured and how, as terms and their explanations."""
     stack = "" if checkpoint.stack == "only" else f" of the {checkpoint.stack}"
     layers = checkpoint.ablated_layers
     where = "all layers" if layers in (None, "all") else f"layers {layers}"

@@ -45,7 +45,7 @@ SETTINGS = {"expectation": "paper", "seed": 0, "block_size": 128, "site": "outpu
 
 
 def render(report: Report) -> str:
-    """A whole card of the only checkpoint of a run.
+    """Return a whole card of the only checkpoint of a run.
 
     Raises:
         ReportError: as of :func:`chosen`.
@@ -58,7 +58,7 @@ def render(report: Report) -> str:
 
 
 def chosen(report: Report, label: str | None) -> CheckpointResult:
-    """The checkpoint that a card is about.
+    """Return the checkpoint that a card is about.
 
     Args:
         report: of a run.
@@ -87,7 +87,7 @@ def chosen(report: Report, label: str | None) -> CheckpointResult:
 
 
 def has_passed(report: Report, checkpoint: CheckpointResult) -> bool:
-    """Whether a checkpoint may be released by this run; others of the run may have failed."""
+    """Tell whether this run releases a checkpoint; others of the run may have failed."""
     if report.passed:
         return True
     explained = any(one.refused for one in report.checkpoints if one.label != checkpoint.label)
@@ -95,7 +95,7 @@ def has_passed(report: Report, checkpoint: CheckpointResult) -> bool:
 
 
 def eval_results(report: Report, checkpoint: CheckpointResult) -> "list[EvalResult]":
-    """What was measured, in the classes of ``huggingface_hub``."""
+    """Return what was measured in the classes of ``huggingface_hub``."""
     entry = partial(_entry, checkpoint)
     found = []
     intact, task = checkpoint.intact, checkpoint.task
@@ -127,7 +127,7 @@ def eval_results(report: Report, checkpoint: CheckpointResult) -> "list[EvalResu
 def _measured(
     checkpoint: CheckpointResult, entry: "Callable[..., EvalResult]"
 ) -> "Iterator[EvalResult]":
-    """An entry for every check that measured something."""
+    """Return an entry for every check that measured something."""
     for check in checkpoint.checks:
         if check.measured is None:
             continue
@@ -165,7 +165,7 @@ def _entry(
 
 
 def section(report: Report, checkpoint: CheckpointResult, *, repo_id: str | None) -> str:
-    """Markdown: what was vetted, the verdict, dimensions and degradations, how to repeat it."""
+    """Say in Markdown what was vetted, what it came to, and how to repeat it."""
     lines = [
         "## Outlier dimensions",
         "",
@@ -291,6 +291,6 @@ def _named(check: CheckResult) -> str:
 
 
 def _slug(corpus: str) -> str:
-    """A corpus' id as the Hub writes those of data sets: the name alone."""
+    """Return a corpus' id as the Hub writes those of data sets: the name alone."""
     name = re.split(r"[:\s]", corpus)[0]
     return re.sub(r"[^A-Za-z0-9._/-]+", "-", name).strip("-/.") or "text"

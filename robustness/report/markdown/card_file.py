@@ -23,7 +23,7 @@ _NEXT = re.compile(r"""^(?:[^\s#\-]|-(?!\s|$))""", re.M)
 
 
 def new_card(name: str, section: str, results: "Sequence[EvalResult]") -> str:
-    """A whole card.
+    """Return a whole card.
 
     Args:
         name: the model's.
@@ -35,7 +35,7 @@ def new_card(name: str, section: str, results: "Sequence[EvalResult]") -> str:
 
 
 def updated(card: str, name: str, section: str, results: "Sequence[EvalResult]") -> str:
-    """A card with the section and entries of this run instead of those of an earlier one.
+    """Return a card with the section and entries of this run instead of those of an earlier one.
 
     Args:
         card: its text.
@@ -81,7 +81,7 @@ def _with_index(text: str, name: str, results: "Sequence[EvalResult]") -> str:
 
 
 def _merged(known: Any, name: str, results: "Sequence[EvalResult]") -> list[dict[str, Any]]:
-    """The index with our entries in it once, behind everything that others have entered."""
+    """Return the index with our entries in it once, behind everything that others have entered."""
     from huggingface_hub.repocard_data import eval_results_to_model_index
 
     ((ours),) = eval_results_to_model_index(name, list(results))
@@ -107,7 +107,7 @@ def _is_ours(result: Mapping[str, Any]) -> bool:
 
 
 def _replaced(text: str, block: str) -> str:
-    """The front matter with another block for the key, or with it at the end."""
+    """Return the front matter with another block for the key, or with it at the end."""
     found = _KEY.search(text)
     if found is None:
         return f"{text}{'' if not text or text.endswith(chr(10)) else chr(10)}{block}"

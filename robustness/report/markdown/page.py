@@ -38,7 +38,7 @@ _NOTICE_BYTES = 300
 
 
 def render(report: Report, most_bytes: int = MOST_BYTES) -> str:
-    """A whole run: the verdict, and a section per checkpoint, the worst first.
+    """Tell of a whole run: the verdict, and a section per checkpoint, the worst first.
 
     Args:
         report: of a run or of merged shards.
@@ -69,7 +69,7 @@ def render(report: Report, most_bytes: int = MOST_BYTES) -> str:
 
 
 def run_verdict(report: Report) -> str:
-    """``passed``, ``did not pass``, or what a part of a run can say of itself."""
+    """Return ``passed``, ``did not pass``, or what a part of a run can say of itself."""
     if report.passed:
         return "passed"
     if report.exit_status or report.problems:
@@ -80,7 +80,7 @@ def run_verdict(report: Report) -> str:
 
 
 def verdict_sentence(checkpoint: CheckpointResult, *, reason: bool = True) -> str:
-    """What a checkpoint came to, without its name and without Markdown.
+    """Say what a checkpoint came to, without its name and without Markdown.
 
     Args:
         checkpoint: with at least one check.
@@ -100,7 +100,7 @@ def verdict_sentence(checkpoint: CheckpointResult, *, reason: bool = True) -> st
 
 
 def check_sentence(check: CheckResult, *, reason: bool = True) -> str:
-    """A check with its numbers, without Markdown."""
+    """Say what a check came to with its numbers, without Markdown."""
     name, dims, measured, interval, needed, _, verdict = row_of(check, 0)
     text = name
     if dims:
@@ -115,7 +115,7 @@ def check_sentence(check: CheckResult, *, reason: bool = True) -> str:
 def checkpoint_section(
     checkpoint: CheckpointResult, report: Report, *, details: bool = True
 ) -> str:
-    """One checkpoint: verdict, checks (the worst first), outlier dimensions, and where from.
+    """Tell of one checkpoint: verdict, checks (the worst first), outlier dimensions, and sources.
 
     Args:
         checkpoint: with at least one check.
@@ -226,7 +226,7 @@ def _extent(outlier: OutlierDimension) -> Iterable[str]:
 
 
 def _details(checkpoint: CheckpointResult, report: Report) -> list[str]:
-    """Where everything comes from, folded."""
+    """Say where everything comes from, folded."""
     rows = [(name, code(text, SENTENCE)) for name, text in _provenance(checkpoint, report) if text]
     return [
         "<details><summary>Where this comes from</summary>",
@@ -287,6 +287,6 @@ def _bytes(text: str) -> int:
 
 
 def _shortest(report: Report, most_bytes: int) -> str:
-    """The verdict alone; nothing where there is no room even for that."""
+    """Return the verdict alone, or nothing if there is no room even for that."""
     text = f"## Checkpoint vetting: {run_verdict(report)}\n\n*All else was left out: no room.*\n"
     return text if _bytes(text) <= most_bytes else ""

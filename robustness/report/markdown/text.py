@@ -21,7 +21,7 @@ _ACTIVE = re.compile(r"[\\`*_{}\[\]<>&#|~$!@]|:(?=[:/])|(?<=www)\.|^[\s+=-]|\s(?
 
 
 def escaped(text: object, limit: int = NAME) -> str:
-    r"""Inline Markdown that renders as this text and does nothing else.
+    r"""Return inline Markdown that renders as this text and does nothing else.
 
     Args:
         text: any text; control characters and line ends become escapes as in Python's source
@@ -32,12 +32,12 @@ def escaped(text: object, limit: int = NAME) -> str:
 
 
 def code(text: object, limit: int = NAME) -> str:
-    """The same, set as code."""
+    """Return the same, set as code."""
     return f"<code>{escaped(text, limit)}</code>"
 
 
 def bullets(before: str, sentences: Sequence[str]) -> list[str]:
-    """Lines of a list of sentences from outside, each behind words of ours; and an empty one."""
+    """Return a list of sentences from outside, each behind words of ours, and an empty line."""
     lines = [f"- {before}{escaped(text, SENTENCE)}" for text in sentences[:MOST]]
     if len(sentences) > MOST:
         lines.append(f"- and {len(sentences) - MOST} more, all in the JSON report")
@@ -45,7 +45,7 @@ def bullets(before: str, sentences: Sequence[str]) -> list[str]:
 
 
 def table(columns: Sequence[str], alignment: str, rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table of cells that are Markdown already.
+    """Return the lines of a table whose cells are Markdown already.
 
     Args:
         columns: their titles.

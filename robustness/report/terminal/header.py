@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def header(plan: "RunPlan") -> list[str]:
-    """What is vetted and how, one paragraph per checkpoint."""
+    """Say what is vetted and how, in one paragraph per checkpoint."""
     lines = [
         f"robustness: {plan.comparisons} comparisons, together right with confidence "
         f"{plan.confidence:g} (alpha = {plan.alpha:.3g} each); policy: "
@@ -30,7 +30,7 @@ def header(plan: "RunPlan") -> list[str]:
 
 
 def plan_lines(plan: "RunPlan", described: Mapping[str, Sequence[str]]) -> list[str]:
-    """What would run and what it would cost, for ``--robustness-plan``."""
+    """Say what would run and what it would cost, for ``--robustness-plan``."""
     lines = header(plan)
     for label, parts in described.items():
         lines += ["", f"{label}:", *(line for part in parts for line in wrapped(f"  {part}"))]
@@ -38,7 +38,7 @@ def plan_lines(plan: "RunPlan", described: Mapping[str, Sequence[str]]) -> list[
 
 
 def partial(left_out: int, planned: int) -> list[str]:
-    """The line on a selection, if there was one."""
+    """Return the line on a selection, if there was one."""
     if not left_out:
         return []
     return [
@@ -100,6 +100,6 @@ def _baseline_header(planned: "PlannedCheckpoint") -> list[str]:
 
 
 def _place(settings: "Settings") -> Iterable[str]:
-    """Where and how dimensions are ablated, where it is not as by default."""
+    """Say where and how dimensions are ablated, where that is not as by default."""
     if where := settings.ablation((0,)).where:
         yield f"  ablations{where}"

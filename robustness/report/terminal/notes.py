@@ -23,7 +23,7 @@ from robustness.statistics.figures import IntactFigures
 
 
 def findings(checkpoint: CheckpointResult) -> Iterable[str]:
-    """What there is to say before the table."""
+    """Say what there is to say before the table."""
     if checkpoint.intact is not None:
         yield from _intact(checkpoint, checkpoint.intact)
     task = checkpoint.task
@@ -46,7 +46,7 @@ def findings(checkpoint: CheckpointResult) -> Iterable[str]:
 
 
 def _intact(checkpoint: CheckpointResult, intact: IntactFigures) -> Iterable[str]:
-    """The perplexity, or a loss beside what a guess that looks at no text would have."""
+    """Say the perplexity, or a loss beside that of a guess that looks at no text."""
     if intact.perplexity is not None:
         value = figure(intact.perplexity)
     else:
@@ -69,7 +69,7 @@ def _intact(checkpoint: CheckpointResult, intact: IntactFigures) -> Iterable[str
 
 
 def comparison(checkpoint: CheckpointResult) -> Iterable[str]:
-    """Which rules found which dimensions, if several were asked for."""
+    """Show which rules found which dimensions, if several were asked for."""
     names = [rule.rule for rule in checkpoint.rules]
     if len(names) < 2:
         return
@@ -104,7 +104,7 @@ def _outlier(outlier: OutlierDimension, n_layers: int) -> str:
 
 
 def notes(checkpoint: CheckpointResult) -> Iterable[str]:
-    """What there is to say after the table."""
+    """Say what there is to say after the table."""
     checks = checkpoint.checks
     yield from _passes(checks, checkpoint.corpus_text_blocks)
     yield from _task_notes(checks)
@@ -127,7 +127,7 @@ def notes(checkpoint: CheckpointResult) -> Iterable[str]:
 
 
 def _blind_shares(checks: Sequence[CheckResult]) -> Iterable[str]:
-    """What a comparison that ended early could have missed."""
+    """Say what a comparison that ended early could have missed."""
     for unit, what in (("text blocks", "a ratio"), ("examples", "a drop")):
         of_unit = [check.details.blind_share for check in checks if check.unit == unit]
         if shares := [share for share in of_unit if share]:
@@ -139,7 +139,7 @@ def _blind_shares(checks: Sequence[CheckResult]) -> Iterable[str]:
 
 
 def _passes(checks: Sequence[CheckResult], n_blocks: int) -> Iterable[str]:
-    """How often all was measured, where random draws needed that."""
+    """Say how often all was measured, where random draws needed that."""
     for unit in ("text blocks", "examples"):
         some = [check for check in checks if check.unit == unit]
         most = max((check.seen for check in some), default=0)
@@ -150,7 +150,7 @@ def _passes(checks: Sequence[CheckResult], n_blocks: int) -> Iterable[str]:
 
 
 def factor_of_task() -> str:
-    """The check whose number is a factor among those of a task, which are drops, in words."""
+    """Return the name of the one check of a task whose number is a factor and no drop."""
     return next(
         check.name.replace("_", " ")
         for check in CHECKS.values()
@@ -159,7 +159,7 @@ def factor_of_task() -> str:
 
 
 def _task_notes(checks: Sequence[CheckResult]) -> Iterable[str]:
-    """What the table does not show of a task's checks: scores, and that drops are differences."""
+    """Say of a task's checks what the table does not: scores, and that drops are differences."""
     of_task = [(check, check.details.task) for check in checks if check.details.task is not None]
     if not of_task:
         return
@@ -177,7 +177,7 @@ def _task_notes(checks: Sequence[CheckResult]) -> Iterable[str]:
 
 
 def _expectations(checks: Sequence[CheckResult]) -> Iterable[str]:
-    """Failures that the policy expects, once per kind of check."""
+    """Say which failures the policy expects, once per kind of check."""
     marks = {check.name: check.expected_failure for check in checks if check.expected_failure}
     for name, mark in marks.items():
         state = "was expected" if mark.expired else "is expected"
@@ -185,7 +185,7 @@ def _expectations(checks: Sequence[CheckResult]) -> Iterable[str]:
 
 
 def _precision_notes(checks: Sequence[CheckResult]) -> Iterable[str]:
-    """Which checks used reduced precision, which could not, and what the discrepancy was."""
+    """Say which checks used reduced precision, which could not, and what the discrepancy was."""
     for check in checks:
         precision = check.details.precision
         if precision is None:
@@ -200,7 +200,7 @@ def _precision_notes(checks: Sequence[CheckResult]) -> Iterable[str]:
 
 
 def by_layer(outliers: Sequence[OutlierDimension]) -> Iterable[str]:
-    """How far out each dimension lies in every layer in which it was found."""
+    """Say how far out each dimension lies in every layer in which it was found."""
     for outlier in outliers:
         for name, z in (("scale", outlier.z_scale), ("bias", outlier.z_bias)):
             if z is not None:
@@ -210,7 +210,7 @@ def by_layer(outliers: Sequence[OutlierDimension]) -> Iterable[str]:
 
 
 def profile_rows(checks: Sequence[CheckResult]) -> Iterable[str]:
-    """A line per layer of every profile that was measured."""
+    """Return a line per layer of every profile that was measured."""
     for check in checks:
         for layer in check.details.layers:
             ends = "" if layer.interval is None else f" ({' to '.join(map(bound, layer.interval))})"

@@ -44,12 +44,12 @@ class Line:
 
 
 def render(report: Report) -> str:
-    """The tables as text."""
+    """Return the tables as text."""
     return "".join(f"{line.text}\n" for line in lines_of(report))
 
 
 def lines_of(report: Report, *, verbosity: int = 0) -> Iterator[Line]:
-    """The tables, and why the run fails if it does.
+    """Return the tables, and why the run fails if it does.
 
     Args:
         report: of the run.
@@ -75,7 +75,7 @@ def lines_of(report: Report, *, verbosity: int = 0) -> Iterator[Line]:
 
 
 def _briefly(checkpoint: CheckpointResult) -> Iterator[Line]:
-    """A line, and the rows of the checks that fail the run."""
+    """Return a line, and the rows of the checks that fail the run."""
     n, failing = len(checkpoint.checks), checkpoint.refused
     verdict = "FAILED" if failing else "passed"
     for line in wrapped(
@@ -122,7 +122,7 @@ def _line(text: str, **markup: bool) -> Line:
 
 
 def laid_out(rows: Sequence[Sequence[str]]) -> list[list[tuple[str, str]]]:
-    """For each row its lines, each as what stands before the verdict, and the verdict.
+    """Return for each row its lines, each as what stands before the verdict, and the verdict.
 
     Where a table would be wider than the terminal is, names of checks go on in a second line.
     """
@@ -141,6 +141,6 @@ def laid_out(rows: Sequence[Sequence[str]]) -> list[list[tuple[str, str]]]:
 
 
 def _aligned(text: str, width: int, column: int) -> str:
-    """A cell in its column: numbers to the right, words to the left."""
+    """Return a cell in its column: numbers to the right, words to the left."""
     to_the_right = COLUMNS[column] in ("measured", "needed", "blocks")
     return text.rjust(width) if to_the_right else text.ljust(width)

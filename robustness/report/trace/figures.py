@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from robustness.report.html.axes import LogAxis, log_axis
 from robustness.report.html.parts import (
@@ -110,6 +111,10 @@ def _draws(measured: Measured) -> str:
     return f"median of {found.draws} draw{'s' * (found.draws != 1)}, mean ×{number(found.mean)}"
 
 
+Row: TypeAlias = tuple[float, Callable[[str], tuple[list[Figure], Figure]]]
+"""A height in pixels, and what draws traces and their upright axis for that axis' name."""
+
+
 def over_steps(steps: Sequence[Step], found: Sequence[Course], x: StepAxis) -> Figure | None:
     """When each dimension was flagged, perplexity and degradations, on one axis; None of nothing.
 
@@ -118,7 +123,7 @@ def over_steps(steps: Sequence[Step], found: Sequence[Course], x: StepAxis) -> F
         found: the dimensions, in the order of the rows.
         x: of the steps.
     """
-    rows: list[tuple[float, Callable[[str], tuple[list[Figure], Figure]]]] = []
+    rows: list[Row] = []
     shown = found[:TIMELINE]
     if shown:
         rows.append((ROW_PX * len(shown) + 8, lambda y: _timeline(steps, shown, x, y)))
@@ -129,6 +134,11 @@ def over_steps(steps: Sequence[Step], found: Sequence[Course], x: StepAxis) -> F
         rows.append((FIGURE_PX, lambda y: _degradations(steps, lines, x, y)))
     if not rows:
         return None
+    return _stacked(rows, x)
+
+
+def _stacked(rows: Sequence[Row], x: StepAxis) -> Figure:
+    """Return the rows of a figure above each other, over one axis of steps."""
     inside = sum(height for height, _ in rows) + GAP_PX * (len(rows) - 1)
     data: list[Figure] = []
     axes: Figure = {}

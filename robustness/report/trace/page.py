@@ -8,7 +8,7 @@ from robustness import __version__
 from robustness.report.html.page import rendered
 from robustness.report.trace.dimension_figures import distances, values
 from robustness.report.trace.figures import TIMELINE, Line, degradation_lines, over_steps
-from robustness.report.trace.step_axis import step_axis, step_name
+from robustness.report.trace.step_axis import StepAxis, step_axis, step_name
 from robustness.report.words import counted, listed, number
 from robustness.runtime.libraries import library_versions
 from robustness.trace.emergence import Course, Step, courses
@@ -66,19 +66,9 @@ def to_html(
     lines = degradation_lines(steps)
     sections = []
     for each in found[:DRAWN]:
-        anchor = f"dimension-{each.dim}"
-        names = []
-        for of, track in (("scale", each.scale), ("bias", each.bias)):
-            if track is None:
-                continue
-            for kind, draw, shown in (
-                ("value", values, f"{of} in layer {track.layer}"),
-                ("z", distances, f"{of}, in standard deviations from its layer's mean"),
-            ):
-                name = f"{anchor}-{of}-{kind}"
-                figures[name] = draw(each, steps, x, of=of, k=k)
-                names.append((name, shown, _described(each, steps, of)))
-        sections.append(Section(anchor=anchor, course=each, figures=tuple(names)))
+        section, drawn = _section(each, steps, x, k)
+        sections.append(section)
+        figures |= drawn
     return rendered(
         "trace.html.j2",
         figures,
@@ -99,6 +89,25 @@ def to_html(
         listed=listed,
         DRAWN=DRAWN,
     )
+
+
+def _section(
+    course: Course, steps: Sequence[Step], x: StepAxis, k: float
+) -> "tuple[Section, dict[str, Figure]]":
+    """Return what is shown of a dimension, and its figures by their ids in the page."""
+    anchor = f"dimension-{course.dim}"
+    names, figures = [], {}
+    for of, track in (("scale", course.scale), ("bias", course.bias)):
+        if track is None:
+            continue
+        for kind, draw, shown in (
+            ("value", values, f"{of} in layer {track.layer}"),
+            ("z", distances, f"{of}, in standard deviations from its layer's mean"),
+        ):
+            name = f"{anchor}-{of}-{kind}"
+            figures[name] = draw(course, steps, x, of=of, k=k)
+            names.append((name, shown, _described(course, steps, of)))
+    return Section(anchor=anchor, course=course, figures=tuple(names)), figures
 
 
 def heading(steps: Sequence[Step], found: Sequence[Course]) -> str:

@@ -141,7 +141,7 @@ class Place:
 
 def measured(facts: dict[str, Any]) -> dict[str, Any]:
     """What a report says of its checks and perplexities, without what may differ between places."""
-    kept = ("label", "perplexity", "perplexity_text_blocks", "outliers", "checks")
+    kept = ("label", "intact", "outliers", "checks")
     return {
         checkpoint["label"]: {key: checkpoint[key] for key in kept}
         for checkpoint in facts["checkpoints"]
