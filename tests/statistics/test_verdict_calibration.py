@@ -175,7 +175,7 @@ def test_a_fixed_ablation_at_its_exact_ratio_is_rarely_decided(
 def test_a_share_of_changed_predictions_at_its_exact_value_is_rarely_decided(
     population: Population, alpha: float
 ) -> None:
-    """The number of changed predictions stands in the place of ΔNLL, and a share in that of log θ."""
+    """The number of changed predictions stands in the place of ΔNLL, a share in that of log θ."""
     assert 0 < population.log_ratio < 1
     alone = np.arange(len(population.tokens))
     below, above = error_rates(ratio_rule(population, alpha, first=32), alone)
