@@ -8,8 +8,7 @@ from robustness import __version__
 from robustness.cli.card import card
 from robustness.cli.diff import diff
 from robustness.cli.fleet import Passing, fleet
-from robustness.cli.merge import merge
-from robustness.cli.report import report
+from robustness.cli.reports import merge, report
 from robustness.cli.scan import scan
 from robustness.cli.trace import trace
 
@@ -31,10 +30,6 @@ def main(
         raise typer.Exit
 
 
-app.command("scan")(scan)
-app.command("trace")(trace)
-app.command("report")(report)
-app.command("card")(card)
-app.command("diff")(diff)
-app.command("merge")(merge)
+for command in (scan, trace, report, card, diff, merge):
+    app.command(command.__name__)(command)
 app.command("fleet", cls=Passing)(fleet)

@@ -1,11 +1,16 @@
-"""A fleet's run: tasks handed out, those that were lost handed out again, and what came back."""
+"""A fleet's run: tasks handed out, those that were lost again, and one verdict of the rest."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from robustness import __version__
 from robustness.errors import FleetError
-from robustness.fleet.tasks import Task
+from robustness.fleet.tasks import Fleet, Task
+from robustness.report.merge import merge, parse_shard
+from robustness.report.results import SCHEMA, Report
 from robustness.runtime.plain import plain
 
 Kind = Literal["report", "lost", "broken", "refused"]
@@ -187,3 +192,58 @@ def _state(result: Result) -> State:
         return "passed" if result.exit_status == 0 else "did not pass"
     states: dict[Kind, State] = {"lost": "lost", "broken": "no verdict", "refused": "refused"}
     return states[result.kind]
+
+
+def verdict(
+    fleet: Fleet,
+    outcome: Outcome,
+    *,
+    confidence: float,
+    policy: str | None,
+    baseline: Path | None,
+) -> Report:
+    """The report of the whole run, made as ``robustness merge`` makes it.
+
+    ``policy`` and ``baseline`` are called as the user knows them: the nodes had copies.
+
+    Raises:
+        ShardError: if the reports are not of one run: the nodes differ.
+    """
+    kept = None if baseline is None else str(baseline)
+    if not outcome.reports:
+        return _nothing(fleet, outcome, confidence, policy, kept)
+    named = {task.part.index: f"the report of {task}" for task in fleet.tasks}
+    numbers = sorted(outcome.reports)
+    sources = [named[number] for number in numbers]
+    shards = [
+        parse_shard(outcome.reports[number].encode(), source)
+        for number, source in zip(numbers, sources, strict=True)
+    ]
+    report = merge(shards, sources, problems=outcome.problems)
+    return report.model_copy(update={"policy": policy, "baseline": kept})
+
+
+def _nothing(
+    fleet: Fleet, outcome: Outcome, confidence: float, policy: str | None, baseline: str | None
+) -> Report:
+    """A report that says only why there is no other."""
+    return Report(
+        schema=SCHEMA,
+        robustness=__version__,
+        versions={},
+        command=None,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        duration_s=0.0,
+        confidence=confidence,
+        comparisons=0,
+        alpha=1 - confidence,
+        policy=policy,
+        baseline=baseline,
+        partial=False,
+        problems=tuple(outcome.problems),
+        exit_status=1,
+        passed=False,
+        shard=None,
+        merged=len(fleet.tasks),
+        checkpoints=(),
+    )
