@@ -7,7 +7,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 from robustness.errors import FleetError
@@ -16,6 +15,10 @@ from robustness.fleet.run import Event, Node, Result, result_of
 from robustness.fleet.tasks import Task
 
 INSTALL = "pip install 'pytest-robustness[fleet]'"
+NOT_INSTALLED = (
+    "the node cannot import robustness; install the same version of pytest-robustness[fleet] on "
+    "every node"
+)
 LOOK_EVERY = 5.0
 """Seconds between two looks at whether any node could take what waits."""
 REACHED_WITHIN = 10.0
@@ -39,8 +42,7 @@ class RayCluster:
         address: of the cluster, as ``ray.init`` takes it: ``auto``, ``host:port``; ``None``: what
             ``RAY_ADDRESS`` names, or the cluster that this machine is part of, or a Ray of its own
             that ends with the run.
-        cpus: that a task reserves.
-        gpus: that a task reserves, possibly a fraction.
+        cpus, gpus: that a task reserves; below 1 a fraction.
         files: sent along with every task.
         patience_s: seconds without any node that could take a task, after which it is given up.
         tell: called with a line while there is none.
@@ -119,12 +121,7 @@ class RayCluster:
             )
         self._tell(f"no node has {self._described()} yet; waiting {self._patience_s:g} s for one")
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Cancel what still runs, and disconnect."""
         try:
             self._cancel_all()
@@ -167,41 +164,35 @@ class RayCluster:
             FleetError: if the cluster itself is gone.
         """
         try:
-            return self._wait()
+            while True:
+                ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=LOOK_EVERY)
+                if ready:
+                    return [self._answer(generator) for generator in ready]
+                if self._is_hopeless():
+                    break
         except self._ray.exceptions.RayError as error:
             raise FleetError(f"the Ray cluster is gone: {_first_line(error)}") from None
+        why = f"no node with {self._described()} came up within {self._patience_s:g} s"
+        result = Result(kind="broken", text=why)
+        given_up = [Event(task=task, result=result) for task in self._running.values()]
+        self._cancel_all()
+        return given_up
 
-    def _wait(self) -> Sequence[Event]:
-        while True:
-            ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=LOOK_EVERY)
-            events = [event for generator in ready for event in self._answer(generator)]
-            if events:
-                return events
-            if not ready and self._is_hopeless():
-                waiting = list(self._running.values())
-                self._cancel_all()
-                why = f"no node with {self._described()} came up within {self._patience_s:g} s"
-                result = Result(kind="broken", text=why)
-                return [Event(task=task, result=result) for task in waiting]
-
-    def _answer(self, generator: Any) -> Iterator[Event]:
+    def _answer(self, generator: Any) -> Event:
         task = self._running[generator]
         try:
             answer = self._ray.get(next(generator))
-        except StopIteration:  # a generator is let go of with its result
-            self._running.pop(generator, None)
-            yield Event(task=task, result=Result(kind="lost", text="it ended without an answer"))
-            return
+        except StopIteration:
+            result = Result(kind="lost", text="it ended without an answer")
         except Exception as error:
-            self._running.pop(generator, None)
-            yield Event(task=task, result=_failure(error))
-            return
-        self._room_seen = time.monotonic()
-        if "exit_status" in answer:
-            self._running.pop(generator, None)
-            yield Event(task=task, result=result_of(answer))
+            result = _failure(error)
         else:
-            yield Event(task=task, node=Node(id=answer["id"], name=answer["name"]))
+            self._room_seen = time.monotonic()
+            if "exit_status" not in answer:
+                return Event(task=task, node=Node(**answer))
+            result = result_of(answer)
+        self._running.pop(generator)  # a generator is let go of with its result
+        return Event(task=task, result=result)
 
     def _is_hopeless(self) -> bool:
         """Whether there has been no node for the tasks for too long."""
@@ -225,11 +216,7 @@ class RayCluster:
 def _failure(error: Exception) -> Result:
     """What a task's error means: that its worker or its node is no more, unless it says why."""
     if "failed to import on the worker" in str(error):
-        return Result(
-            kind="refused",
-            text="the node cannot import robustness; install the same version of "
-            "pytest-robustness[fleet] on every node",
-        )
+        return Result(kind="refused", text=NOT_INSTALLED)
     cause = getattr(error, "cause", None)
     if isinstance(cause, Exception):  # raised by the task itself: a full disk, for example
         return Result(kind="lost", text=f"{type(cause).__name__}: {_first_line(cause)}")
@@ -242,11 +229,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _require_reachable(address: str | None) -> None:
-    """Knock at ``host:port``.
-
-    Raises:
-        FleetError: if nobody answers.
-    """
+    """Knock at ``host:port``, and refuse an address where nobody answers."""
     host, colon, port = (address or "").rpartition(":")
     if not colon or not port.isdigit():
         return

@@ -21,12 +21,7 @@ LINES = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """A machine of the cluster.
-
-    Attributes:
-        id: that the cluster knows it by.
-        name: for people.
-    """
+    """A machine of the cluster, by the cluster's id of it and by its name for people."""
 
     id: str
     name: str
@@ -73,15 +68,7 @@ State = Literal["waiting", "running", "passed", "did not pass", "lost", "no verd
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What a task has come to.
-
-    Attributes:
-        task: which one.
-        state: since now.
-        attempt: from 1 on.
-        where: name of the node.
-        why: why it was lost, is broken or refused.
-    """
+    """What a task has come to: in which attempt (from 1 on), on which node, and why."""
 
     task: Task
     state: State
@@ -92,12 +79,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came back.
-
-    Attributes:
-        reports: JSON reports of the shards by their index.
-        problems: why others are missing.
-    """
+    """What came back: JSON reports by the shard's index, and why others are missing."""
 
     reports: Mapping[int, str]
     problems: tuple[str, ...]
@@ -106,21 +88,19 @@ class Outcome:
 def result_of(answer: Mapping[str, Any]) -> Result:
     """What a node's answer (:func:`robustness.fleet.node.vet`) means."""
     status, report, output = answer["exit_status"], answer["report"], answer["output"]
+    kind: Kind
     if status is None or status == USAGE_ERROR:
         errors = [line for line in output.splitlines() if line.startswith("ERROR: ")]
         sentence = errors[-1].removeprefix("ERROR: ") if errors else _last_lines(output)
-        return Result(
-            kind="refused", text=sentence.removeprefix("robustness: "), exit_status=status
-        )
-    if status < 0:
-        return Result(kind="lost", text=f"pytest was ended by signal {-status}", exit_status=status)
-    if report is not None:
-        return Result(kind="report", text=report, exit_status=status)
-    return Result(
-        kind="broken",
-        text=f"pytest ended with exit status {status} and no report: {_last_lines(output)}",
-        exit_status=status,
-    )
+        kind, text = "refused", sentence.removeprefix("robustness: ")
+    elif status < 0:
+        kind, text = "lost", f"pytest was ended by signal {-status}"
+    elif report is not None:
+        kind, text = "report", report
+    else:
+        why = f"pytest ended with exit status {status} and no report"
+        kind, text = "broken", f"{why}: {_last_lines(output)}"
+    return Result(kind=kind, text=text, exit_status=status)
 
 
 def _last_lines(output: str) -> str:
@@ -145,11 +125,7 @@ def run(
 ) -> Outcome:
     """Hand out all tasks, and wait until each has a report or is given up.
 
-    Args:
-        tasks: of the fleet.
-        executor: runs them.
-        retries: how often a lost task is handed out again.
-        tell: called with everything that a task comes to.
+    A lost task is handed out again up to ``retries`` times.
 
     Raises:
         FleetError: as soon as a node refuses its task as unusable.

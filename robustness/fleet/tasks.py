@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from robustness.checkpoint.reference import CheckpointRef, unique_labels
+from robustness.corpus.tables import existing_path
 from robustness.errors import CheckpointError, CorpusError, FleetError
 from robustness.run.shards import Part
 
@@ -14,23 +15,15 @@ REPORT = "report.json"
 """The shard's report, in the folder that the task runs in."""
 
 _OWN = ("--model", "--robustness-model", "--robustness-shard", "--robustness-json")
-_BEFORE = ("corpus", "policy", "expectation", "baseline", "device", "store")
+_OPTIONS = ("corpus", "policy", "baseline", "expectation", "device", "store")
 _REFUSED = ("--robustness-save-baseline", "--robustness-plan")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A run as the user asks for it.
+    """A run as the user asks for it: what pytest's options of these names say.
 
-    Attributes:
-        checkpoints: references, as for ``--model``.
-        corpus: as for ``--robustness-corpus``; a file is sent along.
-        policy: file with the policy; sent along.
-        baseline: file with a profile; sent along.
-        expectation: ``paper`` or ``hardened``.
-        device: that the nodes compute on.
-        store: folder of the store, on the nodes.
-        pytest_arguments: passed on as they are.
+    Files of corpus, policy and baseline are sent along; the store is a folder on the nodes.
     """
 
     checkpoints: tuple[str, ...]
@@ -49,8 +42,8 @@ class Task:
 
     Attributes:
         part: the shard.
-        name: of the checkpoint, for people.
-        arguments: of pytest.
+        name: the checkpoint's label.
+        arguments: pytest's.
         needs: paths that must exist where it runs.
         threads: of the processor, for the model.
     """
@@ -74,9 +67,7 @@ class Task:
 class Fleet:
     """The tasks of a run, and the files that travel with every one of them.
 
-    Attributes:
-        tasks: one per checkpoint, in the order they were named.
-        files: content by path below the folder that a task runs in.
+    Files are content by path below the folder that a task runs in.
     """
 
     tasks: tuple[Task, ...]
@@ -101,14 +92,8 @@ def fleet_of(request: Request, *, threads: int) -> Fleet:
     policy = _sent(files, "policy", request.policy)
     baseline = _sent(files, "baseline", request.baseline)
     store = None if request.store is None else _absolute(request.store)
-    options = {
-        "corpus": corpus,
-        "policy": policy,
-        "baseline": baseline,
-        "expectation": request.expectation,
-        "device": request.device,
-        "store": store,
-    }
+    there = {"corpus": corpus, "policy": policy, "baseline": baseline, "store": store}
+    options = {name: {**vars(request), **there}[name] for name in _OPTIONS}
     common = (
         *(f"--robustness-model={reference}" for reference in references),
         *(f"--robustness-{name}={value}" for name, value in options.items() if value is not None),
@@ -132,13 +117,12 @@ def _require_passable(arguments: Sequence[str]) -> None:
     for argument in arguments:
         name = argument.partition("=")[0]
         if name in _OWN:
-            raise FleetError(
-                f"{name} is set for every task by the fleet itself; leave it away behind '--'"
-            )
+            why = "is set for every task by the fleet itself; leave it away behind '--'"
+            raise FleetError(f"{name} {why}")
         if name in _REFUSED:
             raise FleetError(f"{name} is for a run of its own, not for a fleet")
         option = name.removeprefix("--robustness-")
-        if name != option and option in _BEFORE:
+        if name != option and option in _OPTIONS:
             raise FleetError(f"write --{option}=... before '--', not {name} behind it")
 
 
@@ -159,12 +143,8 @@ def _absolute(path: Path) -> str:
     return os.path.abspath(path)  # noqa: PTH100 (links may lead elsewhere on another machine)
 
 
-def _with_corpus(
-    reference: str | None,
-) -> tuple[dict[str, bytes], str | None, tuple[str, ...]]:
+def _with_corpus(reference: str | None) -> tuple[dict[str, bytes], str | None, tuple[str, ...]]:
     """The files to send, how the corpus is called where they arrive, and what must be there."""
-    from robustness.corpus.tables import existing_path
-
     found = None if reference in (None, "builtin") else existing_path(str(reference))
     if found is None:
         return {}, reference, ()
