@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,14 +45,7 @@ def diff(
     }
     with refusing():
         try:
-            limits = load_check(MatchesBaselineLimits, given)
-            found = compared(
-                read_baseline(then),
-                read_baseline(now),
-                tolerances=Tolerances(**{name: getattr(limits, name) for name in given}),
-                alpha=0.01,
-                sources=(str(then), str(now)),
-            )
+            found = _compared(then, now, given)
         except RobustnessError as error:
             if as_json:
                 _show_json("not comparable", reason=str(error))
@@ -64,6 +57,17 @@ def diff(
         for checkpoint in found:
             _show(checkpoint)
     raise typer.Exit(int(regressed))
+
+
+def _compared(then: Path, now: Path, given: dict[str, Any]) -> tuple[CheckpointDiff, ...]:
+    limits = load_check(MatchesBaselineLimits, given)
+    return compared(
+        read_baseline(then),
+        read_baseline(now),
+        tolerances=Tolerances(**{name: getattr(limits, name) for name in given}),
+        alpha=0.01,
+        sources=(str(then), str(now)),
+    )
 
 
 def _show_json(outcome: str, found: Sequence[CheckpointDiff] = (), *, reason: str = "") -> None:

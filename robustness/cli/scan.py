@@ -18,22 +18,25 @@ from robustness.report.terminal.sketch import BARS
 from robustness.runtime.plain import is_encodable
 from robustness.store.store import default_root
 
+Models = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL...",
+        help="A folder, a Hub id (name or name@revision), a .gguf file, or pkg:package/path.",
+    ),
+]
+PolicyFile = Annotated[
+    Path | None,
+    typer.Option(help="TOML file with settings of the rules (default: their defaults)."),
+]
+
 
 def scan(
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL...",
-            help="A folder, a Hub id (name or name@revision), a .gguf file, or pkg:package/path.",
-        ),
-    ],
+    models: Models,
     *,
     as_json: AsJson = False,
     stack: Stack = "auto",
-    policy: Annotated[
-        Path | None,
-        typer.Option(help="TOML file with settings of the rules (default: their defaults)."),
-    ] = None,
+    policy: PolicyFile = None,
     store: Store = None,
 ) -> None:
     """Show the outlier dimensions of checkpoints by every rule on weights.
