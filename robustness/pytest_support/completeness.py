@@ -2,16 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import pytest
 
 from robustness.checks.planned import unexpected_passes
 from robustness.pytest_support.collection import FILES, is_suite_id
 from robustness.report.results import CheckResult, presence_test, unaccounted
-
-if TYPE_CHECKING:
-    from robustness.run.plan import RunPlan
+from robustness.run.plan import RunPlan
 
 _SELECTING = ("keyword", "markexpr", "lf", "deselect", "stepwise", "ignore", "ignore_glob")
 """pytest's options that leave tests out, by the name they are stored under."""
@@ -23,30 +20,22 @@ class Completeness:
     Attributes:
         results: a decided check per test id, as it came with the test's report.
         collected: ids of the packaged suite's tests that are to run.
+        expected: names of all tests in the plan.
     """
 
-    def __init__(self, plan: "RunPlan", *, narrowed: bool) -> None:
-        """Start with nothing collected.
-
-        Args:
-            plan: what should be decided.
-            narrowed: whether the user asked for a part of the suite.
-        """
+    def __init__(self, plan: RunPlan, *, narrowed: bool) -> None:
+        """Start with nothing collected; narrowed, if the user asked for a part of the suite."""
         self.results: dict[str, CheckResult] = {}
+        self.collected: set[str] = set()
+        self._deselected: set[str] = set()
         self._narrowed = narrowed
         self._plan = plan
         self._names = {
             planned.label: {check.test_name(planned.label) for check in planned.checks}
             for planned in plan.checkpoints
         }
+        self.expected: set[str] = set().union(*self._names.values())
         self._tests = {check.test for planned in plan.checkpoints for check in planned.checks}
-        self.collected: set[str] = set()
-        self._deselected: set[str] = set()
-
-    @property
-    def expected(self) -> set[str]:
-        """Names of all tests in the plan."""
-        return set().union(*self._names.values())
 
     @property
     def left_out(self) -> set[str]:
@@ -113,14 +102,11 @@ class Completeness:
 
     def _not_accounted(self) -> list[str]:
         """Checks that do not apply, where nobody says why: that is the outlier check's part."""
-        groups = (
-            [result for result in self.results.values() if result.test_name in names]
-            for names in self._names.values()
-        )
+        results = self.results.values()
         return [
             f"{result.id} is not applicable, but {presence_test()} gave no verdict"
-            for group in groups
-            for result in unaccounted(group)
+            for names in self._names.values()
+            for result in unaccounted([one for one in results if one.test_name in names])
         ]
 
     def _decided_twice(self) -> list[str]:
@@ -129,11 +115,8 @@ class Completeness:
             ids[_name(nodeid)].add(nodeid)
         for nodeid, result in self.results.items():
             ids[result.test_name].add(nodeid)
-        return [
-            f"{' and '.join(sorted(same))} decide the same check"
-            for same in ids.values()
-            if len(same) > 1
-        ]
+        twice = (sorted(same) for same in ids.values() if len(same) > 1)
+        return [f"{' and '.join(same)} decide the same check" for same in twice]
 
     def _without_checks(self) -> list[str]:
         """Checkpoints that were named but not vetted, and not because of a selection."""

@@ -10,23 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from robustness.pytest_support import baselines
+from robustness.errors import BaselineError
 from robustness.pytest_support.completeness import Completeness, is_narrowed
+from robustness.pytest_support.gate import REPORTED
 from robustness.pytest_support.handover import Handover, workers_start_beside
-from robustness.pytest_support.options import store_limit
-from robustness.pytest_support.planning import planned_run
+from robustness.pytest_support.planning import SAVE, named_reports, planned_run
 from robustness.pytest_support.progress import Line, Watcher
-from robustness.pytest_support.recorder import REPORTED
 from robustness.pytest_support.state import STATE, RunState
 from robustness.report.collected import Ending, collected
 from robustness.report.json_document import sealed
-from robustness.report.reporters import REPORTERS, Reporter
+from robustness.report.reporters import Reporter
 from robustness.report.results import CheckResult, Report
 from robustness.report.terminal import header
 from robustness.report.terminal.summary import lines_of
 from robustness.runtime.libraries import lasting_libraries
 from robustness.runtime.plain import encodable
-from robustness.store.eviction import evict
+from robustness.store.eviction import GIGABYTE, evict
 from robustness.store.files import write_atomically
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ PLAN_INPUT = "robustness_plan"
 SUITE_INPUT = "robustness_suite"
 PROGRESS_INPUT = "robustness_progress"
 CONTROLLER_INPUT = "robustness_controller"
-
 
 _NOTHING_WRONG = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
 """What pytest ends with if no test failed."""
@@ -55,7 +53,7 @@ class Controller:
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.exit_status = 0
-        self.told: list[str] = []
+        self._told_partial = False
         self.plan: RunPlan | None = None
         self.completeness: Completeness | None = None
         self.progress = Line(config)
@@ -66,9 +64,6 @@ class Controller:
         """Resolve, examine and plan before any test is collected, beside workers that start.
 
         Other plugins' session start comes before the plan if there are workers, else behind it.
-
-        Raises:
-            pytest.UsageError: with one sentence, for everything that is wrong by then.
         """
         if not workers_start_beside(self.config):
             self._make_plan()
@@ -84,7 +79,7 @@ class Controller:
         return result
 
     def _make_plan(self) -> None:
-        limit = store_limit(self.config)
+        limit = int(self.config.getoption("robustness_store_limit") * GIGABYTE)
         with lasting_libraries():
             self.plan = planned_run(self.config, self.progress, today=self.started.date())
         # Behind the plan, which has marked what this run uses.
@@ -113,16 +108,19 @@ class Controller:
 
     def _end_line(self) -> None:
         """On a terminal, pytest-xdist leaves the cursor behind the number of workers."""
-        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        reporter = self._terminal()
         if reporter is not None and reporter.isatty:
             reporter.write("\n")
 
     def _write_header(self) -> None:
         """Below the rest of the header, which is written when workers start."""
-        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        reporter = self._terminal()
         if reporter is not None and reporter.showheader and not reporter.no_header:
             for line in self.pytest_report_header():
                 reporter.write_line(line)
+
+    def _terminal(self) -> pytest.TerminalReporter | None:
+        return self.config.pluginmanager.get_plugin("terminalreporter")
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         """Remember what was left out on request, in a run without workers."""
@@ -144,10 +142,10 @@ class Controller:
         """Both, for a run with workers, each of which collects all tests."""
         assert self.completeness is not None
         self.completeness.collect(ids)
-        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None and not self.told:
-            self.told = self._partial()
-            for line in self.told:
+        reporter = self._terminal()
+        if reporter is not None and not self._told_partial:
+            for line in self._partial():
+                self._told_partial = True
                 reporter.write_line(line)
 
     def _partial(self) -> list[str]:
@@ -181,38 +179,53 @@ class Controller:
             self.problems += self.completeness.never_collected()
         self._settle(session)
         self._save_baseline(session)
-        for reporter in REPORTERS.values():
-            if reporter.in_a_run:
-                self._write(reporter, session)
+        for reporter, file in named_reports(self.config):
+            self._write(reporter, file)
+            self._settle(session)
 
-    def _write(self, reporter: Reporter, session: pytest.Session) -> None:
-        """Write a report to the file that was named for it, if one was."""
-        file: Path | None = self.config.getoption(f"robustness_{reporter.name}")
-        if file is None:
-            return
+    def _write(self, reporter: Reporter, file: "Path") -> None:
         try:
             write_atomically(file, reporter.render(self._report()))
         except Exception as error:  # a mistake in a report must not cost what was measured
             option = f"--robustness-{reporter.name}={file}"
             self.problems.append(f"{option} could not be written: {error}")
-            self._settle(session)
 
     def _save_baseline(self, session: pytest.Session) -> None:
-        assert self.plan is not None
-        assert self.completeness is not None
-        passed = session.exitstatus == pytest.ExitCode.OK
-        if self.config.getoption("robustness_save_baseline") is None:
+        """Save the profile of a run in which everything planned was decided and has passed."""
+        target: Path | None = self.config.getoption("robustness_save_baseline")
+        if target is None:
             return
-        if not passed:
+        if session.exitstatus != pytest.ExitCode.OK:
             self.notes.append(
                 "no baseline was saved, since the run did not pass: a check that is known to fail "
                 "can be marked expected = 'fail' in the policy"
             )
             return
-        partial = bool(self.completeness.left_out)
-        problems, self.notes = baselines.save(self.config, self.plan, partial=partial)
-        self.problems += problems
+        try:
+            self._write_baseline(target)
+        except BaselineError as error:
+            self.problems.append(f"{SAVE}: {error}")
+        except OSError as error:
+            self.problems.append(f"{SAVE}={target} could not be written: {error}")
         self._settle(session)
+
+    def _write_baseline(self, target: "Path") -> None:
+        assert self.plan is not None
+        assert self.completeness is not None
+        if self.completeness.left_out:
+            raise BaselineError("nothing was saved, since a baseline is of a whole run")
+        from robustness.reference.baseline import write_baseline
+        from robustness.run.baseline_run import baseline_of
+
+        profile = baseline_of(self.plan)
+        write_baseline(profile, target)
+        n = len(profile.checkpoints)
+        self.notes.append(f"baseline of {n} checkpoint{'s' * (n > 1)} saved in {target}")
+        if not all(entry.whole for entry in profile.checkpoints):
+            self.notes.append(
+                "it holds the text blocks that this run's verdicts needed; --robustness-exhaustive "
+                "makes it a baseline of the whole corpus"
+            )
 
     def _settle(self, session: pytest.Session) -> None:
         """With a problem, a run is no success."""

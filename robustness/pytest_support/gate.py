@@ -1,15 +1,20 @@
-"""The gate: where a test of the packaged suite hands in its verdict."""
+"""The gate, where a suite test hands in its verdict, and how the verdict gets onto its report."""
 
 import shlex
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import pytest
 
 from robustness.checks.planned import PlannedCheck
+from robustness.errors import RobustnessError
+from robustness.pytest_support.collection import planned_check
+from robustness.pytest_support.state import STATE
+from robustness.report.collected import check_result
 from robustness.report.junit import properties
 from robustness.report.reporters import REPORTERS
-from robustness.runtime.plain import plain
-from robustness.statistics.verdict import Verdict
+from robustness.runtime.plain import encodable, plain
+from robustness.statistics.verdict import Outcome, Verdict
 
 if TYPE_CHECKING:
     from robustness.scoring.examples import Example
@@ -24,6 +29,9 @@ _WRITING = (
 )
 """Options that it does not need."""
 
+REPORTED = "robustness"
+"""Attribute of a test report that carries the decided check as JSON text."""
+
 VERDICT = pytest.StashKey[Verdict]()
 """The verdict of a suite's test item."""
 
@@ -34,9 +42,7 @@ EXAMPLES = pytest.StashKey["list[Example]"]()
 class Gate:
     """Takes one verdict per test: records it, and fails the test unless it passes.
 
-    Attributes:
-        alpha: error probability of this test's statistical comparison.
-        check: that the test decides.
+    ``alpha`` is the error probability of the test's statistical comparison.
     """
 
     def __init__(self, item: pytest.Item, check: PlannedCheck, alpha: float) -> None:
@@ -69,15 +75,13 @@ class Gate:
 
     def skip_unless_applicable(self) -> None:
         """Settle a check that what was found leaves nothing to ask for."""
-        why = self.check.not_applicable
-        if why is not None:
-            statement = in_words(self.check)
-            self.settle(Verdict(outcome="not applicable", statement=statement, reason=why))
+        if (why := self.check.not_applicable) is not None:
+            self.settle(_unmeasured(self.check, "not applicable", why))
 
 
-def in_words(check: "PlannedCheck") -> str:
-    """The check's name, where nothing was measured that a statement could be of."""
-    return check.check.replace("_", " ")
+def _unmeasured(check: PlannedCheck, outcome: Outcome, reason: str) -> Verdict:
+    """A verdict that states the check's name: nothing was measured that it could speak of."""
+    return Verdict(outcome=outcome, statement=check.check.replace("_", " "), reason=reason)
 
 
 def record(item: pytest.Item, verdict: Verdict) -> None:
@@ -97,3 +101,30 @@ def rerun_hint(item: pytest.Item) -> str:
             kept.append(argument)
             values = argument.startswith("-") and "=" not in argument
     return plain(f"again: pytest {shlex.join([*kept, '-k', item.name])}", limit=None)
+
+
+class Recorder:
+    """Puts verdicts on reports, in every process; there the controller takes them."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Put the verdict on the report; an error in a suite test is a verdict, too."""
+        if (state := item.config.stash.get(STATE, None)) is not None:
+            state.progress.clear()
+        error = call.excinfo.value if call.excinfo is not None else None
+        check = planned_check(item)
+        if check is not None and VERDICT not in item.stash and isinstance(error, Exception):
+            reason = encodable(str(error), "utf-8")  # names of files in it can be no text
+            record(item, _unmeasured(check, "error", reason))
+        report = yield
+        if isinstance(error, RobustnessError):
+            report.longrepr = f"{type(error).__name__}: {error}"
+        verdict = item.stash.get(VERDICT, None)
+        if verdict is not None and check is not None and report.when != "teardown":
+            shown = item.stash.get(EXAMPLES, [])
+            found = check_result(item.nodeid, check, verdict, examples=shown)
+            # JSON text: only plain types may travel from a worker to the controller.
+            report.__dict__[REPORTED] = found.model_dump_json()
+        return report

@@ -1,6 +1,5 @@
 """What a run tells GitHub Actions: only the controller, and after everybody else has finished."""
 
-import contextlib
 import os
 import sys
 from collections.abc import Callable, Generator, Sequence
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from robustness.pytest_support.progress import uncaptured_stdout
 from robustness.report import github
 
 if TYPE_CHECKING:
@@ -21,12 +21,7 @@ class GitHub:
     """Writes annotations on standard output, and the summary of the job."""
 
     def __init__(self, config: pytest.Config, report: "Callable[[], Report | None]") -> None:
-        """Start with nothing written.
-
-        Args:
-            config: of the session.
-            report: gives the report of the run; ``None`` before it has been planned.
-        """
+        """Start with nothing written; before the run is planned, it has no report."""
         self._config = config
         self._report = report
 
@@ -54,17 +49,8 @@ class GitHub:
 
     def _write(self, lines: Sequence[str]) -> None:
         """Past pytest's capturing and terminal, each on a line of its own."""
-        stream = sys.__stdout__
-        if stream is None or not lines:
-            return
-        capture = self._config.pluginmanager.get_plugin("capturemanager")
-        uncaptured = (
-            contextlib.nullcontext() if capture is None else capture.global_and_fixture_disabled()
-        )
-        with (
-            uncaptured,
-            contextlib.suppress(OSError, ValueError),
-        ):  # the verdict does not hang on it
-            sys.stdout.flush()
-            stream.write(github.as_output(lines, stream.encoding))
-            stream.flush()
+        with uncaptured_stdout(self._config) as stream:
+            if stream is not None and lines:
+                sys.stdout.flush()
+                stream.write(github.as_output(lines, stream.encoding))
+                stream.flush()

@@ -15,9 +15,9 @@ from robustness.pytest_support.controller import (
     SUITE_INPUT,
     Controller,
 )
+from robustness.pytest_support.gate import Recorder
 from robustness.pytest_support.handover import received
 from robustness.pytest_support.progress import FileProgress
-from robustness.pytest_support.recorder import Recorder
 from robustness.pytest_support.state import STATE, RunState
 from robustness.run.plan import RunPlan
 from robustness.runtime.threads import SharedCores, cores, wait_asleep, wanted_at_most
