@@ -8,6 +8,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,22 +16,22 @@ from robustness.report.reporters import REPORTERS
 
 pytest_plugins = ["robustness.pytest_support.fixtures"]
 
-_MODEL_HELP = (
-    "checkpoint to vet: a local folder, a Hub id (name or name@revision), a .gguf file, or "
-    "pkg:package/path; repeatable. Write --model=X, with the equals sign"
-)
+_MODEL: dict[str, Any] = {
+    "dest": "robustness_models",
+    "action": "append",
+    "metavar": "X",
+    "help": "checkpoint to vet: a local folder, a Hub id (name or name@revision), a .gguf file, or "
+    "pkg:package/path; repeatable. Write --model=X, with the equals sign",
+}
+
+_FILE: dict[str, Any] = {"type": Path, "metavar": "FILE"}
+_NUMBER: dict[str, Any] = {"type": int, "metavar": "N"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Register the options, all under their long names."""
     group = parser.getgroup("robustness", "vetting of language-model checkpoints")
-    group.addoption(
-        "--robustness-model",
-        dest="robustness_models",
-        action="append",
-        metavar="X",
-        help=_MODEL_HELP,
-    )
+    group.addoption("--robustness-model", **_MODEL)
     group.addoption(
         "--robustness-corpus",
         metavar="TEXT",
@@ -45,8 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--robustness-block-size",
-        type=int,
-        metavar="N",
+        **_NUMBER,
         help="tokens in a text block, special tokens included (default: 128)",
     )
     group.addoption(
@@ -63,8 +63,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--robustness-context",
-        type=int,
-        metavar="N",
+        **_NUMBER,
         help="causal models: tokens of the preceding text that a text block begins with, read and "
         "not scored, as in strided perplexity (default: 0)",
     )
@@ -131,15 +130,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--robustness-examples",
-        type=int,
-        metavar="N",
+        **_NUMBER,
         help="pieces of the corpus for the report, with what the model says about them intact and "
         "ablated; 0: none (default: 3)",
     )
     group.addoption(
         "--robustness-seed",
-        type=int,
-        metavar="N",
+        **_NUMBER,
         help="of the order of text blocks, the masks and the random draws (default: 0)",
     )
     group.addoption(
@@ -153,18 +150,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--robustness-policy",
-        type=Path,
-        metavar="FILE",
+        **_FILE,
         help="TOML file with thresholds and settings (default: robustness.toml, or "
         "[tool.robustness] of pyproject.toml, in the root directory)",
     )
     for reporter in REPORTERS.values():
         if reporter.in_a_run:
             group.addoption(
-                f"--robustness-{reporter.name}",
-                type=Path,
-                metavar="FILE",
-                help=f"write {reporter.described}",
+                f"--robustness-{reporter.name}", **_FILE, help=f"write {reporter.described}"
             )
     group.addoption(
         "--robustness-github",
@@ -174,14 +167,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--robustness-baseline",
-        type=Path,
-        metavar="FILE",
+        **_FILE,
         help="compare every checkpoint with its profile in this file, and fail where it differs",
     )
     group.addoption(
         "--robustness-save-baseline",
-        type=Path,
-        metavar="FILE",
+        **_FILE,
         help="write the profile of a run in which everything passed; best with "
         "--robustness-exhaustive",
     )
@@ -229,9 +220,7 @@ def pytest_load_initial_conftests(
     if early_config.getoption("--model", default=parser) is not parser:
         return  # taken: asked first, since pytest 9.0 takes note of ours before it refuses it
     try:
-        parser.getgroup("robustness").addoption(
-            "--model", dest="robustness_models", action="append", metavar="X", help=_MODEL_HELP
-        )
+        parser.getgroup("robustness").addoption("--model", **_MODEL)
     except (ValueError, ArgumentError):  # taken; --robustness-model remains
         return
 
