@@ -21,7 +21,6 @@ MOST_LINES = 400  # of a module
 MOST_LINES_OF_CODE = 40  # of a function, its docstring aside: a screen
 
 LONG_FUNCTIONS = {
-    "plugin.pytest_addoption",  # declares one option after the other
     # to be cut
     "checks.claims.beats_uniform_guess",
     "checks.claims.decide_factor",

@@ -9,16 +9,8 @@ from typing import Annotated
 import typer
 
 from robustness.checkpoint.reference import unique_labels
-from robustness.cli.console import (
-    UNUSABLE,
-    AsJson,
-    LiveLine,
-    Stack,
-    Store,
-    refusing,
-    show,
-    show_json,
-)
+from robustness.cli import console
+from robustness.cli.console import AsJson, LiveLine, Stack, Store
 from robustness.cli.scan import scanned
 from robustness.corpus.corpus import load_corpus
 from robustness.errors import PolicyError, ReportError, RuleError
@@ -33,14 +25,8 @@ from robustness.runtime.plain import is_encodable, plain
 from robustness.statistics.pace import SOON_S, Pace, in_words
 from robustness.store.files import write_atomically
 from robustness.store.store import default_root
-from robustness.trace.emergence import (
-    Step,
-    courses,
-    followed,
-    require_one_run,
-    to_dict,
-    traced_steps,
-)
+from robustness.trace import emergence
+from robustness.trace.emergence import Step
 from robustness.trace.run_measure import RunMeasurement, common_settings
 from robustness.trace.run_order import chosen, in_order
 from robustness.trace.step_measure import TEXT_BLOCKS, Progress
@@ -117,7 +103,7 @@ def trace(
     Exit code 0: traced, whatever was found; 2: a checkpoint cannot be used.
     """
     line, run = LiveLine(), None
-    with refusing(), line:
+    with console.refusing(), line:
         if html_file is not None:
             REPORTERS["html"].require_packages()
         options = {"stack": stack, **({} if corpus is None else {"corpus": corpus})}
@@ -125,7 +111,7 @@ def trace(
         asked = _Asked(rule=rule, also=_parsed_dims(dims), policy=settings, store=store)
         budget = _parsed_budget(text_blocks)
         steps = _scanned(checkpoints, asked, line)
-        _require_dims(asked.also, steps)
+        _require_dims(asked.also, steps[0].scan.hidden_size)
         if measure is not None:
             run = _measurement(steps, asked, budget)
             steps = _measured(steps, measure, run, line)
@@ -135,12 +121,12 @@ def trace(
             _write_page(html_file, steps, asked, run)
     _show(steps, asked, run, as_json=as_json)
     if html_file is not None and not as_json:
-        show(plain(f"robustness: wrote {html_file}"))
+        console.show(plain(f"robustness: wrote {html_file}"))
     failed = [step for step in steps if step.unmeasurable]
     for step in failed:
         line.say(f"{step.scan.label} could not be measured: {step.unmeasurable}")
     if failed:
-        raise typer.Exit(UNUSABLE)
+        raise typer.Exit(console.UNUSABLE)
 
 
 def _scanned(checkpoints: Sequence[str], asked: _Asked, line: LiveLine) -> list[Step]:
@@ -152,24 +138,24 @@ def _scanned(checkpoints: Sequence[str], asked: _Asked, line: LiveLine) -> list[
 
     references = [reference for reference, _ in in_order(checkpoints)]
     steps: list[Step] = []
-    for step in traced_steps(references, read, unique_labels(references)):
+    for step in emergence.traced_steps(references, read, unique_labels(references)):
         steps.append(step)
         names = [finding.rule for finding in step.scan.findings]
         if asked.rule not in names:
             raise RuleError(
                 f"there is no rule {asked.rule!r} on weights; known: {', '.join(names)}"
             )
-        require_one_run([steps[0], step])
+        emergence.require_one_run([steps[0], step])
     return steps
 
 
 def _measurement(steps: Sequence[Step], asked: _Asked, text_blocks: int | None) -> RunMeasurement:
-    found = courses(steps, asked.rule, also=asked.also)
+    found = emergence.courses(steps, asked.rule, also=asked.also)
     settings = common_settings(asked.policy, steps)
     return RunMeasurement(
         settings=settings,
         corpus=load_corpus(settings.corpus, layout=settings.layout),
-        dims=asked.also or followed(found),
+        dims=asked.also or emergence.followed(found),
         never_drawn=tuple(sorted(course.dim for course in found)),
         text_blocks=text_blocks,
         confidence=asked.policy.confidence,
@@ -224,12 +210,12 @@ def _show(
     steps: Sequence[Step], asked: _Asked, run: RunMeasurement | None, *, as_json: bool
 ) -> None:
     if as_json:
-        facts = to_dict(steps, asked.rule, also=asked.also)
-        show_json({**facts, "measurement": run and run.to_dict()})
+        facts = emergence.to_dict(steps, asked.rule, also=asked.also)
+        console.show_json({**facts, "measurement": run and run.to_dict()})
         return
     unicode = is_encodable(BARS, sys.stdout.encoding)
     for text in lines_of(steps, asked.rule, also=asked.also, unicode=unicode):
-        show(text)
+        console.show(text)
 
 
 def _parsed_dims(text: str | None) -> tuple[int, ...]:
@@ -251,8 +237,7 @@ def _parsed_budget(text: str | None) -> int | None:
     return int(text)
 
 
-def _require_dims(dims: Sequence[int], steps: Sequence[Step]) -> None:
-    size = steps[0].scan.hidden_size
+def _require_dims(dims: Sequence[int], size: int) -> None:
     if dims and dims[-1] >= size:
         raise PolicyError(
             f"there is no dimension {dims[-1]}: they are numbered from 0 to {size - 1}"

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from robustness.errors import FleetError
@@ -35,10 +36,11 @@ def on_node(task: Mapping[str, Any], files: Mapping[str, bytes]) -> Iterator[dic
     yield vet(task, files)
 
 
+@dataclass(eq=False, kw_only=True)
 class RayCluster:
     """Runs tasks on Ray; a context manager that leaves nothing running.
 
-    Args:
+    Attributes:
         address: of the cluster, as ``ray.init`` takes it: ``auto``, ``host:port``; ``None``: what
             ``RAY_ADDRESS`` names, or the cluster that this machine is part of, or a Ray of its own
             that ends with the run.
@@ -51,53 +53,42 @@ class RayCluster:
         FleetError: if Ray is not installed, or cannot be asked for that.
     """
 
-    def __init__(
-        self,
-        *,
-        address: str | None,
-        cpus: float,
-        gpus: float,
-        files: Mapping[str, bytes],
-        patience_s: float,
-        tell: Callable[[str], None],
-    ) -> None:
+    address: str | None
+    cpus: float
+    gpus: float
+    files: Mapping[str, bytes]
+    patience_s: float
+    tell: Callable[[str], None]
+
+    def __post_init__(self) -> None:
         try:
             import ray
         except ImportError:
             raise FleetError(f"a fleet needs Ray: {INSTALL}") from None
-        if address is not None and address.startswith("ray://"):
+        if self.address is not None and self.address.startswith("ray://"):
             raise FleetError(
-                f"--address={address} is that of a Ray client; run this on a node of the cluster "
-                "with --address=auto, or by 'ray job submit'"
+                f"--address={self.address} is that of a Ray client; run this on a node of the "
+                "cluster with --address=auto, or by 'ray job submit'"
             )
-        for option, n in (("--cpus-per-task", cpus), ("--gpus-per-task", gpus)):
+        for option, n in (("--cpus-per-task", self.cpus), ("--gpus-per-task", self.gpus)):
             if n > 1 and not n.is_integer():
                 raise FleetError(f"{option}={n:g} cannot be: above 1, Ray counts whole ones only")
         self._ray: Any = ray
-        self._address = address
-        self._wanted = {"CPU": cpus, "GPU": gpus}
-        self._files = files
-        self._patience_s = patience_s
-        self._tell = tell
+        self._wanted = {"CPU": self.cpus, "GPU": self.gpus}
         self._running: dict[Any, Task] = {}
         self._room_seen = time.monotonic()
         self._silence = contextlib.ExitStack()
 
     def __enter__(self) -> "RayCluster":
-        """Connect.
-
-        Raises:
-            FleetError: if there is no such cluster, or a Ray of its own has too little.
-        """
+        """Connect; a FleetError if there is no such cluster, or a Ray of its own has too little."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports to its makers otherwise
-        _require_reachable(self._address)
+        _require_reachable(self.address)
         # Ray's own notices, such as the last lines of a dead node's log, go to standard output.
         self._silence.enter_context(contextlib.redirect_stdout(io.StringIO()))
         try:
-            self._ray.init(
-                address=self._address, log_to_driver=False, logging_level=logging.CRITICAL
-            )
-            self._shared = self._ray.put(dict(self._files))
+            quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+            self._ray.init(address=self.address, **quiet)
+            self._shared = self._ray.put(dict(self.files))
             self._remote = self._ray.remote(on_node)
             self._look_for_room()
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
@@ -114,12 +105,12 @@ class RayCluster:
         nodes = self._nodes()
         if any(map(self._fits, nodes)):
             return
-        if self._address in (None, "local") and len(nodes) == 1:
+        if self.address in (None, "local") and len(nodes) == 1:
             raise FleetError(
                 f"this Ray has no node with {self._described()} for a task; ask for less by "
                 "--cpus-per-task and --gpus-per-task, or name a cluster by --address"
             )
-        self._tell(f"no node has {self._described()} yet; waiting {self._patience_s:g} s for one")
+        self.tell(f"no node has {self._described()} yet; waiting {self.patience_s:g} s for one")
 
     def __exit__(self, *_: object) -> None:
         """Cancel what still runs, and disconnect."""
@@ -143,9 +134,8 @@ class RayCluster:
     def submit(self, task: Task, *, avoid: Node | None) -> None:
         """Queue a task; Ray starts it where there is room."""
         elsewhere: dict[str, Any] = {}
-        if avoid is not None:
+        if avoid is not None:  # but the same one is better than none
             elsewhere["label_selector"] = {"ray.io/node-id": f"!{avoid.id}"}
-            # The same one is better than none.
             elsewhere["fallback_strategy"] = [{"label_selector": {}}]
         generator = self._remote.options(
             name=f"robustness {task.part}",
@@ -172,7 +162,7 @@ class RayCluster:
                     break
         except self._ray.exceptions.RayError as error:
             raise FleetError(f"the Ray cluster is gone: {_first_line(error)}") from None
-        why = f"no node with {self._described()} came up within {self._patience_s:g} s"
+        why = f"no node with {self._described()} came up within {self.patience_s:g} s"
         result = Result(kind="broken", text=why)
         given_up = [Event(task=task, result=result) for task in self._running.values()]
         self._cancel_all()
@@ -199,7 +189,7 @@ class RayCluster:
         now = time.monotonic()
         if any(map(self._fits, self._nodes())):
             self._room_seen = now
-        return now - self._room_seen > self._patience_s
+        return now - self._room_seen > self.patience_s
 
     def _nodes(self) -> list[Mapping[str, Any]]:
         return [node for node in self._ray.nodes() if node["Alive"]]

@@ -5,6 +5,7 @@ import shlex
 import sys
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,9 @@ from robustness.pytest_support.completeness import Completeness, is_narrowed
 from robustness.pytest_support.gate import REPORTED
 from robustness.pytest_support.handover import Handover, workers_start_beside
 from robustness.pytest_support.planning import SAVE, named_reports, planned_run
-from robustness.pytest_support.progress import Line, Watcher
+from robustness.pytest_support.progress import Line, Watcher, uncaptured_stdout
 from robustness.pytest_support.state import STATE, RunState
+from robustness.report import github
 from robustness.report.collected import Ending, collected
 from robustness.report.json_document import sealed
 from robustness.report.reporters import Reporter
@@ -275,3 +277,40 @@ class Controller:
         )
         report = collected(self.plan, self.completeness.results.values(), ending)
         return report if report.shard is None else sealed(report)
+
+
+@dataclass(frozen=True, eq=False)
+class GitHub:
+    """Tells GitHub Actions of the run: annotations on standard output, and the job's summary."""
+
+    controller: Controller
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionstart(self) -> Generator[None, None, None]:
+        """Tell of a run that is refused, which has no end."""
+        try:
+            return (yield)
+        except pytest.UsageError as error:
+            before, ours, sentence = str(error).partition("robustness: ")
+            if ours and not before:
+                self._write(github.publish_refusal(sentence, os.environ))
+            raise
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self) -> Generator[None, None, None]:
+        """Tell of the run, once its exit status is settled and its tables are written."""
+        try:
+            return (yield)
+        finally:
+            report = self.controller.report()
+            told = report is not None and (report.problems or report.vetted)
+            if report is not None and told and not self.controller.config.option.collectonly:
+                self._write(github.publish(report, os.environ))
+
+    def _write(self, lines: Sequence[str]) -> None:
+        """Past pytest's capturing and terminal, each on a line of its own."""
+        with uncaptured_stdout(self.controller.config) as stream:
+            if stream is not None and lines:
+                sys.stdout.flush()
+                stream.write(github.as_output(lines, stream.encoding))
+                stream.flush()

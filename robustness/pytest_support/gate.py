@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
@@ -39,16 +40,16 @@ EXAMPLES = pytest.StashKey["list[Example]"]()
 """What it shows beside its verdict."""
 
 
+@dataclass(frozen=True, eq=False)
 class Gate:
     """Takes one verdict per test: records it, and fails the test unless it passes.
 
     ``alpha`` is the error probability of the test's statistical comparison.
     """
 
-    def __init__(self, item: pytest.Item, check: PlannedCheck, alpha: float) -> None:
-        self.alpha = alpha
-        self.check = check
-        self._item = item
+    item: pytest.Item
+    check: PlannedCheck
+    alpha: float
 
     def decide(self, vetting: "Vetting") -> None:
         """Decide the check that the test was planned for; only ``pass`` passes."""
@@ -56,22 +57,22 @@ class Gate:
 
     def settle(self, verdict: Verdict) -> None:
         """Record the verdict; only ``pass`` passes."""
-        record(self._item, verdict)
+        record(self.item, verdict)
         if verdict.outcome == "not applicable":
             pytest.skip(f"not applicable: {verdict.reason}")
         expected = self.check.expected_failure
         if verdict.outcome == "fail" and expected is not None:
             if not expected.expired:
-                self._item.user_properties.append(("expected", "fail"))
+                self.item.user_properties.append(("expected", "fail"))
                 pytest.xfail(str(expected))
             reasons = [part for part in (verdict.reason, str(expected)) if part]
             verdict = verdict.model_copy(update={"reason": "; ".join(reasons)})
         if not verdict:
-            pytest.fail(f"{verdict.explain()}\n{rerun_hint(self._item)}", pytrace=False)
+            pytest.fail(f"{verdict.explain()}\n{rerun_hint(self.item)}", pytrace=False)
 
     def illustrate(self, examples: "list[Example]") -> None:
         """Keep examples of what the check is about for the report; they decide nothing."""
-        self._item.stash[EXAMPLES] = examples
+        self.item.stash[EXAMPLES] = examples
 
     def skip_unless_applicable(self) -> None:
         """Settle a check that what was found leaves nothing to ask for."""
