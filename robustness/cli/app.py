@@ -12,12 +12,7 @@ from robustness.cli.reports import merge, report
 from robustness.cli.scan import scan
 from robustness.cli.trace import trace
 
-app = typer.Typer(
-    help="Scan checkpoints; show, compare and merge what pytest --model=X has measured.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.callback(invoke_without_command=True)

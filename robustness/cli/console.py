@@ -69,12 +69,7 @@ def refusing(written: str | None = None) -> Iterator[None]:
 
 
 class LiveLine:
-    """Progress on standard error, written over on a terminal, elsewhere a line now and then.
-
-    Args:
-        stream: where to.
-        clock: seconds, by a clock that nobody sets back.
-    """
+    """Progress on standard error, written over on a terminal, elsewhere a line now and then."""
 
     def __init__(
         self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
@@ -85,13 +80,6 @@ class LiveLine:
         self._every_s = TERMINAL_EVERY_S if self.is_watched else LOG_EVERY_S
         self._last = clock() - (TERMINAL_EVERY_S if self.is_watched else 0.0)
         self._shown = False
-
-    def __enter__(self) -> None:
-        """Nothing is shown before there is something to wait for."""
-
-    def __exit__(self, *_: object) -> None:
-        """Leave nothing behind."""
-        self.clear()
 
     def show(self, text: str) -> None:
         """Write the text if it is time to; called often."""

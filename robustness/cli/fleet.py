@@ -52,8 +52,7 @@ Patience = Annotated[
 ]
 Corpus = Annotated[str | None, typer.Option(help="As --robustness-corpus; a file is sent along.")]
 PolicyFile = Annotated[
-    Path | None,
-    typer.Option(help="As --robustness-policy, also found in this folder; sent along."),
+    Path | None, typer.Option(help="As --robustness-policy, also found in this folder; sent along.")
 ]
 Expectation = Annotated[str | None, typer.Option(help="As --robustness-expectation.")]
 Baseline = Annotated[Path | None, typer.Option(help="As --robustness-baseline; sent along.")]
@@ -124,9 +123,5 @@ def _vetted(
     except KeyboardInterrupt:
         stop("interrupted; there is no verdict")
     return verdict(
-        whole,
-        outcome,
-        confidence=rules.confidence,
-        policy=rules.source,
-        baseline=request.baseline,
+        whole, outcome, confidence=rules.confidence, policy=rules.source, baseline=request.baseline
     )

@@ -86,12 +86,7 @@ def scanned(
     own = policy.settings(reference, label)
     root = default_root() if store is None else store.absolute()
     return scanning.scan(
-        reference,
-        label=label,
-        rules=own.rules,
-        stack=own.stack,
-        store_root=root,
-        progress=progress,
+        reference, label=label, rules=own.rules, stack=own.stack, store_root=root, progress=progress
     )
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -103,7 +104,8 @@ def trace(
     Exit code 0: traced, whatever was found; 2: a checkpoint cannot be used.
     """
     line, run = LiveLine(), None
-    with console.refusing(), line:
+    with console.refusing(), ExitStack() as afterwards:
+        afterwards.callback(line.clear)
         if html_file is not None:
             REPORTERS["html"].require_packages()
         options = {"stack": stack, **({} if corpus is None else {"corpus": corpus})}

@@ -14,6 +14,7 @@ from robustness.report.results import SCHEMA, Report
 from robustness.runtime.plain import plain
 
 Kind = Literal["report", "lost", "broken", "refused"]
+"""Decided, whatever the verdict; process or node died; no report; unusable as it was asked."""
 USAGE_ERROR = 4
 LINES = 5
 """Of a task's output, quoted where it ended without a report."""
@@ -29,15 +30,7 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """How a task ended.
-
-    Attributes:
-        kind: ``report``: it was decided, whatever the verdict; ``lost``: its process or its node
-            died; ``broken``: it came to its end without a report; ``refused``: checkpoint, corpus
-            or policy is unusable.
-        text: the report; or why there is none.
-        exit_status: of pytest, where it came to its end.
-    """
+    """How a task ended: with a report as its text, or why without."""
 
     kind: Kind
     text: str
@@ -117,11 +110,7 @@ def is_tried_again(result: Result, *, attempts: int, retries: int) -> bool:
 
 
 def run(
-    tasks: Sequence[Task],
-    executor: Executor,
-    *,
-    retries: int,
-    tell: Callable[[Progress], None],
+    tasks: Sequence[Task], executor: Executor, *, retries: int, tell: Callable[[Progress], None]
 ) -> Outcome:
     """Hand out all tasks, and wait until each has a report or is given up.
 
@@ -166,17 +155,11 @@ def run(
 def _state(result: Result) -> State:
     if result.kind == "report":
         return "passed" if result.exit_status == 0 else "did not pass"
-    states: dict[Kind, State] = {"lost": "lost", "broken": "no verdict", "refused": "refused"}
-    return states[result.kind]
+    return "no verdict" if result.kind == "broken" else result.kind
 
 
 def verdict(
-    fleet: Fleet,
-    outcome: Outcome,
-    *,
-    confidence: float,
-    policy: str | None,
-    baseline: Path | None,
+    fleet: Fleet, outcome: Outcome, *, confidence: float, policy: str | None, baseline: Path | None
 ) -> Report:
     """The report of the whole run, made as ``robustness merge`` makes it.
 
@@ -188,14 +171,10 @@ def verdict(
     kept = None if baseline is None else str(baseline)
     if not outcome.reports:
         return _nothing(fleet, outcome, confidence, policy, kept)
-    named = {task.part.index: f"the report of {task}" for task in fleet.tasks}
-    numbers = sorted(outcome.reports)
-    sources = [named[number] for number in numbers]
-    shards = [
-        parse_shard(outcome.reports[number].encode(), source)
-        for number, source in zip(numbers, sources, strict=True)
-    ]
-    report = merge(shards, sources, problems=outcome.problems)
+    answered = [task for task in fleet.tasks if task.part.index in outcome.reports]
+    sources = [f"the report of {task}" for task in answered]
+    texts = [outcome.reports[task.part.index].encode() for task in answered]
+    report = merge(list(map(parse_shard, texts, sources)), sources, problems=outcome.problems)
     return report.model_copy(update={"policy": policy, "baseline": kept})
 
 

@@ -38,15 +38,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One checkpoint's part of the run.
-
-    Attributes:
-        part: the shard.
-        name: the checkpoint's label.
-        arguments: pytest's.
-        needs: paths that must exist where it runs.
-        threads: of the processor, for the model.
-    """
+    """One checkpoint's part of the run, which needs some paths where it runs."""
 
     part: Part
     name: str
@@ -65,10 +57,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Fleet:
-    """The tasks of a run, and the files that travel with every one of them.
-
-    Files are content by path below the folder that a task runs in.
-    """
+    """The tasks of a run, and the content of files by their path where each task runs."""
 
     tasks: tuple[Task, ...]
     files: Mapping[str, bytes]
@@ -127,11 +116,7 @@ def _require_passable(arguments: Sequence[str]) -> None:
 
 
 def _on_every_node(reference: str) -> str:
-    """A path without the folder that this process happens to be in.
-
-    Raises:
-        CheckpointError: if it can be nothing on any node.
-    """
+    """A path without the folder of this process; refused if it can be nothing on any node."""
     path = Path(reference).expanduser()
     there = bool(reference) and os.path.exists(path)  # noqa: PTH110 (names may be too long)
     if there or not reference.startswith(("pkg:", "/", "~")):  # of those only a node can tell

@@ -74,9 +74,7 @@ class OutlierReading:
 class OutlierCallback(TrainerCallback):
     """Looks for outlier dimensions every few steps, and logs them wherever the Trainer reports to.
 
-    The model is traced once, when training begins; from then on its sites' parameters are read
-    where they lie. Training goes on bit by bit as it would without the callback, unless it is told
-    to stop.
+    Unless it is told to stop, training goes on bit by bit as it would without the callback.
 
     Args:
         every_n_steps: optimizer steps between two readings; the first is before training, the last
@@ -158,9 +156,7 @@ class OutlierCallback(TrainerCallback):
                 "of naming it among the Trainer's callbacks"
             )
         self.readings.clear()
-        self._warned = ()
-        self._broken = False
-        self._sites = None
+        self._warned, self._broken, self._sites = (), False, None
         # One process reads and logs; but all, which hold the same weights, have to stop together.
         if not (state.is_world_process_zero or self._action == "stop"):
             return

@@ -35,10 +35,8 @@ if TYPE_CHECKING:
 
     from robustness.run.plan import RunPlan
 
-PLAN_INPUT = "robustness_plan"
-SUITE_INPUT = "robustness_suite"
-PROGRESS_INPUT = "robustness_progress"
-CONTROLLER_INPUT = "robustness_controller"
+WORKER_INPUT = "robustness"
+"""What a worker is given: plan or ``None``, whether the suite, folder of the run, our pid."""
 
 _NOTHING_WRONG = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
 """What pytest ends with if no test failed."""
@@ -92,10 +90,8 @@ class Controller:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Hand the plan to a worker, as text; one that starts before there is any waits for it."""
-        node.workerinput[PLAN_INPUT] = None if self.plan is None else self.plan.to_json()
-        node.workerinput[SUITE_INPUT] = self.suite
-        node.workerinput[CONTROLLER_INPUT] = os.getpid()
-        node.workerinput[PROGRESS_INPUT] = str(self._watched())
+        plan = None if self.plan is None else self.plan.to_json()
+        node.workerinput[WORKER_INPUT] = plan, self.suite, str(self._watched()), os.getpid()
 
     def _watched(self) -> "Path":
         """The folder of the run, which workers report their progress to."""

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TextIO
 
 import pytest
 
@@ -26,16 +26,6 @@ STEP_AFTER_S = 10.0
 LEAST_WIDTH = 20
 
 _CLEAR = "\x1b[K"
-
-
-class Progress(Protocol):
-    """Where a process tells how far it has come."""
-
-    def show(self, text: str) -> None:
-        """Show the text if it is time to; called after every chunk."""
-
-    def clear(self) -> None:
-        """Show nothing any more: the step has ended."""
 
 
 @contextlib.contextmanager
@@ -147,6 +137,10 @@ class FileProgress:
     def _put(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # progress is worth no failure
             self._file.write_text(text, encoding="utf-8")
+
+
+Progress = Line | FileProgress
+"""Where a process tells how far it has come: ``show`` after every chunk, ``clear`` at the end."""
 
 
 class Watcher:

@@ -8,14 +8,7 @@ from typing import Any
 import pytest
 
 from robustness.pytest_support.collection import ModelFolders, PlannedChecks, SuiteCollection
-from robustness.pytest_support.controller import (
-    CONTROLLER_INPUT,
-    PLAN_INPUT,
-    PROGRESS_INPUT,
-    SUITE_INPUT,
-    Controller,
-    GitHub,
-)
+from robustness.pytest_support.controller import WORKER_INPUT, Controller, GitHub
 from robustness.pytest_support.gate import Recorder
 from robustness.pytest_support.handover import received
 from robustness.pytest_support.progress import FileProgress
@@ -39,13 +32,12 @@ def register(config: pytest.Config) -> None:
         if github.is_wanted(config.getoption("robustness_github"), os.environ):
             config.pluginmanager.register(GitHub(controller), "robustness-github")
     else:
-        suite = workerinput[SUITE_INPUT]
-        folder = Path(workerinput[PROGRESS_INPUT])
+        plan, suite, shared, controller_pid = workerinput[WORKER_INPUT]
+        folder = Path(shared)
         number = int(workerinput["workerid"].removeprefix("gw"))
         wait_asleep(os.environ)
-        plan = workerinput[PLAN_INPUT] or received(folder, workerinput[CONTROLLER_INPUT])
         config.stash[STATE] = RunState(
-            plan=RunPlan.from_json(plan),
+            plan=RunPlan.from_json(plan or received(folder, controller_pid)),
             threads=SharedCores(
                 folder=folder / CORES,
                 number=number,
