@@ -53,11 +53,7 @@ def stop(sentence: str, code: int = UNUSABLE) -> NoReturn:
 
 @contextlib.contextmanager
 def refusing(written: str | None = None) -> Iterator[None]:
-    """End the command with one sentence where something cannot be used.
-
-    Args:
-        written: what is written within, if anything: an OSError then means that it could not be.
-    """
+    """End with one sentence where something cannot be used, or what is written cannot be."""
     try:
         yield
     except RobustnessError as error:

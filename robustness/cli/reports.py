@@ -26,10 +26,7 @@ OFFERED = {f"{name}_file": each for name, each in REPORTERS.items() if each.writ
 
 
 def writing(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with an option ``--NAME=FILE`` for every format.
-
-    Its parameter ``files`` gets the files that were named, by format.
-    """
+    """The command with an option ``--NAME=FILE`` for every format, which fill its ``files``."""
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
@@ -89,11 +86,7 @@ def merge(
 
 
 def require_packages(files: Mapping[str, Path]) -> None:
-    """Find out before there is anything to write whether all of it could be.
-
-    Raises:
-        ReportError: one sentence on what is missing.
-    """
+    """Find out before there is anything to write whether all of it could be."""
     for name in files:
         REPORTERS[name].require_packages()
 

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from robustness.errors import FleetError
@@ -77,33 +77,32 @@ class RayCluster:
         self._wanted = {"CPU": self.cpus, "GPU": self.gpus}
         self._running: dict[Any, Task] = {}
         self._room_seen = time.monotonic()
-        self._silence = contextlib.ExitStack()
 
     def __enter__(self) -> "RayCluster":
         """Connect; a FleetError if there is no such cluster, or a Ray of its own has too little."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports to its makers otherwise
         _require_reachable(self.address)
-        # Ray's own notices, such as the last lines of a dead node's log, go to standard output.
-        self._silence.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        try:
-            quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-            self._ray.init(address=self.address, **quiet)
-            self._shared = self._ray.put(dict(self.files))
-            self._remote = self._ray.remote(on_node)
-            self._look_for_room()
-        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-            self._close()
-            raise FleetError(f"there is no Ray to be had: {_first_line(error)}") from None
-        except BaseException:
-            self._close()
-            raise
+        quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+        with contextlib.ExitStack() as opened:
+            # Ray's own notices, such as the last lines of a dead node's log, go to standard output.
+            opened.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            opened.callback(self._ray.shutdown)
+            opened.callback(self._cancel_all)
+            try:
+                self._ray.init(address=self.address, **quiet)
+                self._shared = self._ray.put(dict(self.files))
+                self._remote = self._ray.remote(on_node)
+                self._look_for_room()
+            except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+                raise FleetError(f"there is no Ray to be had: {_first_line(error)}") from None
+            self._opened = opened.pop_all()
         return self
 
     def _look_for_room(self) -> None:
         """Find out at once that what is asked for will never be there."""
         self._room_seen = time.monotonic()
         nodes = self._nodes()
-        if any(map(self._fits, nodes)):
+        if self._has_room(nodes):
             return
         if self.address in (None, "local") and len(nodes) == 1:
             raise FleetError(
@@ -114,22 +113,13 @@ class RayCluster:
 
     def __exit__(self, *_: object) -> None:
         """Cancel what still runs, and disconnect."""
-        try:
-            self._cancel_all()
-        finally:
-            self._close()
+        self._opened.close()
 
     def _cancel_all(self) -> None:
         for generator in self._running:
             with contextlib.suppress(Exception):  # it may have ended, and so may the cluster
                 self._ray.cancel(generator, force=True)
         self._running.clear()
-
-    def _close(self) -> None:
-        try:
-            self._ray.shutdown()
-        finally:
-            self._silence.close()
 
     def submit(self, task: Task, *, avoid: Node | None) -> None:
         """Queue a task; Ray starts it where there is room."""
@@ -144,7 +134,7 @@ class RayCluster:
             max_retries=0,  # how often is decided by who reads the answers
             num_returns="streaming",
             **elsewhere,
-        ).remote(task.to_dict(), self._shared)
+        ).remote(asdict(task), self._shared)  # plain: a node may have another version of this
         self._running[generator] = task
 
     def wait(self) -> Sequence[Event]:
@@ -187,15 +177,17 @@ class RayCluster:
     def _is_hopeless(self) -> bool:
         """Whether there has been no node for the tasks for too long."""
         now = time.monotonic()
-        if any(map(self._fits, self._nodes())):
+        if self._has_room(self._nodes()):
             self._room_seen = now
         return now - self._room_seen > self.patience_s
 
     def _nodes(self) -> list[Mapping[str, Any]]:
-        return [node for node in self._ray.nodes() if node["Alive"]]
+        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
 
-    def _fits(self, node: Mapping[str, Any]) -> bool:
-        return all(node["Resources"].get(kind, 0) >= n for kind, n in self._wanted.items())
+    def _has_room(self, nodes: Sequence[Mapping[str, Any]]) -> bool:
+        return any(
+            all(node.get(kind, 0) >= n for kind, n in self._wanted.items()) for node in nodes
+        )
 
     def _described(self) -> str:
         return " and ".join(

@@ -102,19 +102,14 @@ def _last_lines(output: str) -> str:
 
 
 def is_tried_again(result: Result, *, attempts: int, retries: int) -> bool:
-    """Whether a task that has been tried so often is handed out again.
-
-    A verdict never is, whichever it is: only what was lost has none.
-    """
+    """Whether a task is handed out again: never one with a verdict, whichever that is."""
     return result.kind == "lost" and attempts <= retries
 
 
 def run(
     tasks: Sequence[Task], executor: Executor, *, retries: int, tell: Callable[[Progress], None]
 ) -> Outcome:
-    """Hand out all tasks, and wait until each has a report or is given up.
-
-    A lost task is handed out again up to ``retries`` times.
+    """Hand out all tasks until each has a report or was lost more than ``retries`` times.
 
     Raises:
         FleetError: as soon as a node refuses its task as unusable.

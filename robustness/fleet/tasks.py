@@ -2,9 +2,8 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
 from robustness.checkpoint.reference import CheckpointRef, unique_labels
 from robustness.corpus.tables import existing_path
@@ -45,10 +44,6 @@ class Task:
     arguments: tuple[str, ...]
     needs: tuple[str, ...]
     threads: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types: a node may have another version of this package."""
-        return asdict(self)
 
     def __str__(self) -> str:
         """For messages."""
@@ -137,7 +132,7 @@ def _with_corpus(reference: str | None) -> tuple[dict[str, bytes], str | None, t
     behind = f":{rest}" if rest else ""
     if path.is_dir():
         return {}, f"{_absolute(path)}{behind}", (_absolute(path),)
-    name = str(PurePosixPath("corpus", path.name))
+    name = f"corpus/{path.name}"
     try:
         return {name: path.read_bytes()}, f"{name}{behind}", ()
     except OSError as error:
@@ -148,12 +143,11 @@ def _sent(files: dict[str, bytes], kind: str, file: Path | None) -> str | None:
     """Add a file to those that are sent; its path where it arrives."""
     if file is None:
         return None
-    name = str(PurePosixPath(kind, file.name))
     try:
-        files[name] = file.read_bytes()
+        files[f"{kind}/{file.name}"] = file.read_bytes()
     except OSError as error:
         raise FleetError(f"--{kind}={file} cannot be read: {error.strerror or error}") from None
-    return name
+    return f"{kind}/{file.name}"
 
 
 def _names(references: Sequence[str]) -> list[str]:

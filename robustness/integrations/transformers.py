@@ -132,10 +132,7 @@ class OutlierCallback(TrainerCallback):
         self._broken = False
 
     def attach(self, trainer: Trainer) -> "OutlierCallback":
-        """Become one of a Trainer's callbacks, and log through its ``log``.
-
-        Transformers hands a callback no way to log; this one needs the Trainer for that.
-        """
+        """Become one of a Trainer's callbacks, and log through it: callbacks get no other way."""
         self._log = trainer.log
         if self not in trainer.callback_handler.callbacks:
             trainer.add_callback(self)
@@ -144,12 +141,7 @@ class OutlierCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Trace the model, and read it for the first time.
-
-        Raises:
-            RobustnessError: the callback is not attached, or the model has no sites that the rule
-                could look at: better now than after hours.
-        """
+        """Trace the model and read it for the first time, or say why not: now, not after hours."""
         if self._log is None:
             raise RobustnessError(
                 "OutlierCallback logs through its Trainer: call callback.attach(trainer) instead "

@@ -141,10 +141,6 @@ def is_suite_id(nodeid: str) -> bool:
 
 
 def refuse_suite_without_model(items: Iterable[pytest.Item]) -> None:
-    """Naming the suite without a checkpoint is a usage problem, not a run of skips.
-
-    Raises:
-        pytest.UsageError: if the packaged suite was collected.
-    """
+    """Naming the suite without a checkpoint is a usage problem, not a run of skips."""
     if any(map(is_suite, items)):
         raise pytest.UsageError("the packaged suite needs a checkpoint: add --model=X")

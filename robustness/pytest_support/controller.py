@@ -70,12 +70,16 @@ class Controller:
             return (yield)
         handover = Handover(self._watched())
         result = yield
-        self._end_line()
+        reporter = self._terminal()
+        if reporter is not None and reporter.isatty:
+            reporter.write("\n")  # pytest-xdist leaves the cursor behind the number of workers
         with handover.planning():
             self._make_plan()
         assert self.plan is not None
         handover.give(self.plan.to_json())
-        self._write_header()
+        if reporter is not None and reporter.showheader and not reporter.no_header:
+            for line in self.pytest_report_header():  # the rest was written when workers started
+                reporter.write_line(line)
         return result
 
     def _make_plan(self) -> None:
@@ -103,19 +107,6 @@ class Controller:
         """What is vetted, and how."""
         lines = [] if self.plan is None else header.header(self.plan)
         return [encodable(line, sys.stdout.encoding) for line in lines]
-
-    def _end_line(self) -> None:
-        """On a terminal, pytest-xdist leaves the cursor behind the number of workers."""
-        reporter = self._terminal()
-        if reporter is not None and reporter.isatty:
-            reporter.write("\n")
-
-    def _write_header(self) -> None:
-        """Below the rest of the header, which is written when workers start."""
-        reporter = self._terminal()
-        if reporter is not None and reporter.showheader and not reporter.no_header:
-            for line in self.pytest_report_header():
-                reporter.write_line(line)
 
     def _terminal(self) -> pytest.TerminalReporter | None:
         return self.config.pluginmanager.get_plugin("terminalreporter")
@@ -183,7 +174,7 @@ class Controller:
 
     def _write(self, reporter: Reporter, file: "Path") -> None:
         try:
-            write_atomically(file, reporter.render(self._report()))
+            write_atomically(file, reporter.render(self.report()))
         except Exception as error:  # a mistake in a report must not cost what was measured
             option = f"--robustness-{reporter.name}={file}"
             self.problems.append(f"{option} could not be written: {error}")
@@ -236,7 +227,7 @@ class Controller:
         if self.plan is None or self.config.option.collectonly:
             return
         encoding = sys.stdout.encoding
-        for line in lines_of(self._report(), verbosity=self.config.option.verbose):
+        for line in lines_of(self.report(), verbosity=self.config.option.verbose):
             *before, (last, markup) = line.pieces
             for text, own in before:
                 terminalreporter.write(encodable(text, encoding), **own)
@@ -256,11 +247,8 @@ class Controller:
             self.watcher.stop()
             self.watcher = None
 
-    def report(self) -> Report | None:
-        """What has been found out so far; ``None`` before there is a plan."""
-        return None if self.completeness is None else self._report()
-
-    def _report(self) -> Report:
+    def report(self) -> Report:
+        """What has been found out so far, of a run that is planned."""
         assert self.plan is not None
         assert self.completeness is not None
         ending = Ending(
@@ -298,10 +286,11 @@ class GitHub:
         try:
             return (yield)
         finally:
-            report = self.controller.report()
-            told = report is not None and (report.problems or report.vetted)
-            if report is not None and told and not self.controller.config.option.collectonly:
-                self._write(github.publish(report, os.environ))
+            collecting = self.controller.config.option.collectonly
+            if self.controller.completeness is not None and not collecting:
+                report = self.controller.report()
+                if report.problems or report.vetted:
+                    self._write(github.publish(report, os.environ))
 
     def _write(self, lines: Sequence[str]) -> None:
         """Past pytest's capturing and terminal, each on a line of its own."""

@@ -119,24 +119,16 @@ def _sharded(config: pytest.Config, plan: RunPlan) -> RunPlan:
 
     part = Part.parse(text)
     if config.getoption("robustness_json") is None:
-        raise pytest.UsageError(
-            f"robustness: --robustness-shard={part} needs --robustness-json=FILE, from which "
-            "'robustness merge' makes the verdict"
-        )
-    if config.getoption("robustness_save_baseline") is not None:
-        raise pytest.UsageError(
-            f"robustness: --robustness-shard={part} saves no baseline, since a baseline is of a "
-            "whole run"
-        )
-    return take(plan, part)
+        why = "needs --robustness-json=FILE, from which 'robustness merge' makes the verdict"
+    elif config.getoption("robustness_save_baseline") is not None:
+        why = "saves no baseline, since a baseline is of a whole run"
+    else:
+        return take(plan, part)
+    raise pytest.UsageError(f"robustness: --robustness-shard={part} {why}")
 
 
 def show_plan(config: pytest.Config) -> int:
-    """Write what would run and what it would cost, for ``--robustness-plan``.
-
-    Raises:
-        pytest.UsageError: as before a run, or if there is no checkpoint.
-    """
+    """Write what would run and what it would cost, for ``--robustness-plan``."""
     from robustness.run.estimate import describe, processor_speed
 
     if not config.getoption("robustness_models"):
