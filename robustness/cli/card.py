@@ -13,9 +13,6 @@ from robustness.report.markdown.card import chosen, eval_results, has_passed, se
 from robustness.report.markdown.card_file import new_card, updated
 from robustness.store.files import write_atomically
 
-NOT_PASSED = 1
-"""Exit code."""
-
 
 def card(
     result: Annotated[Path, typer.Argument(metavar="RESULT.json", help="A run's JSON report.")],
@@ -48,7 +45,7 @@ def card(
         vetted = chosen(report, checkpoint)
         if not has_passed(report, vetted) and not allow_failed:
             why = "did not pass, so nothing was written; --allow-failed writes a card that says so"
-            stop(f"{vetted.label} {why}", NOT_PASSED)
+            stop(f"{vetted.label} {why}", code=1)
         name = repo_id.rpartition("/")[2] if repo_id else vetted.label
         parts = name, section(report, vetted, repo_id=repo_id), eval_results(report, vetted)
         text = new_card(*parts) if update is None else updated(_read(update), *parts)

@@ -172,14 +172,12 @@ class OutlierCallback(TrainerCallback):
         if self._sites is None or not due:
             return
         try:
-            reading = self._read(self._sites, state.global_step)
+            self._settle(self._read(self._sites, state.global_step), state, control)
+            self._broken = False
         except RuleError as error:  # not finite: said once, and the training's own affair
             if not self._broken:
                 self._warn(state, f"step {state.global_step}: {error}")
             self._broken = True
-            return
-        self._broken = False
-        self._settle(reading, state, control)
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         """Let go of the model."""

@@ -70,10 +70,7 @@ class Completeness:
         return found if self._plan.shard else found + self._unexpected_passes()
 
     def never_collected(self) -> list[str]:
-        """That all checks are missing although nobody asked to leave any out: a sentence, or none.
-
-        For a run of the packaged suite in which pytest has collected no test.
-        """
+        """Of a run of the suite without any test: that all are missing, unless that was asked."""
         if self._narrowed or self.collected or self._deselected or not self.expected:
             return []
         return [

@@ -21,7 +21,6 @@ from robustness.pytest_support.state import STATE, RunState
 from robustness.report import github
 from robustness.report.collected import Ending, collected
 from robustness.report.json_document import sealed
-from robustness.report.reporters import Reporter
 from robustness.report.results import CheckResult, Report
 from robustness.report.terminal import header
 from robustness.report.terminal.summary import lines_of
@@ -169,15 +168,12 @@ class Controller:
         self._settle(session)
         self._save_baseline(session)
         for reporter, file in named_reports(self.config):
-            self._write(reporter, file)
-            self._settle(session)
-
-    def _write(self, reporter: Reporter, file: "Path") -> None:
-        try:
-            write_atomically(file, reporter.render(self.report()))
-        except Exception as error:  # a mistake in a report must not cost what was measured
-            option = f"--robustness-{reporter.name}={file}"
-            self.problems.append(f"{option} could not be written: {error}")
+            try:
+                write_atomically(file, reporter.render(self.report()))
+            except Exception as error:  # a mistake in a report must not cost what was measured
+                option = f"--robustness-{reporter.name}={file}"
+                self.problems.append(f"{option} could not be written: {error}")
+                self._settle(session)
 
     def _save_baseline(self, session: pytest.Session) -> None:
         """Save the profile of a run in which everything planned was decided and has passed."""

@@ -17,9 +17,6 @@ from robustness.report import github
 from robustness.run.plan import RunPlan
 from robustness.runtime.threads import SharedCores, cores, wait_asleep, wanted_at_most
 
-CORES = "cores"
-"""Folder of the run in which workers tell each other that they compute."""
-
 
 def register(config: pytest.Config) -> None:
     """Add the parts that a run with a checkpoint needs."""
@@ -39,7 +36,7 @@ def register(config: pytest.Config) -> None:
         config.stash[STATE] = RunState(
             plan=RunPlan.from_json(plan or received(folder, controller_pid)),
             threads=SharedCores(
-                folder=folder / CORES,
+                folder=folder / "cores",  # where workers tell each other that they compute
                 number=number,
                 processes=workerinput["workercount"],
                 cores=cores(),
