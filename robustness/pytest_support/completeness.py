@@ -18,6 +18,7 @@ class Completeness:
     """Remembers ids and verdicts as they arrive, and says what is missing or too many.
 
     Attributes:
+        plan: the run's.
         results: a decided check per test id, as it came with the test's report.
         collected: ids of the packaged suite's tests that are to run.
         expected: names of all tests in the plan.
@@ -29,7 +30,7 @@ class Completeness:
         self.collected: set[str] = set()
         self._deselected: set[str] = set()
         self._narrowed = narrowed
-        self._plan = plan
+        self.plan = plan
         self._names = {
             planned.label: {check.test_name(planned.label) for check in planned.checks}
             for planned in plan.checkpoints
@@ -59,7 +60,7 @@ class Completeness:
             for nodeid in sorted(self.collected - {*self.results, *unknown})
         ]
         # Of a shard that has a part of a checkpoint's checks, the merge can tell, and only it.
-        found += [] if self._plan.shard else self._not_accounted()
+        found += [] if self.plan.shard else self._not_accounted()
         if unknown:
             return [
                 *found,
@@ -67,7 +68,7 @@ class Completeness:
                 "or another plugin parametrises or renames the packaged suite, which it must not",
             ]
         found += self._decided_twice() + self._without_checks()
-        return found if self._plan.shard else found + self._unexpected_passes()
+        return found if self.plan.shard else found + self._unexpected_passes()
 
     def never_collected(self) -> list[str]:
         """Of a run of the suite without any test: that all are missing, unless that was asked."""
@@ -90,7 +91,7 @@ class Completeness:
         outcomes = {result.test_name: result.outcome for result in self.results.values()}
         return [
             problem
-            for planned in self._plan.checkpoints
+            for planned in self.plan.checkpoints
             for problem in unexpected_passes(planned.label, planned.checks, outcomes)
         ]
 

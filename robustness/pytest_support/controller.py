@@ -32,8 +32,6 @@ from robustness.store.files import write_atomically
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from robustness.run.plan import RunPlan
-
 WORKER_INPUT = "robustness"
 """What a worker is given: plan or ``None``, whether the suite, folder of the run, our pid."""
 
@@ -53,7 +51,6 @@ class Controller:
         self.notes: list[str] = []
         self.exit_status = 0
         self._told_partial = False
-        self.plan: RunPlan | None = None
         self.completeness: Completeness | None = None
         self.progress = Line(config)
         self.watcher: Watcher | None = None
@@ -74,8 +71,7 @@ class Controller:
             reporter.write("\n")  # pytest-xdist leaves the cursor behind the number of workers
         with handover.planning():
             self._make_plan()
-        assert self.plan is not None
-        handover.give(self.plan.to_json())
+        handover.give(self._known.plan.to_json())
         if reporter is not None and reporter.showheader and not reporter.no_header:
             for line in self.pytest_report_header():  # the rest was written when workers started
                 reporter.write_line(line)
@@ -84,16 +80,21 @@ class Controller:
     def _make_plan(self) -> None:
         limit = int(self.config.getoption("robustness_store_limit") * GIGABYTE)
         with lasting_libraries():
-            self.plan = planned_run(self.config, self.progress, today=self.started.date())
+            plan = planned_run(self.config, self.progress, today=self.started.date())
         # Behind the plan, which has marked what this run uses.
-        evict(self.plan.store_root, limit_bytes=limit, now=time.time())
-        self.completeness = Completeness(self.plan, narrowed=is_narrowed(self.config))
-        self.config.stash[STATE] = RunState(plan=self.plan, threads=None, progress=self.progress)
+        evict(plan.store_root, limit_bytes=limit, now=time.time())
+        self.completeness = Completeness(plan, narrowed=is_narrowed(self.config))
+        self.config.stash[STATE] = RunState(plan=plan, threads=None, progress=self.progress)
+
+    @property
+    def _known(self) -> Completeness:
+        assert self.completeness is not None, "there is no plan yet"
+        return self.completeness
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Hand the plan to a worker, as text; one that starts before there is any waits for it."""
-        plan = None if self.plan is None else self.plan.to_json()
+        plan = None if self.completeness is None else self.completeness.plan.to_json()
         node.workerinput[WORKER_INPUT] = plan, self.suite, str(self._watched()), os.getpid()
 
     def _watched(self) -> "Path":
@@ -104,7 +105,7 @@ class Controller:
 
     def pytest_report_header(self) -> list[str]:
         """What is vetted, and how."""
-        lines = [] if self.plan is None else header.header(self.plan)
+        lines = [] if self.completeness is None else header.header(self.completeness.plan)
         return [encodable(line, sys.stdout.encoding) for line in lines]
 
     def _terminal(self) -> pytest.TerminalReporter | None:
@@ -118,8 +119,7 @@ class Controller:
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Remember the tests of a run without workers."""
-        assert self.completeness is not None
-        self.completeness.collect(item.nodeid for item in session.items)
+        self._known.collect(item.nodeid for item in session.items)
 
     def pytest_report_collectionfinish(self) -> list[str]:
         """Say at once that a run without workers is partial."""
@@ -128,8 +128,7 @@ class Controller:
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
         """Both, for a run with workers, each of which collects all tests."""
-        assert self.completeness is not None
-        self.completeness.collect(ids)
+        self._known.collect(ids)
         reporter = self._terminal()
         if reporter is not None and not self._told_partial:
             for line in self._partial():
@@ -138,10 +137,9 @@ class Controller:
 
     def _partial(self) -> list[str]:
         """A line if checks were left out, unless only tests of the user's own were asked for."""
-        assert self.completeness is not None
-        if not self.suite and not self.completeness.collected:
+        if not self.suite and not self._known.collected:
             return []
-        return header.partial(len(self.completeness.left_out), len(self.completeness.expected))
+        return header.partial(len(self._known.left_out), len(self._known.expected))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take in a verdict."""
@@ -195,14 +193,12 @@ class Controller:
         self._settle(session)
 
     def _write_baseline(self, target: "Path") -> None:
-        assert self.plan is not None
-        assert self.completeness is not None
-        if self.completeness.left_out:
+        if self._known.left_out:
             raise BaselineError("nothing was saved, since a baseline is of a whole run")
         from robustness.reference.baseline import write_baseline
         from robustness.run.baseline_run import baseline_of
 
-        profile = baseline_of(self.plan)
+        profile = baseline_of(self._known.plan)
         write_baseline(profile, target)
         n = len(profile.checkpoints)
         self.notes.append(f"baseline of {n} checkpoint{'s' * (n > 1)} saved in {target}")
@@ -220,7 +216,7 @@ class Controller:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """One table per checkpoint, in what the terminal's encoding has."""
-        if self.plan is None or self.config.option.collectonly:
+        if self.completeness is None or self.config.option.collectonly:
             return
         encoding = sys.stdout.encoding
         for line in lines_of(self.report(), verbosity=self.config.option.verbose):
@@ -245,17 +241,15 @@ class Controller:
 
     def report(self) -> Report:
         """What has been found out so far, of a run that is planned."""
-        assert self.plan is not None
-        assert self.completeness is not None
         ending = Ending(
-            partial=bool(self.completeness.left_out),
+            partial=bool(self._known.left_out),
             problems=tuple(self.problems),
             exit_status=self.exit_status,
             started=self.started,
             duration_s=time.monotonic() - self._began,
             command=shlex.join(["pytest", *map(str, self.config.invocation_params.args)]),
         )
-        report = collected(self.plan, self.completeness.results.values(), ending)
+        report = collected(self._known.plan, self._known.results.values(), ending)
         return report if report.shard is None else sealed(report)
 
 
