@@ -21,13 +21,7 @@ MOST_LINES = 400  # of a module
 MOST_LINES_OF_CODE = 40  # of a function, its docstring aside: a screen
 
 LONG_FUNCTIONS = {
-    "plugin.pytest_addoption",  # declares one option after the other
     # to be cut
-    "cli.card.card",
-    "cli.diff.diff",
-    "cli.fleet.fleet",
-    "cli.scan.scan",
-    "cli.trace.trace",
     "measurement.planned_task.plan_task",
     "report.collected.checkpoint_result",
     "report.trace.page.to_html",

@@ -1,5 +1,5 @@
-"""The commands of the console program ``robustness``, one module each, and what they show live.
+"""The commands of the console program ``robustness``, and what they do alike.
 
 A command reads its options and hands on; what it shows is written in :mod:`robustness.report`.
-Heavy imports wait until a command runs. Torch-free.
+Ray and the terminal's libraries wait until a command runs. Torch-free.
 """

@@ -8,17 +8,11 @@ from robustness import __version__
 from robustness.cli.card import card
 from robustness.cli.diff import diff
 from robustness.cli.fleet import Passing, fleet
-from robustness.cli.merge import merge
-from robustness.cli.report import report
+from robustness.cli.reports import merge, report
 from robustness.cli.scan import scan
 from robustness.cli.trace import trace
 
-app = typer.Typer(
-    help="Scan checkpoints; show, compare and merge what pytest --model=X has measured.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.callback(invoke_without_command=True)
@@ -31,10 +25,6 @@ def main(
         raise typer.Exit
 
 
-app.command("scan")(scan)
-app.command("trace")(trace)
-app.command("report")(report)
-app.command("card")(card)
-app.command("diff")(diff)
-app.command("merge")(merge)
+for command in (scan, trace, report, card, diff, merge):
+    app.command(command.__name__)(command)
 app.command("fleet", cls=Passing)(fleet)

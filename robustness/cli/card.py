@@ -1,14 +1,17 @@
 """``robustness card``: what a run found, for the checkpoint's model card."""
 
-import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
-NOT_PASSED = 1
-UNUSABLE = 2
-"""Exit codes."""
+from robustness.checkpoint.reference import is_hub_id
+from robustness.cli.console import refusing, show, stop
+from robustness.errors import ReportError
+from robustness.report.json_document import read_report
+from robustness.report.markdown.card import chosen, eval_results, has_passed, section
+from robustness.report.markdown.card_file import new_card, updated
+from robustness.store.files import write_atomically
 
 
 def card(
@@ -33,57 +36,30 @@ def card(
     Exit code 0: written; 1: the checkpoint did not pass, and nothing was
     written; 2: the report or the card cannot be used.
     """
-    from robustness.errors import ReportError, RobustnessError
-    from robustness.report.json_document import read_report
-    from robustness.report.markdown.card import chosen, eval_results, has_passed, section
-    from robustness.report.markdown.card_file import new_card, updated
-    from robustness.runtime.plain import encodable
-    from robustness.store.files import write_atomically
-
-    def stop(sentence: str, code: int) -> NoReturn:
-        typer.echo(encodable(f"robustness: {sentence}", sys.stderr.encoding), err=True)
-        raise typer.Exit(code)
-
     if output is not None and update is not None:
-        stop("--output writes a new card and --update changes one: give one of them", UNUSABLE)
-    try:
-        _require_repo_id(repo_id)
+        stop("--output writes a new card and --update changes one: give one of them")
+    with refusing(written="the card"):
+        if repo_id is not None and not is_hub_id(repo_id):
+            raise ReportError(f"{repo_id!r} is no name of a model on the Hub")
         report = read_report(result)
         vetted = chosen(report, checkpoint)
         if not has_passed(report, vetted) and not allow_failed:
-            stop(
-                f"{vetted.label} did not pass, so nothing was written; --allow-failed writes a "
-                "card that says so",
-                NOT_PASSED,
-            )
+            why = "did not pass, so nothing was written; --allow-failed writes a card that says so"
+            stop(f"{vetted.label} {why}", code=1)
         name = repo_id.rpartition("/")[2] if repo_id else vetted.label
         parts = name, section(report, vetted, repo_id=repo_id), eval_results(report, vetted)
         text = new_card(*parts) if update is None else updated(_read(update), *parts)
         target = output or update
         if target is None:
-            typer.echo(encodable(text, sys.stdout.encoding), nl=False)
+            show(text, nl=False)
             return
         if output is not None and output.exists() and _read(output) != text:
             raise ReportError(f"{output} exists: change it with --update, or name another file")
         write_atomically(target.resolve(), text)
-    except RobustnessError as error:
-        stop(str(error), UNUSABLE)
-    except OSError as error:
-        stop(f"the card could not be written: {error}", UNUSABLE)
-    typer.echo(encodable(f"robustness: {target} tells of {vetted.label}", sys.stdout.encoding))
-
-
-def _require_repo_id(repo_id: str | None) -> None:
-    from robustness.checkpoint.reference import is_hub_id
-    from robustness.errors import ReportError
-
-    if repo_id is not None and not is_hub_id(repo_id):
-        raise ReportError(f"{repo_id!r} is no name of a model on the Hub")
+    show(f"robustness: {target} tells of {vetted.label}")
 
 
 def _read(file: Path) -> str:
-    from robustness.errors import ReportError
-
     try:
         return file.read_bytes().decode("utf-8")
     except OSError as error:

@@ -1,19 +1,20 @@
 """``robustness diff``: two saved profiles beside each other, without a model."""
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from robustness.checks.baseline import MatchesBaselineLimits
-
-if TYPE_CHECKING:
-    from robustness.reference.baseline_diff import CheckpointDiff
-    from robustness.statistics.verdict import Verdict
-
-NOT_COMPARABLE = 2
-"""Exit code; that of a usage problem, too."""
+from robustness.cli.console import AsJson, refusing, show_json
+from robustness.errors import RobustnessError
+from robustness.policy.policy import load_check
+from robustness.reference.baseline import read_baseline
+from robustness.reference.baseline_diff import SCHEMA, CheckpointDiff, degradation
+from robustness.reference.baseline_diff import diff as compared
+from robustness.reference.comparison import Tolerances
+from robustness.statistics.verdict import Verdict
 
 STYLES = {"pass": "green", "fail": "bold red"}
 
@@ -31,67 +32,55 @@ def diff(
     max_degradation_ratio: Annotated[
         float, typer.Option(help="A degradation may differ by this factor, up or down.")
     ] = MatchesBaselineLimits().max_degradation_ratio,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare two profiles saved by --robustness-save-baseline.
 
     Exit code 0: within the tolerances; 1: regressed; 2: not comparable.
     """
-    from robustness.errors import RobustnessError
-    from robustness.policy.policy import load_check
-    from robustness.reference.baseline import read_baseline
-    from robustness.reference.baseline_diff import diff as compared
-    from robustness.reference.comparison import Tolerances
-
-    try:
-        limits = load_check(
-            MatchesBaselineLimits,
-            {
-                "dims": dims,
-                "max_perplexity_ratio": max_perplexity_ratio,
-                "max_degradation_ratio": max_degradation_ratio,
-            },
-        )
-        found = compared(
-            read_baseline(then),
-            read_baseline(now),
-            tolerances=Tolerances(
-                dims=limits.dims,
-                max_perplexity_ratio=limits.max_perplexity_ratio,
-                max_degradation_ratio=limits.max_degradation_ratio,
-            ),
-            alpha=0.01,
-            sources=(str(then), str(now)),
-        )
-    except RobustnessError as error:
-        if as_json:
-            _write_json({"outcome": "not comparable", "reason": str(error), "checkpoints": []})
-        typer.echo(f"robustness: {error}", err=True)
-        raise typer.Exit(NOT_COMPARABLE) from None
+    given = {
+        "dims": dims,
+        "max_perplexity_ratio": max_perplexity_ratio,
+        "max_degradation_ratio": max_degradation_ratio,
+    }
+    with refusing():
+        try:
+            found = _compared(then, now, given)
+        except RobustnessError as error:
+            if as_json:
+                _show_json("not comparable", reason=str(error))
+            raise
     regressed = any(checkpoint.outcome == "regressed" for checkpoint in found)
     if as_json:
-        outcome = "regressed" if regressed else "same"
-        parts = [checkpoint.to_dict() for checkpoint in found]
-        _write_json({"outcome": outcome, "reason": "", "checkpoints": parts})
+        _show_json("regressed" if regressed else "same", found)
     else:
         for checkpoint in found:
             _show(checkpoint)
     raise typer.Exit(int(regressed))
 
 
-def _write_json(facts: dict[str, Any]) -> None:
-    from robustness.reference.baseline_diff import SCHEMA
+def _compared(then: Path, now: Path, given: dict[str, Any]) -> tuple[CheckpointDiff, ...]:
+    limits = load_check(MatchesBaselineLimits, given)
+    return compared(
+        read_baseline(then),
+        read_baseline(now),
+        tolerances=Tolerances(**{name: getattr(limits, name) for name in given}),
+        alpha=0.01,
+        sources=(str(then), str(now)),
+    )
 
-    typer.echo(json.dumps({"schema": SCHEMA, **facts}, indent=2, allow_nan=False))
+
+def _show_json(outcome: str, found: Sequence[CheckpointDiff] = (), *, reason: str = "") -> None:
+    checkpoints = [checkpoint.to_dict() for checkpoint in found]
+    facts = {"outcome": outcome, "reason": reason, "checkpoints": checkpoints}
+    show_json({"schema": SCHEMA, **facts})
 
 
-def _show(checkpoint: "CheckpointDiff") -> None:
+def _show(checkpoint: CheckpointDiff) -> None:
     """A table; names are shown as they are, never taken for markup."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
-
-    from robustness.reference.baseline_diff import degradation
 
     console = Console(highlight=False)
     then, now = checkpoint.then, checkpoint.now
@@ -112,7 +101,7 @@ def _show(checkpoint: "CheckpointDiff") -> None:
     console.print(table)
 
 
-def _figures(verdict: "Verdict") -> tuple[str, str, str]:
+def _figures(verdict: Verdict) -> tuple[str, str, str]:
     if verdict.measured is None or verdict.threshold is None:
         return "", "", ""
     sign = "<" if verdict.passes == "below" else ">="

@@ -23,16 +23,11 @@ MISSING = (
 
 
 def vet(task: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
-    """Vet one checkpoint here.
-
-    Args:
-        task: of :class:`robustness.fleet.tasks.Task`, as plain types.
-        files: content by path below the folder that it runs in.
+    """Vet one checkpoint here: a :class:`robustness.fleet.tasks.Task`, and its files by path.
 
     Returns:
-        ``exit_status`` of pytest (negative: the signal that ended it; ``None``: it was not even
-        started), ``report``, the JSON text that it wrote, if it did, and the last of its
-        ``output``.
+        ``exit_status`` of pytest (negative: the signal that ended it; ``None``: it was not
+        started), its ``report``, JSON text or ``None``, and the last of its ``output``.
     """
     missing = [path for path in task["needs"] if not os.path.exists(path)]  # noqa: PTH110
     if missing:
@@ -56,12 +51,15 @@ def vet(task: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
 
 def _run(task: Mapping[str, Any], folder: Path) -> int:
     arguments = ("-p", "no:cacheprovider", "--color=no", *task["arguments"])
+    # Without what speaks to another pytest.
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}
+    threads = str(task["threads"])
     with (
         (folder / OUTPUT).open("wb") as output,
         subprocess.Popen(
             [sys.executable, "-P", str(LEASH), *arguments],
             cwd=folder,
-            env=_environment(task["threads"]),
+            env={**kept, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -71,9 +69,3 @@ def _run(task: Mapping[str, Any], folder: Path) -> int:
             return process.wait()
         finally:
             process.kill()  # where the wait was interrupted
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """That of the node, without what speaks to another pytest."""
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}
-    return {**kept, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}

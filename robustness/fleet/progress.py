@@ -28,13 +28,7 @@ WIDE = 200
 
 
 class Board:
-    """Shows what the tasks come to, on standard error: standard output is for the verdict.
-
-    Args:
-        tasks: all of them.
-        retries: how often a lost one is handed out again.
-        stream: where to.
-    """
+    """Shows what the tasks come to, on standard error: standard output is for the verdict."""
 
     def __init__(
         self, tasks: Sequence[Task], *, retries: int, stream: TextIO | None = None

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from robustness.errors import FleetError
@@ -16,6 +16,10 @@ from robustness.fleet.run import Event, Node, Result, result_of
 from robustness.fleet.tasks import Task
 
 INSTALL = "pip install 'pytest-robustness[fleet]'"
+NOT_INSTALLED = (
+    "the node cannot import robustness; install the same version of pytest-robustness[fleet] on "
+    "every node"
+)
 LOOK_EVERY = 5.0
 """Seconds between two looks at whether any node could take what waits."""
 REACHED_WITHIN = 10.0
@@ -32,15 +36,15 @@ def on_node(task: Mapping[str, Any], files: Mapping[str, bytes]) -> Iterator[dic
     yield vet(task, files)
 
 
+@dataclass(eq=False, kw_only=True)
 class RayCluster:
     """Runs tasks on Ray; a context manager that leaves nothing running.
 
-    Args:
+    Attributes:
         address: of the cluster, as ``ray.init`` takes it: ``auto``, ``host:port``; ``None``: what
             ``RAY_ADDRESS`` names, or the cluster that this machine is part of, or a Ray of its own
             that ends with the run.
-        cpus: that a task reserves.
-        gpus: that a task reserves, possibly a fraction.
+        cpus, gpus: that a task reserves; below 1 a fraction.
         files: sent along with every task.
         patience_s: seconds without any node that could take a task, after which it is given up.
         tell: called with a line while there is none.
@@ -49,87 +53,67 @@ class RayCluster:
         FleetError: if Ray is not installed, or cannot be asked for that.
     """
 
-    def __init__(
-        self,
-        *,
-        address: str | None,
-        cpus: float,
-        gpus: float,
-        files: Mapping[str, bytes],
-        patience_s: float,
-        tell: Callable[[str], None],
-    ) -> None:
+    address: str | None
+    cpus: float
+    gpus: float
+    files: Mapping[str, bytes]
+    patience_s: float
+    tell: Callable[[str], None]
+
+    def __post_init__(self) -> None:
         try:
             import ray
         except ImportError:
             raise FleetError(f"a fleet needs Ray: {INSTALL}") from None
-        if address is not None and address.startswith("ray://"):
+        if self.address is not None and self.address.startswith("ray://"):
             raise FleetError(
-                f"--address={address} is that of a Ray client; run this on a node of the cluster "
-                "with --address=auto, or by 'ray job submit'"
+                f"--address={self.address} is that of a Ray client; run this on a node of the "
+                "cluster with --address=auto, or by 'ray job submit'"
             )
-        for option, n in (("--cpus-per-task", cpus), ("--gpus-per-task", gpus)):
+        for option, n in (("--cpus-per-task", self.cpus), ("--gpus-per-task", self.gpus)):
             if n > 1 and not n.is_integer():
                 raise FleetError(f"{option}={n:g} cannot be: above 1, Ray counts whole ones only")
         self._ray: Any = ray
-        self._address = address
-        self._wanted = {"CPU": cpus, "GPU": gpus}
-        self._files = files
-        self._patience_s = patience_s
-        self._tell = tell
+        self._wanted = {"CPU": self.cpus, "GPU": self.gpus}
         self._running: dict[Any, Task] = {}
         self._room_seen = time.monotonic()
-        self._silence = contextlib.ExitStack()
 
     def __enter__(self) -> "RayCluster":
-        """Connect.
-
-        Raises:
-            FleetError: if there is no such cluster, or a Ray of its own has too little.
-        """
+        """Connect; a FleetError if there is no such cluster, or a Ray of its own has too little."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports to its makers otherwise
-        _require_reachable(self._address)
-        # Ray's own notices, such as the last lines of a dead node's log, go to standard output.
-        self._silence.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        try:
-            self._ray.init(
-                address=self._address, log_to_driver=False, logging_level=logging.CRITICAL
-            )
-            self._shared = self._ray.put(dict(self._files))
-            self._remote = self._ray.remote(on_node)
-            self._look_for_room()
-        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-            self._close()
-            raise FleetError(f"there is no Ray to be had: {_first_line(error)}") from None
-        except BaseException:
-            self._close()
-            raise
+        _require_reachable(self.address)
+        quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+        with contextlib.ExitStack() as opened:
+            # Ray's own notices, such as the last lines of a dead node's log, go to standard output.
+            opened.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            opened.callback(self._ray.shutdown)
+            opened.callback(self._cancel_all)
+            try:
+                self._ray.init(address=self.address, **quiet)
+                self._shared = self._ray.put(dict(self.files))
+                self._remote = self._ray.remote(on_node)
+                self._look_for_room()
+            except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+                raise FleetError(f"there is no Ray to be had: {_first_line(error)}") from None
+            self._opened = opened.pop_all()
         return self
 
     def _look_for_room(self) -> None:
         """Find out at once that what is asked for will never be there."""
         self._room_seen = time.monotonic()
         nodes = self._nodes()
-        if any(map(self._fits, nodes)):
+        if self._has_room(nodes):
             return
-        if self._address in (None, "local") and len(nodes) == 1:
+        if self.address in (None, "local") and len(nodes) == 1:
             raise FleetError(
                 f"this Ray has no node with {self._described()} for a task; ask for less by "
                 "--cpus-per-task and --gpus-per-task, or name a cluster by --address"
             )
-        self._tell(f"no node has {self._described()} yet; waiting {self._patience_s:g} s for one")
+        self.tell(f"no node has {self._described()} yet; waiting {self.patience_s:g} s for one")
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Cancel what still runs, and disconnect."""
-        try:
-            self._cancel_all()
-        finally:
-            self._close()
+        self._opened.close()
 
     def _cancel_all(self) -> None:
         for generator in self._running:
@@ -137,18 +121,11 @@ class RayCluster:
                 self._ray.cancel(generator, force=True)
         self._running.clear()
 
-    def _close(self) -> None:
-        try:
-            self._ray.shutdown()
-        finally:
-            self._silence.close()
-
     def submit(self, task: Task, *, avoid: Node | None) -> None:
         """Queue a task; Ray starts it where there is room."""
         elsewhere: dict[str, Any] = {}
-        if avoid is not None:
+        if avoid is not None:  # but the same one is better than none
             elsewhere["label_selector"] = {"ray.io/node-id": f"!{avoid.id}"}
-            # The same one is better than none.
             elsewhere["fallback_strategy"] = [{"label_selector": {}}]
         generator = self._remote.options(
             name=f"robustness {task.part}",
@@ -157,7 +134,7 @@ class RayCluster:
             max_retries=0,  # how often is decided by who reads the answers
             num_returns="streaming",
             **elsewhere,
-        ).remote(task.to_dict(), self._shared)
+        ).remote(asdict(task), self._shared)  # plain: a node may have another version of this
         self._running[generator] = task
 
     def wait(self) -> Sequence[Event]:
@@ -167,54 +144,50 @@ class RayCluster:
             FleetError: if the cluster itself is gone.
         """
         try:
-            return self._wait()
+            while True:
+                ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=LOOK_EVERY)
+                if ready:
+                    return [self._answer(generator) for generator in ready]
+                if self._is_hopeless():
+                    break
         except self._ray.exceptions.RayError as error:
             raise FleetError(f"the Ray cluster is gone: {_first_line(error)}") from None
+        why = f"no node with {self._described()} came up within {self.patience_s:g} s"
+        result = Result(kind="broken", text=why)
+        given_up = [Event(task=task, result=result) for task in self._running.values()]
+        self._cancel_all()
+        return given_up
 
-    def _wait(self) -> Sequence[Event]:
-        while True:
-            ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=LOOK_EVERY)
-            events = [event for generator in ready for event in self._answer(generator)]
-            if events:
-                return events
-            if not ready and self._is_hopeless():
-                waiting = list(self._running.values())
-                self._cancel_all()
-                why = f"no node with {self._described()} came up within {self._patience_s:g} s"
-                result = Result(kind="broken", text=why)
-                return [Event(task=task, result=result) for task in waiting]
-
-    def _answer(self, generator: Any) -> Iterator[Event]:
+    def _answer(self, generator: Any) -> Event:
         task = self._running[generator]
         try:
             answer = self._ray.get(next(generator))
-        except StopIteration:  # a generator is let go of with its result
-            self._running.pop(generator, None)
-            yield Event(task=task, result=Result(kind="lost", text="it ended without an answer"))
-            return
+        except StopIteration:
+            result = Result(kind="lost", text="it ended without an answer")
         except Exception as error:
-            self._running.pop(generator, None)
-            yield Event(task=task, result=_failure(error))
-            return
-        self._room_seen = time.monotonic()
-        if "exit_status" in answer:
-            self._running.pop(generator, None)
-            yield Event(task=task, result=result_of(answer))
+            result = _failure(error)
         else:
-            yield Event(task=task, node=Node(id=answer["id"], name=answer["name"]))
+            self._room_seen = time.monotonic()
+            if "exit_status" not in answer:
+                return Event(task=task, node=Node(**answer))
+            result = result_of(answer)
+        self._running.pop(generator)  # a generator is let go of with its result
+        return Event(task=task, result=result)
 
     def _is_hopeless(self) -> bool:
         """Whether there has been no node for the tasks for too long."""
         now = time.monotonic()
-        if any(map(self._fits, self._nodes())):
+        if self._has_room(self._nodes()):
             self._room_seen = now
-        return now - self._room_seen > self._patience_s
+        return now - self._room_seen > self.patience_s
 
     def _nodes(self) -> list[Mapping[str, Any]]:
-        return [node for node in self._ray.nodes() if node["Alive"]]
+        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
 
-    def _fits(self, node: Mapping[str, Any]) -> bool:
-        return all(node["Resources"].get(kind, 0) >= n for kind, n in self._wanted.items())
+    def _has_room(self, nodes: Sequence[Mapping[str, Any]]) -> bool:
+        return any(
+            all(node.get(kind, 0) >= n for kind, n in self._wanted.items()) for node in nodes
+        )
 
     def _described(self) -> str:
         return " and ".join(
@@ -225,11 +198,7 @@ class RayCluster:
 def _failure(error: Exception) -> Result:
     """What a task's error means: that its worker or its node is no more, unless it says why."""
     if "failed to import on the worker" in str(error):
-        return Result(
-            kind="refused",
-            text="the node cannot import robustness; install the same version of "
-            "pytest-robustness[fleet] on every node",
-        )
+        return Result(kind="refused", text=NOT_INSTALLED)
     cause = getattr(error, "cause", None)
     if isinstance(cause, Exception):  # raised by the task itself: a full disk, for example
         return Result(kind="lost", text=f"{type(cause).__name__}: {_first_line(cause)}")
@@ -242,11 +211,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _require_reachable(address: str | None) -> None:
-    """Knock at ``host:port``.
-
-    Raises:
-        FleetError: if nobody answers.
-    """
+    """Knock at ``host:port``, and refuse an address where nobody answers."""
     host, colon, port = (address or "").rpartition(":")
     if not colon or not port.isdigit():
         return

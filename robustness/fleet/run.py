@@ -1,14 +1,20 @@
-"""A fleet's run: tasks handed out, those that were lost handed out again, and what came back."""
+"""A fleet's run: tasks handed out, those that were lost again, and one verdict of the rest."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from robustness import __version__
 from robustness.errors import FleetError
-from robustness.fleet.tasks import Task
+from robustness.fleet.tasks import Fleet, Task
+from robustness.report.merge import merge, parse_shard
+from robustness.report.results import SCHEMA, Report
 from robustness.runtime.plain import plain
 
 Kind = Literal["report", "lost", "broken", "refused"]
+"""Decided, whatever the verdict; process or node died; no report; unusable as it was asked."""
 USAGE_ERROR = 4
 LINES = 5
 """Of a task's output, quoted where it ended without a report."""
@@ -16,12 +22,7 @@ LINES = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """A machine of the cluster.
-
-    Attributes:
-        id: that the cluster knows it by.
-        name: for people.
-    """
+    """A machine of the cluster, by the cluster's id of it and by its name for people."""
 
     id: str
     name: str
@@ -29,15 +30,7 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """How a task ended.
-
-    Attributes:
-        kind: ``report``: it was decided, whatever the verdict; ``lost``: its process or its node
-            died; ``broken``: it came to its end without a report; ``refused``: checkpoint, corpus
-            or policy is unusable.
-        text: the report; or why there is none.
-        exit_status: of pytest, where it came to its end.
-    """
+    """How a task ended: with a report as its text, or why without."""
 
     kind: Kind
     text: str
@@ -68,15 +61,7 @@ State = Literal["waiting", "running", "passed", "did not pass", "lost", "no verd
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What a task has come to.
-
-    Attributes:
-        task: which one.
-        state: since now.
-        attempt: from 1 on.
-        where: name of the node.
-        why: why it was lost, is broken or refused.
-    """
+    """What a task has come to: in which attempt (from 1 on), on which node, and why."""
 
     task: Task
     state: State
@@ -87,12 +72,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came back.
-
-    Attributes:
-        reports: JSON reports of the shards by their index.
-        problems: why others are missing.
-    """
+    """What came back: JSON reports by the shard's index, and why others are missing."""
 
     reports: Mapping[int, str]
     problems: tuple[str, ...]
@@ -101,21 +81,19 @@ class Outcome:
 def result_of(answer: Mapping[str, Any]) -> Result:
     """What a node's answer (:func:`robustness.fleet.node.vet`) means."""
     status, report, output = answer["exit_status"], answer["report"], answer["output"]
+    kind: Kind
     if status is None or status == USAGE_ERROR:
         errors = [line for line in output.splitlines() if line.startswith("ERROR: ")]
         sentence = errors[-1].removeprefix("ERROR: ") if errors else _last_lines(output)
-        return Result(
-            kind="refused", text=sentence.removeprefix("robustness: "), exit_status=status
-        )
-    if status < 0:
-        return Result(kind="lost", text=f"pytest was ended by signal {-status}", exit_status=status)
-    if report is not None:
-        return Result(kind="report", text=report, exit_status=status)
-    return Result(
-        kind="broken",
-        text=f"pytest ended with exit status {status} and no report: {_last_lines(output)}",
-        exit_status=status,
-    )
+        kind, text = "refused", sentence.removeprefix("robustness: ")
+    elif status < 0:
+        kind, text = "lost", f"pytest was ended by signal {-status}"
+    elif report is not None:
+        kind, text = "report", report
+    else:
+        why = f"pytest ended with exit status {status} and no report"
+        kind, text = "broken", f"{why}: {_last_lines(output)}"
+    return Result(kind=kind, text=text, exit_status=status)
 
 
 def _last_lines(output: str) -> str:
@@ -124,27 +102,14 @@ def _last_lines(output: str) -> str:
 
 
 def is_tried_again(result: Result, *, attempts: int, retries: int) -> bool:
-    """Whether a task that has been tried so often is handed out again.
-
-    A verdict never is, whichever it is: only what was lost has none.
-    """
+    """Whether a task is handed out again: never one with a verdict, whichever that is."""
     return result.kind == "lost" and attempts <= retries
 
 
 def run(
-    tasks: Sequence[Task],
-    executor: Executor,
-    *,
-    retries: int,
-    tell: Callable[[Progress], None],
+    tasks: Sequence[Task], executor: Executor, *, retries: int, tell: Callable[[Progress], None]
 ) -> Outcome:
-    """Hand out all tasks, and wait until each has a report or is given up.
-
-    Args:
-        tasks: of the fleet.
-        executor: runs them.
-        retries: how often a lost task is handed out again.
-        tell: called with everything that a task comes to.
+    """Hand out all tasks until each has a report or was lost more than ``retries`` times.
 
     Raises:
         FleetError: as soon as a node refuses its task as unusable.
@@ -185,5 +150,50 @@ def run(
 def _state(result: Result) -> State:
     if result.kind == "report":
         return "passed" if result.exit_status == 0 else "did not pass"
-    states: dict[Kind, State] = {"lost": "lost", "broken": "no verdict", "refused": "refused"}
-    return states[result.kind]
+    return "no verdict" if result.kind == "broken" else result.kind
+
+
+def verdict(
+    fleet: Fleet, outcome: Outcome, *, confidence: float, policy: str | None, baseline: Path | None
+) -> Report:
+    """The report of the whole run, made as ``robustness merge`` makes it.
+
+    ``policy`` and ``baseline`` are called as the user knows them: the nodes had copies.
+
+    Raises:
+        ShardError: if the reports are not of one run: the nodes differ.
+    """
+    kept = None if baseline is None else str(baseline)
+    if not outcome.reports:
+        return _nothing(fleet, outcome, confidence, policy, kept)
+    answered = [task for task in fleet.tasks if task.part.index in outcome.reports]
+    sources = [f"the report of {task}" for task in answered]
+    texts = [outcome.reports[task.part.index].encode() for task in answered]
+    report = merge(list(map(parse_shard, texts, sources)), sources, problems=outcome.problems)
+    return report.model_copy(update={"policy": policy, "baseline": kept})
+
+
+def _nothing(
+    fleet: Fleet, outcome: Outcome, confidence: float, policy: str | None, baseline: str | None
+) -> Report:
+    """A report that says only why there is no other."""
+    return Report(
+        schema=SCHEMA,
+        robustness=__version__,
+        versions={},
+        command=None,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        duration_s=0.0,
+        confidence=confidence,
+        comparisons=0,
+        alpha=1 - confidence,
+        policy=policy,
+        baseline=baseline,
+        partial=False,
+        problems=tuple(outcome.problems),
+        exit_status=1,
+        passed=False,
+        shard=None,
+        merged=len(fleet.tasks),
+        checkpoints=(),
+    )

@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
 from robustness.checkpoint.reference import CheckpointRef, unique_labels
+from robustness.corpus.tables import existing_path
 from robustness.errors import CheckpointError, CorpusError, FleetError
 from robustness.run.shards import Part
 
@@ -14,23 +14,15 @@ REPORT = "report.json"
 """The shard's report, in the folder that the task runs in."""
 
 _OWN = ("--model", "--robustness-model", "--robustness-shard", "--robustness-json")
-_BEFORE = ("corpus", "policy", "expectation", "baseline", "device", "store")
+_OPTIONS = ("corpus", "policy", "baseline", "expectation", "device", "store")
 _REFUSED = ("--robustness-save-baseline", "--robustness-plan")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A run as the user asks for it.
+    """A run as the user asks for it: what pytest's options of these names say.
 
-    Attributes:
-        checkpoints: references, as for ``--model``.
-        corpus: as for ``--robustness-corpus``; a file is sent along.
-        policy: file with the policy; sent along.
-        baseline: file with a profile; sent along.
-        expectation: ``paper`` or ``hardened``.
-        device: that the nodes compute on.
-        store: folder of the store, on the nodes.
-        pytest_arguments: passed on as they are.
+    Files of corpus, policy and baseline are sent along; the store is a folder on the nodes.
     """
 
     checkpoints: tuple[str, ...]
@@ -45,25 +37,13 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One checkpoint's part of the run.
-
-    Attributes:
-        part: the shard.
-        name: of the checkpoint, for people.
-        arguments: of pytest.
-        needs: paths that must exist where it runs.
-        threads: of the processor, for the model.
-    """
+    """One checkpoint's part of the run, which needs some paths where it runs."""
 
     part: Part
     name: str
     arguments: tuple[str, ...]
     needs: tuple[str, ...]
     threads: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types: a node may have another version of this package."""
-        return asdict(self)
 
     def __str__(self) -> str:
         """For messages."""
@@ -72,12 +52,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Fleet:
-    """The tasks of a run, and the files that travel with every one of them.
-
-    Attributes:
-        tasks: one per checkpoint, in the order they were named.
-        files: content by path below the folder that a task runs in.
-    """
+    """The tasks of a run, and the content of files by their path where each task runs."""
 
     tasks: tuple[Task, ...]
     files: Mapping[str, bytes]
@@ -101,14 +76,8 @@ def fleet_of(request: Request, *, threads: int) -> Fleet:
     policy = _sent(files, "policy", request.policy)
     baseline = _sent(files, "baseline", request.baseline)
     store = None if request.store is None else _absolute(request.store)
-    options = {
-        "corpus": corpus,
-        "policy": policy,
-        "baseline": baseline,
-        "expectation": request.expectation,
-        "device": request.device,
-        "store": store,
-    }
+    there = {"corpus": corpus, "policy": policy, "baseline": baseline, "store": store}
+    options = {name: {**vars(request), **there}[name] for name in _OPTIONS}
     common = (
         *(f"--robustness-model={reference}" for reference in references),
         *(f"--robustness-{name}={value}" for name, value in options.items() if value is not None),
@@ -132,22 +101,17 @@ def _require_passable(arguments: Sequence[str]) -> None:
     for argument in arguments:
         name = argument.partition("=")[0]
         if name in _OWN:
-            raise FleetError(
-                f"{name} is set for every task by the fleet itself; leave it away behind '--'"
-            )
+            why = "is set for every task by the fleet itself; leave it away behind '--'"
+            raise FleetError(f"{name} {why}")
         if name in _REFUSED:
             raise FleetError(f"{name} is for a run of its own, not for a fleet")
         option = name.removeprefix("--robustness-")
-        if name != option and option in _BEFORE:
+        if name != option and option in _OPTIONS:
             raise FleetError(f"write --{option}=... before '--', not {name} behind it")
 
 
 def _on_every_node(reference: str) -> str:
-    """A path without the folder that this process happens to be in.
-
-    Raises:
-        CheckpointError: if it can be nothing on any node.
-    """
+    """A path without the folder of this process; refused if it can be nothing on any node."""
     path = Path(reference).expanduser()
     there = bool(reference) and os.path.exists(path)  # noqa: PTH110 (names may be too long)
     if there or not reference.startswith(("pkg:", "/", "~")):  # of those only a node can tell
@@ -159,12 +123,8 @@ def _absolute(path: Path) -> str:
     return os.path.abspath(path)  # noqa: PTH100 (links may lead elsewhere on another machine)
 
 
-def _with_corpus(
-    reference: str | None,
-) -> tuple[dict[str, bytes], str | None, tuple[str, ...]]:
+def _with_corpus(reference: str | None) -> tuple[dict[str, bytes], str | None, tuple[str, ...]]:
     """The files to send, how the corpus is called where they arrive, and what must be there."""
-    from robustness.corpus.tables import existing_path
-
     found = None if reference in (None, "builtin") else existing_path(str(reference))
     if found is None:
         return {}, reference, ()
@@ -172,7 +132,7 @@ def _with_corpus(
     behind = f":{rest}" if rest else ""
     if path.is_dir():
         return {}, f"{_absolute(path)}{behind}", (_absolute(path),)
-    name = str(PurePosixPath("corpus", path.name))
+    name = f"corpus/{path.name}"
     try:
         return {name: path.read_bytes()}, f"{name}{behind}", ()
     except OSError as error:
@@ -183,12 +143,11 @@ def _sent(files: dict[str, bytes], kind: str, file: Path | None) -> str | None:
     """Add a file to those that are sent; its path where it arrives."""
     if file is None:
         return None
-    name = str(PurePosixPath(kind, file.name))
     try:
-        files[name] = file.read_bytes()
+        files[f"{kind}/{file.name}"] = file.read_bytes()
     except OSError as error:
         raise FleetError(f"--{kind}={file} cannot be read: {error.strerror or error}") from None
-    return name
+    return f"{kind}/{file.name}"
 
 
 def _names(references: Sequence[str]) -> list[str]:

@@ -4,17 +4,11 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import (
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from robustness.ablation.ablation import plain_indices
 from robustness.anatomy.live import LiveSites, live_sites
@@ -24,11 +18,6 @@ from robustness.outliers.outlier_dimensions import named
 from robustness.outliers.rules import RULES
 from robustness.outliers.rules.weights import z_scores
 from robustness.policy.settings import Settings
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from robustness.outliers.outliers import Detection
 
 MOST_TRACKED = 16
 """Dimensions that are tracked at most without being asked for, the first ones flagged."""
@@ -52,9 +41,8 @@ class OutlierReading:
         rule: what was asked for, readable.
         layers: outlier dimension -> layers (0-based) in which it is flagged.
         largest_z: the z-score farthest from 0, of any scale or bias in any layer.
-        z_scale: tracked dimension -> distance from the layer's mean scale in standard deviations,
-            for every layer.
-        z_bias: likewise of the bias; ``None`` where the sites have none.
+        z_scale: tracked dimension -> z-score of its scale in every layer.
+        z_bias: tracked dimension -> that of its bias; ``None`` where the sites have none.
     """
 
     step: int
@@ -86,18 +74,16 @@ class OutlierReading:
 class OutlierCallback(TrainerCallback):
     """Looks for outlier dimensions every few steps, and logs them wherever the Trainer reports to.
 
-    The model is traced once, when training begins; from then on its sites' parameters are read
-    where they lie. Training goes on bit by bit as it would without the callback, unless it is told
-    to stop.
+    Unless it is told to stop, training goes on bit by bit as it would without the callback.
 
     Args:
-        every_n_steps: optimizer steps between two readings; there is one before the first step and
-            one after the last, too.
+        every_n_steps: optimizer steps between two readings; the first is before training, the last
+            after it.
         settings: rule, its settings, stack and the limit, as from
             ``load_policy(...).settings(name)``; by default the policy's defaults. The (first) rule
             must be one on weights.
-        tracked: dimensions whose z-scores are logged from the start. Every dimension that is
-            flagged is tracked from then on, up to `MOST_TRACKED` of them.
+        tracked: dimensions whose z-scores are logged from the start; up to `MOST_TRACKED` others
+            join as they are flagged.
         max_outliers: outlier dimensions that the model may have; by default the settings'
             ``checks.outliers_are_present.max``. For a model that is to have none, 0.
         action: what happens beyond that limit: ``log`` nothing but the numbers, ``warn`` as often
@@ -132,9 +118,10 @@ class OutlierCallback(TrainerCallback):
                 f"rule {self._rule_name} reads activations, but training is watched by its weights "
                 "alone; use busters or puccetti"
             )
-        limit = OutliersArePresent().limits_in(self.settings.terms).max
+        if max_outliers is None:
+            max_outliers = OutliersArePresent().limits_in(self.settings.terms).max
         self._every = every_n_steps
-        self._limit = limit if max_outliers is None else max_outliers
+        self._limit = max_outliers
         self._action: Action = action
         asked = tuple(tracked)
         self._tracked = list(plain_indices(asked, "dimension")) if asked else []
@@ -145,101 +132,67 @@ class OutlierCallback(TrainerCallback):
         self._broken = False
 
     def attach(self, trainer: Trainer) -> "OutlierCallback":
-        """Become one of a Trainer's callbacks, and log through its ``log``.
-
-        Transformers hands a callback no way to log; this one needs the Trainer for that.
-        """
+        """Become one of a Trainer's callbacks, and log through it: callbacks get no other way."""
         self._log = trainer.log
         if self not in trainer.callback_handler.callbacks:
             trainer.add_callback(self)
         return self
 
     def on_train_begin(
-        self,
-        args: TrainingArguments,  # noqa: ARG002 (the Trainer's signature)
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Trace the model, and read it for the first time.
-
-        Raises:
-            RobustnessError: the callback is not attached, or the model has no sites that the rule
-                could look at: better now than after hours.
-        """
+        """Trace the model and read it for the first time, or say why not: now, not after hours."""
         if self._log is None:
             raise RobustnessError(
                 "OutlierCallback logs through its Trainer: call callback.attach(trainer) instead "
                 "of naming it among the Trainer's callbacks"
             )
         self.readings.clear()
-        self._warned = ()
-        self._broken = False
-        self._sites = None
-        if not self._reads(state):
+        self._warned, self._broken, self._sites = (), False, None
+        # One process reads and logs; but all, which hold the same weights, have to stop together.
+        if not (state.is_world_process_zero or self._action == "stop"):
             return
-        model: nn.Module = kwargs["model"]
-        self._sites = live_sites(model, stack=self.settings.stack)
-        beyond = [dim for dim in self._tracked if dim >= self._sites.stack.hidden_size]
+        self._sites = live_sites(kwargs["model"], stack=self.settings.stack)
+        size = self._sites.stack.hidden_size
+        beyond = [dim for dim in self._tracked if dim >= size]
         if beyond:
             raise UnsupportedSite(
                 f"There is no dimension {beyond[0]} to track: the model's dimensions are numbered "
-                f"from 0 to {self._sites.stack.hidden_size - 1}."
+                f"from 0 to {size - 1}."
             )
-        for dim in _tracked_before(state.log_history, self._sites.stack.hidden_size):
+        for dim in _tracked_before(state.log_history, size):
             self._track(dim)
         self._settle(self._read(self._sites, state.global_step), state, control)
 
     def on_step_end(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,  # noqa: ARG002
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Read the model every few steps, and after the last one."""
-        if self._sites is None:
-            return
-        if state.global_step % self._every and state.global_step < state.max_steps:
+        due = state.global_step % self._every == 0 or state.global_step >= state.max_steps
+        if self._sites is None or not due:
             return
         try:
-            reading = self._read(self._sites, state.global_step)
+            self._settle(self._read(self._sites, state.global_step), state, control)
+            self._broken = False
         except RuleError as error:  # not finite: said once, and the training's own affair
             if not self._broken:
                 self._warn(state, f"step {state.global_step}: {error}")
             self._broken = True
-            return
-        self._broken = False
-        self._settle(reading, state, control)
 
-    def on_train_end(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,  # noqa: ARG002
-        control: TrainerControl,  # noqa: ARG002
-        **kwargs: Any,  # noqa: ARG002
-    ) -> None:
+    def on_train_end(self, *_: Any, **__: Any) -> None:
         """Let go of the model."""
         self._sites = None
-
-    def _reads(self, state: TrainerState) -> bool:
-        """One process reads and logs; but all of them have to stop together.
-
-        They hold the same weights, so that all come to the same conclusion.
-        """
-        return state.is_world_process_zero or self._action == "stop"
 
     def _read(self, sites: LiveSites, step: int) -> OutlierReading:
         rule, options = RULES[self._rule_name], self.settings.rules.of(self._rule_name)
         values = sites.read()
-        found: Detection = rule.find(
-            values.scale, values.bias, n_distinct=values.distinct_sites, **options
-        )
+        distinct = values.distinct_sites
+        found = rule.find(values.scale, values.bias, n_distinct=distinct, **options)
         for dim in found.dims:
             self._track(dim)
         scale = z_scores(values.scale)
         bias = None if values.bias is None else z_scores(values.bias)
-        both = np.stack([scale] if bias is None else [scale, bias]).ravel()
+        both = scale.ravel() if bias is None else np.concatenate([scale, bias]).ravel()
         return OutlierReading(
             step=step,
             rule=found.rule,

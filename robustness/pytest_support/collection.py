@@ -1,7 +1,7 @@
 """Collection: the packaged suite without a path, parametrised by checkpoint and finding."""
 
 import re
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 import pytest
@@ -40,7 +40,8 @@ class SuiteCollection:
         """Let the session collect the suite's modules instead of the current folder."""
         if not isinstance(collector, pytest.Session):
             return (yield)
-        collector.collect = lambda: _suite_modules(collector)  # type: ignore[method-assign]
+        suite = (_suite_module(collector, name) for name in FILES)
+        collector.collect = lambda: suite  # type: ignore[method-assign]
         try:
             return (yield)
         finally:
@@ -68,11 +69,9 @@ class PlannedChecks:
         """
         if not isinstance(collector, pytest.Module) or not _is_suite(collector.obj.__name__):
             return None
-        if not name.startswith("test_"):
-            return None
         plan = collector.config.stash[STATE].plan
         planned = {check.test for checkpoint in plan.checkpoints for check in checkpoint.checks}
-        return None if name in planned else []
+        return [] if name.startswith("test_") and name not in planned else None
 
 
 class ModelFolders:
@@ -87,11 +86,6 @@ class ModelFolders:
         return True if any(path.is_relative_to(folder) for folder in self._folders) else None
 
 
-def _suite_modules(session: pytest.Session) -> Iterator[pytest.Module]:
-    for name in FILES:
-        yield _suite_module(session, name)
-
-
 def _suite_module(parent: pytest.Collector, name: str) -> pytest.Module:
     module: pytest.Module = pytest.Module.from_parent(
         parent, path=FOLDER / name, nodeid=f"{ID_PREFIX}{name}"
@@ -103,15 +97,14 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     """Parametrise a test that uses ``checkpoint``, directly or through ``vetting``."""
     state = metafunc.config.stash.get(STATE, None)
     if state is None:
-        reason = "needs a checkpoint: run pytest with --model=…"
-        marks = pytest.mark.skip(reason=reason)
-        values = [pytest.param(None, id="no-model", marks=marks)]
+        skip = pytest.mark.skip(reason="needs a checkpoint: run pytest with --model=…")
+        values = [pytest.param(None, id="no-model", marks=skip)]
         metafunc.parametrize("checkpoint", values, indirect=True)
         if "check" in metafunc.fixturenames:
             metafunc.parametrize("check", [pytest.param(None, id="none")], indirect=True)
         return
-    labels = [planned.label for planned in state.plan.checkpoints]
     if not _is_suite(metafunc.module.__name__):
+        labels = [planned.label for planned in state.plan.checkpoints]
         metafunc.parametrize("checkpoint", labels, indirect=True)
         return
     name = metafunc.function.__name__
@@ -148,10 +141,6 @@ def is_suite_id(nodeid: str) -> bool:
 
 
 def refuse_suite_without_model(items: Iterable[pytest.Item]) -> None:
-    """Naming the suite without a checkpoint is a usage problem, not a run of skips.
-
-    Raises:
-        pytest.UsageError: if the packaged suite was collected.
-    """
+    """Naming the suite without a checkpoint is a usage problem, not a run of skips."""
     if any(map(is_suite, items)):
         raise pytest.UsageError("the packaged suite needs a checkpoint: add --model=X")

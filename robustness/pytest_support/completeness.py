@@ -2,16 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import pytest
 
 from robustness.checks.planned import unexpected_passes
 from robustness.pytest_support.collection import FILES, is_suite_id
 from robustness.report.results import CheckResult, presence_test, unaccounted
-
-if TYPE_CHECKING:
-    from robustness.run.plan import RunPlan
+from robustness.run.plan import RunPlan
 
 _SELECTING = ("keyword", "markexpr", "lf", "deselect", "stepwise", "ignore", "ignore_glob")
 """pytest's options that leave tests out, by the name they are stored under."""
@@ -21,28 +18,26 @@ class Completeness:
     """Remembers ids and verdicts as they arrive, and says what is missing or too many.
 
     Attributes:
+        plan: the run's.
         results: a decided check per test id, as it came with the test's report.
         collected: ids of the packaged suite's tests that are to run.
+        expected: names of all tests in the plan.
     """
 
-    def __init__(self, plan: "RunPlan", *, narrowed: bool) -> None:
-        """Start with nothing collected.
-
-        Args:
-            plan: what should be decided.
-            narrowed: whether the user asked for a part of the suite.
-        """
+    def __init__(self, plan: RunPlan, *, narrowed: bool) -> None:
+        """Start with nothing collected; narrowed, if the user asked for a part of the suite."""
         self.results: dict[str, CheckResult] = {}
         self._tests_of: dict[str, str] = {}
+        self.collected: set[str] = set()
+        self._deselected: set[str] = set()
         self._narrowed = narrowed
-        self._plan = plan
+        self.plan = plan
         self._names = {
             planned.label: {check.test_name(planned.label) for check in planned.checks}
             for planned in plan.checkpoints
         }
+        self.expected: set[str] = set().union(*self._names.values())
         self._tests = {check.test for planned in plan.checkpoints for check in planned.checks}
-        self.collected: set[str] = set()
-        self._deselected: set[str] = set()
 
     @property
     def decided(self) -> dict[str, CheckResult]:
@@ -50,22 +45,12 @@ class Completeness:
         return {self._tests_of[nodeid]: result for nodeid, result in self.results.items()}
 
     @property
-    def expected(self) -> set[str]:
-        """Names of all tests in the plan."""
-        return set().union(*self._names.values())
-
-    @property
     def left_out(self) -> set[str]:
         """Names of planned tests that were not selected."""
         return self.expected - {_name(nodeid) for nodeid in self.collected} - self.decided.keys()
 
     def decide(self, test: str, result: CheckResult) -> None:
-        """Take in a verdict.
-
-        Args:
-            test: the name that its test has in the plan.
-            result: of the check.
-        """
+        """Take in a verdict, with the name that its test has in the plan."""
         self.results[result.id] = result
         self._tests_of[result.id] = test
 
@@ -85,7 +70,7 @@ class Completeness:
             for nodeid in sorted(self.collected - {*self.results, *unknown})
         ]
         # Of a shard that has a part of a checkpoint's checks, the merge can tell, and only it.
-        found += [] if self._plan.shard else self._not_accounted()
+        found += [] if self.plan.shard else self._not_accounted()
         if unknown:
             return [
                 *found,
@@ -93,13 +78,10 @@ class Completeness:
                 "or another plugin parametrises or renames the packaged suite, which it must not",
             ]
         found += self._decided_twice() + self._without_checks()
-        return found if self._plan.shard else found + self._unexpected_passes()
+        return found if self.plan.shard else found + self._unexpected_passes()
 
     def never_collected(self) -> list[str]:
-        """That all checks are missing although nobody asked to leave any out: a sentence, or none.
-
-        For a run of the packaged suite in which pytest has collected no test.
-        """
+        """Of a run of the suite without any test: that all are missing, unless that was asked."""
         if self._narrowed or self.collected or self._deselected or not self.expected:
             return []
         return [
@@ -119,7 +101,7 @@ class Completeness:
         outcomes = {test: result.outcome for test, result in self.decided.items()}
         return [
             problem
-            for planned in self._plan.checkpoints
+            for planned in self.plan.checkpoints
             for problem in unexpected_passes(planned.label, planned.checks, outcomes)
         ]
 
@@ -144,11 +126,8 @@ class Completeness:
             ids[_name(nodeid)].add(nodeid)
         for nodeid, test in self._tests_of.items():
             ids[test].add(nodeid)
-        return [
-            f"{' and '.join(sorted(same))} decide the same check"
-            for same in ids.values()
-            if len(same) > 1
-        ]
+        twice = (sorted(same) for same in ids.values() if len(same) > 1)
+        return [f"{' and '.join(same)} decide the same check" for same in twice]
 
     def _without_checks(self) -> list[str]:
         """Checkpoints that were named but not vetted, and not because of a selection."""

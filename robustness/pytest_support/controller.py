@@ -5,40 +5,35 @@ import shlex
 import sys
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from robustness.pytest_support import baselines
+from robustness.errors import BaselineError
 from robustness.pytest_support.completeness import Completeness, is_narrowed
+from robustness.pytest_support.gate import PLANNED, REPORTED
 from robustness.pytest_support.handover import Handover, workers_start_beside
-from robustness.pytest_support.options import store_limit
-from robustness.pytest_support.planning import planned_run
-from robustness.pytest_support.progress import Line, Watcher
-from robustness.pytest_support.recorder import PLANNED, REPORTED
+from robustness.pytest_support.planning import SAVE, named_reports, planned_run
+from robustness.pytest_support.progress import Line, Watcher, uncaptured_stdout
 from robustness.pytest_support.state import STATE, RunState
+from robustness.report import github
 from robustness.report.collected import Ending, collected
 from robustness.report.json_document import sealed
-from robustness.report.reporters import REPORTERS, Reporter
 from robustness.report.results import CheckResult, Report
 from robustness.report.terminal import header
 from robustness.report.terminal.summary import lines_of
 from robustness.runtime.libraries import lasting_libraries
 from robustness.runtime.plain import encodable
-from robustness.store.eviction import evict
+from robustness.store.eviction import GIGABYTE, evict
 from robustness.store.files import write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from robustness.run.plan import RunPlan
-
-PLAN_INPUT = "robustness_plan"
-SUITE_INPUT = "robustness_suite"
-PROGRESS_INPUT = "robustness_progress"
-CONTROLLER_INPUT = "robustness_controller"
-
+WORKER_INPUT = "robustness"
+"""What a worker is given: plan or ``None``, whether the suite, folder of the run, our pid."""
 
 _NOTHING_WRONG = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
 """What pytest ends with if no test failed."""
@@ -55,8 +50,7 @@ class Controller:
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.exit_status = 0
-        self.told: list[str] = []
-        self.plan: RunPlan | None = None
+        self._told_partial = False
         self.completeness: Completeness | None = None
         self.progress = Line(config)
         self.watcher: Watcher | None = None
@@ -66,39 +60,42 @@ class Controller:
         """Resolve, examine and plan before any test is collected, beside workers that start.
 
         Other plugins' session start comes before the plan if there are workers, else behind it.
-
-        Raises:
-            pytest.UsageError: with one sentence, for everything that is wrong by then.
         """
         if not workers_start_beside(self.config):
             self._make_plan()
             return (yield)
         handover = Handover(self._watched())
         result = yield
-        self._end_line()
+        reporter = self._terminal()
+        if reporter is not None and reporter.isatty:
+            reporter.write("\n")  # pytest-xdist leaves the cursor behind the number of workers
         with handover.planning():
             self._make_plan()
-        assert self.plan is not None
-        handover.give(self.plan.to_json())
-        self._write_header()
+        handover.give(self._known.plan.to_json())
+        if reporter is not None and reporter.showheader and not reporter.no_header:
+            for line in self.pytest_report_header():  # the rest was written when workers started
+                reporter.write_line(line)
         return result
 
     def _make_plan(self) -> None:
-        limit = store_limit(self.config)
+        limit = int(self.config.getoption("robustness_store_limit") * GIGABYTE)
         with lasting_libraries():
-            self.plan = planned_run(self.config, self.progress, today=self.started.date())
+            plan = planned_run(self.config, self.progress, today=self.started.date())
         # Behind the plan, which has marked what this run uses.
-        evict(self.plan.store_root, limit_bytes=limit, now=time.time())
-        self.completeness = Completeness(self.plan, narrowed=is_narrowed(self.config))
-        self.config.stash[STATE] = RunState(plan=self.plan, threads=None, progress=self.progress)
+        evict(plan.store_root, limit_bytes=limit, now=time.time())
+        self.completeness = Completeness(plan, narrowed=is_narrowed(self.config))
+        self.config.stash[STATE] = RunState(plan=plan, threads=None, progress=self.progress)
+
+    @property
+    def _known(self) -> Completeness:
+        assert self.completeness is not None, "there is no plan yet"
+        return self.completeness
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Hand the plan to a worker, as text; one that starts before there is any waits for it."""
-        node.workerinput[PLAN_INPUT] = None if self.plan is None else self.plan.to_json()
-        node.workerinput[SUITE_INPUT] = self.suite
-        node.workerinput[CONTROLLER_INPUT] = os.getpid()
-        node.workerinput[PROGRESS_INPUT] = str(self._watched())
+        plan = None if self.completeness is None else self.completeness.plan.to_json()
+        node.workerinput[WORKER_INPUT] = plan, self.suite, str(self._watched()), os.getpid()
 
     def _watched(self) -> "Path":
         """The folder of the run, which workers report their progress to."""
@@ -108,21 +105,11 @@ class Controller:
 
     def pytest_report_header(self) -> list[str]:
         """What is vetted, and how."""
-        lines = [] if self.plan is None else header.header(self.plan)
+        lines = [] if self.completeness is None else header.header(self.completeness.plan)
         return [encodable(line, sys.stdout.encoding) for line in lines]
 
-    def _end_line(self) -> None:
-        """On a terminal, pytest-xdist leaves the cursor behind the number of workers."""
-        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None and reporter.isatty:
-            reporter.write("\n")
-
-    def _write_header(self) -> None:
-        """Below the rest of the header, which is written when workers start."""
-        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None and reporter.showheader and not reporter.no_header:
-            for line in self.pytest_report_header():
-                reporter.write_line(line)
+    def _terminal(self) -> pytest.TerminalReporter | None:
+        return self.config.pluginmanager.get_plugin("terminalreporter")
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         """Remember what was left out on request, in a run without workers."""
@@ -132,8 +119,7 @@ class Controller:
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Remember the tests of a run without workers."""
-        assert self.completeness is not None
-        self.completeness.collect(item.nodeid for item in session.items)
+        self._known.collect(item.nodeid for item in session.items)
 
     def pytest_report_collectionfinish(self) -> list[str]:
         """Say at once that a run without workers is partial."""
@@ -142,20 +128,18 @@ class Controller:
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
         """Both, for a run with workers, each of which collects all tests."""
-        assert self.completeness is not None
-        self.completeness.collect(ids)
-        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None and not self.told:
-            self.told = self._partial()
-            for line in self.told:
+        self._known.collect(ids)
+        reporter = self._terminal()
+        if reporter is not None and not self._told_partial:
+            for line in self._partial():
+                self._told_partial = True
                 reporter.write_line(line)
 
     def _partial(self) -> list[str]:
         """A line if checks were left out, unless only tests of the user's own were asked for."""
-        assert self.completeness is not None
-        if not self.suite and not self.completeness.collected:
+        if not self.suite and not self._known.collected:
             return []
-        return header.partial(len(self.completeness.left_out), len(self.completeness.expected))
+        return header.partial(len(self._known.left_out), len(self._known.expected))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take in a verdict."""
@@ -181,38 +165,48 @@ class Controller:
             self.problems += self.completeness.never_collected()
         self._settle(session)
         self._save_baseline(session)
-        for reporter in REPORTERS.values():
-            if reporter.in_a_run:
-                self._write(reporter, session)
-
-    def _write(self, reporter: Reporter, session: pytest.Session) -> None:
-        """Write a report to the file that was named for it, if one was."""
-        file: Path | None = self.config.getoption(f"robustness_{reporter.name}")
-        if file is None:
-            return
-        try:
-            write_atomically(file, reporter.render(self._report()))
-        except Exception as error:  # a mistake in a report must not cost what was measured
-            option = f"--robustness-{reporter.name}={file}"
-            self.problems.append(f"{option} could not be written: {error}")
-            self._settle(session)
+        for reporter, file in named_reports(self.config):
+            try:
+                write_atomically(file, reporter.render(self.report()))
+            except Exception as error:  # a mistake in a report must not cost what was measured
+                option = f"--robustness-{reporter.name}={file}"
+                self.problems.append(f"{option} could not be written: {error}")
+                self._settle(session)
 
     def _save_baseline(self, session: pytest.Session) -> None:
-        assert self.plan is not None
-        assert self.completeness is not None
-        passed = session.exitstatus == pytest.ExitCode.OK
-        if self.config.getoption("robustness_save_baseline") is None:
+        """Save the profile of a run in which everything planned was decided and has passed."""
+        target: Path | None = self.config.getoption("robustness_save_baseline")
+        if target is None:
             return
-        if not passed:
+        if session.exitstatus != pytest.ExitCode.OK:
             self.notes.append(
                 "no baseline was saved, since the run did not pass: a check that is known to fail "
                 "can be marked expected = 'fail' in the policy"
             )
             return
-        partial = bool(self.completeness.left_out)
-        problems, self.notes = baselines.save(self.config, self.plan, partial=partial)
-        self.problems += problems
+        try:
+            self._write_baseline(target)
+        except BaselineError as error:
+            self.problems.append(f"{SAVE}: {error}")
+        except OSError as error:
+            self.problems.append(f"{SAVE}={target} could not be written: {error}")
         self._settle(session)
+
+    def _write_baseline(self, target: "Path") -> None:
+        if self._known.left_out:
+            raise BaselineError("nothing was saved, since a baseline is of a whole run")
+        from robustness.reference.baseline import write_baseline
+        from robustness.run.baseline_run import baseline_of
+
+        profile = baseline_of(self._known.plan)
+        write_baseline(profile, target)
+        n = len(profile.checkpoints)
+        self.notes.append(f"baseline of {n} checkpoint{'s' * (n > 1)} saved in {target}")
+        if not all(entry.whole for entry in profile.checkpoints):
+            self.notes.append(
+                "it holds the text blocks that this run's verdicts needed; --robustness-exhaustive "
+                "makes it a baseline of the whole corpus"
+            )
 
     def _settle(self, session: pytest.Session) -> None:
         """With a problem, a run is no success."""
@@ -222,10 +216,10 @@ class Controller:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """One table per checkpoint, in what the terminal's encoding has."""
-        if self.plan is None or self.config.option.collectonly:
+        if self.completeness is None or self.config.option.collectonly:
             return
         encoding = sys.stdout.encoding
-        for line in lines_of(self._report(), verbosity=self.config.option.verbose):
+        for line in lines_of(self.report(), verbosity=self.config.option.verbose):
             *before, (last, markup) = line.pieces
             for text, own in before:
                 terminalreporter.write(encodable(text, encoding), **own)
@@ -245,20 +239,53 @@ class Controller:
             self.watcher.stop()
             self.watcher = None
 
-    def report(self) -> Report | None:
-        """What has been found out so far; ``None`` before there is a plan."""
-        return None if self.completeness is None else self._report()
-
-    def _report(self) -> Report:
-        assert self.plan is not None
-        assert self.completeness is not None
+    def report(self) -> Report:
+        """What has been found out so far, of a run that is planned."""
         ending = Ending(
-            partial=bool(self.completeness.left_out),
+            partial=bool(self._known.left_out),
             problems=tuple(self.problems),
             exit_status=self.exit_status,
             started=self.started,
             duration_s=time.monotonic() - self._began,
             command=shlex.join(["pytest", *map(str, self.config.invocation_params.args)]),
         )
-        report = collected(self.plan, self.completeness.decided, ending)
+        report = collected(self._known.plan, self._known.decided, ending)
         return report if report.shard is None else sealed(report)
+
+
+@dataclass(frozen=True, eq=False)
+class GitHub:
+    """Tells GitHub Actions of the run: annotations on standard output, and the job's summary."""
+
+    controller: Controller
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionstart(self) -> Generator[None, None, None]:
+        """Tell of a run that is refused, which has no end."""
+        try:
+            return (yield)
+        except pytest.UsageError as error:
+            before, ours, sentence = str(error).partition("robustness: ")
+            if ours and not before:
+                self._write(github.publish_refusal(sentence, os.environ))
+            raise
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self) -> Generator[None, None, None]:
+        """Tell of the run, once its exit status is settled and its tables are written."""
+        try:
+            return (yield)
+        finally:
+            collecting = self.controller.config.option.collectonly
+            if self.controller.completeness is not None and not collecting:
+                report = self.controller.report()
+                if report.problems or report.vetted:
+                    self._write(github.publish(report, os.environ))
+
+    def _write(self, lines: Sequence[str]) -> None:
+        """Past pytest's capturing and terminal, each on a line of its own."""
+        with uncaptured_stdout(self.controller.config) as stream:
+            if stream is not None and lines:
+                sys.stdout.flush()
+                stream.write(github.as_output(lines, stream.encoding))
+                stream.flush()

@@ -1,15 +1,21 @@
-"""The gate: where a test of the packaged suite hands in its verdict."""
+"""The gate, where a suite test hands in its verdict, and how the verdict gets onto its report."""
 
 import shlex
+from collections.abc import Generator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 
 from robustness.checks.planned import PlannedCheck
+from robustness.errors import RobustnessError
+from robustness.pytest_support.collection import planned_check
+from robustness.pytest_support.state import STATE
+from robustness.report.collected import check_result
 from robustness.report.junit import properties
 from robustness.report.reporters import REPORTERS
-from robustness.runtime.plain import plain
-from robustness.statistics.verdict import Verdict
+from robustness.runtime.plain import encodable, plain
+from robustness.statistics.verdict import Outcome, Verdict
 
 if TYPE_CHECKING:
     from robustness.scoring.examples import Example
@@ -24,6 +30,12 @@ _WRITING = (
 )
 """Options that it does not need."""
 
+REPORTED = "robustness"
+"""Attribute of a test report that carries the decided check as JSON text."""
+
+PLANNED = "robustness_test"
+"""Attribute of a test report that carries the name that its test has in the plan."""
+
 VERDICT = pytest.StashKey[Verdict]()
 """The verdict of a suite's test item."""
 
@@ -31,18 +43,16 @@ EXAMPLES = pytest.StashKey["list[Example]"]()
 """What it shows beside its verdict."""
 
 
+@dataclass(frozen=True, eq=False)
 class Gate:
     """Takes one verdict per test: records it, and fails the test unless it passes.
 
-    Attributes:
-        alpha: error probability of this test's statistical comparison.
-        check: that the test decides.
+    ``alpha`` is the error probability of the test's statistical comparison.
     """
 
-    def __init__(self, item: pytest.Item, check: PlannedCheck, alpha: float) -> None:
-        self.alpha = alpha
-        self.check = check
-        self._item = item
+    item: pytest.Item
+    check: PlannedCheck
+    alpha: float
 
     def decide(self, vetting: "Vetting") -> None:
         """Decide the check that the test was planned for; only ``pass`` passes."""
@@ -50,34 +60,32 @@ class Gate:
 
     def settle(self, verdict: Verdict) -> None:
         """Record the verdict; only ``pass`` passes."""
-        record(self._item, verdict)
+        record(self.item, verdict)
         if verdict.outcome == "not applicable":
             pytest.skip(f"not applicable: {verdict.reason}")
         expected = self.check.expected_failure
         if verdict.outcome == "fail" and expected is not None:
             if not expected.expired:
-                self._item.user_properties.append(("expected", "fail"))
+                self.item.user_properties.append(("expected", "fail"))
                 pytest.xfail(str(expected))
             reasons = [part for part in (verdict.reason, str(expected)) if part]
             verdict = verdict.model_copy(update={"reason": "; ".join(reasons)})
         if not verdict:
-            pytest.fail(f"{verdict.explain()}\n{rerun_hint(self._item)}", pytrace=False)
+            pytest.fail(f"{verdict.explain()}\n{rerun_hint(self.item)}", pytrace=False)
 
     def illustrate(self, examples: "list[Example]") -> None:
         """Keep examples of what the check is about for the report; they decide nothing."""
-        self._item.stash[EXAMPLES] = examples
+        self.item.stash[EXAMPLES] = examples
 
     def skip_unless_applicable(self) -> None:
         """Settle a check that what was found leaves nothing to ask for."""
-        why = self.check.not_applicable
-        if why is not None:
-            statement = in_words(self.check)
-            self.settle(Verdict(outcome="not applicable", statement=statement, reason=why))
+        if (why := self.check.not_applicable) is not None:
+            self.settle(_unmeasured(self.check, "not applicable", why))
 
 
-def in_words(check: "PlannedCheck") -> str:
-    """The check's name, where nothing was measured that a statement could be of."""
-    return check.check.replace("_", " ")
+def _unmeasured(check: PlannedCheck, outcome: Outcome, reason: str) -> Verdict:
+    """A verdict that states the check's name: nothing was measured that it could speak of."""
+    return Verdict(outcome=outcome, statement=check.check.replace("_", " "), reason=reason)
 
 
 def record(item: pytest.Item, verdict: Verdict) -> None:
@@ -97,3 +105,32 @@ def rerun_hint(item: pytest.Item) -> str:
             kept.append(argument)
             values = argument.startswith("-") and "=" not in argument
     return plain(f"again: pytest {shlex.join([*kept, '-k', item.name])}", limit=None)
+
+
+class Recorder:
+    """Puts verdicts on reports, in every process; there the controller takes them."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Put the verdict on the report; an error in a suite test is a verdict, too."""
+        if (state := item.config.stash.get(STATE, None)) is not None:
+            state.progress.clear()
+        error = call.excinfo.value if call.excinfo is not None else None
+        check = planned_check(item)
+        if check is not None and VERDICT not in item.stash and isinstance(error, Exception):
+            reason = encodable(str(error), "utf-8")  # names of files in it can be no text
+            record(item, _unmeasured(check, "error", reason))
+        report = yield
+        if isinstance(error, RobustnessError):
+            report.longrepr = f"{type(error).__name__}: {error}"
+        verdict = item.stash.get(VERDICT, None)
+        if verdict is not None and check is not None and report.when != "teardown":
+            shown = item.stash.get(EXAMPLES, [])
+            found = check_result(item.nodeid, check, verdict, examples=shown)
+            # JSON text: only plain types may travel from a worker to the controller.
+            report.__dict__[REPORTED] = found.model_dump_json()
+            label = item.callspec.params["checkpoint"]  # type: ignore[attr-defined]
+            report.__dict__[PLANNED] = check.test_name(label)
+        return report

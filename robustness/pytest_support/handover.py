@@ -31,13 +31,10 @@ def workers_start_beside(config: pytest.Config) -> bool:
 
 
 class Handover:
-    """The controller's side.
-
-    Args:
-        folder: of the run. Workers that wait for a plan end when it is removed.
+    """The controller's side: a folder of the run, at whose end waiting workers end, too.
 
     Raises:
-        pytest.UsageError: if the folder cannot be written.
+        pytest.UsageError: if the folder cannot be written, now or when the plan is given.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -66,11 +63,7 @@ class Handover:
             thread.join()
 
     def give(self, plan: str) -> None:
-        """Hand the plan to all workers.
-
-        Raises:
-            pytest.UsageError: if the folder cannot be written any more.
-        """
+        """Hand the plan to all workers."""
         unfinished = self._place / f"{_PLAN}.part"
         with _refusing():
             unfinished.write_text(plan, encoding="utf-8")
@@ -89,12 +82,7 @@ def _refusing() -> Iterator[None]:
 
 
 def received(folder: Path, controller: int) -> str:
-    """The plan, in a worker; ends the process if the controller gave up or died.
-
-    Args:
-        folder: of the run.
-        controller: number of its process.
-    """
+    """The plan, in a worker; ends the process if the controller (its pid) gave up or died."""
     place, parent, loaded = folder / _PLACE, os.getppid(), False
     while True:
         with suppress(FileNotFoundError):

@@ -1,23 +1,33 @@
-"""The plan of a run, made in the process that the user started."""
+"""The plan of a run, made in the process that the user started of what the command line asks."""
 
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
 
 import pytest
 
 from robustness.errors import RobustnessError
-from robustness.pytest_support import baselines
-from robustness.pytest_support.options import require_writable, run_policy, store_root
+from robustness.policy.policy import Policy, load_policy
 from robustness.pytest_support.progress import Line
-from robustness.report.reporters import REPORTERS
+from robustness.report.reporters import REPORTERS, Reporter
+from robustness.report.terminal import header
 from robustness.run.plan import RunPlan
 from robustness.run.planning import make_plan
 from robustness.store.context import Context
+from robustness.store.store import default_root
 
-if TYPE_CHECKING:
-    from pathlib import Path
+SAVE = "--robustness-save-baseline"
+
+_SETTINGS = (
+    "corpus", "layout", "block_size", "expectation", "rule", "stack", "site", "mode",
+    "confidence", "exhaustive", "seed", "device", "dtype", "masking", "generator",
+    "bos", "context", "examples",
+)  # fmt: skip
+"""Options that say the same as the policy's entries of these names."""
 
 
 def planned_run(config: pytest.Config, progress: Line, *, today: date) -> RunPlan:
@@ -26,28 +36,78 @@ def planned_run(config: pytest.Config, progress: Line, *, today: date) -> RunPla
     Raises:
         pytest.UsageError: with one sentence, for everything that is wrong by then.
     """
-    wanted = [
-        reporter
-        for reporter in REPORTERS.values()
-        if reporter.in_a_run and config.getoption(f"robustness_{reporter.name}") is not None
-    ]
-    for reporter in wanted:
-        file: Path = config.getoption(f"robustness_{reporter.name}")
-        require_writable(file, f"--robustness-{reporter.name}")
+    files = list(named_reports(config))
+    for reporter, file in files:
+        _require_writable(file, f"--robustness-{reporter.name}")
     try:
-        for reporter in wanted:
+        for reporter, _ in files:
             reporter.require_packages()
+        chosen: Path | None = config.getoption("robustness_store")
         context = Context(
-            root=store_root(config),
+            root=default_root() if chosen is None else chosen.absolute(),
             newer_than=time.time() if config.getoption("robustness_fresh") else None,
             progress=progress.step,
         )
-        plan = make_plan(config.getoption("robustness_models"), run_policy(config), context)
-        return _sharded(config, baselines.compared(config, plan).expecting(today))
+        plan = make_plan(config.getoption("robustness_models"), _policy(config), context)
+        return _sharded(config, _compared(config, plan).expecting(today))
     except RobustnessError as error:
         raise pytest.UsageError(f"robustness: {error}") from None
     finally:
         progress.clear()
+
+
+def named_reports(config: pytest.Config) -> Iterator[tuple[Reporter, Path]]:
+    """The formats that a file was named for, with it."""
+    for reporter in REPORTERS.values():
+        if reporter.in_a_run and (file := config.getoption(f"robustness_{reporter.name}")):
+            yield reporter, file
+
+
+def _require_writable(file: Path, option: str) -> None:
+    """Find out before the run that its report could not be written after it."""
+    folder = next(parent for parent in file.absolute().parents if parent.exists())
+    try:
+        if file.exists() and not file.is_file():
+            raise FileExistsError("there is something that is no file")
+        with NamedTemporaryFile(dir=folder, prefix="."):
+            return
+    except OSError as error:
+        raise pytest.UsageError(
+            f"robustness: {option}={file} cannot be written ({error}); name a file in a "
+            "folder that can"
+        ) from None
+
+
+def _policy(config: pytest.Config) -> Policy:
+    """Options over a file, which is looked for where pytest was started first."""
+    given = {name: config.getoption(f"robustness_{name}") for name in _SETTINGS}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if (task := config.getoption("robustness_task")) is not None:
+        options["task"] = {"data": task}
+    if enabled := config.getoption("robustness_enable"):
+        options["checks"] = {name.removeprefix("test_"): {"enabled": True} for name in enabled}
+    folders = (config.invocation_params.dir, config.rootpath)
+    return load_policy(config.getoption("robustness_policy"), folders=folders, options=options)
+
+
+def _compared(config: pytest.Config, plan: RunPlan) -> RunPlan:
+    """The plan with what ``--robustness-baseline`` and ``--robustness-save-baseline`` ask for."""
+    source: Path | None = config.getoption("robustness_baseline")
+    target: Path | None = config.getoption("robustness_save_baseline")
+    if source is None and target is None:
+        return plan
+    from robustness.reference.baseline import read_baseline
+    from robustness.run.baseline_run import require_keepable, with_baseline
+
+    if target is not None:
+        if source is not None and source.resolve() == target.resolve():
+            raise pytest.UsageError(
+                f"robustness: {SAVE} and --robustness-baseline both name {source}: a run must not "
+                "replace what it is judged by; save to another file, or in another run"
+            )
+        _require_writable(target, SAVE)
+        require_keepable(plan)
+    return plan if source is None else with_baseline(plan, read_baseline(source), source)
 
 
 def _sharded(config: pytest.Config, plan: RunPlan) -> RunPlan:
@@ -59,25 +119,16 @@ def _sharded(config: pytest.Config, plan: RunPlan) -> RunPlan:
 
     part = Part.parse(text)
     if config.getoption("robustness_json") is None:
-        raise pytest.UsageError(
-            f"robustness: --robustness-shard={part} needs --robustness-json=FILE, from which "
-            "'robustness merge' makes the verdict"
-        )
-    if config.getoption("robustness_save_baseline") is not None:
-        raise pytest.UsageError(
-            f"robustness: --robustness-shard={part} saves no baseline, since a baseline is of a "
-            "whole run"
-        )
-    return take(plan, part)
+        why = "needs --robustness-json=FILE, from which 'robustness merge' makes the verdict"
+    elif config.getoption("robustness_save_baseline") is not None:
+        why = "saves no baseline, since a baseline is of a whole run"
+    else:
+        return take(plan, part)
+    raise pytest.UsageError(f"robustness: --robustness-shard={part} {why}")
 
 
 def show_plan(config: pytest.Config) -> int:
-    """Write what would run and what it would cost, for ``--robustness-plan``.
-
-    Raises:
-        pytest.UsageError: as before a run, or if there is no checkpoint.
-    """
-    from robustness.report.terminal import header
+    """Write what would run and what it would cost, for ``--robustness-plan``."""
     from robustness.run.estimate import describe, processor_speed
 
     if not config.getoption("robustness_models"):

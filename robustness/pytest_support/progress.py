@@ -11,9 +11,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import TextIO
 
 import pytest
 
@@ -28,14 +28,16 @@ LEAST_WIDTH = 20
 _CLEAR = "\x1b[K"
 
 
-class Progress(Protocol):
-    """Where a process tells how far it has come."""
+@contextlib.contextmanager
+def uncaptured_stdout(config: pytest.Config) -> Iterator[TextIO | None]:
+    """The process's standard output, past pytest's capturing.
 
-    def show(self, text: str) -> None:
-        """Called after every chunk; shows the text if it is time to."""
-
-    def clear(self) -> None:
-        """Called when the step has ended."""
+    A closed pipe, or an encoding without a letter of a label, is no failure within.
+    """
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    past = contextlib.nullcontext() if capture is None else capture.global_and_fixture_disabled()
+    with past, contextlib.suppress(OSError, ValueError):
+        yield sys.__stdout__
 
 
 class Throttle:
@@ -65,7 +67,7 @@ class Line:
         self._step: threading.Timer | None = None
 
     def show(self, text: str) -> None:
-        """See :class:`Progress`."""
+        """Show the text if it is time to."""
         if self._due():
             self.show_now(text)
 
@@ -91,7 +93,7 @@ class Line:
         self._step.start()
 
     def clear(self) -> None:
-        """See :class:`Progress`."""
+        """Remove what is shown, and announce no step any more."""
         self._forget_step()
         if self._shown:
             self._write(_CLEAR)
@@ -110,16 +112,10 @@ class Line:
         return max(0, width)
 
     def _write(self, text: str) -> None:
-        if sys.__stdout__ is None:
-            return
-        capture = self._config.pluginmanager.get_plugin("capturemanager")
-        uncaptured = (
-            contextlib.nullcontext() if capture is None else capture.global_and_fixture_disabled()
-        )
-        # A closed pipe, or an encoding without a letter of a label: progress is worth no failure.
-        with uncaptured, contextlib.suppress(OSError, ValueError):
-            sys.__stdout__.write(text)
-            sys.__stdout__.flush()
+        with uncaptured_stdout(self._config) as stream:
+            if stream is not None:
+                stream.write(text)
+                stream.flush()
 
 
 class FileProgress:
@@ -130,17 +126,21 @@ class FileProgress:
         self._due = Throttle(TERMINAL_EVERY_S)
 
     def show(self, text: str) -> None:
-        """See :class:`Progress`."""
+        """Leave the text for the controller if it is time to."""
         if self._due():
             self._put(text)
 
     def clear(self) -> None:
-        """See :class:`Progress`."""
+        """Leave nothing to show."""
         self._put("")
 
     def _put(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # progress is worth no failure
             self._file.write_text(text, encoding="utf-8")
+
+
+Progress = Line | FileProgress
+"""Where a process tells how far it has come: ``show`` after every chunk, ``clear`` at the end."""
 
 
 class Watcher:

@@ -8,22 +8,14 @@ from typing import Any
 import pytest
 
 from robustness.pytest_support.collection import ModelFolders, PlannedChecks, SuiteCollection
-from robustness.pytest_support.controller import (
-    CONTROLLER_INPUT,
-    PLAN_INPUT,
-    PROGRESS_INPUT,
-    SUITE_INPUT,
-    Controller,
-)
+from robustness.pytest_support.controller import WORKER_INPUT, Controller, GitHub
+from robustness.pytest_support.gate import Recorder
 from robustness.pytest_support.handover import received
 from robustness.pytest_support.progress import FileProgress
-from robustness.pytest_support.recorder import Recorder
 from robustness.pytest_support.state import STATE, RunState
+from robustness.report import github
 from robustness.run.plan import RunPlan
 from robustness.runtime.threads import SharedCores, cores, wait_asleep, wanted_at_most
-
-CORES = "cores"
-"""Folder of the run in which workers tell each other that they compute."""
 
 
 def register(config: pytest.Config) -> None:
@@ -34,17 +26,17 @@ def register(config: pytest.Config) -> None:
         suite = config.args_source is not pytest.Config.ArgsSource.ARGS
         controller = Controller(config, suite=suite)
         config.pluginmanager.register(controller, "robustness-controller")
-        _tell_github(config, controller)
+        if github.is_wanted(config.getoption("robustness_github"), os.environ):
+            config.pluginmanager.register(GitHub(controller), "robustness-github")
     else:
-        suite = workerinput[SUITE_INPUT]
-        folder = Path(workerinput[PROGRESS_INPUT])
+        plan, suite, shared, controller_pid = workerinput[WORKER_INPUT]
+        folder = Path(shared)
         number = int(workerinput["workerid"].removeprefix("gw"))
         wait_asleep(os.environ)
-        plan = workerinput[PLAN_INPUT] or received(folder, workerinput[CONTROLLER_INPUT])
         config.stash[STATE] = RunState(
-            plan=RunPlan.from_json(plan),
+            plan=RunPlan.from_json(plan or received(folder, controller_pid)),
             threads=SharedCores(
-                folder=folder / CORES,
+                folder=folder / "cores",  # where workers tell each other that they compute
                 number=number,
                 processes=workerinput["workercount"],
                 cores=cores(),
@@ -58,15 +50,6 @@ def register(config: pytest.Config) -> None:
     config.pluginmanager.register(ModelFolders(folders.values()), "robustness-model-folders")
     if suite:
         config.pluginmanager.register(SuiteCollection(), "robustness-suite")
-
-
-def _tell_github(config: pytest.Config, controller: Controller) -> None:
-    from robustness.report.github import is_wanted
-
-    if is_wanted(config.getoption("robustness_github"), os.environ):
-        from robustness.pytest_support.github import GitHub
-
-        config.pluginmanager.register(GitHub(config, controller.report), "robustness-github")
 
 
 def refuse_code_in_model_folders(config: pytest.Config, args: Sequence[str]) -> None:

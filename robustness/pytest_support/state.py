@@ -15,13 +15,9 @@ from robustness.vetting import Vetting
 
 @dataclass(kw_only=True)
 class RunState:
-    """What a process of the run holds.
+    """What a process of the run holds; workers are numbered from 0 on.
 
-    Attributes:
-        plan: the run's plan.
-        threads: a share of the processor's cores; ``None`` leaves the library's choice.
-        progress: shows how far a measurement has come.
-        worker: number of this worker, from 0 on.
+    ``threads`` is its share of the processor's cores; ``None`` leaves the library's choice.
     """
 
     plan: RunPlan
@@ -33,17 +29,17 @@ class RunState:
     def vetting(self, label: str) -> Vetting:
         """The vetting of one checkpoint, the same for all tests of this process."""
         if label not in self._vettings:
-            planned = self.plan.named(label)
-            wanted = planned.settings.device
-            device = worker_device(wanted, self.worker, visible=lambda: device_count("cuda"))
+            plan, planned = self.plan, self.plan.named(label)
             context = Context(
-                root=self.plan.store_root,
-                newer_than=self.plan.newer_than,
+                root=plan.store_root,
+                newer_than=plan.newer_than,
                 threads=self.threads,
                 progress=self.progress.show,
             )
-            confidence = self.plan.confidence
-            self._vettings[label] = planned.vetting(context, confidence=confidence, device=device)
+            wanted = planned.settings.device
+            device = worker_device(wanted, self.worker, visible=lambda: device_count("cuda"))
+            vetting = planned.vetting(context, confidence=plan.confidence, device=device)
+            self._vettings[label] = vetting
         return self._vettings[label]
 
     def release(self, label: str) -> None:
@@ -57,12 +53,6 @@ STATE = pytest.StashKey[RunState]()
 def worker_device(device: str, worker: int, *, visible: Callable[[], int]) -> str:
     """The device of one worker: GPUs are dealt out in turn, unless the policy names one of them.
 
-    Args:
-        device: the policy's.
-        worker: number of the worker, from 0 on.
-        visible: how many GPUs there are, within ``CUDA_VISIBLE_DEVICES`` where that is set: torch
-            numbers them from 0 on, whatever they are called outside.
+    ``visible`` counts those within ``CUDA_VISIBLE_DEVICES``, which torch numbers from 0 on.
     """
-    if device != "cuda":
-        return device
-    return f"cuda:{worker % max(1, visible())}"
+    return f"cuda:{worker % max(1, visible())}" if device == "cuda" else device

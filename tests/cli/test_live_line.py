@@ -3,7 +3,7 @@
 import io
 from itertools import count
 
-from robustness.cli.live_line import LOG_EVERY_S, LiveLine
+from robustness.cli.console import LOG_EVERY_S, LiveLine
 
 
 class Terminal(io.StringIO):

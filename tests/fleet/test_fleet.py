@@ -18,9 +18,8 @@ from robustness.errors import CheckpointError, FleetError, ShardError
 from robustness.fleet import run as running
 from robustness.fleet.leash import LET_GO
 from robustness.fleet.progress import Board
-from robustness.fleet.run import Event, Executor, Node, Outcome, Progress, result_of
+from robustness.fleet.run import Event, Executor, Node, Outcome, Progress, result_of, verdict
 from robustness.fleet.tasks import Fleet, Request, Task, fleet_of
-from robustness.fleet.verdict import verdict
 from robustness.report.collected import Ending, check_result, collected
 from robustness.report.json_document import render, sealed
 from robustness.report.merge import merge, parse_shard

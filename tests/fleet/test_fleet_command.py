@@ -9,6 +9,7 @@ import time
 import types
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,14 @@ from tests.support.plugin.plugin_support import LABEL, Stubs, read_json
 
 
 def task_for(stubs: Stubs, *arguments: str, needs: tuple[str, ...] = ()) -> dict[str, Any]:
-    return Task(
+    task = Task(
         part=Part(index=1, count=1),
         name="x",
         arguments=(*stubs.options, *arguments),
         needs=needs,
         threads=1,
-    ).to_dict()
+    )
+    return asdict(task)
 
 
 def test_a_checkpoint_that_a_node_has_not_is_named(stubs: Stubs, tmp_path: Path) -> None:
@@ -109,7 +111,7 @@ class Here:
 
     def wait(self) -> Sequence[Event]:
         task = self._waiting.pop(0)
-        answer = json.loads(json.dumps(node.vet(task.to_dict(), self._files)))
+        answer = json.loads(json.dumps(node.vet(asdict(task), self._files)))
         return [Event(task=task, node=Node(id="1", name="here"), result=result_of(answer))]
 
 

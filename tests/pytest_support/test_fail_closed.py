@@ -1,6 +1,7 @@
 """What could let a run pass although something went wrong, beside test_plugin_fail_closed.py."""
 
 import json
+import os
 import textwrap
 from contextlib import ExitStack
 from dataclasses import replace
@@ -65,9 +66,7 @@ class WorkerConfig:
 
     def __init__(self, folder: Path) -> None:
         self.workerinput = {
-            "robustness_suite": True,
-            "robustness_plan": plan("a").to_json(),
-            "robustness_progress": str(folder),
+            "robustness": (plan("a").to_json(), True, str(folder), os.getpid()),
             "workercount": 3,
             "workerid": "gw1",
         }
