@@ -296,7 +296,7 @@ def prediction_evidence(
     columns = _Columns()
     for intact in intact_evidence(measurement):
         index = -(-intact.seen // CHUNK_BLOCKS) - 1
-        columns.add(changed=measurement.changed_predictions(index, intervention).changed)
+        columns.add(changed=measurement.changed_predictions(index, intervention))
         yield PredictionEvidence(intact=intact, changed=columns["changed"])
 
 
