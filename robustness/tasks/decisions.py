@@ -9,7 +9,6 @@ examples are used up, the drop of a fixed ablation is known and decides.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import NormalDist
@@ -17,7 +16,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from robustness.statistics.decisions import Decision, FactorDecision, Side
+from robustness.statistics.decisions import SIDES, Decision, Side
+from robustness.statistics.draw_decisions import FactorDecision
 from robustness.statistics.sequential import (
     Summary,
     mean_bounds,
@@ -45,17 +45,12 @@ _FEWEST_RESAMPLES = 2_000
 _MOST_WEIGHTS = 100_000_000
 """Samples times distinct examples that a bootstrap may draw; seconds."""
 
-_SIDES: Mapping[int, Side | None] = {1: "above", -1: "below", 0: None}
 _NOTHING_EXCLUDED = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DrawsDecision(Decision):
-    """What is known of the median of random draws.
-
-    Attributes:
-        draws: how many.
-    """
+    """What is known of the median of so many random draws."""
 
     draws: int
 
@@ -96,12 +91,9 @@ class Paired:
 
 
 def bounded(values: ArrayLike, bound: float, looks: ArrayLike | None = None) -> Summary:
-    """A sample of numbers from -bound to bound, for the confidence sequence.
+    """A sample of numbers from a population within ±bound, whatever was seen of it.
 
-    Args:
-        values: shape (..., n).
-        bound: of the population, whatever was seen of it.
-        looks: as for :func:`robustness.statistics.sequential.summarise`.
+    ``values`` and ``looks`` are those of :func:`robustness.statistics.sequential.summarise`.
     """
     sample = summarise(values, looks)
     most = np.full_like(sample.mean, bound)
@@ -153,19 +145,16 @@ def decide_factor(
         joint_drop: of the fixed ablation on the whole task, once it is known.
     """
     fixed, random = np.asarray(joint, dtype=np.float64), np.asarray(control, dtype=np.float64)
-    means = float(fixed.mean()), float(random.mean())
     side: Side | None = None
     if joint_drop is not None and joint_drop <= 0:
         side = "below"
     elif len(fixed) >= FIRST_LOOK_AT_DRAWS:
         samples = _samples_for_factor(fixed, random, factor, bound, joint_drop)
-        side = _SIDES[min(int(mean_side(sample, alpha)) for sample in samples)]
-    ratio = means[0] / means[1] if means[1] > 0 else (math.inf if means[0] > 0 else 0.0)
+        side = SIDES[min(int(mean_side(sample, alpha)) for sample in samples)]
     return FactorDecision(
         side=side,
-        joint_mean=means[0],
-        control_mean=means[1],
-        measured=ratio,
+        joint_mean=float(fixed.mean()),
+        control_mean=float(random.mean()),
         seen=len(fixed),
     )
 
@@ -182,14 +171,7 @@ def draws_for_factor(
 ) -> float:
     """Draws that :func:`decide_factor` would need if they went on as they began.
 
-    Args:
-        joint: as there, like all others but the last.
-        control: as there.
-        factor: as there.
-        alpha: as there.
-        bound: as there.
-        joint_drop: as there.
-        optimism: standard errors by which means may lie farther from 0 than they were seen to.
+    Its means may lie farther from 0 than they were seen to, by ``optimism`` standard errors.
     """
     fixed, random = np.asarray(joint, dtype=np.float64), np.asarray(control, dtype=np.float64)
     samples = _samples_for_factor(fixed, random, factor, bound, joint_drop)
@@ -303,17 +285,15 @@ def guarded(
 def decide_median_drop(drops: ArrayLike, *, threshold: float, alpha: float) -> DrawsDecision:
     """Compare the median draw's drop with a threshold, by the exact sign test.
 
-    Args:
-        drops: per draw.
-        threshold: on the median; a draw exactly there counts against either decision.
-        alpha: error probability in each direction, over all looks.
+    It errs with probability ``alpha`` in each direction, over all looks. A draw exactly at the
+    threshold counts against either decision.
     """
     values = np.asarray(drops, dtype=np.float64)
     n, middle = len(values), float(np.median(values))
     interval, side = _NOTHING_EXCLUDED, None
     if n >= FIRST_LOOK_AT_BLOCKS:
         interval = median_interval(values, alpha=alpha)
-        side = _SIDES[int(median_side(values - threshold, alpha=alpha))]
+        side = SIDES[int(median_side(values - threshold, alpha=alpha))]
     return DrawsDecision(
         side=side, measured=middle, interval=_finite(interval), exact=False, seen=n, draws=n
     )
