@@ -33,9 +33,6 @@ LONG_FUNCTIONS = {
     "cli.fleet.fleet",
     "cli.scan.scan",
     "cli.trace.trace",
-    "measurement.evidence.control_evidence",
-    "reference.baseline_diff.diff",
-    "reference.comparison.compare_baselines",
     "report.facts._checkpoint_facts",
     "report.html.heat_map.heat_map",
     "report.html.overview.overview",
@@ -45,8 +42,6 @@ LONG_FUNCTIONS = {
     "report.trace.figures._timeline",
     "report.trace.page.to_html",
     "run.plan._planned",
-    "run.planned_task.plan_task",
-    "statistics.decisions.decide_factor",
     "trace.step_measure.measured",
 }
 LONG_MODULES = {"vetting"}  # to be cut

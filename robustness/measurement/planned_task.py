@@ -1,11 +1,12 @@
 """A task in a run's plan: plain data that travels to every worker."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from robustness.anatomy.recorded import recorded_anatomy
 from robustness.anatomy.stacks import StackChoice
@@ -97,17 +98,13 @@ class PlannedTask:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {
-            **asdict(self),
-            "classes": list(self.classes),
-            "checkpoint": dict(self.checkpoint),
-            "anatomy_record": dict(self.anatomy_record),
-        }
+        plain: dict[str, Any] = TypeAdapter(PlannedTask).dump_python(self, mode="json")
+        return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "PlannedTask":
         """The inverse of :meth:`to_dict`."""
-        return cls(**{**data, "classes": tuple(data["classes"])})
+        return TypeAdapter(cls).validate_python(data)
 
 
 def labels_of(data: TaskData, kind: TaskKind, classes: tuple[str, ...]) -> Floats:
@@ -144,56 +141,67 @@ def plan_task(
     """
     from robustness.checkpoint.resolving import resolve
 
-    reference = task.data
-    if reference is None:
+    if task.data is None:
         raise TaskError(
             f"{checkpoint.label} has no task: name one with --robustness-task, or as data under "
             "[task] in the policy"
         )
-    data = load_task(reference)
-    asked = checkpoint
+    data, asked = load_task(task.data), checkpoint
     if checkpoint.scoring != "task":
         asked = resolve(checkpoint.reference, cache=context.root, task=task.kind)
     head = _head(asked, task.kind, context)
     kind, classes = head["kind"], tuple(head["classes"])
+    _require_suited(data, kind, classes, checkpoint)
+    n_classes, words = len(classes), sum(len(t.split()) for texts in data.texts for t in texts)
+    return PlannedTask(
+        reference=task.data,
+        name=data.name,
+        kind=kind,
+        metric=chosen_metric(
+            task.metric, kind, usual=data.metric, n_classes=n_classes, what=data.name
+        ),
+        examples=data.n_examples,
+        words=words / data.n_examples,
+        classes=classes,
+        checkpoint=asked.to_dict(),
+        anatomy_record=_anatomy_record(asked, checkpoint, model_profile, context, stack),
+        content=_content(data),
+    )
+
+
+def _require_suited(
+    data: TaskData, kind: TaskKind, classes: tuple[str, ...], checkpoint: "Checkpoint"
+) -> None:
     if kind == "similarity" and not data.pairs:
         raise TaskError(
             f"{checkpoint.label} is a {checkpoint.architecture}: it has no classification head, "
             f"and a similarity needs two texts, where {data.name} has one: give a checkpoint that "
             "was fine-tuned for it"
         )
-    metric = chosen_metric(
-        task.metric, kind, usual=data.metric, n_classes=len(classes), what=data.name
-    )
-    labels = labels_of(data, kind, classes)
-    if bool(np.all(labels == labels[0])):
+    if len(set(labels_of(data, kind, classes).tolist())) == 1:
         raise TaskError(f"{data.name}: all examples have the same label, so no score says anything")
-    anatomy: Mapping[str, Any] = model_profile.anatomy_record
-    if asked.architecture != checkpoint.architecture:
-        found = recorded_anatomy(
-            asked, stack, store_root=context.root, newer_than=context.newer_than
+
+
+def _anatomy_record(
+    asked: "Checkpoint",
+    checkpoint: "Checkpoint",
+    model_profile: ModelProfile,
+    context: Context,
+    stack: StackChoice,
+) -> Mapping[str, Any]:
+    """Where the class of model that answers the task can be ablated: in the layers vetted."""
+    if asked.architecture == checkpoint.architecture:
+        return model_profile.anatomy_record
+    found = recorded_anatomy(asked, stack, store_root=context.root, newer_than=context.newer_than)
+    layers, hidden_size = found["layers"], found["hidden_size"]
+    if (layers, hidden_size) != (model_profile.layers, model_profile.hidden_size):
+        raise TaskError(
+            f"{checkpoint.label} has {layers} layers of {hidden_size} features as "
+            f"{asked.architecture}, and {model_profile.layers} of {model_profile.hidden_size} as "
+            f"{checkpoint.architecture}: its task cannot be vetted"
         )
-        places = (found["layers"], found["hidden_size"])
-        if places != (model_profile.layers, model_profile.hidden_size):
-            raise TaskError(
-                f"{checkpoint.label} has {places[0]} layers of {places[1]} features as "
-                f"{asked.architecture}, and {model_profile.layers} of "
-                f"{model_profile.hidden_size} as "
-                f"{checkpoint.architecture}: its task cannot be vetted"
-            )
-        anatomy = found["anatomy"]
-    return PlannedTask(
-        reference=reference,
-        name=data.name,
-        kind=kind,
-        metric=metric,
-        examples=data.n_examples,
-        words=sum(len(t.split()) for texts in data.texts for t in texts) / data.n_examples,
-        classes=classes,
-        checkpoint=asked.to_dict(),
-        anatomy_record=anatomy,
-        content=_content(data),
-    )
+    record: Mapping[str, Any] = found["anatomy"]
+    return record
 
 
 def _content(data: TaskData) -> str:

@@ -5,11 +5,11 @@ checkpoint can be compared *paired*: on the same text blocks with the same masks
 equal for that is in an entry's ``conditions``; what the numbers came from is in its ``provenance``.
 """
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -27,6 +26,7 @@ from pydantic import (
 )
 
 from robustness.errors import BaselineError
+from robustness.statistics.figures import Number
 from robustness.store.documents import first_fault, read_document
 from robustness.store.files import write_atomically
 
@@ -44,10 +44,6 @@ def _printable(text: str) -> str:
     return text
 
 
-def _nats(value: Any) -> Any:
-    return math.inf if value == "inf" else value  # JSON has no such number
-
-
 def _sane(value: float) -> float:
     if not (abs(value) <= MOST_NATS or value == math.inf):
         raise ValueError("must be a number of nats, or inf")
@@ -58,7 +54,7 @@ Text = Annotated[str, Field(max_length=4096), AfterValidator(_printable)]
 Index = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Nats = Annotated[float, Field(ge=-MOST_NATS, le=MOST_NATS, allow_inf_nan=False)]
-AblatedNats = Annotated[float, BeforeValidator(_nats), AfterValidator(_sane)]
+AblatedNats = Annotated[Number, AfterValidator(_sane)]
 T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -117,7 +113,7 @@ class CheckpointBaseline:
         provenance: what else the numbers depend on: hashes, versions, device.
         outliers: ascending by dimension.
         tokens: scored tokens per text block, in the order of measurement, shape (n,).
-        nll_nats: of the intact model, likewise.
+        nll_nats: of the intact model, shape (n,).
         ablations: of single outlier dimensions, and of all together.
     """
 
@@ -137,11 +133,7 @@ class CheckpointBaseline:
     ablations: tuple[AblationBaseline, ...]
 
     def __post_init__(self) -> None:
-        """Refuse parts that do not fit each other.
-
-        Raises:
-            ValueError: naming them.
-        """
+        """Refuse parts that do not fit each other, by a ValueError that names them."""
         held = len(self.nll_nats)
         if len(self.tokens) != held or not 0 < held <= self.text_blocks or not sum(self.tokens):
             raise ValueError("needs one NLL and one token count for each of its text blocks")
@@ -187,6 +179,11 @@ class CheckpointBaseline:
             "dims": list(self.dims),
         }
 
+    @cached_property
+    def names_by_ablation(self) -> dict[str, str]:
+        """Names of the ablations by where, how and what they switch off, as text."""
+        return {json.dumps(a.ablation, sort_keys=True): a.name for a in self.ablations}
+
     def ablated(self, name: str) -> AblationBaseline:
         """The ablation of this name."""
         return next(ablated for ablated in self.ablations if ablated.name == name)
@@ -199,10 +196,7 @@ class CheckpointBaseline:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; infinity becomes ``"inf"``."""
-        values = dataclasses.asdict(self)
-        for ablated in values["ablations"]:
-            ablated["nll_nats"] = [x if math.isfinite(x) else "inf" for x in ablated["nll_nats"]]
-        return values
+        return _plain(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "CheckpointBaseline":
@@ -221,39 +215,28 @@ class Baseline:
     """A file of them.
 
     Attributes:
-        kind: says what the file is.
-        schema: of the file.
         robustness: version that wrote it.
         created: date and time, ISO 8601.
         checkpoints: with different labels.
     """
 
+    kind: Literal["robustness profile"] = KIND
+    schema: Literal[1] = SCHEMA
     robustness: Text
     created: Text
     checkpoints: tuple[CheckpointBaseline, ...]
-    kind: Literal["robustness profile"] = KIND
-    schema: Literal[1] = SCHEMA
 
     def __post_init__(self) -> None:
-        """Refuse a profile of nothing, or of two checkpoints under one name.
-
-        Raises:
-            ValueError: saying so.
-        """
+        """Refuse a profile of nothing, or of two checkpoints under one name."""
         labels = {entry.label for entry in self.checkpoints}
         if not labels or len(labels) < len(self.checkpoints):
             raise ValueError("needs checkpoints with different labels")
 
     def entry(self, label: str, *, only: bool, source: str) -> CheckpointBaseline:
-        """The checkpoint with this label, or the only one for the only one.
-
-        Args:
-            label: of the checkpoint to compare.
-            only: whether that is the only one.
-            source: the profile's file, for the message.
+        """The checkpoint with this label, or the only one for the ``only`` one to compare.
 
         Raises:
-            BaselineError: if there is none.
+            BaselineError: if the profile read from ``source`` has none.
         """
         for entry in self.checkpoints:
             if entry.label == label:
@@ -268,13 +251,7 @@ class Baseline:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {
-            "kind": self.kind,
-            "schema": self.schema,
-            "robustness": self.robustness,
-            "created": self.created,
-            "checkpoints": [entry.to_dict() for entry in self.checkpoints],
-        }
+        return _plain(self)
 
 
 @with_config(ConfigDict(strict=True, extra="ignore"))
@@ -321,6 +298,11 @@ def _require_ablation(ablated: AblationBaseline, hidden_size: int) -> None:
         raise ValueError(f"ablation {ablated.name} is none") from None
     if ablation.to_dict() != ablated.ablation or max(ablation.dims) >= hidden_size:
         raise ValueError(f"ablation {ablated.name} is not of the model's dimensions")
+
+
+def _plain(profile: Baseline | CheckpointBaseline) -> dict[str, Any]:
+    plain: dict[str, Any] = TypeAdapter(type(profile)).dump_python(profile, mode="json")
+    return plain
 
 
 def _checked(kind: TypeAdapter[T], text: bytes, source: str) -> T:
