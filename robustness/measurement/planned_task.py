@@ -20,7 +20,7 @@ from robustness.store.context import Context
 from robustness.store.store import Record, digest
 from robustness.tasks.data import TaskData, load_task
 from robustness.tasks.metrics import Floats, chosen_metric
-from robustness.tasks.settings import Metric, TaskSettings
+from robustness.tasks.settings import Metric, MetricChoice, TaskSettings
 
 if TYPE_CHECKING:
     from robustness.checkpoint.checkpoint import Checkpoint
@@ -151,15 +151,13 @@ def plan_task(
         asked = resolve(checkpoint.reference, cache=context.root, task=task.kind)
     head = _head(asked, task.kind, context)
     kind, classes = head["kind"], tuple(head["classes"])
-    _require_suited(data, kind, classes, checkpoint)
-    n_classes, words = len(classes), sum(len(t.split()) for texts in data.texts for t in texts)
+    metric = _suited_metric(data, task.metric, kind, classes, checkpoint)
+    words = sum(len(text.split()) for texts in data.texts for text in texts)
     return PlannedTask(
         reference=task.data,
         name=data.name,
         kind=kind,
-        metric=chosen_metric(
-            task.metric, kind, usual=data.metric, n_classes=n_classes, what=data.name
-        ),
+        metric=metric,
         examples=data.n_examples,
         words=words / data.n_examples,
         classes=classes,
@@ -169,17 +167,25 @@ def plan_task(
     )
 
 
-def _require_suited(
-    data: TaskData, kind: TaskKind, classes: tuple[str, ...], checkpoint: "Checkpoint"
-) -> None:
+def _suited_metric(
+    data: TaskData,
+    choice: MetricChoice,
+    kind: TaskKind,
+    classes: tuple[str, ...],
+    checkpoint: "Checkpoint",
+) -> Metric:
+    """The score, where data and checkpoint suit each other."""
     if kind == "similarity" and not data.pairs:
         raise TaskError(
             f"{checkpoint.label} is a {checkpoint.architecture}: it has no classification head, "
             f"and a similarity needs two texts, where {data.name} has one: give a checkpoint that "
             "was fine-tuned for it"
         )
-    if len(set(labels_of(data, kind, classes).tolist())) == 1:
+    metric = chosen_metric(choice, kind, usual=data.metric, n_classes=len(classes), what=data.name)
+    labels = labels_of(data, kind, classes)
+    if bool(np.all(labels == labels[0])):
         raise TaskError(f"{data.name}: all examples have the same label, so no score says anything")
+    return metric
 
 
 def _anatomy_record(

@@ -1,7 +1,7 @@
 """Decisions on random draws: the median of their degradations, and how much more others harm."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -201,27 +201,32 @@ def decide_factor(
     if numbers.shape != joint.shape:
         raise ValueError("every text block needs the number of its draw")
     joint_mean, control_mean = float(np.mean(joint)), float(np.mean(control))
-    n_draws, side = len(np.unique(numbers)), None
+    side: Side | None = None
     if math.isinf(control_mean):
-        side = SIDES[-1]
+        side = "below"
     elif math.isinf(joint_mean):
-        side = SIDES[1]
+        side = "above"
     elif joint_corpus_nats is not None and joint_corpus_nats <= 0:
-        side = SIDES[-1]
-    elif n_draws >= minimum:
+        side = "below"
+    elif len(np.unique(numbers)) >= minimum:
         samples = [joint - factor * control, *([joint] if joint_corpus_nats is None else [])]
-        blocks_per_draw = len(joint) / n_draws
-        needed = (
-            mean_side(
-                summarise(np.bincount(numbers, weights=sample)),
-                alpha,
-                slack=slack * blocks_per_draw,
-            )
-            for sample, slack in zip(samples, slack_nats, strict=False)
-        )
-        side = SIDES[min(map(int, needed))]
+        side = SIDES[_least_side(samples, numbers, alpha, slack_nats)]
     return FactorDecision(
         side=side, joint_mean=joint_mean, control_mean=control_mean, seen=len(joint)
+    )
+
+
+def _least_side(
+    samples: Sequence[NDArray[np.float64]],
+    draws: NDArray[np.int64],
+    alpha: float,
+    slack_nats: Sequence[float],
+) -> int:
+    """The side of the means of all samples, each of sums over a draw's text blocks."""
+    blocks = len(draws) / len(np.unique(draws))
+    return min(
+        int(mean_side(summarise(np.bincount(draws, weights=values)), alpha, slack=slack * blocks))
+        for values, slack in zip(samples, slack_nats, strict=False)
     )
 
 
