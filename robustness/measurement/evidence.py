@@ -78,11 +78,7 @@ class IntactEvidence:
 
 @dataclass(frozen=True, kw_only=True)
 class BesideIntact:
-    """What was measured beside the intact model, on the same text blocks.
-
-    Attributes:
-        intact: the text blocks with the intact model.
-    """
+    """What was measured beside the intact model, on the same text blocks."""
 
     intact: IntactEvidence
 
@@ -188,10 +184,7 @@ class ControlEvidence(BesideIntact):
 class _Growth:
     """Chunk after chunk: the intact model, what interventions change, and the precision of both.
 
-    Attributes:
-        judge: see :data:`Judge`.
-        names: of the interventions' columns.
-        comparison: of two precisions, once more than one has been used.
+    ``names`` are those of the interventions' columns.
     """
 
     measurement: Measurement
@@ -258,13 +251,7 @@ class _Growth:
 def intact_evidence(
     measurement: Measurement, judge: Judge = None, *, most_blocks: int | None = None
 ) -> Iterator[IntactEvidence]:
-    """The intact model, one item per chunk until the corpus is used up.
-
-    Args:
-        measurement: of the checkpoint.
-        judge: see :data:`Judge`; its costs are those of ``nll``.
-        most_blocks: text blocks that count as the whole corpus, where these are fewer.
-    """
+    """The intact model, one item per chunk; see :func:`intervention_evidence`."""
     for evidence in intervention_evidence(measurement, (), judge, most_blocks=most_blocks):
         yield evidence.intact
 
@@ -279,7 +266,7 @@ def intervention_evidence(
     """Interventions beside the intact model, one item per chunk until the corpus is used up.
 
     Args:
-        measurement: of the checkpoint.
+        measurement: numbers of the checkpoint.
         interventions: what is done to the model.
         judge: see :data:`Judge`; its costs are those of ``delta``, the first intervention's, or of
             ``nll`` where there is none.
@@ -333,7 +320,7 @@ def control_evidence(
     """Random ablations, one item per chunk, pass after pass with new draws, without end.
 
     Args:
-        measurement: of the checkpoint.
+        measurement: numbers of the checkpoint.
         judge: see :data:`Judge`; its costs are those of ``delta`` and, where asked for, ``joint``.
         candidates: the dimensions to draw from.
         size: dimensions per draw.

@@ -73,10 +73,18 @@ class Execution(LoadedModel[ScoredBlock]):
         Raises:
             MeasurementError: if memory does not even suffice for one text block at a time.
         """
+        scorer = self._scorer(dtype)
+
+        def nll_nats(intervention: Intervention, most: int) -> NDArray[np.float64]:
+            by_row = self._by_row(
+                chunk.rows, chunk.owner, intervention, most, means, scorer.nll_nats
+            )
+            nll = np.zeros(chunk.n_blocks)
+            np.add.at(nll, chunk.owner[list(by_row)], list(by_row.values()))
+            return nll
+
         return self._within_memory(
-            chunk.rows,
-            most_tokens,
-            lambda most: [self._pass(chunk, each, most, dtype, means) for each in interventions],
+            chunk.rows, most_tokens, lambda most: [nll_nats(each, most) for each in interventions]
         )
 
     def changed_predictions(
@@ -86,10 +94,11 @@ class Execution(LoadedModel[ScoredBlock]):
 
         Both models run in the same batches, in float32; shape (n_blocks,).
         """
+        scorer = self._scorer("float32")
 
-        def changed(most_tokens: int) -> NDArray[np.int64]:
+        def changed(most: int) -> NDArray[np.int64]:
             intact, other = (
-                self._predictions(chunk, each, most_tokens, means)
+                self._by_row(chunk.rows, chunk.owner, each, most, means, scorer.predictions)
                 for each in (Intact(), intervention)
             )
             counts = np.zeros(chunk.n_blocks, dtype=np.int64)
@@ -140,35 +149,6 @@ class Execution(LoadedModel[ScoredBlock]):
                 ):
                     found.append(Guess(token=token, p=likely, p_target=target))
         return found
-
-    def _pass(
-        self,
-        chunk: "PlannedChunk",
-        intervention: Intervention,
-        most_tokens: int,
-        dtype: Dtype,
-        means: Means | None,
-    ) -> NDArray[np.float64]:
-        nll, scorer = np.zeros(chunk.n_blocks), self._scorer(dtype)
-        for batch in self._batches(chunk.rows, chunk.owner, intervention, most_tokens, means):
-            rows = [chunk.rows[row] for row in batch]
-            np.add.at(nll, chunk.owner[batch], scorer.nll_nats(rows))
-        return nll
-
-    def _predictions(
-        self,
-        chunk: "PlannedChunk",
-        intervention: Intervention,
-        most_tokens: int,
-        means: Means | None,
-    ) -> dict[int, NDArray[np.int64]]:
-        """What the model predicts at the scored positions of every row, by its number."""
-        scorer = self._scorer("float32")
-        predicted: dict[int, NDArray[np.int64]] = {}
-        for batch in self._batches(chunk.rows, chunk.owner, intervention, most_tokens, means):
-            rows = scorer.predictions([chunk.rows[row] for row in batch])
-            predicted.update(zip(batch, rows, strict=True))
-        return predicted
 
     def _run_alone(self, row: ScoredBlock) -> None:
         self._scorer("float32").nll_nats([row])

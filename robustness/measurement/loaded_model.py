@@ -124,22 +124,25 @@ class LoadedModel(ABC, Generic[R]):
             most_tokens //= 2
             self.most_tokens = min(self.most_tokens, most_tokens)  # for the chunks to come
 
-    def _batches(
+    def _by_row(
         self,
         rows: Sequence[R],
         owner: NDArray[np.int64],
         intervention: Intervention,
         most_tokens: int,
         means: Means | None,
-    ) -> Iterator[list[int]]:
-        """Rows that run together, each time while the intervention is made.
+        run: Callable[[list[R]], Iterable[T]],
+    ) -> dict[int, T]:
+        """What the rows of each batch give under an intervention, in the order in which they run.
 
         ``owner`` says of every row which text block or example of the chunk it is about.
         """
+        found: dict[int, T] = {}
         for alike in self._sharing(self._micro_batches(rows, most_tokens)):
             for batch in self._separated(alike, owner, intervention):
                 with self._applied(intervention, owner[batch].tolist(), means):
-                    yield batch
+                    found.update(zip(batch, run([rows[row] for row in batch]), strict=True))
+        return found
 
     def _micro_batches(self, rows: Sequence[R], most_tokens: int) -> list[list[int]]:
         return micro_batches([row.length for row in rows], most_tokens=most_tokens)

@@ -162,10 +162,7 @@ class Measurement(StoredMeasurement):
     ) -> list[ChunkNLL]:
         """One chunk of the seeded order under each of the interventions.
 
-        Args:
-            index: of the chunk.
-            interventions: what is done to the model.
-            dtype: precision to measure in: float32, or that of this measurement.
+        Measured in float32, or in the ``dtype`` of this measurement.
 
         Raises:
             MeasurementError: if a value is NaN, or infinite although the model is intact.
@@ -218,8 +215,6 @@ class Measurement(StoredMeasurement):
 
     def _first_rows(self, number: int) -> "list[ScoredBlock]":
         return self.scoring_plan.rows(self.order[:number].tolist())
-
-    # ---------------------------------------------------------------- forward passes
 
     def _measure_intact(self, index: int, dtype: Dtype) -> Record:
         chunk, execution = self.scoring_plan.chunk(index), self._execution
@@ -293,16 +288,10 @@ class Measurement(StoredMeasurement):
         if self.store.read(key) is None:
             self.scoring_plan.prepare(index)
 
-    # ---------------------------------------------------------------- examples
-
     def examples(self, ablation: Ablation, *, number: int) -> "list[Example]":
         """What the intact and the ablated model say about pieces of the first text blocks.
 
         None where the model's way of scoring has no such examples.
-
-        Args:
-            ablation: what is switched off.
-            number: how many.
         """
         from robustness.scoring.examples import SCORINGS
 

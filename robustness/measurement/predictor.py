@@ -89,7 +89,7 @@ class Predictor(LoadedModel[TextRow]):
         Args:
             examples: rows of each.
             intervention: what is done to the model, by number of the example.
-            means: mean features of the intact model, for interventions that need them.
+            means: mean features of the intact model, where they are needed.
 
         Raises:
             MeasurementError: if memory does not even suffice for one row at a time.
@@ -98,10 +98,7 @@ class Predictor(LoadedModel[TextRow]):
         owner = np.repeat(np.arange(len(examples)), [len(example) for example in examples])
 
         def run(most_tokens: int) -> NDArray[np.float64]:
-            found: dict[int, NDArray[np.float64]] = {}
-            for batch in self._batches(rows, owner, intervention, most_tokens, means):
-                outputs = self._forward([rows[row] for row in batch])
-                found.update(zip(batch, outputs, strict=True))
+            found = self._by_row(rows, owner, intervention, most_tokens, means, self._forward)
             return np.stack([found[row] for row in range(len(rows))])
 
         outputs, _ = self._within_memory(rows, self.most_tokens, run)
