@@ -62,12 +62,7 @@ _STRICT = ConfigDict(extra="forbid", strict=True)
 @with_config(_STRICT)
 @dataclass(frozen=True, kw_only=True)
 class Flagged:
-    """An outlier dimension.
-
-    Attributes:
-        dim: its index in the hidden vector.
-        layers: the layers (0-based) in which the rule flags it.
-    """
+    """An outlier dimension, and the layers (0-based) in which the rule flags it."""
 
     dim: Index
     layers: tuple[Index, ...]
@@ -102,13 +97,9 @@ class CheckpointBaseline:
 
     Attributes:
         label: its short name in the run.
-        reference: the checkpoint as it was named.
-        revision: resolved.
-        architecture: class of the model.
+        reference: the checkpoint as it was named; its ``revision`` is the resolved one.
         corpus: description of the text.
         text_blocks: text blocks of the corpus; the profile may hold fewer.
-        layers: of the model.
-        hidden_size: D.
         conditions: what has to be equal for numbers to be compared.
         provenance: what else the numbers depend on: hashes, versions, device.
         outliers: ascending by dimension.
@@ -212,13 +203,7 @@ class CheckpointBaseline:
 @with_config(_STRICT)
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """A file of them.
-
-    Attributes:
-        robustness: version that wrote it.
-        created: date and time, ISO 8601.
-        checkpoints: with different labels.
-    """
+    """A file of them: when it was created (ISO 8601), and by which version of robustness."""
 
     kind: Literal["robustness profile"] = KIND
     schema: Literal[1] = SCHEMA

@@ -18,11 +18,9 @@ Outcome = Literal["same", "regressed"]
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointDiff:
-    """One checkpoint in two profiles.
+    """One checkpoint in two profiles, the older and the newer one.
 
     Attributes:
-        then: the older profile.
-        now: the newer one.
         verdicts: by what they are about: ``outliers``, ``perplexity``, ``dim308``.
         left_out: ablations of the older profile that the newer one does not hold.
         new: ablations of the newer profile that the older one does not hold.
@@ -64,14 +62,7 @@ def diff(
     alpha: float,
     sources: tuple[str, str],
 ) -> tuple[CheckpointDiff, ...]:
-    """Every checkpoint of two profiles.
-
-    Args:
-        then: the older one, the baseline.
-        now: the newer one.
-        tolerances: how far they may lie apart.
-        alpha: error probability of an interval.
-        sources: the profiles' files, for messages.
+    """Every checkpoint of two profiles, which were read from ``sources``.
 
     Raises:
         BaselineError: if they hold other checkpoints, or were measured under other conditions.

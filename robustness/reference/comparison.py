@@ -145,7 +145,7 @@ def decide_paired(
         change_nats: what a text block's NLL, or ΔNLL, differs from the baseline's; shape (n,).
         tokens: scored tokens, shape (n,).
         within: tolerance, a ratio above 1.
-        both_ways: whether the inverse is an end of the tolerance, too.
+        both_ways: whether its inverse is an end of the tolerance, too.
         alpha: error probability over all looks.
         exhausted: whether these are all text blocks that the baseline holds.
     """
@@ -159,13 +159,15 @@ def decide_paired(
         decide_ratio(change, tokens, threshold=end, alpha=alpha, exhausted=exhausted)
         for end, _ in ends
     ]
-    sides = [(each.side, passes) for each, (_, passes) in zip(decisions, ends, strict=True)]
     nearest = int(both_ways and decisions[0].measured < 1)
     threshold, passes = ends[nearest]
     side: Side | None = None
-    if any(found is not None and found != wanted for found, wanted in sides):
+    inside = {
+        each.side and each.side == good for each, (_, good) in zip(decisions, ends, strict=True)
+    }
+    if False in inside:
         side = _OTHER[passes]
-    elif all(found == wanted for found, wanted in sides):
+    elif inside == {True}:
         side = passes
     fields = {**vars(decisions[nearest]), "side": side}
     return PairedDecision(**fields, threshold=threshold, passes=passes)
@@ -218,17 +220,7 @@ def paired_verdict(
     intact: IntactFigures | None = None,
     alpha: float | None = None,
 ) -> Verdict:
-    """The verdict that a paired decision amounts to.
-
-    Args:
-        decision: the last one.
-        statement: the sentence that is true if it passes.
-        reason: the numbers behind it.
-        figures: the same now and in the baseline.
-        history: the decisions on the way.
-        intact: the intact model.
-        alpha: error probability, where the decision was sequential.
-    """
+    """The verdict that a paired decision amounts to; ``alpha`` if that was sequential."""
     outcome: Outcome = "inconclusive"
     if decision.side is not None:
         outcome = "pass" if decision.side == decision.passes else "fail"

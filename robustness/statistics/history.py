@@ -17,10 +17,7 @@ def thinned(
 
     Of many, half are spread evenly and half evenly on a logarithmic scale: an interval narrows most
     at the beginning. None is changed, and which are left out does not depend on their numbers.
-
-    Args:
-        entries: one per decision, in their order.
-        most: how many at most, at least 4.
+    ``most`` is at least 4.
     """
     n = len(entries)
     if n <= most:

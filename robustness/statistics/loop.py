@@ -86,10 +86,7 @@ class Statistic(ABC, Generic[E, D]):
     ) -> tuple[Precision, ...]:
         """What reduced precision costs each mean that is decided on.
 
-        Args:
-            reduced: per text block, by name, in reduced precision.
-            full: the same in float32.
-            tokens: scored tokens per text block.
+        ``reduced`` and ``full`` hold the same numbers per text block, by name, in either precision.
         """
         raise NotImplementedError
 
@@ -116,13 +113,7 @@ ends whatever was found."""
 
 @dataclass(frozen=True, kw_only=True)
 class Decided(Generic[E_co, D_co]):
-    """The end of the loop.
-
-    Attributes:
-        decision: the last one.
-        evidence: that it rests on.
-        history: the decisions on the way, and the last.
-    """
+    """The last decision, the evidence that it rests on, and the decisions on the way to it."""
 
     decision: D_co
     evidence: E_co
@@ -134,13 +125,8 @@ def decided(
 ) -> Decided[E, D]:
     """Ask a statistic after every chunk, and stop as soon as it decides.
 
-    Where reduced precision leaves the decision open, everything is measured once more in float32.
-
-    Args:
-        statistic: says what the evidence tells.
-        grow: makes evidence.
-        exhaustive: whether to go on until everything was seen.
-        watch: told how far it has come.
+    It goes on until everything was seen if that is to be ``exhaustive``. Where reduced precision
+    leaves the decision open, everything is measured once more in float32.
     """
     for judge in (statistic, None):
         end = _one_pass(statistic, grow(judge), exhaustive=exhaustive, watch=watch)

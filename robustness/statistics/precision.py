@@ -20,11 +20,11 @@ NEAR = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """What measuring in reduced precision costs a check.
+    """What measuring in reduced precision costs a check, in nats per text block.
 
     Attributes:
-        slack_nats: possible systematic error of a mean ΔNLL, in nats per text block.
-        distance_nats: distance of mean ΔNLL from the threshold, in nats per text block.
+        slack_nats: possible systematic error of a mean ΔNLL.
+        distance_nats: of that mean from the threshold.
         needs_float32: the error is no small part (over 10 %) of the distance.
     """
 

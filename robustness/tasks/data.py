@@ -93,13 +93,10 @@ class TaskData:
         return f"{self.name} ({self.n_examples:,} examples)"
 
     def classes(self, names: Mapping[int, str]) -> list[int]:
-        """The examples' labels as numbers of a classifier's outputs.
+        """The examples' labels as numbers of a classifier's outputs, called ``names``.
 
         By name where the classifier knows these names (two data sets may number the same labels
         differently), else by number.
-
-        Args:
-            names: of the classifier's outputs (``id2label``).
 
         Raises:
             TaskError: if a label is neither a name nor a number that it has.

@@ -109,7 +109,7 @@ def decide_mean(
         drops: per example, from -1 to 1, shape (n,), in the order in which they were seen.
         threshold: on the mean.
         alpha: error probability over all looks.
-        minimum: examples before the first decision.
+        minimum: examples before which nothing is excluded.
         exhausted: whether these are all examples, of a fixed ablation.
     """
     values = np.asarray(drops, dtype=np.float64)
@@ -210,14 +210,7 @@ def decide_score(
     The interval is that of the bootstrap (:func:`bootstrap_interval`), each end moved outwards by
     the tail guard (:func:`guarded`). Where a bootstrap of the allowed size cannot resolve the error
     probability, the look excludes nothing: a later one decides, at the latest the end.
-
-    Args:
-        paired: predictions for the examples seen so far.
-        metric: the score.
-        threshold: on the drop.
-        alpha: error probability over all looks, in each direction.
-        n_examples: of the whole task.
-        seed: of the bootstrap.
+    ``alpha`` is the error probability over all looks at the task's ``n_examples``, each way.
     """
     n, drop = len(paired.labels), paired.drop(metric)
     if n >= n_examples:

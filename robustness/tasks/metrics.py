@@ -34,14 +34,7 @@ _SLICE = 2_000_000
 def chosen_metric(
     choice: MetricChoice, kind: TaskKind, *, usual: Metric | None, n_classes: int, what: str
 ) -> Metric:
-    """The metric of a task.
-
-    Args:
-        choice: of the policy.
-        kind: of the task.
-        usual: the data set's own.
-        n_classes: of a classifier.
-        what: the task's name, for messages.
+    """The metric of a task, called ``what``: the policy's choice, or the data set's ``usual`` one.
 
     Raises:
         TaskError: if the metric does not suit the task, or needs a package that is not installed.
