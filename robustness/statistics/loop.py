@@ -7,7 +7,7 @@ is the same for all.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from robustness.statistics.decisions import NOTHING_EXCLUDED, Side
 from robustness.statistics.figures import HistoryEntry
-from robustness.statistics.history import thinned
 from robustness.statistics.precision import Precision
 
 
@@ -60,6 +59,9 @@ E = TypeVar("E", bound=Evidence)
 D = TypeVar("D", bound=AnyDecision)
 E_co = TypeVar("E_co", bound=Evidence, covariant=True)
 D_co = TypeVar("D_co", bound=AnyDecision, covariant=True)
+MOST_ENTRIES = 64
+"""Decisions that are kept of a verdict."""
+
 Deltas = dict[str, NDArray[np.float64]]
 
 
@@ -167,3 +169,22 @@ def _entry(decision: AnyDecision, seen: int) -> HistoryEntry:
 def known(interval: tuple[float, float] | None) -> tuple[float, float] | None:
     """The interval if it excludes anything."""
     return None if interval == NOTHING_EXCLUDED else interval
+
+
+def thinned(
+    entries: Sequence[HistoryEntry], *, most: int = MOST_ENTRIES
+) -> tuple[HistoryEntry, ...]:
+    """The entries that a report shows: all, or as many as it can, first and last included.
+
+    Of many, half are spread evenly and half evenly on a logarithmic scale: an interval narrows most
+    at the beginning. None is changed, and which are left out does not depend on their numbers.
+    ``most`` is at least 4.
+    """
+    n = len(entries)
+    if n <= most:
+        return tuple(entries)
+    spread = [
+        *np.linspace(0, n - 1, most // 2),
+        *(np.geomspace(1, n, most - most // 2) - 1),
+    ]
+    return tuple(entries[index] for index in sorted({round(float(place)) for place in spread}))

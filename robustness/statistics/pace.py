@@ -49,12 +49,12 @@ class Pace:
 
         Args:
             statement: what is decided.
-            seen: text blocks (or examples) measured, over all passes.
+            seen: units measured, over all passes.
             found: the figure so far.
             interval: of that figure, if it excludes anything.
-            total: there are in one pass.
-            most: after how many it ends whatever was found; by default after one pass.
-            unit: of these numbers, for people.
+            total: units in one pass.
+            most: units after which it ends whatever was found; by default after one pass.
+            unit: ``text blocks`` or ``examples``.
         """
         passes, place = divmod(seen - 1, total)
         again = f", pass {passes + 1}" if passes else ""

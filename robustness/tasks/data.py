@@ -165,7 +165,10 @@ def _read(reference: str) -> TaskData:
                 f"{path.name}:text,text:label ({listed(columns)})"
             )
         return _task(path.name, columns, *parts)
-    name, *parts = split_reference(reference) if found is None else [str(found[0]), *_rest(found)]
+    if found is None:
+        name, *parts = split_reference(reference)
+    else:
+        name, parts = str(found[0]), split_reference(found[1]) if found[1] else []
     if found is None and name.startswith("glue/"):
         return _read_glue(reference, name.removeprefix("glue/"), parts)
     if found is None and name.lower().endswith(tuple(TABLES)):
@@ -179,10 +182,6 @@ def _read(reference: str) -> TaskData:
         )
     *config, split, texts, label = parts
     return _read_split(name, "".join(config) or None, split, texts, label, local=found is not None)
-
-
-def _rest(found: tuple[Any, str]) -> list[str]:
-    return split_reference(found[1]) if found[1] else []
 
 
 def _read_glue(reference: str, task: str, parts: Sequence[str]) -> TaskData:
@@ -225,7 +224,8 @@ def _task(
     class_names: Sequence[str] | None = None,
     metric: Metric | None = None,
 ) -> TaskData:
-    wanted = _text_columns(text_columns, columns)
+    # Names between commas, unless one column is called just that.
+    wanted = [text_columns] if text_columns in columns else text_columns.split(",")
     for column in (*wanted, label_column):
         if column not in columns:
             raise TaskError(f"{name} has no column {column!r}; choose from {listed(columns)}")
@@ -256,11 +256,6 @@ def _task(
         metric=metric,
         texts_fingerprint=digest([list(row) for row in rows]),
     )
-
-
-def _text_columns(text: str, columns: Mapping[str, Any]) -> list[str]:
-    """Names between commas, unless one column is called just that."""
-    return [text] if text in columns else text.split(",")
 
 
 def _whole(label: Label) -> int | None:

@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import NormalDist
+from typing import TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -123,67 +124,59 @@ def decide_mean(
     return _estimate(mean, interval, threshold, n)
 
 
-def decide_factor(
-    joint: ArrayLike,
-    control: ArrayLike,
-    *,
-    factor: float,
-    alpha: float,
-    bound: float | None,
-    joint_drop: float | None,
-) -> FactorDecision:
-    """Ask whether a joint drop is positive and at least ``factor`` times the mean control's.
+class FactorRule(TypedDict):
+    """What two drops are asked.
 
-    As for perplexity, on joint - factor * control of each draw, never on a ratio of estimates.
-
-    Args:
-        joint: drops of a fixed ablation, per draw, shape (n,).
-        control: of a random one on the same examples.
+    Attributes:
         factor: positive.
         alpha: error probability over all looks.
         bound: of single drops, where they are those of single examples.
         joint_drop: of the fixed ablation on the whole task, once it is known.
     """
+
+    factor: float
+    alpha: float
+    bound: float | None
+    joint_drop: float | None
+
+
+def decide_factor(
+    joint: ArrayLike, control: ArrayLike, **rule: Unpack[FactorRule]
+) -> FactorDecision:
+    """Ask whether a joint drop is positive and at least ``factor`` times the mean control's.
+
+    As for perplexity, on joint - factor * control of each draw, never on a ratio of estimates.
+    ``joint`` are the drops of a fixed ablation per draw, shape (n,), ``control`` those of a random
+    one on the same examples.
+    """
     fixed, random = np.asarray(joint, dtype=np.float64), np.asarray(control, dtype=np.float64)
     side: Side | None = None
-    if joint_drop is not None and joint_drop <= 0:
+    if rule["joint_drop"] is not None and rule["joint_drop"] <= 0:
         side = "below"
     elif len(fixed) >= FIRST_LOOK_AT_DRAWS:
-        samples = _samples_for_factor(fixed, random, factor, bound, joint_drop)
-        side = SIDES[min(int(mean_side(sample, alpha)) for sample in samples)]
-    return FactorDecision(
-        side=side,
-        joint_mean=float(fixed.mean()),
-        control_mean=float(random.mean()),
-        seen=len(fixed),
-    )
+        samples = _samples_for_factor(fixed, random, rule)
+        side = SIDES[min(int(mean_side(sample, rule["alpha"])) for sample in samples)]
+    means = {"joint_mean": float(fixed.mean()), "control_mean": float(random.mean())}
+    return FactorDecision(side=side, seen=len(fixed), **means)
 
 
 def draws_for_factor(
-    joint: ArrayLike,
-    control: ArrayLike,
-    *,
-    factor: float,
-    alpha: float,
-    bound: float | None,
-    joint_drop: float | None,
-    optimism: float = 0.0,
+    joint: ArrayLike, control: ArrayLike, *, optimism: float = 0.0, **rule: Unpack[FactorRule]
 ) -> float:
     """Draws that :func:`decide_factor` would need if they went on as they began.
 
     Its means may lie farther from 0 than they were seen to, by ``optimism`` standard errors.
     """
     fixed, random = np.asarray(joint, dtype=np.float64), np.asarray(control, dtype=np.float64)
-    samples = _samples_for_factor(fixed, random, factor, bound, joint_drop)
-    return max(values_to_decide(sample, alpha, optimism=optimism) for sample in samples)
+    samples = _samples_for_factor(fixed, random, rule)
+    return max(values_to_decide(sample, rule["alpha"], optimism=optimism) for sample in samples)
 
 
-def _samples_for_factor(
-    fixed: Floats, random: Floats, factor: float, bound: float | None, joint_drop: float | None
-) -> list[Summary]:
+def _samples_for_factor(fixed: Floats, random: Floats, rule: FactorRule) -> list[Summary]:
     """What must be told from 0: the comparison, and the joint drop as long as it is not known."""
+    factor, bound = rule["factor"], rule["bound"]
     samples = [(fixed - factor * random, 1 + factor)]
-    samples += [(fixed, 1.0)] if joint_drop is None else []
+    samples += [(fixed, 1.0)] if rule["joint_drop"] is None else []
     return [summarise(s) if bound is None else bounded(s, widest * bound) for s, widest in samples]
 
 
