@@ -46,13 +46,13 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class IntactEvidence:
-    """The intact model on the text blocks seen so far; shapes (n,).
+    """The intact model on the text blocks seen so far.
 
     Attributes:
-        nll_nats: negative log-likelihood per text block.
-        tokens: scored tokens per text block.
+        nll_nats: summed negative log-likelihood of each, shape (n,).
+        tokens: how many tokens of each were scored, shape (n,).
         whole: whether these are all text blocks of the corpus.
-        comparison: of two precisions, once more than one has been used.
+        comparison: what two precisions differ by, once both have been used.
     """
 
     nll_nats: NDArray[np.float64]
@@ -62,7 +62,7 @@ class IntactEvidence:
 
     @property
     def seen(self) -> int:
-        """Text blocks."""
+        """How many text blocks were read."""
         return len(self.tokens)
 
     @property
@@ -84,7 +84,7 @@ class BesideIntact:
 
     @property
     def seen(self) -> int:
-        """Text blocks."""
+        """How many text blocks were read."""
         return self.intact.seen
 
     @property
@@ -94,7 +94,7 @@ class BesideIntact:
 
     @property
     def comparison(self) -> Comparison | None:
-        """Of two precisions, once more than one has been used."""
+        """What two precisions differ by, once both have been used."""
         return self.intact.comparison
 
     @property
@@ -108,14 +108,14 @@ class InterventionEvidence(BesideIntact):
     """Some interventions beside the intact model, on the text blocks seen so far.
 
     Attributes:
-        deltas_nll: of each intervention, minus intact, in nats, per text block.
+        deltas_nll: for each intervention its NLL minus the intact one, in nats, shape (n,).
     """
 
     deltas_nll: tuple[NDArray[np.float64], ...]
 
     @property
     def delta_nll(self) -> NDArray[np.float64]:
-        """Of the only intervention."""
+        """What the only intervention changes."""
         (only,) = self.deltas_nll
         return only
 
@@ -138,10 +138,10 @@ class ControlEvidence(BesideIntact):
     ``intact`` holds the text blocks of the first pass.
 
     Attributes:
-        tokens: scored tokens per text block of the stream, all passes, shape (n,).
-        delta_nll: of the random ablation, shape (n,).
-        joint_delta_nll: of the fixed ablation it is compared with, or ``None``.
-        draw: number of the draw that each text block of the stream belongs to, shape (n,).
+        tokens: scored tokens per text block of all passes, shape (n,).
+        delta_nll: what the random ablation adds to its NLL, shape (n,).
+        joint_delta_nll: what the fixed ablation does that it is compared with, if any.
+        draw: number of the draw that each text block belongs to, shape (n,).
         complete_draws: draws that have been measured on all their text blocks.
     """
 
@@ -153,7 +153,7 @@ class ControlEvidence(BesideIntact):
 
     @property
     def seen(self) -> int:
-        """Text blocks, over all passes."""
+        """How many text blocks were read, over all passes."""
         return len(self.tokens)
 
     @property

@@ -66,8 +66,8 @@ class Execution(LoadedModel[ScoredBlock]):
         Args:
             chunk: what is asked about its text blocks.
             interventions: what is done to the model.
-            most_tokens: of a batch, at first.
-            dtype: of the model's matrix products.
+            most_tokens: the largest batch to try at first.
+            dtype: precision of the model's matrix products.
             means: mean features of the intact model, for interventions that need them.
 
         Raises:

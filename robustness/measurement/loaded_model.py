@@ -33,7 +33,7 @@ class Row(Protocol):
 
     @property
     def length(self) -> int:
-        """Tokens."""
+        """How many tokens it has."""
 
 
 R = TypeVar("R", bound=Row)

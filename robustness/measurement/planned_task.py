@@ -31,12 +31,10 @@ class PlannedTask:
     """What a checkpoint is asked beside, or instead of, being a language model.
 
     Attributes:
-        reference: of the data.
-        name: of the data, for reports.
+        reference: names the data, as ``name`` does in reports.
         kind: what the model is asked.
         metric: the score.
-        examples: how many.
-        words: of an example, on average.
+        words: how many an example has on average.
         classes: names of a classifier's outputs.
         checkpoint: resolved for the task, in plain JSON types: it may be another class of the
             same files.
@@ -128,12 +126,7 @@ def plan_task(
 ) -> PlannedTask:
     """Resolve a checkpoint for the policy's task, and see whether they suit each other.
 
-    Args:
-        checkpoint: resolved, as a language model or for the task.
-        task: what the policy says of it.
-        model_profile: of the checkpoint.
-        context: of the run.
-        stack: which stack of layers is vetted.
+    The checkpoint was resolved as a language model or for the task.
 
     Raises:
         TaskError: if the policy names no task, or none that suits the checkpoint.

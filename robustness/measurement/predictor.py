@@ -35,7 +35,7 @@ class TextRow:
 
     @property
     def length(self) -> int:
-        """Tokens."""
+        """How many tokens it has."""
         return len(self.ids)
 
 

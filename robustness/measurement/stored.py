@@ -29,9 +29,9 @@ class StoredMeasurement(ABC):
     Args:
         checkpoint: what is measured.
         anatomy_record: where it can be ablated, in plain JSON types.
-        seed: of the order of measurement.
+        seed: decides the order of measurement.
         device: ``cpu``, ``cuda[:n]`` or ``mps``.
-        context: of the run.
+        context: the run's store and threads.
     """
 
     chunk_key: ClassVar[str]
@@ -64,7 +64,7 @@ class StoredMeasurement(ABC):
 
     @abstractmethod
     def _first_rows(self, number: int) -> "Sequence[Row]":
-        """All rows of the first so many text blocks or examples."""
+        """What the model reads of the first text blocks or examples."""
 
     @cached_property
     def _sites(self) -> str:

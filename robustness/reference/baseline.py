@@ -31,11 +31,11 @@ from robustness.store.documents import first_fault, read_document
 from robustness.store.files import write_atomically
 
 SCHEMA: Literal[1] = 1
-"""Of a profile; part of the public interface."""
+"""Version of a profile; part of the public interface."""
 
 KIND: Literal["robustness profile"] = "robustness profile"
 MOST_NATS = 1e12
-"""Of a text block: sums of what is read cannot overflow."""
+"""The most that a text block may have: sums of what is read cannot overflow."""
 
 
 def _printable(text: str) -> str:
@@ -104,8 +104,8 @@ class CheckpointBaseline:
         provenance: what else the numbers depend on: hashes, versions, device.
         outliers: ascending by dimension.
         tokens: scored tokens per text block, in the order of measurement, shape (n,).
-        nll_nats: of the intact model, shape (n,).
-        ablations: of single outlier dimensions, and of all together.
+        nll_nats: the intact model's, shape (n,).
+        ablations: each outlier dimension's, and that of all together.
     """
 
     label: Text
@@ -145,7 +145,7 @@ class CheckpointBaseline:
 
     @property
     def held(self) -> int:
-        """Text blocks with numbers."""
+        """How many text blocks have numbers."""
         return len(self.nll_nats)
 
     @property
@@ -156,7 +156,7 @@ class CheckpointBaseline:
 
     @property
     def perplexity(self) -> float:
-        """Of the intact model on the text blocks held."""
+        """The intact model's, on the text blocks held."""
         return float(np.exp(min(math.fsum(self.nll_nats) / sum(self.tokens), 700.0)))
 
     def summary(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from robustness.reference.comparison import Tolerances, compare_baselines, diffe
 from robustness.statistics.verdict import Verdict
 
 SCHEMA = 1
-"""Of the JSON that ``robustness diff --json`` writes; part of the public interface."""
+"""Version of the JSON that ``robustness diff --json`` writes; part of the public interface."""
 
 Outcome = Literal["same", "regressed"]
 

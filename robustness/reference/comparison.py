@@ -50,9 +50,9 @@ class Tolerances:
     """How far two checkpoints may lie apart.
 
     Attributes:
-        dims: outlier dimensions: ``same``, ``subset``, ``superset`` or ``any``.
-        max_perplexity_ratio: of the newer one's perplexity to the older one's.
-        max_degradation_ratio: between two degradations, up or down.
+        dims: which outlier dimensions the newer may have; see :func:`outlier_verdict`.
+        max_perplexity_ratio: how much larger perplexity may be than the older one's.
+        max_degradation_ratio: how far degradations may lie apart, up or down.
     """
 
     dims: str

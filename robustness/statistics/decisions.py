@@ -22,7 +22,7 @@ from robustness.statistics.sequential import check_alpha, ratio_interval, ratio_
 Side: TypeAlias = Literal["above", "below"]
 
 SIDES: Mapping[int, Side | None] = {1: "above", -1: "below", 0: None}
-"""By the sign that :mod:`robustness.statistics.sequential` gives them."""
+"""The sides by their signs in :mod:`robustness.statistics.sequential`."""
 
 NOTHING_EXCLUDED = (0.0, math.inf)
 """The interval of a ratio before the first decision is allowed."""

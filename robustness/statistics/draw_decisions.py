@@ -42,7 +42,7 @@ class MedianDecision:
         e_values: evidence for ``below`` and for ``above``; either decides from 1/alpha on.
         draws: draws seen.
         tokens: scored tokens seen.
-        median: of the draws' degradations (geometric middle of the two middle ones).
+        median: the middle degradation (of two, their geometric mean).
         mean: exp(ΣΔNLL / Σtokens) over all draws, the average loss of the paper's 1000 draws.
         interval: the medians that the evidence does not exclude.
         worst: indices of the draws with the largest degradation, the largest first.
@@ -177,8 +177,8 @@ def decide_factor(
     every text block counts as a draw of its own.
 
     Args:
-        joint_delta_nll: nats per text block, shape (n,).
-        control_delta_nll: of a random ablation on the same text blocks, shape (n,).
+        joint_delta_nll: nats per text block that a fixed ablation adds, shape (n,).
+        control_delta_nll: the same for a random ablation of these text blocks.
         factor: positive.
         alpha: error probability over all looks.
         minimum: draws before the first decision.

@@ -24,7 +24,7 @@ class Evidence(Protocol):
 
     @property
     def seen(self) -> int:
-        """Text blocks or examples, over all passes."""
+        """How many text blocks or examples, over all passes."""
 
     @property
     def whole(self) -> bool:
@@ -40,7 +40,7 @@ class AnyDecision(Protocol):
 
     @property
     def side(self) -> Side | None:
-        """Of the threshold; ``None`` while undecided."""
+        """On which side of the threshold the number lies; ``None`` while undecided."""
 
     @property
     def measured(self) -> float:
@@ -48,7 +48,7 @@ class AnyDecision(Protocol):
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Of that number; ``None`` if it is exact, or is no estimate."""
+        """What the number may be; ``None`` if it is exact, or is no estimate."""
 
     @property
     def exact(self) -> bool:

@@ -33,7 +33,7 @@ class Precision:
     needs_float32: bool
 
     def cost(self) -> PrecisionCost:
-        """For a report."""
+        """What a report shows of it."""
         return PrecisionCost(
             slack_nats=float(self.slack_nats), distance_nats=float(self.distance_nats)
         )

@@ -63,9 +63,9 @@ class TaskData:
 
     Attributes:
         name: a short name for reports.
-        texts: of each example, one or two.
-        labels: of each example, as they stand there.
-        numbers: of each example, where the data set numbers its labels itself.
+        texts: one or two for each example.
+        labels: one for each example, as they stand there.
+        numbers: those of the labels, where the data set numbers them itself.
         metric: the task's own, where it is known.
         texts_fingerprint: identifies the texts and their order, wherever they lie.
     """
@@ -89,7 +89,7 @@ class TaskData:
 
     @property
     def description(self) -> str:
-        """For a header."""
+        """What a header says of it."""
         return f"{self.name} ({self.n_examples:,} examples)"
 
     def classes(self, names: Mapping[int, str]) -> list[int]:

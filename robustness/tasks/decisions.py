@@ -75,7 +75,7 @@ class Paired:
         return score(metric, self.labels, self.first) - score(metric, self.labels, self.second)
 
     def drop_per_example(self) -> Floats:
-        """Of the accuracy: 1 where only the first prediction is right, -1 where only the second."""
+        """Drops of the accuracy: 1 where only the first prediction is right, -1 the second."""
         right = [(each == self.labels).astype(np.float64) for each in (self.first, self.second)]
         drops: Floats = right[0] - right[1]
         return drops
@@ -87,7 +87,7 @@ class Paired:
         return int(np.unique(triples, axis=1).shape[1])
 
     def part(self, rows: NDArray[np.int64] | slice) -> "Paired":
-        """Some of the examples."""
+        """These examples alone."""
         return Paired(labels=self.labels[rows], first=self.first[rows], second=self.second[rows])
 
 
@@ -130,8 +130,8 @@ class FactorRule(TypedDict):
     Attributes:
         factor: positive.
         alpha: error probability over all looks.
-        bound: of single drops, where they are those of single examples.
-        joint_drop: of the fixed ablation on the whole task, once it is known.
+        bound: the largest drop there can be, where drops are those of single examples.
+        joint_drop: what the fixed ablation does on the whole task, once that is known.
     """
 
     factor: float
