@@ -22,10 +22,8 @@ MOST_LINES_OF_CODE = 40  # of a function, its docstring aside: a screen
 
 LONG_FUNCTIONS = {
     # to be cut
-    "measurement.planned_task.plan_task",
     "report.collected.checkpoint_result",
     "report.trace.page.to_html",
-    "statistics.decisions.decide_factor",
 }
 LONG_MODULES = {  # to be cut
     "measurement.evidence",

@@ -15,7 +15,7 @@ from robustness.checks.subject import Subject
 from robustness.checks.verdicts import intact_figures, precision_figures, scored, verdict
 from robustness.measurement.evidence import ControlEvidence, control_evidence
 from robustness.scoring.sampling import random_candidates, random_dims
-from robustness.statistics.decisions import MedianDecision
+from robustness.statistics.draw_decisions import MedianDecision
 from robustness.statistics.figures import Details, DrawFigure, DrawFigures, FactorFigures
 from robustness.statistics.loop import Grow, decided
 from robustness.statistics.verdict import Verdict

@@ -8,21 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustness.measurement.evidence import ControlEvidence, IntactEvidence, InterventionEvidence
-from robustness.statistics.decisions import (
-    Decision,
+from robustness.statistics.decisions import Decision, Side, decide_ratio
+from robustness.statistics.draw_decisions import (
     FactorDecision,
     MedianDecision,
-    Side,
     decide_factor,
     decide_median,
-    decide_ratio,
 )
 from robustness.statistics.loop import Deltas, Evidence, Statistic
-from robustness.statistics.precision import (
-    Precision,
-    reduced_precision,
-    reduced_precision_of_draws,
-)
+from robustness.statistics.precision import Precision, reduced_precision
 
 E = TypeVar("E", bound=Evidence)
 Tokens = NDArray[np.int64]
@@ -200,7 +194,7 @@ class MedianOfDraws(Statistic[ControlEvidence, MedianDecision]):
     max_draws: int
 
     def decide(self, evidence: ControlEvidence) -> MedianDecision | None:
-        """See :func:`robustness.statistics.decisions.decide_median`."""
+        """See :func:`robustness.statistics.draw_decisions.decide_median`."""
         if not len(evidence.draw_tokens):
             return None
         return decide_median(
@@ -213,7 +207,7 @@ class MedianOfDraws(Statistic[ControlEvidence, MedianDecision]):
 
     def costs(self, reduced: Deltas, full: Deltas, tokens: Tokens) -> tuple[Precision, ...]:
         pair = (reduced["delta"], full["delta"])
-        return (reduced_precision_of_draws(*pair, tokens, threshold=self.threshold),)
+        return (reduced_precision(*pair, tokens, threshold=self.threshold, of_draws=True),)
 
     def spent(self, evidence: ControlEvidence) -> bool:
         """After ``max_draws`` draws."""
@@ -239,7 +233,7 @@ class EffectFactor(Statistic[ControlEvidence, FactorDecision]):
     max_draws: int
 
     def decide(self, evidence: ControlEvidence) -> FactorDecision | None:
-        """See :func:`robustness.statistics.decisions.decide_factor`."""
+        """See :func:`robustness.statistics.draw_decisions.decide_factor`."""
         assert evidence.joint_delta_nll is not None
         slack = (*evidence.slack_nats, 0.0)[:2]
         # Text blocks of one draw share its harm: a draw is the unit, and only if complete.

@@ -1,5 +1,5 @@
 """(checkpoint, corpus or task, intervention) -> numbers in the store, measured once.
 
 What is asked comes from :mod:`robustness.scoring`; what the numbers mean is decided in
-:mod:`robustness.checks`. Torch-free but for `execution`, `predictor`.
+:mod:`robustness.checks`. Torch-free but for `execution`, `loaded_model`, `predictor`.
 """

@@ -19,14 +19,9 @@ norms and the residual stream their own copies; an upper bound for the common ar
 
 
 def micro_batches(lengths: Sequence[int], *, most_tokens: int) -> list[list[int]]:
-    """Rows of a chunk grouped into batches: similar lengths together, bounded tokens.
+    """Row indices of each batch: similar lengths together, the shortest first.
 
-    Args:
-        lengths: tokens of each row.
-        most_tokens: of a batch, padding included; a longer row is a batch of its own.
-
-    Returns:
-        Row indices of each batch, the shortest first, together every row once.
+    A batch has at most ``most_tokens``, padding included; a longer row is a batch of its own.
     """
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     batches: list[list[int]] = []
@@ -40,12 +35,8 @@ def micro_batches(lengths: Sequence[int], *, most_tokens: int) -> list[list[int]
 def first_guess(device: str, *, hidden_size: int, reserved: int) -> int:
     """The most tokens of a batch: what is fast, or less where free memory does not allow it.
 
-    Running out of memory halves it; see :func:`is_out_of_memory`.
-
-    Args:
-        device: ``cpu``, ``cuda[:n]`` or ``mps``.
-        hidden_size: D.
-        reserved: bytes that are needed whatever the batch is, for logits.
+    ``reserved`` bytes are needed whatever the batch is. Running out of memory halves the guess; see
+    :func:`is_out_of_memory`.
     """
     wanted = CPU_TOKENS if device == "cpu" else ACCELERATOR_TOKENS
     free = _free_memory(device)

@@ -1,11 +1,12 @@
 """A task in a run's plan: plain data that travels to every worker."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from robustness.anatomy.recorded import recorded_anatomy
 from robustness.anatomy.stacks import StackChoice
@@ -19,7 +20,7 @@ from robustness.store.context import Context
 from robustness.store.store import Record, digest
 from robustness.tasks.data import TaskData, load_task
 from robustness.tasks.metrics import Floats, chosen_metric
-from robustness.tasks.settings import Metric, TaskSettings
+from robustness.tasks.settings import Metric, MetricChoice, TaskSettings
 
 if TYPE_CHECKING:
     from robustness.checkpoint.checkpoint import Checkpoint
@@ -30,12 +31,10 @@ class PlannedTask:
     """What a checkpoint is asked beside, or instead of, being a language model.
 
     Attributes:
-        reference: of the data.
-        name: of the data, for reports.
+        reference: names the data, as ``name`` does in reports.
         kind: what the model is asked.
         metric: the score.
-        examples: how many.
-        words: of an example, on average.
+        words: how many an example has on average.
         classes: names of a classifier's outputs.
         checkpoint: resolved for the task, in plain JSON types: it may be another class of the
             same files.
@@ -97,17 +96,13 @@ class PlannedTask:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {
-            **asdict(self),
-            "classes": list(self.classes),
-            "checkpoint": dict(self.checkpoint),
-            "anatomy_record": dict(self.anatomy_record),
-        }
+        plain: dict[str, Any] = TypeAdapter(PlannedTask).dump_python(self, mode="json")
+        return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "PlannedTask":
         """The inverse of :meth:`to_dict`."""
-        return cls(**{**data, "classes": tuple(data["classes"])})
+        return TypeAdapter(cls).validate_python(data)
 
 
 def labels_of(data: TaskData, kind: TaskKind, classes: tuple[str, ...]) -> Floats:
@@ -131,12 +126,7 @@ def plan_task(
 ) -> PlannedTask:
     """Resolve a checkpoint for the policy's task, and see whether they suit each other.
 
-    Args:
-        checkpoint: resolved, as a language model or for the task.
-        task: what the policy says of it.
-        model_profile: of the checkpoint.
-        context: of the run.
-        stack: which stack of layers is vetted.
+    The checkpoint was resolved as a language model or for the task.
 
     Raises:
         TaskError: if the policy names no task, or none that suits the checkpoint.
@@ -144,54 +134,73 @@ def plan_task(
     """
     from robustness.checkpoint.resolving import resolve
 
-    reference = task.data
-    if reference is None:
+    if task.data is None:
         raise TaskError(
             f"{checkpoint.label} has no task: name one with --robustness-task, or as data under "
             "[task] in the policy"
         )
-    data = load_task(reference)
-    asked = checkpoint
+    data, asked = load_task(task.data), checkpoint
     if checkpoint.scoring != "task":
         asked = resolve(checkpoint.reference, cache=context.root, task=task.kind)
     head = _head(asked, task.kind, context)
     kind, classes = head["kind"], tuple(head["classes"])
+    metric = _suited_metric(data, task.metric, kind, classes, checkpoint)
+    words = sum(len(text.split()) for texts in data.texts for text in texts)
+    return PlannedTask(
+        reference=task.data,
+        name=data.name,
+        kind=kind,
+        metric=metric,
+        examples=data.n_examples,
+        words=words / data.n_examples,
+        classes=classes,
+        checkpoint=asked.to_dict(),
+        anatomy_record=_anatomy_record(asked, checkpoint, model_profile, context, stack),
+        content=_content(data),
+    )
+
+
+def _suited_metric(
+    data: TaskData,
+    choice: MetricChoice,
+    kind: TaskKind,
+    classes: tuple[str, ...],
+    checkpoint: "Checkpoint",
+) -> Metric:
+    """The score, where data and checkpoint suit each other."""
     if kind == "similarity" and not data.pairs:
         raise TaskError(
             f"{checkpoint.label} is a {checkpoint.architecture}: it has no classification head, "
             f"and a similarity needs two texts, where {data.name} has one: give a checkpoint that "
             "was fine-tuned for it"
         )
-    metric = chosen_metric(
-        task.metric, kind, usual=data.metric, n_classes=len(classes), what=data.name
-    )
+    metric = chosen_metric(choice, kind, usual=data.metric, n_classes=len(classes), what=data.name)
     labels = labels_of(data, kind, classes)
     if bool(np.all(labels == labels[0])):
         raise TaskError(f"{data.name}: all examples have the same label, so no score says anything")
-    anatomy: Mapping[str, Any] = model_profile.anatomy_record
-    if asked.architecture != checkpoint.architecture:
-        found = recorded_anatomy(asked, stack, context)
-        places = (found["layers"], found["hidden_size"])
-        if places != (model_profile.layers, model_profile.hidden_size):
-            raise TaskError(
-                f"{checkpoint.label} has {places[0]} layers of {places[1]} features as "
-                f"{asked.architecture}, and {model_profile.layers} of "
-                f"{model_profile.hidden_size} as "
-                f"{checkpoint.architecture}: its task cannot be vetted"
-            )
-        anatomy = found["anatomy"]
-    return PlannedTask(
-        reference=reference,
-        name=data.name,
-        kind=kind,
-        metric=metric,
-        examples=data.n_examples,
-        words=sum(len(t.split()) for texts in data.texts for t in texts) / data.n_examples,
-        classes=classes,
-        checkpoint=asked.to_dict(),
-        anatomy_record=anatomy,
-        content=_content(data),
-    )
+    return metric
+
+
+def _anatomy_record(
+    asked: "Checkpoint",
+    checkpoint: "Checkpoint",
+    model_profile: ModelProfile,
+    context: Context,
+    stack: StackChoice,
+) -> Mapping[str, Any]:
+    """Where the class of model that answers the task can be ablated: in the layers vetted."""
+    if asked.architecture == checkpoint.architecture:
+        return model_profile.anatomy_record
+    found = recorded_anatomy(asked, stack, context)
+    layers, hidden_size = found["layers"], found["hidden_size"]
+    if (layers, hidden_size) != (model_profile.layers, model_profile.hidden_size):
+        raise TaskError(
+            f"{checkpoint.label} has {layers} layers of {hidden_size} features as "
+            f"{asked.architecture}, and {model_profile.layers} of {model_profile.hidden_size} as "
+            f"{checkpoint.architecture}: its task cannot be vetted"
+        )
+    record: Mapping[str, Any] = found["anatomy"]
+    return record
 
 
 def _content(data: TaskData) -> str:

@@ -1,50 +1,47 @@
 """What turns (checkpoint, task, ablation) into stored predictions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robustness.ablation.ablation import MEAN_BLOCKS, Ablation
-from robustness.ablation.interventions import Intact, Intervention, stored_means
+from robustness.ablation.interventions import Intervention
 from robustness.checkpoint.task_heads import TaskKind
-from robustness.errors import MeasurementError
+from robustness.measurement.stored import StoredMeasurement, not_finite
 from robustness.runtime.libraries import library_versions
 from robustness.scoring.sampling import block_order
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
 from robustness.store.context import Context
-from robustness.store.store import Record, canonical_json, digest
+from robustness.store.store import Record
 from robustness.tasks.data import TaskData
 
 if TYPE_CHECKING:
-    from robustness.ablation.edits import Sum
-    from robustness.ablation.hooks import Means
     from robustness.checkpoint.checkpoint import Checkpoint
-    from robustness.measurement.predictor import Predictor, Row
+    from robustness.measurement.predictor import Predictor, TextRow
 
 TASK_METHOD = 1
 """Version of how tasks are measured (docs/PROTOCOL.md); part of every prediction's identity."""
 
 
-class TaskMeasurement:
+class TaskMeasurement(StoredMeasurement):
     """One checkpoint on one task: predictions per chunk of examples, each made once.
 
     Labels and metrics are not part of a prediction's identity: other ones measure nothing anew.
     Predictions are always made in float32.
 
     Args:
-        checkpoint: resolved for the task.
+        checkpoint: resolved for the task; see :class:`StoredMeasurement`, as for
+            ``anatomy_record``, ``seed``, ``device`` and ``context``.
         data: the examples.
         kind: what the model is asked.
-        anatomy_record: where it can be ablated, in plain JSON types.
         max_length: tokens of an example at most.
-        seed: of the order of examples.
-        device: ``cpu``, ``cuda[:n]`` or ``mps``.
-        context: of the run.
         chunk_examples: that are predicted, and stored, together.
     """
+
+    chunk_key = "examples"
+    means_key = "examples"
 
     def __init__(
         self,
@@ -59,15 +56,17 @@ class TaskMeasurement:
         context: Context,
         chunk_examples: int = CHUNK_BLOCKS,
     ) -> None:
-        self.checkpoint = checkpoint
+        super().__init__(
+            checkpoint=checkpoint,
+            anatomy_record=anatomy_record,
+            seed=seed,
+            device=device,
+            context=context,
+        )
         self.data = data
         self.kind = kind
-        self.seed = seed
         self.chunk_examples = chunk_examples
-        self._anatomy_record = anatomy_record
         self._max_length = min(max_length, checkpoint.max_positions or max_length)
-        self._device = device
-        self._threads = context.threads
         identity = {
             "task_method": TASK_METHOD,
             **checkpoint.identity,
@@ -81,7 +80,7 @@ class TaskMeasurement:
             "versions": library_versions(),
         }
         self.store = context.store(identity)
-        self._tokenized: tuple[int, list[list[Row]]] | None = None  # of the last chunk
+        self._tokenized: tuple[int, list[list[TextRow]]] | None = None  # of the last chunk
 
     @property
     def n_examples(self) -> int:
@@ -108,52 +107,32 @@ class TaskMeasurement:
         Raises:
             MeasurementError: if one is not a finite number.
         """
-        for intervention in interventions:  # before a chunk is locked: nobody waits holding a lock
-            if self.store.read(self._key(index, intervention)) is None:
-                self._means(intervention.needs_means)
-        by_key = {
-            self._key(index, intervention)["id"]: intervention for intervention in interventions
-        }
-        records = self.store.obtain(
-            [self._key(index, intervention) for intervention in interventions],
-            lambda key: self._predict(index, by_key[key["id"]]),
+        records = self._obtained(
+            interventions,
+            partial(self._key, index),
+            lambda intervention: self._predict(index, intervention),
         )
-        return [
-            self._checked(record, intervention)
-            for record, intervention in zip(records, interventions, strict=True)
-        ]
-
-    def _key(self, index: int, intervention: Intervention) -> dict[str, Any]:
-        found = intervention.key()
-        key = found if found is None else {**found, "sites": self._sites}
-        return {"examples": index, "id": canonical_json(key)}
-
-    @cached_property
-    def _sites(self) -> str:
-        return digest(dict(self._anatomy_record))
-
-    def _checked(
-        self, record: Mapping[str, Any], intervention: Intervention
-    ) -> NDArray[np.float64]:
-        outputs = np.array(record["outputs"], dtype=np.float64)
-        if not np.isfinite(outputs).all():
-            state = "intact" if isinstance(intervention, Intact) else "ablated"
-            raise MeasurementError(
-                f"the {state} model's answers to {self.data.name} are not finite numbers: its "
-                "weights or activations overflow or hold NaN"
-            )
-        return outputs
+        found = []
+        for record, intervention in zip(records, interventions, strict=True):
+            outputs = np.array(record["outputs"], dtype=np.float64)
+            if not np.isfinite(outputs).all():
+                what = f"answers to {self.data.name} are not finite numbers"
+                raise not_finite(intervention, what)
+            found.append(outputs)
+        return found
 
     def _predict(self, index: int, intervention: Intervention) -> Record:
         if self._tokenized is None or self._tokenized[0] != index:
             self._tokenized = (index, self._rows(self.examples(index)))
-        rows = self._tokenized[1]
-        means = self._means(intervention.needs_means)
-        outputs = self._predictor.predict(rows, intervention, means)
-        self.checkpoint.require_unchanged()
+        outputs = self._execution.predict(
+            self._tokenized[1], intervention, self._means(intervention)
+        )
         return {"outputs": outputs.tolist()}
 
-    def _rows(self, examples: Sequence[int] | NDArray[np.int64]) -> "list[list[Row]]":
+    def _first_rows(self, number: int) -> "list[TextRow]":
+        return [row for rows in self._rows(self.order[:number]) for row in rows]
+
+    def _rows(self, examples: Iterable[int]) -> "list[list[TextRow]]":
         from robustness.measurement.predictor import tokenized
 
         texts = [self.data.texts[int(example)] for example in examples]
@@ -164,28 +143,14 @@ class TaskMeasurement:
         return self.checkpoint.load_tokenizer()
 
     @cached_property
-    def _predictor(self) -> "Predictor":
+    def _execution(self) -> "Predictor":
         from robustness.anatomy.stacks import Anatomy
         from robustness.measurement.predictor import Predictor
 
         return Predictor(
-            load=partial(self.checkpoint.load_model, device=self._device),
+            load=partial(self.checkpoint.load_model, device=self.device),
             kind=self.kind,
             anatomy=Anatomy.from_dict(self._anatomy_record),
-            device=self._device,
+            device=self.device,
             threads=self._threads,
         )
-
-    def _means(self, ablation: Ablation | None) -> "Means | None":
-        """The intact model's mean features over the first examples, from the store if known."""
-        return stored_means(
-            self.store,
-            ablation,
-            identity={"examples": MEAN_BLOCKS, "sites": self._sites},
-            sums=self._feature_sums,
-        )
-
-    def _feature_sums(self, ablation: Ablation) -> "Mapping[int, Sum]":
-        sums = self._predictor.feature_sums(self._rows(self.order[:MEAN_BLOCKS]), ablation)
-        self.checkpoint.require_unchanged()
-        return sums

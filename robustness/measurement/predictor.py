@@ -1,9 +1,8 @@
 """Forward passes on a task's examples: what a model answers, batch by batch."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,22 +10,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from robustness.ablation.edits import Sum
-from robustness.ablation.hooks import Means, summed
+from robustness.ablation.hooks import Means
 from robustness.ablation.interventions import Intervention
 from robustness.checkpoint.task_heads import TaskKind
 from robustness.errors import MeasurementError
-from robustness.measurement.batching import first_guess, is_out_of_memory, micro_batches
-from robustness.measurement.execution import separated, sharing, take_threads
-from robustness.runtime.threads import LibraryChoice, Threads
+from robustness.measurement.loaded_model import LoadedModel
+from robustness.runtime.threads import Threads
 
 if TYPE_CHECKING:
-    from robustness.ablation.ablation import Ablation
     from robustness.anatomy.stacks import Anatomy
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class TextRow:
     """One text or pair as a model reads it, each of shape (T,).
 
     Attributes:
@@ -37,39 +33,38 @@ class Row:
     ids: tuple[int, ...]
     types: tuple[int, ...] | None = None
 
+    @property
+    def length(self) -> int:
+        """How many tokens it has."""
+        return len(self.ids)
+
 
 def tokenized(
     texts: Sequence[tuple[str, ...]], tokenizer: Any, *, kind: TaskKind, max_length: int
-) -> list[list[Row]]:
+) -> list[list[TextRow]]:
     """The rows of each example: one, or for a similarity one for each of the two texts.
 
     What is longer than ``max_length`` tokens is cut, of a pair the longer text first.
     """
-    return [
-        [_row(tokenizer, part, max_length) for part in _parts(example, kind)] for example in texts
-    ]
+
+    def row(*parts: str) -> TextRow:
+        found = tokenizer(*parts, truncation=True, max_length=max_length)
+        types = found.get("token_type_ids")
+        return TextRow(ids=tuple(found["input_ids"]), types=None if types is None else tuple(types))
+
+    alone = kind == "similarity"
+    return [[row(text) for text in example] if alone else [row(*example)] for example in texts]
 
 
-def _parts(example: tuple[str, ...], kind: TaskKind) -> list[tuple[str, ...]]:
-    return [(text,) for text in example] if kind == "similarity" else [example]
-
-
-def _row(tokenizer: Any, texts: tuple[str, ...], max_length: int) -> Row:
-    found = tokenizer(*texts, truncation=True, max_length=max_length)
-    types = found.get("token_type_ids")
-    return Row(ids=tuple(found["input_ids"]), types=None if types is None else tuple(types))
-
-
-class Predictor:
-    """A model, loaded when it is first asked.
+class Predictor(LoadedModel[TextRow]):
+    """A model that answers a task.
 
     Args:
-        load: loads the model to its device.
+        load: see :class:`LoadedModel`, as for ``anatomy``, ``device`` and ``threads``.
         kind: what it is asked.
-        anatomy: where it can be ablated.
-        device: ``cpu``, ``cuda[:n]`` or ``mps``.
-        threads: a share of the processor's cores; ``None`` leaves the library's choice.
     """
+
+    row_and_remedy = ("example", "max_length")
 
     def __init__(
         self,
@@ -80,16 +75,12 @@ class Predictor:
         device: str,
         threads: Threads | None,
     ) -> None:
-        self._load = load
+        super().__init__(load=load, anatomy=anatomy, device=device, threads=threads)
         self._kind = kind
-        self._anatomy = anatomy
-        self._device = device
-        self._threads = threads or LibraryChoice()
-        self._most_tokens: int | None = None
 
     def predict(
         self,
-        examples: Sequence[Sequence[Row]],
+        examples: Sequence[Sequence[TextRow]],
         intervention: Intervention,
         means: Means | None = None,
     ) -> NDArray[np.float64]:
@@ -98,76 +89,30 @@ class Predictor:
         Args:
             examples: rows of each.
             intervention: what is done to the model, by number of the example.
-            means: mean features of the intact model, for interventions that need them.
+            means: mean features of the intact model, where they are needed.
 
         Raises:
             MeasurementError: if memory does not even suffice for one row at a time.
         """
         rows = [row for example in examples for row in example]
         owner = np.repeat(np.arange(len(examples)), [len(example) for example in examples])
-        lengths = [len(row.ids) for row in rows]
-        while True:
-            try:
-                outputs = self._pass(rows, owner, lengths, intervention, means)
-                return self._answers(outputs, owner)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if self.most_tokens <= max(lengths):
-                    raise MeasurementError(
-                        "memory runs out with a single example in a batch: choose a smaller "
-                        "max_length, fewer workers, or a larger machine"
-                    ) from error
-            self._most_tokens = self.most_tokens // 2
 
-    @property
-    def most_tokens(self) -> int:
-        """Tokens of a batch at most; becomes smaller where memory runs out."""
-        if self._most_tokens is None:
-            width = self._anatomy.hidden_size
-            self._most_tokens = first_guess(self._device, hidden_size=width, reserved=0)
-        return self._most_tokens
+        def run(most_tokens: int) -> NDArray[np.float64]:
+            found = self._by_row(rows, owner, intervention, most_tokens, means, self._forward)
+            return np.stack([found[row] for row in range(len(rows))])
 
-    def feature_sums(
-        self, examples: Sequence[Sequence[Row]], ablation: "Ablation"
-    ) -> Mapping[int, Sum]:
-        """The intact model's summed features at an ablation's places, by layer; row by row."""
-        model = self._model
-        with summed(model, self._anatomy.stack, ablation) as sums:
-            for example in sharing(examples, self._threads):
-                for row in example:
-                    self._forward(model, [row])
-        return sums
-
-    def _pass(
-        self,
-        rows: Sequence[Row],
-        owner: NDArray[np.int64],
-        lengths: Sequence[int],
-        intervention: Intervention,
-        means: Means | None,
-    ) -> NDArray[np.float64]:
-        model = self._model
-        found: dict[int, NDArray[np.float64]] = {}
-        batches = micro_batches(lengths, most_tokens=self.most_tokens)
-        for batch in sharing(batches, self._threads):
-            for part in separated(batch, owner, intervention, self._anatomy):
-                about = owner[part].tolist()
-                with intervention.applied(model, self._anatomy, about, means):
-                    outputs = self._forward(model, [rows[row] for row in part])
-                found.update(zip(part, outputs, strict=True))
-        return np.stack([found[row] for row in range(len(rows))])
-
-    def _answers(
-        self, outputs: NDArray[np.float64], owner: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
+        outputs, _ = self._within_memory(rows, self.most_tokens, run)
         if self._kind != "similarity":
             return outputs
         first = np.flatnonzero(np.diff(owner, prepend=-1))
         return cosines(outputs[first], outputs[first + 1])[:, None]
 
-    def _forward(self, model: nn.Module, rows: Sequence[Row]) -> NDArray[np.float64]:
+    def _run_alone(self, row: TextRow) -> None:
+        self._forward([row])
+
+    def _forward(self, rows: Sequence[TextRow]) -> NDArray[np.float64]:
         """Logits of each row, (B, outputs), or the mean of its last hidden states, (B, D)."""
+        model = self._model
         with torch.inference_mode():
             inputs = self._batch(model, rows)
             found = model(**inputs)
@@ -183,26 +128,21 @@ class Predictor:
         result: NDArray[np.float64] = answers.cpu().double().numpy()
         return result
 
-    def _batch(self, model: Any, rows: Sequence[Row]) -> dict[str, Tensor]:
+    def _batch(self, model: Any, rows: Sequence[TextRow]) -> dict[str, Tensor]:
         """Inputs padded on the right to the longest row, (B, T)."""
         pad = getattr(model.config, "pad_token_id", None) or 0
-        length = max(len(row.ids) for row in rows)
+        length = max(row.length for row in rows)
         ids = torch.full((len(rows), length), pad)
         real, types = torch.zeros_like(ids), torch.zeros_like(ids)
         for place, row in enumerate(rows):
-            ids[place, : len(row.ids)] = torch.tensor(row.ids)
-            real[place, : len(row.ids)] = 1
+            ids[place, : row.length] = torch.tensor(row.ids)
+            real[place, : row.length] = 1
             if row.types is not None:
-                types[place, : len(row.ids)] = torch.tensor(row.types)
+                types[place, : row.length] = torch.tensor(row.types)
         inputs = {"input_ids": ids, "attention_mask": real}
         if rows[0].types is not None and _reads_types(model):
             inputs["token_type_ids"] = types
         return {name: value.to(self._device) for name, value in inputs.items()}
-
-    @cached_property
-    def _model(self) -> nn.Module:
-        take_threads(self._threads)
-        return self._load()
 
 
 def _reads_types(model: Any) -> bool:

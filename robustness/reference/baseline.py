@@ -5,11 +5,11 @@ checkpoint can be compared *paired*: on the same text blocks with the same masks
 equal for that is in an entry's ``conditions``; what the numbers came from is in its ``provenance``.
 """
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -27,25 +26,22 @@ from pydantic import (
 )
 
 from robustness.errors import BaselineError
+from robustness.statistics.figures import Number
 from robustness.store.documents import first_fault, read_document
 from robustness.store.files import write_atomically
 
 SCHEMA: Literal[1] = 1
-"""Of a profile; part of the public interface."""
+"""Version of a profile; part of the public interface."""
 
 KIND: Literal["robustness profile"] = "robustness profile"
 MOST_NATS = 1e12
-"""Of a text block: sums of what is read cannot overflow."""
+"""The most that a text block may have: sums of what is read cannot overflow."""
 
 
 def _printable(text: str) -> str:
     if not text.isprintable():
         raise ValueError("must hold printable characters only")
     return text
-
-
-def _nats(value: Any) -> Any:
-    return math.inf if value == "inf" else value  # JSON has no such number
 
 
 def _sane(value: float) -> float:
@@ -58,7 +54,7 @@ Text = Annotated[str, Field(max_length=4096), AfterValidator(_printable)]
 Index = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Nats = Annotated[float, Field(ge=-MOST_NATS, le=MOST_NATS, allow_inf_nan=False)]
-AblatedNats = Annotated[float, BeforeValidator(_nats), AfterValidator(_sane)]
+AblatedNats = Annotated[Number, AfterValidator(_sane)]
 T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -66,12 +62,7 @@ _STRICT = ConfigDict(extra="forbid", strict=True)
 @with_config(_STRICT)
 @dataclass(frozen=True, kw_only=True)
 class Flagged:
-    """An outlier dimension.
-
-    Attributes:
-        dim: its index in the hidden vector.
-        layers: the layers (0-based) in which the rule flags it.
-    """
+    """An outlier dimension, and the layers (0-based) in which the rule flags it."""
 
     dim: Index
     layers: tuple[Index, ...]
@@ -106,19 +97,15 @@ class CheckpointBaseline:
 
     Attributes:
         label: its short name in the run.
-        reference: the checkpoint as it was named.
-        revision: resolved.
-        architecture: class of the model.
+        reference: the checkpoint as it was named; its ``revision`` is the resolved one.
         corpus: description of the text.
         text_blocks: text blocks of the corpus; the profile may hold fewer.
-        layers: of the model.
-        hidden_size: D.
         conditions: what has to be equal for numbers to be compared.
         provenance: what else the numbers depend on: hashes, versions, device.
         outliers: ascending by dimension.
         tokens: scored tokens per text block, in the order of measurement, shape (n,).
-        nll_nats: of the intact model, likewise.
-        ablations: of single outlier dimensions, and of all together.
+        nll_nats: the intact model's, shape (n,).
+        ablations: each outlier dimension's, and that of all together.
     """
 
     label: Text
@@ -137,11 +124,7 @@ class CheckpointBaseline:
     ablations: tuple[AblationBaseline, ...]
 
     def __post_init__(self) -> None:
-        """Refuse parts that do not fit each other.
-
-        Raises:
-            ValueError: naming them.
-        """
+        """Refuse parts that do not fit each other, by a ValueError that names them."""
         held = len(self.nll_nats)
         if len(self.tokens) != held or not 0 < held <= self.text_blocks or not sum(self.tokens):
             raise ValueError("needs one NLL and one token count for each of its text blocks")
@@ -162,7 +145,7 @@ class CheckpointBaseline:
 
     @property
     def held(self) -> int:
-        """Text blocks with numbers."""
+        """How many text blocks have numbers."""
         return len(self.nll_nats)
 
     @property
@@ -173,7 +156,7 @@ class CheckpointBaseline:
 
     @property
     def perplexity(self) -> float:
-        """Of the intact model on the text blocks held."""
+        """The intact model's, on the text blocks held."""
         return float(np.exp(min(math.fsum(self.nll_nats) / sum(self.tokens), 700.0)))
 
     def summary(self) -> dict[str, Any]:
@@ -187,6 +170,11 @@ class CheckpointBaseline:
             "dims": list(self.dims),
         }
 
+    @cached_property
+    def names_by_ablation(self) -> dict[str, str]:
+        """Names of the ablations by where, how and what they switch off, as text."""
+        return {json.dumps(a.ablation, sort_keys=True): a.name for a in self.ablations}
+
     def ablated(self, name: str) -> AblationBaseline:
         """The ablation of this name."""
         return next(ablated for ablated in self.ablations if ablated.name == name)
@@ -199,10 +187,7 @@ class CheckpointBaseline:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; infinity becomes ``"inf"``."""
-        values = dataclasses.asdict(self)
-        for ablated in values["ablations"]:
-            ablated["nll_nats"] = [x if math.isfinite(x) else "inf" for x in ablated["nll_nats"]]
-        return values
+        return _plain(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "CheckpointBaseline":
@@ -218,42 +203,25 @@ class CheckpointBaseline:
 @with_config(_STRICT)
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """A file of them.
+    """A file of them: when it was created (ISO 8601), and by which version of robustness."""
 
-    Attributes:
-        kind: says what the file is.
-        schema: of the file.
-        robustness: version that wrote it.
-        created: date and time, ISO 8601.
-        checkpoints: with different labels.
-    """
-
+    kind: Literal["robustness profile"] = KIND
+    schema: Literal[1] = SCHEMA
     robustness: Text
     created: Text
     checkpoints: tuple[CheckpointBaseline, ...]
-    kind: Literal["robustness profile"] = KIND
-    schema: Literal[1] = SCHEMA
 
     def __post_init__(self) -> None:
-        """Refuse a profile of nothing, or of two checkpoints under one name.
-
-        Raises:
-            ValueError: saying so.
-        """
+        """Refuse a profile of nothing, or of two checkpoints under one name."""
         labels = {entry.label for entry in self.checkpoints}
         if not labels or len(labels) < len(self.checkpoints):
             raise ValueError("needs checkpoints with different labels")
 
     def entry(self, label: str, *, only: bool, source: str) -> CheckpointBaseline:
-        """The checkpoint with this label, or the only one for the only one.
-
-        Args:
-            label: of the checkpoint to compare.
-            only: whether that is the only one.
-            source: the profile's file, for the message.
+        """The checkpoint with this label, or the only one for the ``only`` one to compare.
 
         Raises:
-            BaselineError: if there is none.
+            BaselineError: if the profile read from ``source`` has none.
         """
         for entry in self.checkpoints:
             if entry.label == label:
@@ -268,13 +236,7 @@ class Baseline:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {
-            "kind": self.kind,
-            "schema": self.schema,
-            "robustness": self.robustness,
-            "created": self.created,
-            "checkpoints": [entry.to_dict() for entry in self.checkpoints],
-        }
+        return _plain(self)
 
 
 @with_config(ConfigDict(strict=True, extra="ignore"))
@@ -321,6 +283,11 @@ def _require_ablation(ablated: AblationBaseline, hidden_size: int) -> None:
         raise ValueError(f"ablation {ablated.name} is none") from None
     if ablation.to_dict() != ablated.ablation or max(ablation.dims) >= hidden_size:
         raise ValueError(f"ablation {ablated.name} is not of the model's dimensions")
+
+
+def _plain(profile: Baseline | CheckpointBaseline) -> dict[str, Any]:
+    plain: dict[str, Any] = TypeAdapter(type(profile)).dump_python(profile, mode="json")
+    return plain
 
 
 def _checked(kind: TypeAdapter[T], text: bytes, source: str) -> T:

@@ -1,7 +1,7 @@
 """Two files of profiles beside each other, without a model: what ``robustness diff`` shows."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,18 +11,16 @@ from robustness.reference.comparison import Tolerances, compare_baselines, diffe
 from robustness.statistics.verdict import Verdict
 
 SCHEMA = 1
-"""Of the JSON that ``robustness diff --json`` writes; part of the public interface."""
+"""Version of the JSON that ``robustness diff --json`` writes; part of the public interface."""
 
 Outcome = Literal["same", "regressed"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointDiff:
-    """One checkpoint in two profiles.
+    """One checkpoint in two profiles, the older and the newer one.
 
     Attributes:
-        then: the older profile.
-        now: the newer one.
         verdicts: by what they are about: ``outliers``, ``perplexity``, ``dim308``.
         left_out: ablations of the older profile that the newer one does not hold.
         new: ablations of the newer profile that the older one does not hold.
@@ -50,8 +48,8 @@ class CheckpointDiff:
             },
             "not_compared": list(self.left_out),
             "degradations": {
-                "then_only": {name: _degradation(self.then, name) for name in self.left_out},
-                "now_only": {name: _degradation(self.now, name) for name in self.new},
+                "then_only": _degradations(self.then, self.left_out),
+                "now_only": _degradations(self.now, self.new),
             },
         }
 
@@ -64,14 +62,7 @@ def diff(
     alpha: float,
     sources: tuple[str, str],
 ) -> tuple[CheckpointDiff, ...]:
-    """Every checkpoint of two profiles.
-
-    Args:
-        then: the older one, the baseline.
-        now: the newer one.
-        tolerances: how far they may lie apart.
-        alpha: error probability of an interval.
-        sources: the profiles' files, for messages.
+    """Every checkpoint of two profiles, which were read from ``sources``.
 
     Raises:
         BaselineError: if they hold other checkpoints, or were measured under other conditions.
@@ -82,38 +73,32 @@ def diff(
     found = []
     for before in then.checkpoints:
         after = now.entry(before.label, only=only, source=sources[1])
-        if other := difference(before, after.conditions, after.corpus):
-            raise BaselineError(
-                f"{before.label} of {sources[0]} and {after.label} of {sources[1]} cannot be "
-                f"compared: the first was measured with {other}"
-            )
-        if before.tokens[: after.held] != after.tokens[: before.held]:
-            raise BaselineError(
-                f"{before.label} of {sources[0]} and {after.label} of {sources[1]} cannot be "
-                "compared: their text blocks have other numbers of scored tokens"
-            )
-        verdicts = compare_baselines(
-            before,
-            after,
-            tolerances=tolerances,
-            alpha=alpha,
-        )
+        _require_comparable(before, after, sources)
+        verdicts = compare_baselines(before, after, tolerances=tolerances, alpha=alpha)
+        gone, new = _only_in(before, after), _only_in(after, before)
         found.append(
-            CheckpointDiff(
-                then=before,
-                now=after,
-                verdicts=verdicts,
-                left_out=_only_in(before, after),
-                new=_only_in(after, before),
-            )
+            CheckpointDiff(then=before, now=after, verdicts=verdicts, left_out=gone, new=new)
         )
     return tuple(found)
 
 
+def _require_comparable(
+    then: CheckpointBaseline, now: CheckpointBaseline, sources: tuple[str, str]
+) -> None:
+    if other := difference(then, now.conditions, now.corpus):
+        reason = f"the first was measured with {other}"
+    elif then.tokens[: now.held] != now.tokens[: then.held]:
+        reason = "their text blocks have other numbers of scored tokens"
+    else:
+        return
+    raise BaselineError(
+        f"{then.label} of {sources[0]} and {now.label} of {sources[1]} cannot be compared: {reason}"
+    )
+
+
 def _only_in(one: CheckpointBaseline, other: CheckpointBaseline) -> tuple[str, ...]:
-    """Ablations, by where, how and what they switch off."""
-    known = [ablated.ablation for ablated in other.ablations]
-    return tuple(ablated.name for ablated in one.ablations if ablated.ablation not in known)
+    known = other.names_by_ablation
+    return tuple(name for key, name in one.names_by_ablation.items() if key not in known)
 
 
 def degradation(profile: CheckpointBaseline, name: str) -> float:
@@ -122,6 +107,6 @@ def degradation(profile: CheckpointBaseline, name: str) -> float:
     return ratio(delta, profile.tokens[: len(delta)])
 
 
-def _degradation(profile: CheckpointBaseline, name: str) -> float | str:
-    found = degradation(profile, name)
-    return found if math.isfinite(found) else "inf"
+def _degradations(profile: CheckpointBaseline, names: Sequence[str]) -> dict[str, float | str]:
+    found = {name: degradation(profile, name) for name in names}
+    return {name: ratio if math.isfinite(ratio) else "inf" for name, ratio in found.items()}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from robustness.outliers.outlier_dimensions import named
-from robustness.reference.baseline import AblationBaseline, CheckpointBaseline, Flagged
+from robustness.reference.baseline import CheckpointBaseline, Flagged
 from robustness.statistics.decisions import Decision, Side, decide_ratio
 from robustness.statistics.figures import (
     BaselineFigures,
@@ -50,9 +50,9 @@ class Tolerances:
     """How far two checkpoints may lie apart.
 
     Attributes:
-        dims: outlier dimensions: ``same``, ``subset``, ``superset`` or ``any``.
-        max_perplexity_ratio: of the newer one's perplexity to the older one's.
-        max_degradation_ratio: between two degradations, up or down.
+        dims: which outlier dimensions the newer may have; see :func:`outlier_verdict`.
+        max_perplexity_ratio: how much larger perplexity may be than the older one's.
+        max_degradation_ratio: how far degradations may lie apart, up or down.
     """
 
     dims: str
@@ -76,19 +76,12 @@ class PairedDecision(Decision):
 def difference(
     then: CheckpointBaseline, now_conditions: Mapping[str, Any], now_corpus: str
 ) -> str | None:
-    """The first condition under which two checkpoints were measured differently, in words.
-
-    Args:
-        then: the profile.
-        now_conditions: of the checkpoint to compare.
-        now_corpus: description of its text.
-    """
+    """The first condition under which two checkpoints were measured differently, in words."""
     ours, theirs = dict(now_conditions), then.conditions
     rest = sorted({*ours, *theirs} - {*NAMES})
+    missing = object()
     for key in (*NAMES, *rest):
-        if key in ours and key in theirs and ours[key] == theirs[key]:
-            continue
-        if key not in ours and key not in theirs:
+        if ours.get(key, missing) == theirs.get(key, missing):
             continue
         name = NAMES.get(key, key.replace("_", " "))
         if key == "corpus":
@@ -105,10 +98,7 @@ def outlier_verdict(
 ) -> Verdict:
     """Which outlier dimensions appeared, vanished, or are flagged in other layers.
 
-    Args:
-        then: of the baseline.
-        now: of the checkpoint.
-        allowed: ``same``, ``subset`` (of the baseline's), ``superset`` or ``any``.
+    Allowed is ``same``, a ``subset`` of the baseline's, a ``superset`` or ``any``.
     """
     before = {flagged.dim: flagged.layers for flagged in then}
     after = {flagged.dim: flagged.layers for flagged in now}
@@ -155,7 +145,7 @@ def decide_paired(
         change_nats: what a text block's NLL, or ΔNLL, differs from the baseline's; shape (n,).
         tokens: scored tokens, shape (n,).
         within: tolerance, a ratio above 1.
-        both_ways: whether the inverse is an end of the tolerance, too.
+        both_ways: whether its inverse is an end of the tolerance, too.
         alpha: error probability over all looks.
         exhausted: whether these are all text blocks that the baseline holds.
     """
@@ -169,13 +159,15 @@ def decide_paired(
         decide_ratio(change, tokens, threshold=end, alpha=alpha, exhausted=exhausted)
         for end, _ in ends
     ]
-    sides = [(each.side, passes) for each, (_, passes) in zip(decisions, ends, strict=True)]
     nearest = int(both_ways and decisions[0].measured < 1)
     threshold, passes = ends[nearest]
     side: Side | None = None
-    if any(found is not None and found != wanted for found, wanted in sides):
+    inside = {
+        each.side and each.side == good for each, (_, good) in zip(decisions, ends, strict=True)
+    }
+    if False in inside:
         side = _OTHER[passes]
-    elif all(found == wanted for found, wanted in sides):
+    elif inside == {True}:
         side = passes
     fields = {**vars(decisions[nearest]), "side": side}
     return PairedDecision(**fields, threshold=threshold, passes=passes)
@@ -192,13 +184,7 @@ def change_of_delta(
 def perplexity_verdict(
     decision: PairedDecision, *, figures: BaselineFigures, **more: Any
 ) -> Verdict:
-    """That perplexity has not grown beyond the tolerance.
-
-    Args:
-        decision: the last one.
-        figures: perplexities on the same text blocks.
-        **more: see :func:`paired_verdict`.
-    """
+    """That perplexity has not grown beyond the tolerance; see :func:`paired_verdict`."""
     statement = f"perplexity is less than {decision.threshold:g} times the baseline's"
     reason = f"{figures.now:.4g} against {figures.then:.4g} on the same text blocks"
     return paired_verdict(decision, statement, reason, figures, **more)
@@ -212,14 +198,9 @@ def degradation_verdict(
     figures: BaselineFigures,
     **more: Any,
 ) -> Verdict:
-    """That an ablation multiplies perplexity by about as much as in the baseline.
+    """That ablating ``dims`` multiplies perplexity by about as much as in the baseline.
 
-    Args:
-        decision: the last one.
-        dims: the dimensions ablated in both.
-        within: tolerance.
-        figures: degradations on the same text blocks.
-        **more: see :func:`paired_verdict`.
+    See :func:`paired_verdict`.
     """
     statement = (
         f"ablating {named(dims)} multiplies perplexity by as much as in the baseline, within a "
@@ -239,17 +220,7 @@ def paired_verdict(
     intact: IntactFigures | None = None,
     alpha: float | None = None,
 ) -> Verdict:
-    """The verdict that a paired decision amounts to.
-
-    Args:
-        decision: the last one.
-        statement: the sentence that is true if it passes.
-        reason: the numbers behind it.
-        figures: the same now and in the baseline.
-        history: the decisions on the way.
-        intact: the intact model.
-        alpha: error probability, where the decision was sequential.
-    """
+    """The verdict that a paired decision amounts to; ``alpha`` if that was sequential."""
     outcome: Outcome = "inconclusive"
     if decision.side is not None:
         outcome = "pass" if decision.side == decision.passes else "fail"
@@ -283,65 +254,36 @@ def compare_baselines(
 
     The profiles must have been measured under the same conditions (:func:`difference`).
     """
-    held = min(then.held, now.held)
-    tokens = np.array(then.tokens[:held])
-    ours, theirs = np.array(now.nll_nats[:held]), np.array(then.nll_nats[:held])
-    decision = decide_paired(
-        ours - theirs,
-        tokens,
-        within=tolerances.max_perplexity_ratio,
-        both_ways=False,
-        alpha=alpha,
-        exhausted=True,
+
+    def paired(
+        before: ArrayLike, after: ArrayLike, **tolerance: Any
+    ) -> tuple[PairedDecision, BaselineFigures]:
+        held = min(len(np.asarray(before)), len(np.asarray(after)))
+        before, after = np.asarray(before)[:held], np.asarray(after)[:held]
+        tokens, change = then.tokens[:held], change_of_delta(after, before)
+        decision = decide_paired(change, tokens, alpha=alpha, exhausted=True, **tolerance)
+        return decision, figures_of(before, after, tokens, then.held)
+
+    decision, figures = paired(
+        then.nll_nats, now.nll_nats, within=tolerances.max_perplexity_ratio, both_ways=False
     )
-    figures = figures_of(theirs, ours, tokens, then.held)
     verdicts = {
         "outliers": outlier_verdict(then.outliers, now.outliers, allowed=tolerances.dims),
         "perplexity": perplexity_verdict(decision, figures=figures),
     }
-    by_ablation = {json.dumps(a.ablation, sort_keys=True): a.name for a in now.ablations}
-    for ablated in then.ablations:
-        name = by_ablation.get(json.dumps(ablated.ablation, sort_keys=True))
-        if name is not None:
-            verdicts[ablated.name] = _compared_ablations(
-                then, now, ablated, name, within=tolerances.max_degradation_ratio, alpha=alpha
+    names, within = now.names_by_ablation, tolerances.max_degradation_ratio
+    for key, name in then.names_by_ablation.items():
+        if key in names:
+            deltas = then.delta_nll(name), now.delta_nll(names[key])
+            decision, figures = paired(*deltas, within=within, both_ways=True)
+            verdicts[name] = degradation_verdict(
+                decision, then.ablated(name).dims, within=within, figures=figures
             )
     return verdicts
 
 
-def _compared_ablations(
-    then: CheckpointBaseline,
-    now: CheckpointBaseline,
-    ablated: AblationBaseline,
-    name: str,
-    *,
-    within: float,
-    alpha: float,
-) -> Verdict:
-    delta, before = now.delta_nll(name), then.delta_nll(ablated.name)
-    held = min(len(delta), len(before))
-    delta, before, counts = delta[:held], before[:held], np.array(then.tokens[:held])
-    decision = decide_paired(
-        change_of_delta(delta, before),
-        counts,
-        within=within,
-        both_ways=True,
-        alpha=alpha,
-        exhausted=True,
-    )
-    figures = figures_of(before, delta, counts, then.held)
-    return degradation_verdict(decision, ablated.dims, within=within, figures=figures)
-
-
 def figures_of(then: ArrayLike, now: ArrayLike, tokens: ArrayLike, held: int) -> BaselineFigures:
-    """The same number now and in the baseline.
-
-    Args:
-        then: nats per text block in the baseline.
-        now: of the checkpoint.
-        tokens: scored tokens.
-        held: text blocks that the baseline holds.
-    """
+    """What nats per text block then and now amount to, of a baseline that holds so many."""
     return BaselineFigures(text_blocks=held, then=ratio(then, tokens), now=ratio(now, tokens))
 
 

@@ -7,7 +7,7 @@ is the same for all.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from robustness.statistics.decisions import NOTHING_EXCLUDED, Side
 from robustness.statistics.figures import HistoryEntry
-from robustness.statistics.history import thinned
 from robustness.statistics.precision import Precision
 
 
@@ -25,7 +24,7 @@ class Evidence(Protocol):
 
     @property
     def seen(self) -> int:
-        """Text blocks or examples, over all passes."""
+        """How many text blocks or examples, over all passes."""
 
     @property
     def whole(self) -> bool:
@@ -41,7 +40,7 @@ class AnyDecision(Protocol):
 
     @property
     def side(self) -> Side | None:
-        """Of the threshold; ``None`` while undecided."""
+        """On which side of the threshold the number lies; ``None`` while undecided."""
 
     @property
     def measured(self) -> float:
@@ -49,7 +48,7 @@ class AnyDecision(Protocol):
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Of that number; ``None`` if it is exact, or is no estimate."""
+        """What the number may be; ``None`` if it is exact, or is no estimate."""
 
     @property
     def exact(self) -> bool:
@@ -60,6 +59,9 @@ E = TypeVar("E", bound=Evidence)
 D = TypeVar("D", bound=AnyDecision)
 E_co = TypeVar("E_co", bound=Evidence, covariant=True)
 D_co = TypeVar("D_co", bound=AnyDecision, covariant=True)
+MOST_ENTRIES = 64
+"""Decisions that are kept of a verdict."""
+
 Deltas = dict[str, NDArray[np.float64]]
 
 
@@ -86,10 +88,7 @@ class Statistic(ABC, Generic[E, D]):
     ) -> tuple[Precision, ...]:
         """What reduced precision costs each mean that is decided on.
 
-        Args:
-            reduced: per text block, by name, in reduced precision.
-            full: the same in float32.
-            tokens: scored tokens per text block.
+        ``reduced`` and ``full`` hold the same numbers per text block, by name, in either precision.
         """
         raise NotImplementedError
 
@@ -116,13 +115,7 @@ ends whatever was found."""
 
 @dataclass(frozen=True, kw_only=True)
 class Decided(Generic[E_co, D_co]):
-    """The end of the loop.
-
-    Attributes:
-        decision: the last one.
-        evidence: that it rests on.
-        history: the decisions on the way, and the last.
-    """
+    """The last decision, the evidence that it rests on, and the decisions on the way to it."""
 
     decision: D_co
     evidence: E_co
@@ -134,13 +127,8 @@ def decided(
 ) -> Decided[E, D]:
     """Ask a statistic after every chunk, and stop as soon as it decides.
 
-    Where reduced precision leaves the decision open, everything is measured once more in float32.
-
-    Args:
-        statistic: says what the evidence tells.
-        grow: makes evidence.
-        exhaustive: whether to go on until everything was seen.
-        watch: told how far it has come.
+    It goes on until everything was seen if that is to be ``exhaustive``. Where reduced precision
+    leaves the decision open, everything is measured once more in float32.
     """
     for judge in (statistic, None):
         end = _one_pass(statistic, grow(judge), exhaustive=exhaustive, watch=watch)
@@ -181,3 +169,22 @@ def _entry(decision: AnyDecision, seen: int) -> HistoryEntry:
 def known(interval: tuple[float, float] | None) -> tuple[float, float] | None:
     """The interval if it excludes anything."""
     return None if interval == NOTHING_EXCLUDED else interval
+
+
+def thinned(
+    entries: Sequence[HistoryEntry], *, most: int = MOST_ENTRIES
+) -> tuple[HistoryEntry, ...]:
+    """The entries that a report shows: all, or as many as it can, first and last included.
+
+    Of many, half are spread evenly and half evenly on a logarithmic scale: an interval narrows most
+    at the beginning. None is changed, and which are left out does not depend on their numbers.
+    ``most`` is at least 4.
+    """
+    n = len(entries)
+    if n <= most:
+        return tuple(entries)
+    spread = [
+        *np.linspace(0, n - 1, most // 2),
+        *(np.geomspace(1, n, most - most // 2) - 1),
+    ]
+    return tuple(entries[index] for index in sorted({round(float(place)) for place in spread}))

@@ -12,11 +12,7 @@ SOON_S = 5.0
 
 
 class Pace:
-    """Remembers when how many text blocks of a measurement had been seen.
-
-    Args:
-        clock: seconds, by a clock that nobody sets back.
-    """
+    """Remembers when how many text blocks of a measurement had been seen, by a monotonic clock."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -24,12 +20,10 @@ class Pace:
         self._seen: deque[tuple[float, int]] = deque(maxlen=RECENT)
 
     def left_s(self, what: str, text_blocks: int, most: int) -> float | None:
-        """Seconds until the last text block at the recent pace; ``None`` while that is not known.
+        """Seconds until ``most`` text blocks at the recent pace; ``None`` while that is not known.
 
-        Args:
-            what: is measured; another thing begins anew, as does the same from its beginning.
-            text_blocks: seen so far.
-            most: there are; a decision may come earlier.
+        A decision may come earlier. Another thing measured begins anew, as does the same from its
+        beginning.
         """
         if what != self._of or (self._seen and text_blocks <= self._seen[-1][1]):
             self._of = what
@@ -55,12 +49,12 @@ class Pace:
 
         Args:
             statement: what is decided.
-            seen: text blocks (or examples) measured, over all passes.
+            seen: units measured, over all passes.
             found: the figure so far.
             interval: of that figure, if it excludes anything.
-            total: there are in one pass.
-            most: after how many it ends whatever was found; by default after one pass.
-            unit: of these numbers, for people.
+            total: units in one pass.
+            most: units after which it ends whatever was found; by default after one pass.
+            unit: ``text blocks`` or ``examples``.
         """
         passes, place = divmod(seen - 1, total)
         again = f", pass {passes + 1}" if passes else ""

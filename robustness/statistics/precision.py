@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from robustness.statistics.decisions import counts_of, log_of, nats
 from robustness.statistics.figures import PrecisionCost
@@ -20,11 +20,11 @@ NEAR = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """What measuring in reduced precision costs a check.
+    """What measuring in reduced precision costs a check, in nats per text block.
 
     Attributes:
-        slack_nats: possible systematic error of a mean ΔNLL, in nats per text block.
-        distance_nats: distance of mean ΔNLL from the threshold, in nats per text block.
+        slack_nats: possible systematic error of a mean ΔNLL.
+        distance_nats: of that mean from the threshold.
         needs_float32: the error is no small part (over 10 %) of the distance.
     """
 
@@ -33,7 +33,7 @@ class Precision:
     needs_float32: bool
 
     def cost(self) -> PrecisionCost:
-        """For a report."""
+        """What a report shows of it."""
         return PrecisionCost(
             slack_nats=float(self.slack_nats), distance_nats=float(self.distance_nats)
         )
@@ -45,6 +45,7 @@ def reduced_precision(
     tokens: ArrayLike,
     *,
     threshold: float,
+    of_draws: bool = False,
 ) -> Precision:
     """What reduced precision costs one check, from text blocks measured in both precisions.
 
@@ -53,59 +54,25 @@ def reduced_precision(
 
     Args:
         reduced_delta_nll: nats per text block, shape (n,), n >= 2.
-        float32_delta_nll: of the same text blocks.
+        float32_delta_nll: of the same text blocks (and draws).
         tokens: scored tokens per text block.
         threshold: on the ratio.
+        of_draws: whether the median of random draws is decided: its distance from the threshold is
+            that of the typical text block, not the mean one.
 
     Raises:
         MeasurementError: if a ΔNLL is NaN or -inf, or no token was scored.
         ValueError: if there are fewer than two text blocks, or an argument is out of its range.
     """
-    full, slack, counts = _compared(reduced_delta_nll, float32_delta_nll, tokens)
-    if math.isinf(slack):
-        return _judged(slack, math.inf)
-    return _judged(slack, float(np.mean(full - log_of(threshold) * counts)))
-
-
-def reduced_precision_of_draws(
-    reduced_delta_nll: ArrayLike,
-    float32_delta_nll: ArrayLike,
-    tokens: ArrayLike,
-    *,
-    threshold: float,
-) -> Precision:
-    """The same for the median of random draws, whose distance is that of the typical text block.
-
-    Args:
-        reduced_delta_nll: nats per text block of the random ablation, shape (n,), n >= 2.
-        float32_delta_nll: of the same text blocks and draws.
-        tokens: scored tokens per text block.
-        threshold: on the ratio.
-
-    Raises:
-        MeasurementError, ValueError: as :func:`reduced_precision`.
-    """
-    full, slack, counts = _compared(reduced_delta_nll, float32_delta_nll, tokens)
-    if math.isinf(slack):
-        return _judged(slack, math.inf)
-    return _judged(slack, float(np.median(full - log_of(threshold) * counts)))
-
-
-def _judged(slack: float, distance: float) -> Precision:
-    distance = abs(distance)
-    near = math.isinf(slack) or slack > NEAR * distance
-    return Precision(slack_nats=slack, distance_nats=distance, needs_float32=near)
-
-
-def _compared(
-    reduced_delta_nll: ArrayLike, float32_delta_nll: ArrayLike, tokens: ArrayLike
-) -> tuple[NDArray[np.float64], float, NDArray[np.float64]]:
-    """ΔNLL in float32, abs(mean e) + 3 standard errors of it, and token counts."""
     reduced, full = nats(reduced_delta_nll), nats(float32_delta_nll)
     counts = counts_of(tokens, of=full)
     if reduced.shape != full.shape or len(full) < 2:
         raise ValueError("two precisions are compared on the same text blocks, at least two")
     if np.isinf(reduced).any() or np.isinf(full).any():
-        return full, math.inf, counts
+        return Precision(slack_nats=math.inf, distance_nats=math.inf, needs_float32=True)
     error = summarise(reduced - full)
-    return full, abs(float(error.mean)) + 3 * float(error.std) / math.sqrt(len(full)), counts
+    slack = abs(float(error.mean)) + 3 * float(error.std) / math.sqrt(len(full))
+    middle = np.median if of_draws else np.mean
+    distance = abs(float(middle(full - log_of(threshold) * counts)))
+    near = slack > NEAR * distance
+    return Precision(slack_nats=slack, distance_nats=distance, needs_float32=near)

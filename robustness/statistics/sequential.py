@@ -85,9 +85,7 @@ def mean_bounds(sample: Summary, alpha: float) -> tuple[Floats, Floats]:
     :math:`\ln(1/\alpha)/n`, the largest share of the population that a sample of n values can have
     missed with probability :math:`\alpha`.
 
-    Args:
-        sample: what has been seen.
-        alpha: error probability, in (0, 0.5].
+    The error probability ``alpha`` lies in (0, 0.5].
     """
     check_alpha(alpha)
     n = sample.n
@@ -103,28 +101,17 @@ def mean_bounds(sample: Summary, alpha: float) -> tuple[Floats, Floats]:
 def mean_side(sample: Summary, alpha: float, *, slack: float = 0.0) -> NDArray[np.int8]:
     """Where the population's mean lies: 1 above 0, -1 below 0, 0 undecided.
 
-    The decision of every verdict about a mean.
-
-    Args:
-        sample: what has been seen.
-        alpha: error probability.
-        slack: how far the values' mean may be off systematically, in their unit.
+    The decision of every verdict about a mean, which may be off systematically by ``slack``.
     """
     lower, upper = mean_bounds(sample, alpha)
     return (lower > slack).astype(np.int8) - (upper < -slack).astype(np.int8)
 
 
 def values_to_decide(sample: Summary, alpha: float, *, optimism: float = 0.0) -> float:
-    """How many values :func:`mean_side` would need if they went on as they began.
+    """About how many values :func:`mean_side` would need if they went on as they began.
 
-    Args:
-        sample: one sample.
-        alpha: error probability.
-        optimism: standard errors by which the mean is taken to lie farther from 0 than it was seen
-            to lie, on either side.
-
-    Returns:
-        About as many, or infinity where 10⁹ do not suffice.
+    Infinity where 10⁹ do not suffice. The mean is taken to lie farther from 0 than it was seen to
+    lie by ``optimism`` standard errors, on either side.
     """
     n = float(sample.n) * np.geomspace(1, max(1.0, _MOST_VALUES / float(sample.n)), 400)
     found = math.inf
@@ -156,7 +143,7 @@ def ratio_side(
     Args:
         delta_nll: per text block in nats, shape (..., n).
         tokens: scored tokens per text block, same shape.
-        log_threshold: logarithm of the threshold.
+        log_threshold: the threshold's natural logarithm.
         alpha: error probability.
         looks: sample sizes to look at, as for :func:`summarise`.
         slack: possible systematic error of ΔNLL in nats per text block.
@@ -240,8 +227,7 @@ def sign_log_e_values(n: int) -> Floats:
 def sign_limit(n: int, alpha: float) -> int:
     """How many of ``n`` draws may lie on a side that certainly holds less than half of them.
 
-    Returns:
-        The largest k whose e-value reaches 1/alpha, or -1 if none does.
+    The largest k whose e-value reaches 1/alpha, or -1 if none does.
     """
     check_alpha(alpha)
     return int((sign_log_e_values(n) >= -math.log(alpha)).sum()) - 1  # e-values fall with k

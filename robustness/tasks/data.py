@@ -63,9 +63,9 @@ class TaskData:
 
     Attributes:
         name: a short name for reports.
-        texts: of each example, one or two.
-        labels: of each example, as they stand there.
-        numbers: of each example, where the data set numbers its labels itself.
+        texts: one or two for each example.
+        labels: one for each example, as they stand there.
+        numbers: those of the labels, where the data set numbers them itself.
         metric: the task's own, where it is known.
         texts_fingerprint: identifies the texts and their order, wherever they lie.
     """
@@ -89,17 +89,14 @@ class TaskData:
 
     @property
     def description(self) -> str:
-        """For a header."""
+        """What a header says of it."""
         return f"{self.name} ({self.n_examples:,} examples)"
 
     def classes(self, names: Mapping[int, str]) -> list[int]:
-        """The examples' labels as numbers of a classifier's outputs.
+        """The examples' labels as numbers of a classifier's outputs, called ``names``.
 
         By name where the classifier knows these names (two data sets may number the same labels
         differently), else by number.
-
-        Args:
-            names: of the classifier's outputs (``id2label``).
 
         Raises:
             TaskError: if a label is neither a name nor a number that it has.
@@ -168,7 +165,10 @@ def _read(reference: str) -> TaskData:
                 f"{path.name}:text,text:label ({listed(columns)})"
             )
         return _task(path.name, columns, *parts)
-    name, *parts = split_reference(reference) if found is None else [str(found[0]), *_rest(found)]
+    if found is None:
+        name, *parts = split_reference(reference)
+    else:
+        name, parts = str(found[0]), split_reference(found[1]) if found[1] else []
     if found is None and name.startswith("glue/"):
         return _read_glue(reference, name.removeprefix("glue/"), parts)
     if found is None and name.lower().endswith(tuple(TABLES)):
@@ -182,10 +182,6 @@ def _read(reference: str) -> TaskData:
         )
     *config, split, texts, label = parts
     return _read_split(name, "".join(config) or None, split, texts, label, local=found is not None)
-
-
-def _rest(found: tuple[Any, str]) -> list[str]:
-    return split_reference(found[1]) if found[1] else []
 
 
 def _read_glue(reference: str, task: str, parts: Sequence[str]) -> TaskData:
@@ -228,7 +224,8 @@ def _task(
     class_names: Sequence[str] | None = None,
     metric: Metric | None = None,
 ) -> TaskData:
-    wanted = _text_columns(text_columns, columns)
+    # Names between commas, unless one column is called just that.
+    wanted = [text_columns] if text_columns in columns else text_columns.split(",")
     for column in (*wanted, label_column):
         if column not in columns:
             raise TaskError(f"{name} has no column {column!r}; choose from {listed(columns)}")
@@ -259,11 +256,6 @@ def _task(
         metric=metric,
         texts_fingerprint=digest([list(row) for row in rows]),
     )
-
-
-def _text_columns(text: str, columns: Mapping[str, Any]) -> list[str]:
-    """Names between commas, unless one column is called just that."""
-    return [text] if text in columns else text.split(",")
 
 
 def _whole(label: Label) -> int | None:

@@ -9,15 +9,16 @@ examples are used up, the drop of a fixed ablation is known and decides.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import NormalDist
+from typing import TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from robustness.statistics.decisions import Decision, FactorDecision, Side
+from robustness.statistics.decisions import SIDES, Decision, Side
+from robustness.statistics.draw_decisions import FactorDecision
 from robustness.statistics.sequential import (
     Summary,
     mean_bounds,
@@ -45,17 +46,12 @@ _FEWEST_RESAMPLES = 2_000
 _MOST_WEIGHTS = 100_000_000
 """Samples times distinct examples that a bootstrap may draw; seconds."""
 
-_SIDES: Mapping[int, Side | None] = {1: "above", -1: "below", 0: None}
 _NOTHING_EXCLUDED = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DrawsDecision(Decision):
-    """What is known of the median of random draws.
-
-    Attributes:
-        draws: how many.
-    """
+    """What is known of the median of so many random draws."""
 
     draws: int
 
@@ -79,7 +75,7 @@ class Paired:
         return score(metric, self.labels, self.first) - score(metric, self.labels, self.second)
 
     def drop_per_example(self) -> Floats:
-        """Of the accuracy: 1 where only the first prediction is right, -1 where only the second."""
+        """Drops of the accuracy: 1 where only the first prediction is right, -1 the second."""
         right = [(each == self.labels).astype(np.float64) for each in (self.first, self.second)]
         drops: Floats = right[0] - right[1]
         return drops
@@ -91,17 +87,14 @@ class Paired:
         return int(np.unique(triples, axis=1).shape[1])
 
     def part(self, rows: NDArray[np.int64] | slice) -> "Paired":
-        """Some of the examples."""
+        """These examples alone."""
         return Paired(labels=self.labels[rows], first=self.first[rows], second=self.second[rows])
 
 
 def bounded(values: ArrayLike, bound: float, looks: ArrayLike | None = None) -> Summary:
-    """A sample of numbers from -bound to bound, for the confidence sequence.
+    """A sample of numbers from a population within ±bound, whatever was seen of it.
 
-    Args:
-        values: shape (..., n).
-        bound: of the population, whatever was seen of it.
-        looks: as for :func:`robustness.statistics.sequential.summarise`.
+    ``values`` and ``looks`` are those of :func:`robustness.statistics.sequential.summarise`.
     """
     sample = summarise(values, looks)
     most = np.full_like(sample.mean, bound)
@@ -117,7 +110,7 @@ def decide_mean(
         drops: per example, from -1 to 1, shape (n,), in the order in which they were seen.
         threshold: on the mean.
         alpha: error probability over all looks.
-        minimum: examples before the first decision.
+        minimum: examples before which nothing is excluded.
         exhausted: whether these are all examples, of a fixed ablation.
     """
     values = np.asarray(drops, dtype=np.float64)
@@ -131,77 +124,59 @@ def decide_mean(
     return _estimate(mean, interval, threshold, n)
 
 
+class FactorRule(TypedDict):
+    """What two drops are asked.
+
+    Attributes:
+        factor: positive.
+        alpha: error probability over all looks.
+        bound: the largest drop there can be, where drops are those of single examples.
+        joint_drop: what the fixed ablation does on the whole task, once that is known.
+    """
+
+    factor: float
+    alpha: float
+    bound: float | None
+    joint_drop: float | None
+
+
 def decide_factor(
-    joint: ArrayLike,
-    control: ArrayLike,
-    *,
-    factor: float,
-    alpha: float,
-    bound: float | None,
-    joint_drop: float | None,
+    joint: ArrayLike, control: ArrayLike, **rule: Unpack[FactorRule]
 ) -> FactorDecision:
     """Ask whether a joint drop is positive and at least ``factor`` times the mean control's.
 
     As for perplexity, on joint - factor * control of each draw, never on a ratio of estimates.
-
-    Args:
-        joint: drops of a fixed ablation, per draw, shape (n,).
-        control: of a random one on the same examples.
-        factor: positive.
-        alpha: error probability over all looks.
-        bound: of single drops, where they are those of single examples.
-        joint_drop: of the fixed ablation on the whole task, once it is known.
+    ``joint`` are the drops of a fixed ablation per draw, shape (n,), ``control`` those of a random
+    one on the same examples.
     """
     fixed, random = np.asarray(joint, dtype=np.float64), np.asarray(control, dtype=np.float64)
-    means = float(fixed.mean()), float(random.mean())
     side: Side | None = None
-    if joint_drop is not None and joint_drop <= 0:
+    if rule["joint_drop"] is not None and rule["joint_drop"] <= 0:
         side = "below"
     elif len(fixed) >= FIRST_LOOK_AT_DRAWS:
-        samples = _samples_for_factor(fixed, random, factor, bound, joint_drop)
-        side = _SIDES[min(int(mean_side(sample, alpha)) for sample in samples)]
-    ratio = means[0] / means[1] if means[1] > 0 else (math.inf if means[0] > 0 else 0.0)
-    return FactorDecision(
-        side=side,
-        joint_mean=means[0],
-        control_mean=means[1],
-        measured=ratio,
-        seen=len(fixed),
-    )
+        samples = _samples_for_factor(fixed, random, rule)
+        side = SIDES[min(int(mean_side(sample, rule["alpha"])) for sample in samples)]
+    means = {"joint_mean": float(fixed.mean()), "control_mean": float(random.mean())}
+    return FactorDecision(side=side, seen=len(fixed), **means)
 
 
 def draws_for_factor(
-    joint: ArrayLike,
-    control: ArrayLike,
-    *,
-    factor: float,
-    alpha: float,
-    bound: float | None,
-    joint_drop: float | None,
-    optimism: float = 0.0,
+    joint: ArrayLike, control: ArrayLike, *, optimism: float = 0.0, **rule: Unpack[FactorRule]
 ) -> float:
     """Draws that :func:`decide_factor` would need if they went on as they began.
 
-    Args:
-        joint: as there, like all others but the last.
-        control: as there.
-        factor: as there.
-        alpha: as there.
-        bound: as there.
-        joint_drop: as there.
-        optimism: standard errors by which means may lie farther from 0 than they were seen to.
+    Its means may lie farther from 0 than they were seen to, by ``optimism`` standard errors.
     """
     fixed, random = np.asarray(joint, dtype=np.float64), np.asarray(control, dtype=np.float64)
-    samples = _samples_for_factor(fixed, random, factor, bound, joint_drop)
-    return max(values_to_decide(sample, alpha, optimism=optimism) for sample in samples)
+    samples = _samples_for_factor(fixed, random, rule)
+    return max(values_to_decide(sample, rule["alpha"], optimism=optimism) for sample in samples)
 
 
-def _samples_for_factor(
-    fixed: Floats, random: Floats, factor: float, bound: float | None, joint_drop: float | None
-) -> list[Summary]:
+def _samples_for_factor(fixed: Floats, random: Floats, rule: FactorRule) -> list[Summary]:
     """What must be told from 0: the comparison, and the joint drop as long as it is not known."""
+    factor, bound = rule["factor"], rule["bound"]
     samples = [(fixed - factor * random, 1 + factor)]
-    samples += [(fixed, 1.0)] if joint_drop is None else []
+    samples += [(fixed, 1.0)] if rule["joint_drop"] is None else []
     return [summarise(s) if bound is None else bounded(s, widest * bound) for s, widest in samples]
 
 
@@ -228,14 +203,7 @@ def decide_score(
     The interval is that of the bootstrap (:func:`bootstrap_interval`), each end moved outwards by
     the tail guard (:func:`guarded`). Where a bootstrap of the allowed size cannot resolve the error
     probability, the look excludes nothing: a later one decides, at the latest the end.
-
-    Args:
-        paired: predictions for the examples seen so far.
-        metric: the score.
-        threshold: on the drop.
-        alpha: error probability over all looks, in each direction.
-        n_examples: of the whole task.
-        seed: of the bootstrap.
+    ``alpha`` is the error probability over all looks at the task's ``n_examples``, each way.
     """
     n, drop = len(paired.labels), paired.drop(metric)
     if n >= n_examples:
@@ -303,17 +271,15 @@ def guarded(
 def decide_median_drop(drops: ArrayLike, *, threshold: float, alpha: float) -> DrawsDecision:
     """Compare the median draw's drop with a threshold, by the exact sign test.
 
-    Args:
-        drops: per draw.
-        threshold: on the median; a draw exactly there counts against either decision.
-        alpha: error probability in each direction, over all looks.
+    It errs with probability ``alpha`` in each direction, over all looks. A draw exactly at the
+    threshold counts against either decision.
     """
     values = np.asarray(drops, dtype=np.float64)
     n, middle = len(values), float(np.median(values))
     interval, side = _NOTHING_EXCLUDED, None
     if n >= FIRST_LOOK_AT_BLOCKS:
         interval = median_interval(values, alpha=alpha)
-        side = _SIDES[int(median_side(values - threshold, alpha=alpha))]
+        side = SIDES[int(median_side(values - threshold, alpha=alpha))]
     return DrawsDecision(
         side=side, measured=middle, interval=_finite(interval), exact=False, seen=n, draws=n
     )

@@ -34,14 +34,7 @@ _SLICE = 2_000_000
 def chosen_metric(
     choice: MetricChoice, kind: TaskKind, *, usual: Metric | None, n_classes: int, what: str
 ) -> Metric:
-    """The metric of a task.
-
-    Args:
-        choice: of the policy.
-        kind: of the task.
-        usual: the data set's own.
-        n_classes: of a classifier.
-        what: the task's name, for messages.
+    """The metric of a task, called ``what``: the policy's choice, or the data set's ``usual`` one.
 
     Raises:
         TaskError: if the metric does not suit the task, or needs a package that is not installed.
@@ -97,44 +90,20 @@ def bootstrap_drops(
 ) -> Floats:
     """Score of ``first`` minus score of ``second`` on samples drawn with replacement.
 
-    Paired: a sample has the same examples for both.
-
-    Args:
-        metric: the score.
-        labels: shape (n,).
-        first: predictions, shape (n,).
-        second: likewise.
-        n_resamples: how many.
-        seed: of the samples.
-
-    Returns:
-        Shape (n_resamples,).
+    Paired: a sample has the same of the n examples for both. Shape (n_resamples,).
     """
     cells, counts = np.unique(np.stack([labels, first, second]), axis=1, return_counts=True)
-    drops = []
-    for weights in _weights(counts, n_resamples, np.random.default_rng(seed)):
-        scores = [_weighted(metric, cells[0], each, weights) for each in cells[1:]]
-        drops.append(scores[0] - scores[1])
-    return np.concatenate(drops)
+    samples = _weights(counts, n_resamples, np.random.default_rng(seed))
+    return np.concatenate([_drops(metric, cells, weights) for weights in samples])
 
 
 def drops_with_more(
     metric: Metric, labels: Floats, first: Floats, second: Floats, *, more: float, unseen: bool
 ) -> Floats:
-    """Drops if ``more`` examples of one kind were added, for every kind.
+    """Drops if ``more`` examples of one kind were added, which need not be whole, for every kind.
 
-    A kind is a triple of label and two predictions.
-
-    Args:
-        metric: the score.
-        labels: shape (n,).
-        first: predictions, shape (n,).
-        second: likewise.
-        more: how many; need not be whole.
-        unseen: whether kinds that were not seen count: all triples of the classes 0 and 1.
-
-    Returns:
-        Shape (kinds,).
+    A kind is a triple of label and two predictions; ``unseen`` ones are all triples of the classes
+    0 and 1. Shape (kinds,).
     """
     cells, counts = np.unique(np.stack([labels, first, second]), axis=1, return_counts=True)
     if unseen:
@@ -151,8 +120,7 @@ def drops_with_more(
         added = np.arange(start, min(kinds, start + size))
         weights = np.tile(counts.astype(np.float64), (len(added), 1))
         weights[np.arange(len(added)), added] += more
-        scores = [_weighted(metric, cells[0], each, weights) for each in cells[1:]]
-        drops.append(scores[0] - scores[1])
+        drops.append(_drops(metric, cells, weights))
     return np.concatenate(drops)
 
 
@@ -174,9 +142,11 @@ def _weights(
         yield flat.reshape(samples, len(counts)).astype(np.float64)
 
 
-def _weighted(metric: Metric, labels: Floats, predictions: Floats, weights: Floats) -> Floats:
-    """Scores of samples in which examples occur ``weights`` times, shape (samples,)."""
-    return _WEIGHTED[metric](labels, predictions, weights)
+def _drops(metric: Metric, cells: Floats, weights: Floats) -> Floats:
+    """Drops in samples in which the cells occur ``weights`` times, shape (samples,)."""
+    labels, first, second = cells
+    scored = _WEIGHTED[metric]
+    return scored(labels, first, weights) - scored(labels, second, weights)
 
 
 def _weighted_accuracy(labels: Floats, predictions: Floats, weights: Floats) -> Floats:

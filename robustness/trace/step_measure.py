@@ -22,7 +22,8 @@ from robustness.measurement.evidence import (
 )
 from robustness.scoring.sampling import random_candidates
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
-from robustness.statistics.decisions import NOTHING_EXCLUDED, decide_median, decide_ratio
+from robustness.statistics.decisions import NOTHING_EXCLUDED, decide_ratio
+from robustness.statistics.draw_decisions import decide_median
 
 if TYPE_CHECKING:
     from robustness.scoring.quantity import Quantity

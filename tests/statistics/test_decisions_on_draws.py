@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustness.errors import MeasurementError
-from robustness.statistics.decisions import decide_factor, decide_median
+from robustness.statistics.draw_decisions import decide_factor, decide_median
 from tests.support.records.streams import nats, stream
 
 

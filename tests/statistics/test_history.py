@@ -16,7 +16,7 @@ from robustness.ablation.interventions import FixedAblation, Intact
 from robustness.checkpoint.resolving import resolve
 from robustness.policy.policy import load_policy
 from robustness.statistics.figures import Details, DrawFigures, HistoryEntry
-from robustness.statistics.history import thinned
+from robustness.statistics.loop import thinned
 from robustness.statistics.verdict import Verdict
 from robustness.store.context import Context
 from robustness.vetting import Vetting

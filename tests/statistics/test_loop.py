@@ -8,8 +8,7 @@ import pytest
 
 from robustness.statistics.decisions import NOTHING_EXCLUDED, Side
 from robustness.statistics.figures import HistoryEntry
-from robustness.statistics.history import MOST_ENTRIES, thinned
-from robustness.statistics.loop import Decided, Statistic, decided, known
+from robustness.statistics.loop import MOST_ENTRIES, Decided, Statistic, decided, known, thinned
 
 TOTAL = 160
 

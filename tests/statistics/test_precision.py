@@ -22,8 +22,8 @@ from robustness.runtime.devices import chosen_dtype
 from robustness.scoring.block import causal_block
 from robustness.scoring.forward import Scorer
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
-from robustness.statistics.decisions import decide_factor, decide_median
-from robustness.statistics.precision import reduced_precision, reduced_precision_of_draws
+from robustness.statistics.draw_decisions import decide_factor, decide_median
+from robustness.statistics.precision import reduced_precision
 from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.planted import PLANTED, save_planted
@@ -122,7 +122,7 @@ def test_an_ablated_feature_is_zero_in_bfloat16_too() -> None:
 def test_the_distance_of_draws_is_that_of_the_typical_one() -> None:
     full, tokens = np.full(32, 1.0), np.full(32, 100)
     full[:3] = 1000.0  # heavy-tailed: the mean lies on the other side
-    found = reduced_precision_of_draws(full + ERROR, full, tokens, threshold=1.1)
+    found = reduced_precision(full + ERROR, full, tokens, threshold=1.1, of_draws=True)
     assert found.distance_nats == pytest.approx(abs(1.0 - 100 * math.log(1.1)))
     assert (
         found.slack_nats == reduced_precision(full + ERROR, full, tokens, threshold=1.1).slack_nats

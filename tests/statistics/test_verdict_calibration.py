@@ -18,7 +18,8 @@ import pytest
 from numpy.typing import NDArray
 
 from robustness.scoring.sampling import DrawClock
-from robustness.statistics.decisions import CHUNK, decide_ratio
+from robustness.scoring.scoring_plan import CHUNK_BLOCKS as CHUNK
+from robustness.statistics.decisions import decide_ratio
 from robustness.statistics.sequential import (
     blind_share,
     mean_side,

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from robustness.errors import TaskError
 from robustness.tasks.metrics import (
+    _WEIGHTED,
     OF_CLASSES,
     OF_VALUES,
-    _weighted,
     bootstrap_drops,
     chosen_metric,
     score,
@@ -79,7 +79,7 @@ def test_constant_predictions_say_nothing(metric: Metric) -> None:
     assert score(metric, np.array([0.0, 1.0, 1.0]), np.zeros(3)) == 0
     weights = np.array([[1.0, 1.0, 1.0], [2.0, 0.0, 1.0]])
     labels, found = np.array([0.0, 1.0, 1.0]), np.zeros(3)
-    assert _weighted(metric, labels, found, weights).tolist() == [0, 0]
+    assert _WEIGHTED[metric](labels, found, weights).tolist() == [0, 0]
 
 
 @settings(max_examples=60, deadline=None)
@@ -94,7 +94,7 @@ def test_weighted_scores_are_those_of_the_sample_written_out(
     labels, found = _data(metric, 12, seed)
     sample = np.repeat(np.arange(12), weights)
     expected = _reference(metric, labels[sample].tolist(), found[sample].tolist())
-    (weighted,) = _weighted(metric, labels, found, np.array([weights], dtype=float))
+    (weighted,) = _WEIGHTED[metric](labels, found, np.array([weights], dtype=float))
     assert weighted == pytest.approx(expected, abs=1e-9)
 
 
@@ -115,7 +115,7 @@ def test_the_bootstrap_counts_as_the_library_does(
     n = len(pairs)
     counts = weights.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n).filter(any))
     sample = np.repeat(np.arange(n), counts)
-    (weighted,) = _weighted(metric, labels, found, np.array([counts], dtype=float))
+    (weighted,) = _WEIGHTED[metric](labels, found, np.array([counts], dtype=float))
     assert weighted == pytest.approx(score(metric, labels[sample], found[sample]), abs=1e-9)
 
 

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from robustness.checks.tasks.task import AnswerEvidence, Task
-from robustness.statistics.decisions import Decision, FactorDecision
+from robustness.statistics.decisions import Decision
+from robustness.statistics.draw_decisions import FactorDecision
 from robustness.statistics.loop import Statistic
 from robustness.tasks.decisions import (
     FIRST_LOOK_AT_DRAWS,
