@@ -1,7 +1,7 @@
 """Vetting: one checkpoint, one corpus, one policy. The object that users hold."""
 
 from collections.abc import Iterable
-from functools import cached_property, partial
+from functools import cached_property
 from operator import index
 from typing import SupportsIndex
 
@@ -33,6 +33,7 @@ from robustness.runtime.devices import chosen_dtype
 from robustness.scoring.examples import Example
 from robustness.scoring.quantity import Quantity, quantity
 from robustness.scoring.replaced import chosen_generator
+from robustness.statistics.figures import Interval
 from robustness.statistics.loop import Watch
 from robustness.statistics.pace import Pace
 from robustness.statistics.verdict import Unit, Verdict
@@ -83,8 +84,6 @@ class Vetting:
             "planned_task": task,
         }
         self.__dict__.update({name: value for name, value in known.items() if value is not None})
-
-    # ---------------------------------------------------------------- what is known of it
 
     @cached_property
     def terms(self) -> Terms:
@@ -224,11 +223,7 @@ class Vetting:
         return self.checkpoint.non_finite_tensors(self.context)
 
     def require_site(self) -> None:
-        """Find out before anything is measured that the policy's site or layers do not exist.
-
-        Raises:
-            UnsupportedSite: the model has no such site, or no such layer.
-        """
+        """Find out before anything is measured that the policy's site or layers do not exist."""
         self.ablation((0,))
 
     def ablation(
@@ -264,8 +259,6 @@ class Vetting:
                 f"{self.model_profile.hidden_size}"
             )
         return ablation
-
-    # ---------------------------------------------------------------- what it can be asked
 
     def decide(self, planned: PlannedCheck, *, alpha: float) -> Verdict:
         """The verdict on a check that a run has planned for it."""
@@ -318,11 +311,7 @@ class Vetting:
     ) -> RandomlyAblatedModel:
         """The model without ``size`` random non-outlier dimensions, drawn anew all the time.
 
-        Args:
-            size: how many.
-            site: as in :meth:`ablate`.
-            mode: as in :meth:`ablate`.
-            layers: as in :meth:`ablate`.
+        Where and how is as in :meth:`ablate`.
         """
         template = self.ablation((0,), site=site, mode=mode, layers=layers)
         return RandomlyAblatedModel(self, size, template)
@@ -332,10 +321,7 @@ class Vetting:
     ) -> LayerSweep:
         """The model without these dimensions in one layer at a time, to be asked for verdicts.
 
-        Args:
-            dims: indices in the hidden vector.
-            site: as in :meth:`ablate`; one that the layers have.
-            mode: as in :meth:`ablate`.
+        Where and how is as in :meth:`ablate`, at a site that the layers have.
         """
         return layer_sweep(self, tuple(dims), site=site, mode=mode)
 
@@ -349,20 +335,12 @@ class Vetting:
 
     @property
     def baseline(self) -> AgainstBaseline:
-        """The checkpoint beside its baseline.
-
-        Raises:
-            BaselineError: if the run has none.
-        """
+        """The checkpoint beside its baseline; a ``BaselineError`` if the run has none."""
         return AgainstBaseline(self)
 
     @cached_property
     def task(self) -> TaskModels:
-        """The checkpoint on its downstream task, to be asked for verdicts.
-
-        Raises:
-            TaskError: if the policy names none, or it does not suit the checkpoint.
-        """
+        """The checkpoint on its downstream task, to be asked for verdicts."""
         return TaskModels(self)
 
     def examples(
@@ -379,11 +357,8 @@ class Vetting:
         kept. There are none without dimensions, and for models that are scored as
         encoder-decoders or discriminators.
 
-        Args:
-            dims: indices in the hidden vector; by default the outlier dimensions.
-            number: how many pieces, each of another text block; by default the policy's.
-            site: as in :meth:`ablate`.
-            mode: as in :meth:`ablate`.
+        By default without the outlier dimensions, and as many pieces, each of another text block,
+        as the policy says. Where and how is as in :meth:`ablate`.
         """
         chosen = tuple(self.outliers().dims if dims is None else dims)
         wanted = self.settings.examples if number is None else number
@@ -391,8 +366,6 @@ class Vetting:
             return []
         ablation = self.ablate(chosen, site=site, mode=mode).ablation
         return self.measurement.examples(ablation, number=wanted)
-
-    # ---------------------------------------------------------------- how it is decided
 
     def alpha(self, confidence: float | None, alpha: float | None) -> float:
         """Error probability of one verdict.
@@ -409,22 +382,15 @@ class Vetting:
 
     def watch(self, statement: str, unit: Unit = "text blocks") -> Watch:
         """Tells whoever waits how far a decision has come."""
-        return partial(self._tell, statement, unit)
 
-    def _tell(
-        self,
-        statement: str,
-        unit: Unit,
-        seen: int,
-        number: str,
-        interval: tuple[float, float] | None,
-        most: int | None,
-    ) -> None:
-        if unit == "text blocks":
-            total = self.measurement.layout.n_blocks
-        else:
-            total = self.task_measurement.n_examples
-        line = self._pace.line(
-            statement, seen, number, interval=interval, total=total, most=most, unit=unit
-        )
-        self.context.progress(line)
+        def tell(seen: int, number: str, interval: Interval | None, most: int | None) -> None:
+            of_text = unit == "text blocks"
+            total = (
+                self.measurement.layout.n_blocks if of_text else self.task_measurement.n_examples
+            )
+            line = self._pace.line(
+                statement, seen, number, interval=interval, total=total, most=most, unit=unit
+            )
+            self.context.progress(line)
+
+        return tell

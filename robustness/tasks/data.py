@@ -232,12 +232,11 @@ def _task(
     if len(wanted) > 2:
         raise TaskError(f"{name}: an example is one text or a pair, not {len(wanted)} texts")
     rows = list(zip(*(columns[column][:] for column in wanted), strict=True))
-    for place, row in enumerate(rows, start=1):
+    labels = list(columns[label_column][:])
+    for place, (row, label) in enumerate(zip(rows, labels, strict=True), start=1):
         if not all(isinstance(text, str) and text.strip() for text in row):
             raise TaskError(f"{name}: example {place} lacks a text in {text_columns!r}")
-    labels = list(columns[label_column][:])
-    for place, value in enumerate(labels, start=1):
-        if isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
+        if isinstance(label, bool) or not isinstance(label, str | int | float) or label == "":
             raise TaskError(f"{name}: example {place} has no label in {label_column!r}")
     if len(rows) < MIN_EXAMPLES:
         raise TaskError(

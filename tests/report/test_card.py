@@ -17,8 +17,8 @@ from robustness.cli.app import app
 from robustness.errors import ReportError
 from robustness.report.collected import Ending, check_result, collected
 from robustness.report.json_document import as_json
-from robustness.report.markdown.card import TASK_NAME, chosen, eval_results, section
-from robustness.report.markdown.card_file import BEGIN, END, new_card, updated
+from robustness.report.markdown.card import chosen, eval_results, section
+from robustness.report.markdown.card_file import BEGIN, END, TASK_NAME, new_card, updated
 from robustness.report.results import Report
 from robustness.statistics.figures import Details, IntactFigures
 from robustness.statistics.verdict import Verdict

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustness.errors import ReportError
 from robustness.report.cells import COLUMNS, row_of
+from robustness.report.markdown.card_file import TASK_NAME, new_card
 from robustness.report.markdown.text import code, escaped, table
 from robustness.report.parts import OutlierDimension
 from robustness.report.results import CheckpointResult, CheckResult, Report
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from robustness.checks.check import Source
 
-TASK_NAME = "Outlier dimensions (pytest-robustness)"
-"""By which the entries that an earlier run has left in a card are known."""
 
 TASKS = {
     "masked": "fill-mask",
@@ -50,8 +49,6 @@ def render(report: Report) -> str:
     Raises:
         ReportError: as of :func:`chosen`.
     """
-    from robustness.report.markdown.card_file import new_card
-
     checkpoint = chosen(report, None)
     text = section(report, checkpoint, repo_id=None)
     return new_card(checkpoint.label, text, eval_results(report, checkpoint))

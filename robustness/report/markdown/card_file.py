@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from robustness.errors import ReportError
-from robustness.report.markdown.card import TASK_NAME
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -20,6 +19,9 @@ END = "<!-- robustness:end -->"
 _FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(?P<yaml>.*?)^---[ \t]*(?:\r?\n|\Z)", re.S | re.M)
 _KEY = re.compile(r"""^(["']?)model-index\1[ \t]*:""", re.M)
 _NEXT = re.compile(r"""^(?:[^\s#\-]|-(?!\s|$))""", re.M)
+
+TASK_NAME = "Outlier dimensions (pytest-robustness)"
+"""By which the entries that an earlier run has left in a card are known."""
 
 
 def new_card(name: str, section: str, results: "Sequence[EvalResult]") -> str:

@@ -61,14 +61,12 @@ def to_html(
     found = courses(steps, rule, also=also)
     x = step_axis([step.step for step in steps])
     figures: dict[str, Figure] = {}
-    if (course := over_steps(steps, found, x)) is not None:
-        figures["over-steps"] = course
+    if (timeline := over_steps(steps, found, x)) is not None:
+        figures["over-steps"] = timeline
     lines = degradation_lines(steps)
-    sections = []
-    for each in found[:DRAWN]:
-        section, drawn = _section(each, steps, x, k)
-        sections.append(section)
-        figures |= drawn
+    drawn = [_section(each, steps, x, k) for each in found[:DRAWN]]
+    for _, own in drawn:
+        figures |= own
     return rendered(
         "trace.html.j2",
         figures,
@@ -79,7 +77,7 @@ def to_html(
         k=k,
         scan=steps[0].scan,
         found=found,
-        sections=sections,
+        sections=[section for section, _ in drawn],
         lines=lines,
         caption=_caption(steps, found, lines, run),
         heading=heading(steps, found),
