@@ -118,8 +118,8 @@ def trace(arm: Arm, log: dict[str, Any], folder: Path, held_out: Path, store: Pa
     folders = checkpoints(folder)
     scans = [
         (
-            scan(str(path), label=path.name, store_root=store),
-            scan(str(path), label=path.name, store_root=store, rules=RELAXED),
+            scan(str(path), label=path.name, context=Context(root=store)),
+            scan(str(path), label=path.name, context=Context(root=store), rules=RELAXED),
         )
         for _, path in folders
     ]

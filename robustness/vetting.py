@@ -105,8 +105,7 @@ class Vetting:
             bos=settings.bos,
             seed=settings.seed,
             device=settings.device,
-            threads=self.context.threads,
-            progress=self.context.progress,
+            context=self.context,
         )
         return profile_model(
             self.checkpoint,
@@ -114,8 +113,7 @@ class Vetting:
             settings.rule_names,
             stack=settings.stack,
             source=source,
-            store_root=self.context.root,
-            newer_than=self.context.newer_than,
+            context=self.context,
             values=values,
         )
 
@@ -223,9 +221,7 @@ class Vetting:
 
     def non_finite_tensors(self) -> tuple[str, ...]:
         """Names of the checkpoint's tensors that hold NaN or infinity."""
-        return self.checkpoint.non_finite_tensors(
-            store_root=self.context.root, newer_than=self.context.newer_than
-        )
+        return self.checkpoint.non_finite_tensors(self.context)
 
     def require_site(self) -> None:
         """Find out before anything is measured that the policy's site or layers do not exist.

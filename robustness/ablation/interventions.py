@@ -46,14 +46,15 @@ class Intervention(Protocol):
     @property
     def needs_means(self) -> Ablation | None:
         """The ablation at whose places the intact model's means are needed, or ``None``."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Intact:
+class Intact(Intervention):
     """Nothing is done."""
 
     def key(self) -> Any:
-        """See :class:`Intervention`."""
+        """It has none: what is measured of the intact model stands under ``null``."""
         return None
 
     def applied(
@@ -64,23 +65,18 @@ class Intact:
         /,
         means: "Means | None" = None,  # noqa: ARG002
     ) -> AbstractContextManager[None]:
-        """See :class:`Intervention`."""
+        """The model runs as it is."""
         return nullcontext()
-
-    @property
-    def needs_means(self) -> None:
-        """See :class:`Intervention`."""
-        return
 
 
 @dataclass(frozen=True, kw_only=True)
-class FixedAblation:
+class FixedAblation(Intervention):
     """One ablation for all text blocks."""
 
     ablation: Ablation
 
     def key(self) -> Any:
-        """See :class:`Intervention`."""
+        """The ablation's own."""
         return self.ablation.key()
 
     def applied(
@@ -91,19 +87,19 @@ class FixedAblation:
         /,
         means: "Means | None" = None,
     ) -> AbstractContextManager[None]:
-        """See :class:`Intervention`."""
+        """The same dimensions are switched off in all rows."""
         from robustness.ablation.hooks import ablated
 
         return ablated(model, anatomy.stack, self.ablation, means)
 
     @property
     def needs_means(self) -> Ablation | None:
-        """See :class:`Intervention`."""
+        """The ablation, if it puts means in the place of features."""
         return self.ablation if self.ablation.mode == "mean" else None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantized:
+class Quantized(Intervention):
     """8-bit weights and activations at all dense layers (`robustness.ablation.quantization`).
 
     Rows run alone: the scale of the activations is that of one text block's tensor.
@@ -115,7 +111,7 @@ class Quantized:
     spared: tuple[int, ...] = ()
 
     def key(self) -> Any:
-        """See :class:`Intervention`."""
+        """How it quantises, and what it spares."""
         return {"quantized": "int8, symmetric absmax per tensor", "spared": list(self.spared)}
 
     def applied(
@@ -126,20 +122,15 @@ class Quantized:
         /,
         means: "Means | None" = None,  # noqa: ARG002
     ) -> AbstractContextManager[None]:
-        """See :class:`Intervention`; the dense layers can be found once, beforehand."""
+        """The dense layers are found anew; a caller that knows them can do better."""
         from robustness.ablation.quantization import quantized
         from robustness.anatomy.live import dense_layers_of
 
         return quantized(model, dense_layers_of(model, anatomy.stack), self.spared)
 
-    @property
-    def needs_means(self) -> None:
-        """See :class:`Intervention`."""
-        return
-
 
 @dataclass(frozen=True, kw_only=True)
-class PerBlockAblation:
+class PerBlockAblation(Intervention):
     """Other dimensions for each text block of the chunk (the random control).
 
     Attributes:
@@ -151,7 +142,7 @@ class PerBlockAblation:
     template: Ablation
 
     def key(self) -> Any:
-        """See :class:`Intervention`."""
+        """The place once, and the dimensions of each text block."""
         place = {name: value for name, value in self.template.key().items() if name != "dims"}
         return {**place, "per_block": [list(dims) for dims in self.dims]}
 
@@ -163,7 +154,7 @@ class PerBlockAblation:
         /,
         means: "Means | None" = None,
     ) -> AbstractContextManager[None]:
-        """See :class:`Intervention`."""
+        """Rows of one text block run as a fixed ablation, others with dimensions of their own."""
         from robustness.ablation.hooks import ablated, ablated_rows
 
         if len(set(rows)) == 1:
@@ -174,7 +165,7 @@ class PerBlockAblation:
 
     @property
     def needs_means(self) -> Ablation | None:
-        """See :class:`Intervention`."""
+        """The template, if it puts means in the place of features."""
         return self.template if self.template.mode == "mean" else None
 
 

@@ -6,7 +6,7 @@ imported.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ from robustness.checkpoint.loading import loading_errors
 from robustness.checkpoint.weights import TensorInfo
 from robustness.errors import CheckpointError
 from robustness.runtime.libraries import library_versions
-from robustness.store.store import Record, Store, digest
+from robustness.store.context import Context
+from robustness.store.store import Record, digest
 
 if TYPE_CHECKING:
     from robustness.checkpoint.checkpoint import Checkpoint
@@ -25,25 +26,19 @@ LAYOUT = 1
 """Versions of what is remembered; part of its identity in the store."""
 
 
-def recorded_anatomy(
-    checkpoint: "Checkpoint",
-    stack: StackChoice,
-    *,
-    store_root: Path,
-    newer_than: float | None = None,
-) -> Record:
+def recorded_anatomy(checkpoint: "Checkpoint", stack: StackChoice, context: Context) -> Record:
     """The anatomy of a resolved checkpoint under ``anatomy``, and its measures beside it.
 
     Raises:
         UnsupportedArchitecture, UnsupportedSite: Tracing finds no layers, or no output site.
     """
-    context = {
+    identity = {
         "anatomy": ANATOMY,
         "config": checkpoint.config_hash,
         "architecture": checkpoint.architecture,
         "versions": library_versions(),
     }
-    store = Store(store_root, context, newer_than=newer_than)
+    store = context.store(identity)
     (record,) = store.obtain([{"stack": stack}], lambda _: _trace(checkpoint, stack))
     return record
 
@@ -70,10 +65,9 @@ def recorded_layout(
     folder: Path,
     tensors: Mapping[str, TensorInfo],
     stack: StackChoice,
+    context: Context,
     *,
-    store_root: Path,
     what: str,
-    progress: Callable[[str], None],
 ) -> Record:
     """Where the sites of a folder's model are, and what their parameters are called in its files.
 
@@ -83,11 +77,11 @@ def recorded_layout(
     """
     config = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
     names = digest({name: list(info.shape) for name, info in tensors.items()})
-    store = Store(store_root, {"layout": LAYOUT, "versions": library_versions()})
+    store = context.store({"layout": LAYOUT, "versions": library_versions()})
     key = {"config": config, "tensors": names, "stack": stack}
 
     def trace(_: object) -> Record:
-        progress("tracing the model's skeleton")
+        context.progress("tracing the model's skeleton")
         return _trace_layout(folder, tensors, stack, what)
 
     (record,) = store.obtain([key], trace)

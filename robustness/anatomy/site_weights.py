@@ -23,13 +23,12 @@ from robustness.checkpoint.tensor_values import read_values
 from robustness.checkpoint.weights import read_tensors
 from robustness.errors import CheckpointError, RobustnessError
 from robustness.runtime.libraries import library_versions
+from robustness.store.context import Context
 from robustness.store.hashing import file_stamps
-from robustness.store.store import Record, Store
+from robustness.store.store import Record
 
 WEIGHTS = 1
 """Version of what is remembered; part of its identity in the store."""
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +57,7 @@ def site_weights(
     reference: str,
     *,
     stack: StackChoice = "auto",
-    store_root: Path,
-    progress: Progress = lambda _: None,
+    context: Context,
 ) -> SiteWeights:
     """Find a checkpoint's output sites and read their parameters, or recall them.
 
@@ -71,19 +69,15 @@ def site_weights(
     ref = CheckpointRef.parse(reference)
     path = Path(ref.target)
     if ref.kind != "hub" and path.is_file():
-        record = _recalled(
-            (path,), stack, store_root, lambda: _read_gguf(path, stack, store_root, progress)
-        )
+        record = _recalled((path,), stack, context, lambda: _read_gguf(path, stack, context))
         return _from_record(record, None, [note for note in [ref.note] if note])
-    folder, revision, notes = locate(ref, store_root, progress)
+    folder, revision, notes = locate(ref, context.root, context.progress)
     refuse_adapters(folder, reference)
-    record = _read_folder(folder, stack, store_root, what=reference, progress=progress)
+    record = _read_folder(folder, stack, context, what=reference)
     return _from_record(record, revision, [note for note in [ref.note, *notes] if note])
 
 
-def _read_folder(
-    folder: Path, stack: StackChoice, store_root: Path, *, what: str, progress: Progress
-) -> Record:
+def _read_folder(folder: Path, stack: StackChoice, context: Context, *, what: str) -> Record:
     """The record of a folder of safetensors files."""
     tensors = read_tensors(folder)
     config = folder / "config.json"
@@ -91,9 +85,7 @@ def _read_folder(
         raise CheckpointError(f"{folder} has no config.json: it is not a complete checkpoint.")
 
     def measure() -> Record:
-        layout = recorded_layout(
-            folder, tensors, stack, store_root=store_root, what=what, progress=progress
-        )
+        layout = recorded_layout(folder, tensors, stack, context, what=what)
         stored: Mapping[str, str] = layout["stored"]
 
         def tensor(name: str) -> NDArray[Any]:
@@ -108,25 +100,25 @@ def _read_folder(
         return _to_record(layout["architecture"], layout["anatomy"], tensor)
 
     files = {info.file for info in tensors.values()}
-    return _recalled((*files, config), stack, store_root, measure)
+    return _recalled((*files, config), stack, context, measure)
 
 
-def _read_gguf(file: Path, stack: StackChoice, store_root: Path, progress: Progress) -> Record:
+def _read_gguf(file: Path, stack: StackChoice, context: Context) -> Record:
     """The record of a GGUF file, converted whole where its tensors cannot be read one by one."""
     from robustness.anatomy.gguf_slices import GgufSites
     from robustness.checkpoint.gguf_conversion import convert_gguf
     from robustness.checkpoint.gguf_file import read_gguf_header
 
     summary = read_gguf_header(file)
-    progress("tracing the model's skeleton")
+    context.progress("tracing the model's skeleton")
     try:
         sites = GgufSites.find(file, summary, stack)
         return _to_record(sites.architecture, sites.anatomy.to_dict(), sites.tensor)
     except RobustnessError:
         raise
     except Exception:  # internals of transformers and gguf: any change in them takes the long way
-        folder, _ = convert_gguf(file, cache=store_root, progress=progress)
-        return _read_folder(folder, stack, store_root, what=str(file), progress=progress)
+        folder, _ = convert_gguf(file, cache=context.root, progress=context.progress)
+        return _read_folder(folder, stack, context, what=str(file))
 
 
 def _to_record(
@@ -165,16 +157,16 @@ def _from_record(record: Record, revision: str | None, notes: Iterable[str]) -> 
 
 
 def _recalled(
-    files: Iterable[Path], stack: StackChoice, store_root: Path, measure: Callable[[], Record]
+    files: Iterable[Path], stack: StackChoice, context: Context, measure: Callable[[], Record]
 ) -> Record:
     """What was read from files that have not changed since, or is now."""
     files = tuple(files)
     stamps, settled = file_stamps(files)
-    context = {"site_weights": WEIGHTS, "files": stamps, "versions": library_versions()}
+    identity = {"site_weights": WEIGHTS, "files": stamps, "versions": library_versions()}
     if not settled:
         record = measure()
     else:
-        store = Store(store_root, context)
+        store = context.store(identity)
         (record,) = store.obtain([{"stack": stack}], lambda _: _unless_changed(files, measure))
     return record
 

@@ -20,8 +20,9 @@ from robustness.checkpoint.tokenization import load_tokenizer, tokenizer_files
 from robustness.checkpoint.weights import TensorInfo, float32_bytes, read_tensors
 from robustness.errors import CheckpointError
 from robustness.runtime.libraries import library_versions
+from robustness.store.context import Context
 from robustness.store.files import stamp
-from robustness.store.store import Record, Store
+from robustness.store.store import Record
 
 _SCHEMA = 1  # of to_dict
 Progress = Callable[[str], None]
@@ -184,7 +185,7 @@ class Checkpoint:
                 "vet a folder that nobody writes to."
             )
 
-    def non_finite_tensors(self, *, store_root: Path, newer_than: float | None) -> tuple[str, ...]:
+    def non_finite_tensors(self, context: Context) -> tuple[str, ...]:
         """Names of the floating-point tensors that hold NaN or infinity, remembered in the store.
 
         Raises:
@@ -196,7 +197,7 @@ class Checkpoint:
             self.require_unchanged()
             return {"names": names}
 
-        store = Store(store_root, {"weights": self.weights_hash}, newer_than=newer_than)
+        store = context.store({"weights": self.weights_hash})
         key = {"non_finite_tensors": 1, "versions": library_versions()}
         (record,) = store.obtain([key], look)
         return tuple(record["names"])

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from robustness.ablation.ablation import Ablation
 from robustness.ablation.interventions import FixedAblation, Intervention
-from robustness.checks.check import Check, PlanContext, joint_suffix
+from robustness.checks.check import Check, PlanContext
 from robustness.checks.control import RandomlyAblatedModel
 from robustness.checks.limits import Limits, Ratio
 from robustness.checks.model import Model, where
@@ -141,11 +141,9 @@ class AblationDegrades(Check[AblationDegradesLimits]):
     role, by_dimension, in_baseline = "alone", True, True
 
     def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
-        """One for every outlier dimension; see :class:`Check`."""
         return (self.case((dim,), f"dim{dim}") for dim in context.dims)
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
-        """See :class:`Check`."""
         return _decided_by_expectation(planned, subject, self.limits_in(subject.terms), alpha)
 
     def row(self, dims: Sequence[int]) -> str:
@@ -160,12 +158,7 @@ class JointAblationDegrades(Check[JointAblationDegradesLimits]):
     limits = JointAblationDegradesLimits
     role, in_baseline = "joint", True
 
-    def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
-        """One; see :class:`Check`."""
-        yield self.case(context.dims, joint_suffix(context.dims))
-
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
-        """See :class:`Check`."""
         return _decided_by_expectation(planned, subject, self.limits_in(subject.terms), alpha)
 
     def row(self, dims: Sequence[int]) -> str:
@@ -187,18 +180,16 @@ class MagnitudeAloneIsHarmless(Check[MagnitudeAloneIsHarmlessLimits]):
     limits = MagnitudeAloneIsHarmlessLimits
 
     def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
-        """One, where dimensions can lack consistency over layers; see :class:`Check`."""
         profile = context.model_profile
         if profile.distinct_sites < 2:
             why = "all layers share one site, so nothing can lack consistency over layers"
-            yield self.not_applicable(why, suffix="shared")
+            yield self.not_applicable(why, "shared")
             return
         dims = tuple(sorted(profile.detection.magnitude[: len(context.dims)]))
-        suffix = f"dims{'+'.join(map(str, dims))}" if len(dims) <= 4 else f"{len(dims)}dims"
-        yield self.case(dims, suffix)
+        few = f"dims{'+'.join(map(str, dims))}"
+        yield self.case(dims, few if len(dims) <= 4 else f"{len(dims)}dims")
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
-        """See :class:`Check`."""
         model = AblatedModel(subject, subject.ablation(planned.dims))
         within = self.limits_in(subject.terms).max_ratio
         return model.is_harmless(within=within, alpha=alpha)
@@ -222,19 +213,16 @@ class EmbeddingNormAloneIsHarmless(Check[EmbeddingNormAloneIsHarmlessLimits]):
     limits = EmbeddingNormAloneIsHarmlessLimits
 
     def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
-        """One, where the model has such a norm; see :class:`Check`."""
         if "embedding-norm" not in context.model_profile.sites:
             why = "the model has no norm of that width between its embedding and its first layer"
-            yield self.not_applicable(why, suffix="no-norm")
-            return
-        yield self.case(context.dims, joint_suffix(context.dims))
+            yield self.not_applicable(why, "no-norm")
+        else:
+            yield from super().cases(context)
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
-        """See :class:`Check`."""
         model = AblatedModel(subject, subject.ablation(planned.dims, site="embedding-norm"))
         within = self.limits_in(subject.terms).max_ratio
         return model.is_harmless(within=within, alpha=alpha)
 
-    def row(self, dims: Sequence[int]) -> str:  # noqa: ARG002
-        """See :class:`Check`."""
+    def row(self, dims: Sequence[int]) -> str:
         return "at embedding norm"

@@ -65,7 +65,7 @@ class PairedRatio(Statistic[InterventionEvidence, PairedDecision]):
             exhausted=evidence.whole,
         )
 
-    def most(self, evidence: InterventionEvidence) -> int:  # noqa: ARG002
+    def most(self, evidence: InterventionEvidence) -> int:
         """All that the baseline holds."""
         return self.held
 
@@ -201,7 +201,6 @@ class MatchesBaseline(Check[MatchesBaselineLimits]):
         return Cost() if planned.suffix == OUTLIERS else super().cost(planned)
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
-        """See :class:`Check`."""
         limits, against = self.limits_in(subject.terms), AgainstBaseline(subject)
         if planned.suffix == OUTLIERS:
             return against.keeps_outliers(limits.dims)

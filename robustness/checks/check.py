@@ -6,7 +6,7 @@ one checkpoint and about certain dimensions.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Generic, Literal, TypeAlias, TypeVar, cast
 
 from robustness.checks.limits import Limits, Terms
@@ -115,7 +115,7 @@ class Check(ABC, Generic[L]):
         if not self.limits_in(context.terms).enabled or not self.applies(context):
             return ()
         if self.needs_outliers and not context.dims:
-            return (self.not_applicable(NO_OUTLIERS, suffix="no-outliers"),)
+            return (self.not_applicable(NO_OUTLIERS, "no-outliers"),)
         return tuple(self.cases(context))
 
     def applies(self, context: PlanContext) -> bool:
@@ -128,9 +128,9 @@ class Check(ABC, Generic[L]):
         }
         return has[self.source]
 
-    @abstractmethod
     def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
-        """What is asked of a checkpoint that has what the check needs."""
+        """What is asked of a checkpoint that has what the check needs: one about all dimensions."""
+        yield self.case(context.dims, joint_suffix(context.dims))
 
     @abstractmethod
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
@@ -146,7 +146,7 @@ class Check(ABC, Generic[L]):
         """What a planned check measures: its dimensions ablated, for most."""
         return Cost(ablations=(planned.dims,))
 
-    def row(self, dims: Sequence[int]) -> str | None:  # noqa: ARG002
+    def row(self, dims: Sequence[int]) -> str | None:
         """Its row among the degradations that a report draws; ``None`` where it measures none."""
         return None
 
@@ -157,12 +157,11 @@ class Check(ABC, Generic[L]):
         return PlannedCheck(check=self.name, dims=dims, suffix=suffix, statistical=statistical)
 
     def not_applicable(
-        self, why: str, *, dims: tuple[int, ...] = (), suffix: str = ""
+        self, why: str, suffix: str = "", dims: tuple[int, ...] = ()
     ) -> PlannedCheck:
         """One that there is nothing to ask for."""
-        return PlannedCheck(
-            check=self.name, dims=dims, suffix=suffix, statistical=False, not_applicable=why
-        )
+        planned = self.case(dims, suffix, statistical=False)
+        return replace(planned, not_applicable=why)
 
 
 def joint_suffix(dims: Sequence[int]) -> str:
@@ -170,3 +169,26 @@ def joint_suffix(dims: Sequence[int]) -> str:
     if len(dims) == 1:
         return f"dim{dims[0]}"
     return f"dims{'+'.join(map(str, dims))}" if len(dims) <= 4 else f"{len(dims)}dims"
+
+
+class PaperCheck(Check[L]):
+    """A check that only the paper's findings ask for."""
+
+    def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
+        """One about all dimensions, unless the model is to have no outliers."""
+        suffix = joint_suffix(context.dims)
+        if context.terms.expectation == "paper":
+            yield self.case(context.dims, suffix)
+        else:
+            why = f"expectation {context.terms.expectation} does not ask for it"
+            yield self.not_applicable(why, suffix, context.dims)
+
+
+class ControlCheck(Check[L]):
+    """A check of as many random dimensions."""
+
+    role, random = "control", True
+
+    def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
+        """One; its id says how many dimensions a draw has."""
+        yield self.case(context.dims, f"{len(context.dims)}random")

@@ -1,12 +1,12 @@
 """The random control: what matters is which dimensions are ablated, not that some are."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from pydantic import Field
 
 from robustness.ablation.ablation import Ablation
-from robustness.checks.check import Check, Cost, PlanContext, joint_suffix
+from robustness.checks.check import ControlCheck, Cost, PaperCheck
 from robustness.checks.limits import Limits, Ratio
 from robustness.checks.model import Model, random_dimensions, where
 from robustness.checks.planned import PlannedCheck
@@ -144,23 +144,17 @@ class RandomAblationIsHarmlessLimits(Limits):
     max_draws: int = Field(default=1000, ge=128, description="inconclusive after this many draws")
 
 
-class RandomAblationIsHarmless(Check[RandomAblationIsHarmlessLimits]):
+class RandomAblationIsHarmless(ControlCheck[RandomAblationIsHarmlessLimits]):
     """The median draw of as many non-outlier dimensions stays below ``max_ratio``."""
 
     name, title = "random_ablation_is_harmless", "random control"
     limits = RandomAblationIsHarmlessLimits
-    role, random = "control", True
 
-    def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
-        """One; see :class:`Check`."""
-        yield self.case(context.dims, f"{len(context.dims)}random")
-
-    def cost(self, planned: PlannedCheck) -> Cost:  # noqa: ARG002
+    def cost(self, planned: PlannedCheck) -> Cost:
         """Random draws."""
         return Cost(draws=DRAWS_FOR_MEDIAN)
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
-        """See :class:`Check`."""
         model = RandomlyAblatedModel(subject, len(planned.dims), subject.ablation((0,)))
         return model.is_harmless(within=self.limits_in(subject.terms).max_ratio, alpha=alpha)
 
@@ -177,30 +171,18 @@ class OutliersMatterMoreThanChanceLimits(Limits):
     )
 
 
-class OutliersMatterMoreThanChance(Check[OutliersMatterMoreThanChanceLimits]):
+class OutliersMatterMoreThanChance(PaperCheck[OutliersMatterMoreThanChanceLimits]):
     """The joint ΔNLL is positive and at least ``factor`` times the mean control's."""
 
     name, title = "outliers_matter_more_than_chance", "effect over chance"
     limits = OutliersMatterMoreThanChanceLimits
     role = "factor"
 
-    def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
-        """One, where the paper's findings are expected; see :class:`Check`."""
-        suffix = joint_suffix(context.dims)
-        if context.terms.expectation == "paper":
-            yield self.case(context.dims, suffix)
-        else:
-            yield self.not_applicable(NOT_HARDENED, dims=context.dims, suffix=suffix)
-
     def cost(self, planned: PlannedCheck) -> Cost:
         """Random draws beside the joint ablation."""
         return Cost(ablations=(planned.dims,), draws=DRAWS_FOR_FACTOR)
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
-        """See :class:`Check`."""
         joint = subject.ablation(planned.dims)
         control = RandomlyAblatedModel(subject, len(planned.dims), joint)
         return control.decide_factor(joint, self.limits_in(subject.terms).factor, alpha)
-
-
-NOT_HARDENED = "expectation hardened does not ask for it"

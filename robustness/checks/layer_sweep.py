@@ -108,16 +108,15 @@ class LayerProfile(Check[LayerProfileLimits]):
     limits = LayerProfileLimits
 
     def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
-        """One, at sites that layers have; see :class:`Check`."""
         if context.terms.site == "embedding-norm":
             why = "the site embedding-norm lies before the layers"
-            yield self.not_applicable(why, suffix="no-layers")
-            return
-        compared = self.limits_in(context.terms).max_ratio != "record"
-        yield self.case(context.dims, joint_suffix(context.dims), statistical=compared)
+            yield self.not_applicable(why, "no-layers")
+        else:
+            compared = self.limits_in(context.terms).max_ratio != "record"
+            suffix = joint_suffix(context.dims)
+            yield self.case(context.dims, suffix, statistical=compared)
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
-        """See :class:`Check`."""
         within = self.limits_in(subject.terms).max_ratio
         sweep = layer_sweep(subject, planned.dims)
         if within == "record":

@@ -1,13 +1,12 @@
 """What switching dimensions off changes in the model's predictions."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
 
 from robustness.ablation.interventions import FixedAblation
-from robustness.checks.check import Check, Cost, PlanContext, joint_suffix
+from robustness.checks.check import Check, Cost
 from robustness.checks.limits import Limits
 from robustness.checks.model import where
 from robustness.checks.planned import PlannedCheck
@@ -41,7 +40,7 @@ class ChangedShare(Statistic[PredictionEvidence, Decision]):
 
     def shown(
         self,
-        evidence: PredictionEvidence,  # noqa: ARG002
+        evidence: PredictionEvidence,
         decision: Decision | None,
     ) -> tuple[str, tuple[float, float] | None]:
         """The share, and its interval once there is one."""
@@ -64,16 +63,11 @@ class AblationChangesPredictions(Check[AblationChangesPredictionsLimits]):
     name, title = "ablation_changes_predictions", "changed predictions"
     limits = AblationChangesPredictionsLimits
 
-    def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
-        """One; see :class:`Check`."""
-        yield self.case(context.dims, joint_suffix(context.dims))
-
-    def cost(self, planned: PlannedCheck) -> Cost:  # noqa: ARG002
+    def cost(self, planned: PlannedCheck) -> Cost:
         """A pass of each model, side by side."""
         return Cost(passes=2)
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
-        """See :class:`Check`."""
         limits = self.limits_in(subject.terms)
         if subject.terms.expectation == "paper":
             return _decided(planned, subject, limits.min_share, alpha, passes="above")

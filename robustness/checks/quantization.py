@@ -113,14 +113,12 @@ class QuantizationIsHarmless(Check[QuantizationIsHarmlessLimits]):
     needs_outliers = False
 
     def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
-        """One; see :class:`Check`."""
         yield self.case(context.dims, "int8")
 
     def cost(self, planned: PlannedCheck) -> Cost:
         """A pass in int8, and one that spares the outlier dimensions."""
         return Cost(passes=1 + bool(planned.dims))
 
-    def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:  # noqa: ARG002
-        """See :class:`Check`."""
+    def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
         within = self.limits_in(subject.terms).max_ratio
         return QuantizedModel(subject).is_harmless(within=within, alpha=alpha)

@@ -69,15 +69,13 @@ class WeightsAreFinite(Check[WeightsAreFiniteLimits]):
     needs_outliers = False
 
     def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
-        """One; see :class:`Check`."""
         yield self.case(statistical=context.language_model)
 
-    def cost(self, planned: PlannedCheck) -> Cost:  # noqa: ARG002
+    def cost(self, planned: PlannedCheck) -> Cost:
         """The intact model alone."""
         return Cost()
 
-    def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:  # noqa: ARG002
-        """See :class:`Check`."""
+    def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
         statement = "all parameters are finite numbers"
         if broken := subject.non_finite_tensors():
             reason = f"{len(broken)} tensors hold NaN or infinity, the first is {broken[0]}"
@@ -109,15 +107,13 @@ class OutliersArePresent(Check[OutliersArePresentLimits]):
     needs_outliers = False
 
     def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
-        """One; see :class:`Check`."""
         yield self.case(context.dims, statistical=False)
 
-    def cost(self, planned: PlannedCheck) -> Cost:  # noqa: ARG002
+    def cost(self, planned: PlannedCheck) -> Cost:
         """Nothing is measured."""
         return Cost()
 
-    def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:  # noqa: ARG002
-        """See :class:`Check`."""
+    def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
         limits, outliers = self.limits_in(subject.terms), subject.outliers()
         if subject.terms.expectation == "paper":
             return outliers.count_lies_within(limits.min, limits.max)

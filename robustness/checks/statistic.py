@@ -48,7 +48,6 @@ class AgainstChance(Statistic[IntactEvidence, Decision]):
         )
 
     def costs(self, reduced: Deltas, full: Deltas, tokens: Tokens) -> tuple[Precision, ...]:
-        """See :class:`Statistic`."""
         chance = self.chance_nats * tokens
         pair = (reduced["nll"] - chance, full["nll"] - chance)
         return (reduced_precision(*pair, tokens, threshold=1.0),)
@@ -84,7 +83,6 @@ class Degradation(Statistic[InterventionEvidence, Decision]):
         )
 
     def costs(self, reduced: Deltas, full: Deltas, tokens: Tokens) -> tuple[Precision, ...]:
-        """See :class:`Statistic`."""
         pair = (reduced["delta"], full["delta"])
         return (reduced_precision(*pair, tokens, threshold=self.threshold),)
 
@@ -174,12 +172,10 @@ class Recorded(Statistic[E, D], Generic[E, D]):
         """After enough of it."""
         return evidence.seen >= self.enough
 
-    def most(self, evidence: E) -> int:  # noqa: ARG002
-        """See :class:`Statistic`."""
+    def most(self, evidence: E) -> int:
         return self.total if self.exhaustive else min(self.total, self.enough)
 
     def shown(self, evidence: E, decision: D | None) -> tuple[str, tuple[float, float] | None]:
-        """See :class:`Statistic`."""
         return self.statistic.shown(evidence, decision)
 
 
@@ -210,7 +206,6 @@ class MedianOfDraws(Statistic[ControlEvidence, MedianDecision]):
         )
 
     def costs(self, reduced: Deltas, full: Deltas, tokens: Tokens) -> tuple[Precision, ...]:
-        """See :class:`Statistic`."""
         pair = (reduced["delta"], full["delta"])
         return (reduced_precision(*pair, tokens, threshold=self.threshold, of_draws=True),)
 
@@ -256,7 +251,6 @@ class EffectFactor(Statistic[ControlEvidence, FactorDecision]):
         )
 
     def costs(self, reduced: Deltas, full: Deltas, tokens: Tokens) -> tuple[Precision, ...]:
-        """See :class:`Statistic`."""
         pairs = (self._excess(reduced), self._excess(full)), (reduced["joint"], full["joint"])
         return tuple(reduced_precision(*pair, tokens, threshold=1.0) for pair in pairs)
 
@@ -268,12 +262,11 @@ class EffectFactor(Statistic[ControlEvidence, FactorDecision]):
         return len(evidence.draw_tokens) >= self.max_draws
 
     def most(self, evidence: ControlEvidence) -> int | None:
-        """See :class:`MedianOfDraws`."""
         return _blocks_of_draws(evidence, self.max_draws)
 
     def shown(
         self,
-        evidence: ControlEvidence,  # noqa: ARG002
+        evidence: ControlEvidence,
         decision: FactorDecision | None,
     ) -> tuple[str, None]:
         """Both means."""

@@ -43,9 +43,9 @@ def scan(
     from robustness.outliers.scanning import scan as scan_one
     from robustness.policy.policy import load_policy
     from robustness.runtime.plain import encodable, is_encodable
+    from robustness.store.context import Context
     from robustness.store.store import default_root
 
-    root = default_root() if store is None else store.absolute()
     found: list[Scan] = []
     errors: list[dict[str, str]] = []
 
@@ -60,6 +60,8 @@ def scan(
         if sys.stderr.isatty():
             say(f"robustness: {line} ...")
 
+    root = default_root() if store is None else store.absolute()
+    context = Context(root=root, progress=progress)
     try:
         settings = load_policy(policy, options={"stack": stack})
         labels = unique_labels(models)
@@ -75,8 +77,7 @@ def scan(
                     label=label,
                     rules=own.rules,
                     stack=own.stack,
-                    store_root=root,
-                    progress=progress,
+                    context=context,
                 )
             )
         except RobustnessError as error:

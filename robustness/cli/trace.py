@@ -122,13 +122,16 @@ def _scanned(
     from robustness.checkpoint.reference import unique_labels
     from robustness.errors import RuleError
     from robustness.outliers.scanning import Scan, scan
+    from robustness.store.context import Context
     from robustness.trace.emergence import require_one_run, traced_steps
     from robustness.trace.run_order import in_order
+
+    context = Context(root=root)
 
     def scanned(reference: str, label: str) -> Scan:
         line.show(f"reading {label}")
         own = policy.settings(reference, label)
-        return scan(reference, label=label, rules=own.rules, stack=own.stack, store_root=root)
+        return scan(reference, label=label, rules=own.rules, stack=own.stack, context=context)
 
     references = [reference for reference, _ in in_order(checkpoints)]
     steps: list[Step] = []

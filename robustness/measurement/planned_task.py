@@ -191,7 +191,7 @@ def _anatomy_record(
     """Where the class of model that answers the task can be ablated: in the layers vetted."""
     if asked.architecture == checkpoint.architecture:
         return model_profile.anatomy_record
-    found = recorded_anatomy(asked, stack, store_root=context.root, newer_than=context.newer_than)
+    found = recorded_anatomy(asked, stack, context)
     layers, hidden_size = found["layers"], found["hidden_size"]
     if (layers, hidden_size) != (model_profile.layers, model_profile.hidden_size):
         raise TaskError(

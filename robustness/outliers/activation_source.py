@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from robustness.corpus.corpus import Corpus
 from robustness.corpus.special_tokens import Bos
 from robustness.scoring.sampling import block_order
+from robustness.store.context import Context
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from robustness.anatomy.stacks import Stack
     from robustness.checkpoint.checkpoint import Checkpoint
     from robustness.outliers.rules.summaries import DenseInputs, LayerOutputs, Spikes
-    from robustness.runtime.threads import Threads
-
-Progress = Callable[[str], None]
 
 
 class ActivationSource:
@@ -33,8 +31,7 @@ class ActivationSource:
         bos: whether text blocks begin with the token that begins a sequence.
         seed: of the order of text blocks.
         device: where the model reads.
-        threads: a share of the processor's cores; ``None`` leaves the library's choice.
-        progress: told about every text block.
+        context: the processor's cores, and who is told about every text block.
     """
 
     def __init__(
@@ -47,8 +44,7 @@ class ActivationSource:
         bos: Bos,
         seed: int,
         device: str,
-        threads: "Threads | None" = None,
-        progress: Progress = lambda _: None,
+        context: Context,
     ) -> None:
         self._checkpoint = checkpoint
         self._load_corpus = corpus
@@ -57,8 +53,7 @@ class ActivationSource:
         self._bos: Bos = bos
         self._seed = seed
         self._device = device
-        self._threads = threads
-        self._progress = progress
+        self._context = context
         self._outputs: LayerOutputs | None = None
 
     @cached_property
@@ -86,7 +81,7 @@ class ActivationSource:
                 stack,
                 self._blocks,
                 sentence_first=self._checkpoint.scoring == "masked",
-                progress=self._progress,
+                progress=self._context.progress,
             )
         return self._outputs
 
@@ -95,7 +90,7 @@ class ActivationSource:
         from robustness.outliers.activations.inputs import dense_inputs
 
         return dense_inputs(
-            self._model, stack, self._blocks, threshold=threshold, progress=self._progress
+            self._model, stack, self._blocks, threshold=threshold, progress=self._context.progress
         )
 
     def spikes(self, stack: "Stack", *, threshold: float, max_rounds: int) -> "list[Spikes]":
@@ -109,7 +104,7 @@ class ActivationSource:
             self._blocks,
             threshold=threshold,
             max_rounds=max_rounds,
-            progress=self._progress,
+            progress=self._context.progress,
         )
 
     @cached_property
@@ -129,7 +124,8 @@ class ActivationSource:
     def _model(self) -> Any:
         import torch
 
-        threads = None if self._threads is None else self._threads()
+        share = self._context.threads
+        threads = None if share is None else share()
         if threads is not None:
             torch.set_num_threads(threads)
-        return self._checkpoint.load_model(device=self._device, progress=self._progress)
+        return self._checkpoint.load_model(device=self._device, progress=self._context.progress)

@@ -7,7 +7,6 @@ few text blocks with it.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustness.ablation.ablation import Ablation
@@ -20,7 +19,8 @@ from robustness.outliers.rules import RULES, Rule
 from robustness.outliers.rules.settings import Rules
 from robustness.outliers.site_values import SiteValues, site_values
 from robustness.runtime.libraries import library_versions
-from robustness.store.store import Record, Store
+from robustness.store.context import Context
+from robustness.store.store import Record
 
 if TYPE_CHECKING:
     from robustness.anatomy.parameters import SiteParameters
@@ -120,8 +120,7 @@ def profile_model(
     *,
     stack: StackChoice = "auto",
     source: ActivationSource,
-    store_root: Path,
-    newer_than: float | None = None,
+    context: Context,
     values: bool = False,
 ) -> ModelProfile:
     """Trace a weightless copy of the model and apply rules.
@@ -132,8 +131,7 @@ def profile_model(
         names: which rules are applied; the first is the primary one.
         stack: which stack, of several.
         source: the text, and the model reading it, for rules on activations.
-        store_root: folder of the store: what was found once is not looked for again.
-        newer_than: seconds since the epoch; what the store has from before is not used.
+        context: where what was found once is kept, so that it is not looked for again.
         values: whether to keep the parameters at the output sites for a report, too.
 
     Raises:
@@ -141,15 +139,15 @@ def profile_model(
             a rule needs another kind of site.
         RuleError: if a rule cannot say anything about this model.
     """
-    anatomy = recorded_anatomy(checkpoint, stack, store_root=store_root, newer_than=newer_than)
-    context = {
+    anatomy = recorded_anatomy(checkpoint, stack, context)
+    identity = {
         "model_profile": MODEL_PROFILE,
         "config": checkpoint.config_hash,
         "weights": checkpoint.weights_hash,
         "architecture": checkpoint.architecture,
         "versions": library_versions(),
     }
-    store = Store(store_root, context, newer_than=newer_than)
+    store = context.store(identity)
     search = _Search(checkpoint=checkpoint, anatomy_record=anatomy["anatomy"], source=source)
     keys = [search.key(name, rules.of(name), stack) for name in names]
     primary, *compared = map(Detection.from_dict, store.obtain(keys, search.detect))

@@ -4,9 +4,8 @@ No model is built, no text is read, and no tokenizer is needed: `site_weights` f
 the output sites and remembers what stands there.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -19,11 +18,10 @@ from robustness.outliers.outliers import Detection
 from robustness.outliers.rules import RULES
 from robustness.outliers.rules.settings import Rules
 from robustness.outliers.rules.weights import z_scores
+from robustness.store.context import Context
 
 SCHEMA = 1
 """Of what a scan is in JSON; part of the public interface."""
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +163,7 @@ def scan(
     label: str,
     rules: Rules | None = None,
     stack: StackChoice = "auto",
-    store_root: Path,
-    progress: Progress = lambda _: None,
+    context: Context,
 ) -> Scan:
     """Apply every rule on weights to a checkpoint.
 
@@ -175,15 +172,14 @@ def scan(
         label: its short name.
         rules: settings of the rules; their defaults where not given.
         stack: which stack, of several.
-        store_root: folder of the store.
-        progress: told in a short phrase when a long step starts.
+        context: where what was read is kept, and who is told when a long step starts.
 
     Raises:
         CheckpointError: it cannot be found or reached, is damaged, or lacks weights.
         UnsupportedArchitecture, UnsupportedSite: it has no layers, or no output sites.
         RuleError: its scales or biases are no numbers, so that no rule can compare them.
     """
-    found = site_weights(reference, stack=stack, store_root=store_root, progress=progress)
+    found = site_weights(reference, stack=stack, context=context)
     scale, bias = found.parameters.scale, found.parameters.bias
     findings = tuple(_findings(found, rules or Rules()))
     if all(finding.detection is None for finding in findings):

@@ -32,11 +32,11 @@ class LibraryChoice:
     """A process on its own: as many threads as the library takes."""
 
     def computing(self) -> AbstractContextManager[None]:
-        """See :class:`Threads`."""
+        """Nobody else is told."""
         return nullcontext()
 
     def __call__(self) -> None:
-        """See :class:`Threads`."""
+        """The library decides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class SharedCores:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """See :class:`Threads`."""
+        """Hold this process's lock, which tells the others that it computes."""
         try:
             lock = self._lock(self.number)
             lock.acquire(timeout=-1, poll_interval=_PATIENCE_S)
@@ -76,7 +76,7 @@ class SharedCores:
             lock.release()
 
     def __call__(self) -> int:
-        """See :class:`Threads`."""
+        """Cores divided by the processes that compute right now, at least one."""
         others = (number for number in range(self.processes) if number != self.number)
         share = self.cores // (1 + sum(map(self._computes, others)))
         return max(1, share if self.most is None else min(share, self.most))

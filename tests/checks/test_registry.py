@@ -38,7 +38,7 @@ def suite_functions() -> list[str]:
 def test_every_check_has_one_function_of_the_suite_and_every_function_a_check() -> None:
     functions = suite_functions()
     assert Counter(functions) == Counter(check.test for check in CHECKS.values())
-    assert len(functions) == 15
+    assert len(functions) == 16
 
 
 def test_names_and_titles_are_unique() -> None:

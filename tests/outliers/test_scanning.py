@@ -66,7 +66,7 @@ def age(root: Path) -> None:
 
 
 def scanned(folder: Path, store: Path, **options: Any) -> Scan:
-    return scan(str(folder), label="x", store_root=store, **options)
+    return scan(str(folder), label="x", context=Context(root=store), **options)
 
 
 def run(*arguments: str) -> Result:
@@ -214,10 +214,10 @@ def test_a_gguf_file_is_read_by_slices(tmp_path: Path, monkeypatch: pytest.Monke
     )
     file = write_llama_gguf(tmp_path / "model.gguf", llama)
     age(tmp_path)
-    found = reading.site_weights(str(file), store_root=tmp_path / "store").parameters
+    found = reading.site_weights(str(file), context=Context(root=tmp_path / "store")).parameters
     assert not (tmp_path / "store" / "gguf").exists()
     whole, _ = convert_gguf(file, cache=tmp_path / "store")
-    expected = reading.site_weights(str(whole), store_root=tmp_path / "store").parameters
+    expected = reading.site_weights(str(whole), context=Context(root=tmp_path / "store")).parameters
     np.testing.assert_array_equal(found.scale, expected.scale)
     assert found.bias is expected.bias is None
 
@@ -225,7 +225,7 @@ def test_a_gguf_file_is_read_by_slices(tmp_path: Path, monkeypatch: pytest.Monke
         raise KeyError("no such name")
 
     monkeypatch.setattr("robustness.anatomy.gguf_slices._names", unknown)
-    again = reading.site_weights(str(file), store_root=tmp_path / "another").parameters
+    again = reading.site_weights(str(file), context=Context(root=tmp_path / "another")).parameters
     np.testing.assert_array_equal(again.scale, expected.scale)
 
 
@@ -250,7 +250,7 @@ def test_real_checkpoints_have_their_dimensions(
 
 
 def test_the_real_gguf_file_has_its_dimensions(tmp_path: Path) -> None:
-    found = scan(smollm2_reference(), label="x", store_root=tmp_path)
+    found = scan(smollm2_reference(), label="x", context=Context(root=tmp_path))
     assert found.findings[0].dims == (100, 247, 507)
     assert not (tmp_path / "gguf").exists()
 

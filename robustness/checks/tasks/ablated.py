@@ -10,8 +10,7 @@ from pydantic import Field
 
 from robustness.ablation.ablation import Ablation
 from robustness.ablation.interventions import FixedAblation
-from robustness.checks.check import Check, Cost, PlanContext, joint_suffix
-from robustness.checks.control import NOT_HARDENED
+from robustness.checks.check import Check, Cost, PaperCheck, PlanContext, joint_suffix
 from robustness.checks.limits import Drop, DropOrRecord, Limits, Ratio
 from robustness.checks.model import Model, where
 from robustness.checks.planned import PlannedCheck
@@ -145,12 +144,10 @@ class TaskScoreDrops(Check[TaskScoreDropsLimits]):
         yield self.case(context.dims, joint_suffix(context.dims))
 
     def cost(self, planned: PlannedCheck) -> Cost:
-        """See :class:`Check`."""
         recorded = 0 if planned.statistical else RECORDED_EXAMPLES
         return Cost(ablations=(planned.dims,), recorded=recorded)
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
-        """See :class:`Check`."""
         limits = self.limits_in(subject.terms)
         model = AblatedOnTask(Task(subject), subject.ablation(planned.dims))
         together = len(planned.dims) == len(subject.outliers())
@@ -170,27 +167,18 @@ class OutliersMatterMoreForTaskLimits(Limits):
     )
 
 
-class OutliersMatterMoreForTask(Check[OutliersMatterMoreForTaskLimits]):
+class OutliersMatterMoreForTask(PaperCheck[OutliersMatterMoreForTaskLimits]):
     """The score's joint drop is positive and at least ``factor`` times the mean control's."""
 
     name, title = "outliers_matter_more_for_task", "task score, effect over chance"
     limits = OutliersMatterMoreForTaskLimits
     source, role = "task", "factor"
 
-    def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
-        """One, where the paper's findings are expected; see :class:`Check`."""
-        suffix = joint_suffix(context.dims)
-        if context.terms.expectation == "paper":
-            yield self.case(context.dims, suffix)
-        else:
-            yield self.not_applicable(NOT_HARDENED, dims=context.dims, suffix=suffix)
-
     def cost(self, planned: PlannedCheck) -> Cost:
         """Random draws beside the joint ablation."""
         return Cost(ablations=(planned.dims,), draws=DRAWS_FOR_FACTOR)
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
-        """See :class:`Check`."""
         model = AblatedOnTask(Task(subject), subject.ablation(planned.dims))
         factor = self.limits_in(subject.terms).factor
         return model.matters_more_than_chance(factor=factor, alpha=alpha)

@@ -1,13 +1,13 @@
 """The random control on a task: its score without random dimensions."""
 
 import math
-from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
 
 from robustness.ablation.ablation import Ablation
-from robustness.checks.check import Check, Cost, PlanContext
+from robustness.checks.check import ControlCheck, Cost
 from robustness.checks.limits import Drop, Limits
 from robustness.checks.model import Model, random_dimensions, where
 from robustness.checks.planned import PlannedCheck
@@ -21,6 +21,9 @@ from robustness.statistics.loop import decided
 from robustness.statistics.verdict import Verdict
 from robustness.tasks.decisions import FIRST_LOOK_AT_BLOCKS, FIRST_LOOK_AT_DRAWS
 from robustness.tasks.metrics import Floats
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 EXAMPLES_PER_DRAW = 32
 """Examples that a random draw stays for, where single examples have no score."""
@@ -174,22 +177,17 @@ class RandomAblationKeepsTaskScoreLimits(Limits):
     )
 
 
-class RandomAblationKeepsTaskScore(Check[RandomAblationKeepsTaskScoreLimits]):
+class RandomAblationKeepsTaskScore(ControlCheck[RandomAblationKeepsTaskScoreLimits]):
     """Ablating as many non-outlier dimensions lowers the task's score by less than ``max_drop``."""
 
     name, title = "random_ablation_keeps_task_score", "task score, random control"
     limits = RandomAblationKeepsTaskScoreLimits
-    source, role, random = "task", "control", True
+    source = "task"
 
-    def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
-        """One; see :class:`Check`."""
-        yield self.case(context.dims, f"{len(context.dims)}random")
-
-    def cost(self, planned: PlannedCheck) -> Cost:  # noqa: ARG002
+    def cost(self, planned: PlannedCheck) -> Cost:
         """Random draws."""
         return Cost(draws=DRAWS_FOR_MEDIAN)
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
-        """See :class:`Check`."""
         model = RandomlyAblatedOnTask(Task(subject), len(planned.dims), subject.ablation((0,)))
         return model.score_holds(within=self.limits_in(subject.terms).max_drop, alpha=alpha)

@@ -85,14 +85,12 @@ class TaskIsLearned(Check[TaskIsLearnedLimits]):
     source = "task"
     needs_outliers = False
 
-    def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:  # noqa: ARG002
-        """One; see :class:`Check`."""
+    def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
         yield self.case()
 
-    def cost(self, planned: PlannedCheck) -> Cost:  # noqa: ARG002
+    def cost(self, planned: PlannedCheck) -> Cost:
         """The intact model alone."""
         return Cost()
 
-    def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:  # noqa: ARG002
-        """See :class:`Check`."""
+    def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
         return IntactOnTask(Task(subject)).beats_a_guess(alpha=alpha)

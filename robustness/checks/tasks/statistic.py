@@ -80,7 +80,6 @@ class AgainstGuess(ScoreDrop):
     def shown(
         self, evidence: AnswerEvidence, decision: Decision | None
     ) -> tuple[str, tuple[float, float] | None]:
-        """See :class:`ScoreDrop`."""
         against = AnswerEvidence(paired=self.against(evidence.paired), total=evidence.total)
         return super().shown(against, decision)
 
@@ -139,8 +138,7 @@ class DropOfDraws(Statistic[AnswerEvidence, Decision]):
         """After ``max_examples``."""
         return evidence.seen >= self.max_examples
 
-    def most(self, evidence: AnswerEvidence) -> int:  # noqa: ARG002
-        """See :class:`Statistic`."""
+    def most(self, evidence: AnswerEvidence) -> int:
         return self.max_examples
 
 
@@ -204,13 +202,12 @@ class DropFactor(Statistic[AnswerEvidence, FactorDecision]):
         """After ``max_examples``, or where these would not decide it."""
         return self._hopeless or evidence.seen >= self.max_examples
 
-    def most(self, evidence: AnswerEvidence) -> int:  # noqa: ARG002
-        """See :class:`Statistic`."""
+    def most(self, evidence: AnswerEvidence) -> int:
         return self.max_examples
 
     def shown(
         self,
-        evidence: AnswerEvidence,  # noqa: ARG002
+        evidence: AnswerEvidence,
         decision: FactorDecision | None,
     ) -> tuple[str, None]:
         """Both drops."""
