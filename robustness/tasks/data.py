@@ -232,12 +232,10 @@ def _task(
     if len(wanted) > 2:
         raise TaskError(f"{name}: an example is one text or a pair, not {len(wanted)} texts")
     rows = list(zip(*(columns[column][:] for column in wanted), strict=True))
-    labels = list(columns[label_column][:])
-    for place, (row, label) in enumerate(zip(rows, labels, strict=True), start=1):
+    for place, row in enumerate(rows, start=1):
         if not all(isinstance(text, str) and text.strip() for text in row):
             raise TaskError(f"{name}: example {place} lacks a text in {text_columns!r}")
-        if isinstance(label, bool) or not isinstance(label, str | int | float) or label == "":
-            raise TaskError(f"{name}: example {place} has no label in {label_column!r}")
+    labels = _labels(name, columns, label_column)
     if len(rows) < MIN_EXAMPLES:
         raise TaskError(
             f"{name} has {len(rows)} examples; nothing can be decided on fewer than {MIN_EXAMPLES}"
@@ -255,6 +253,14 @@ def _task(
         metric=metric,
         texts_fingerprint=digest([list(row) for row in rows]),
     )
+
+
+def _labels(name: str, columns: Mapping[str, Any], column: str) -> list[Label]:
+    labels = list(columns[column][:])
+    for place, value in enumerate(labels, start=1):
+        if isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
+            raise TaskError(f"{name}: example {place} has no label in {column!r}")
+    return labels
 
 
 def _whole(label: Label) -> int | None:

@@ -80,11 +80,15 @@ class Paired:
         drops: Floats = right[0] - right[1]
         return drops
 
+    @property
+    def answers(self) -> tuple[Floats, Floats, Floats]:
+        """Labels and both predictions, as the bootstrap takes them."""
+        return self.labels, self.first, self.second
+
     @cached_property
     def n_distinct(self) -> int:
         """Different triples of label and predictions."""
-        triples = np.stack([self.labels, self.first, self.second])
-        return int(np.unique(triples, axis=1).shape[1])
+        return int(np.unique(np.stack(self.answers), axis=1).shape[1])
 
     def part(self, rows: NDArray[np.int64] | slice) -> "Paired":
         """These examples alone."""
@@ -230,9 +234,7 @@ def bootstrap_interval(
     n_resamples = max(_FEWEST_RESAMPLES, math.ceil(BEYOND_A_QUANTILE / alpha))
     if n_resamples * paired.n_distinct > _MOST_WEIGHTS:
         return None
-    drops = bootstrap_drops(
-        metric, paired.labels, paired.first, paired.second, n_resamples=n_resamples, seed=seed
-    )
+    drops = bootstrap_drops(metric, *paired.answers, n_resamples=n_resamples, seed=seed)
     margin = -NormalDist().inv_cdf(alpha) * float(drops.std(ddof=1))
     drop = paired.drop(metric)
     beyond = math.floor(alpha * n_resamples)
@@ -254,14 +256,8 @@ def guarded(
     can be; of values, any that were seen, as for likelihoods.
     """
     drop = paired.drop(metric)
-    moved = drops_with_more(
-        metric,
-        paired.labels,
-        paired.first,
-        paired.second,
-        more=-math.log(alpha),
-        unseen=metric in TWO_CLASSES,
-    )
+    missed, unseen = -math.log(alpha), metric in TWO_CLASSES
+    moved = drops_with_more(metric, *paired.answers, more=missed, unseen=unseen)
     return (
         interval[0] - max(0.0, drop - float(moved.min())),
         interval[1] + max(0.0, float(moved.max()) - drop),
