@@ -116,7 +116,7 @@ def _details_1(details: Report, *, of_task: bool) -> Report:
             found |= {"largest_drops": worst}
         else:
             found |= {"draws": draws["draws"], "mean_ratio": draws["mean"], "worst_draws": worst}
-            found |= {"quantiles": draws["quantiles"], "draw_ratios": draws["each"]}
+            found |= {"quantiles": draws["quantiles"], "draw_ratios": draws["by_draw"]}
     if factor := details.get("factor"):
         unit = "drop" if of_task else "nats_per_block"
         found |= {f"{name}_{unit}": factor[name] for name in ("joint", "control")}

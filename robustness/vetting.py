@@ -77,13 +77,13 @@ class Vetting:
         self.confidence = confidence
         self._baseline = baseline
         self._pace = Pace()
-        known = {
+        given = {
             "model_profile": model_profile,
             "corpus": corpus,
             "generator": generator,
             "planned_task": task,
         }
-        self.__dict__.update({name: value for name, value in known.items() if value is not None})
+        self.__dict__.update({name: value for name, value in given.items() if value is not None})
 
     @cached_property
     def terms(self) -> Terms:

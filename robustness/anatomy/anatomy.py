@@ -54,9 +54,9 @@ def trace_anatomy(
         chains = reader.chains()
         if not chains:
             raise UnsupportedArchitecture(_no_layers(model, trace))
-        found = read_stacks(reader, chains)
-        rows = _row_layouts(model, inputs, {name for one in found for name in one.modules()})
-    return Anatomy(stacks=tuple(one.stack(rows) for one in found), choice=stack)
+        stacks = read_stacks(reader, chains)
+        rows = _row_layouts(model, inputs, {name for one in stacks for name in one.modules()})
+    return Anatomy(stacks=tuple(one.stack(rows) for one in stacks), choice=stack)
 
 
 @contextmanager
@@ -87,8 +87,8 @@ def _row_layouts(
     after = outputs_of(model, changed, modules)
     layouts = {}
     for name, outputs in before.items():
-        found = {_row_layout(*pair, n_rows) for pair in zip(outputs, after[name], strict=True)}
-        layouts[name] = found.pop() if len(found) == 1 else (None, None)
+        distinct = {_row_layout(*pair, n_rows) for pair in zip(outputs, after[name], strict=True)}
+        layouts[name] = distinct.pop() if len(distinct) == 1 else (None, None)
     return layouts
 
 

@@ -56,7 +56,7 @@ def dense_layers(
     """
     reader = Reader(trace=record(model, inputs))
     vetted = {site.layer_module for site in stack.layers}
-    found: dict[str, DenseLayer] = {}
+    layers: dict[str, DenseLayer] = {}
     for layer in (call for chain in reader.chains() for call in chain):
         path = reader.residual_path(layer.outputs[0])
         entering = _entering(reader, layer) if layer.name in vetted else None
@@ -68,8 +68,8 @@ def dense_layers(
                 entering in reader.residual_path(value) for value in call.inputs
             )
             writes = entering is not None and call.outputs[0] in path
-            before = found.get(call.name)  # of a module that several layers share
-            found[call.name] = DenseLayer(
+            before = layers.get(call.name)  # of a module that several layers share
+            layers[call.name] = DenseLayer(
                 module=call.name,
                 weight=roles.scale,
                 bias=roles.bias,
@@ -77,12 +77,12 @@ def dense_layers(
                 reads=reads or (before is not None and before.reads),
                 writes=writes or (before is not None and before.writes),
             )
-    if not found:
+    if not layers:
         raise UnsupportedArchitecture(
             f"{type(model).__name__} has no dense layers within its layers: modules were looked "
             "for that multiply by a matrix of their own."
         )
-    return tuple(found.values())
+    return tuple(layers.values())
 
 
 def _entering(reader: Reader, layer: Call) -> int | None:

@@ -80,10 +80,10 @@ def live_sites(model: nn.Module, *, stack: StackChoice = "auto") -> LiveSites:
     model = unwrapped(model)
     inputs = _few_tokens(model)
     with undisturbed(inputs["input_ids"].device), torch.compiler.set_stance("force_eager"):
-        found = trace_anatomy(model, inputs, stack=stack).stack
+        traced = trace_anatomy(model, inputs, stack=stack).stack
     own = dict(model.named_parameters(remove_duplicate=False))
-    names = {name for site in found.sites for name in (site.scale, site.bias) if name is not None}
-    return LiveSites(stack=found, parameters={name: own[name] for name in sorted(names)})
+    names = {name for site in traced.sites for name in (site.scale, site.bias) if name is not None}
+    return LiveSites(stack=traced, parameters={name: own[name] for name in sorted(names)})
 
 
 def dense_layers_of(model: nn.Module, stack: Stack) -> tuple[DenseLayer, ...]:

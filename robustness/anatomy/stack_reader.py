@@ -184,7 +184,7 @@ class StackReader:
             return None
         path = self.reader.residual_path(self._entering)
         calls = self.reader.trace.calls
-        found = None
+        norm = None
         for call in calls[: first.index]:
             outside = self.all_layers.isdisjoint(c.index for c in (call, *call.ancestors()))
             if (
@@ -193,9 +193,9 @@ class StackReader:
                 and call.shape[-1] == first.shape[-1]
                 and self.reader.normalises(call)
             ):
-                found = call
-        once = found is not None and sum(call.name == found.name for call in calls) == 1
-        return found if once else None
+                norm = call
+        once = norm is not None and sum(call.name == norm.name for call in calls) == 1
+        return norm if once else None
 
     def _entries(self) -> tuple[StackInput, ...]:
         """The outermost calls that are handed what enters the first layer.

@@ -141,29 +141,29 @@ class Stack:
         if site == "residual":
             return self.layers
         if site == "attention-norm":
-            found = self.attention_norms
+            sites = self.attention_norms
             what = "norm within every layer, behind the attention and before the layer's output,"
         else:
-            found = () if self.embedding_norm is None else (self.embedding_norm,)
+            sites = () if self.embedding_norm is None else (self.embedding_norm,)
             what = f"norm of {self.hidden_size} features between the embedding and the first layer"
-        if not found:
+        if not sites:
             raise UnsupportedSite(
                 f"{self.name or 'The model'!r} has no {what} on the residual path, so it has no "
                 f"site {site!r}; it has {self._described()}."
             )
-        return found
+        return sites
 
     def available(self) -> tuple[str, ...]:
         """The sites that there are."""
         return tuple(
             site
-            for site, found in (
+            for site, present in (
                 ("output", self.output_sites),
                 ("residual", self.layers),
                 ("attention-norm", self.attention_norms),
                 ("embedding-norm", self.embedding_norm),
             )
-            if found
+            if present
         )
 
     def _described(self) -> str:
@@ -194,12 +194,12 @@ class Anatomy:
         if len(self.stacks) == 1 and self.choice == "auto":
             return self.stacks[0]
         wanted = "decoder" if self.choice == "auto" else self.choice
-        found = [stack for stack in self.stacks if stack.role == wanted]
-        if len(found) == 1:
-            return found[0]
-        raise UnsupportedArchitecture(self._no_stack(wanted, len(found)))
+        matching = [stack for stack in self.stacks if stack.role == wanted]
+        if len(matching) == 1:
+            return matching[0]
+        raise UnsupportedArchitecture(self._no_stack(wanted, len(matching)))
 
-    def _no_stack(self, wanted: str, found: int) -> str:
+    def _no_stack(self, wanted: str, n_matching: int) -> str:
         if len(self.stacks) == 1:
             return (
                 f"The model has one stack of layers, {self.stacks[0].name!r}, and neither encoder "
@@ -207,8 +207,8 @@ class Anatomy:
             )
         names = ", ".join(f"{stack.name!r} ({stack.role})" for stack in self.stacks)
         return (
-            f"The model has {len(self.stacks)} stacks of layers ({names}), of which {found}, not "
-            f"one, is its {wanted}: what is vetted has to be one stack, or the encoder or the "
+            f"The model has {len(self.stacks)} stacks of layers ({names}), of which {n_matching}, "
+            f"not one, is its {wanted}: what is vetted has to be one stack, or the encoder or the "
             "decoder of two."
         )
 

@@ -74,11 +74,11 @@ def candidates(config: Any, *, what: str) -> tuple[Architecture, ...]:
     # Pre-training classes tell replaced tokens from others (ELECTRA), or carry a masked-LM head
     # beside another one (BERT's next sentence).
     if declared == pretraining:
-        found = [Architecture(name=declared, scoring="replaced-token", declared=declared)]
+        architectures = [Architecture(name=declared, scoring="replaced-token", declared=declared)]
         if config.model_type in masked:
             name = masked[config.model_type]
-            found.append(Architecture(name=name, scoring="masked", declared=declared))
-        return tuple(found)
+            architectures.append(Architecture(name=name, scoring="masked", declared=declared))
+        return tuple(architectures)
     raise no_language_model(what, declared)
 
 
@@ -91,17 +91,19 @@ def _undeclared(
     """All classes of a model type, where config.json does not name one."""
     model_type = config.model_type
     whole = bool(getattr(config, "is_encoder_decoder", False))
-    found = [
+    architectures = [
         Architecture(name=names[model_type], scoring=scoring, declared=None)
         for scoring, names in tables
         if model_type in names and whole == (scoring == "seq2seq")
     ]
     if pretraining is not None and not any(pretraining in names.values() for _, names in tables):
         _refuse_other_inputs(pretraining, what)
-        found.append(Architecture(name=pretraining, scoring="replaced-token", declared=None))
-    if not found:
+        architectures.append(
+            Architecture(name=pretraining, scoring="replaced-token", declared=None)
+        )
+    if not architectures:
         raise no_language_model(what, f"model of type {model_type!r}")
-    return tuple(found)
+    return tuple(architectures)
 
 
 def model_class(name: str) -> Any:

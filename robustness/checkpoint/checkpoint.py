@@ -123,11 +123,11 @@ class Checkpoint:
                 cache=self.cache,
                 progress=progress,
             )
-        known = Architecture(
+        architecture = Architecture(
             name=self.architecture, scoring=self.scoring, declared=self.architecture
         )
         cls = model_class(self.architecture)
-        model = load_verified(cls, config, folder, architecture=known, what=self.reference)
+        model = load_verified(cls, config, folder, architecture=architecture, what=self.reference)
         with loading_errors(f"Moving {self.reference} to {device}"):
             return model.to(device)
 

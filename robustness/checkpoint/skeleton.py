@@ -196,11 +196,11 @@ def surplus_layers(names: NameMap) -> tuple[str, ...]:
     def without_numbers(name: str) -> str:
         return re.sub(r"\.\d+\.", ".#.", name)
 
-    known = {without_numbers(name) for name in names.stored.values()}
+    stored_names = {without_numbers(name) for name in names.stored.values()}
     return tuple(
         name
         for name in names.unused
-        if re.search(r"\.\d+\.", name) and without_numbers(name) in known
+        if re.search(r"\.\d+\.", name) and without_numbers(name) in stored_names
     )
 
 

@@ -39,11 +39,11 @@ def task_kind(config: Any, choice: KindChoice, *, what: str) -> TaskKind:
                 f"{what} gives several labels to a text (multi_label_classification), which is not "
                 "supported: give a checkpoint for one label or one number"
             )
-        found: TaskKind = "regression" if config.num_labels == 1 else "classification"
-        if choice in ("auto", found, "similarity"):
-            return "similarity" if choice == "similarity" else found
+        kind: TaskKind = "regression" if config.num_labels == 1 else "classification"
+        if choice in ("auto", kind, "similarity"):
+            return "similarity" if choice == "similarity" else kind
         raise TaskError(
-            f"{what} has {config.num_labels} outputs, so its task is {found}, not {choice}: leave "
+            f"{what} has {config.num_labels} outputs, so its task is {kind}, not {choice}: leave "
             "kind out, or give another checkpoint"
         )
     if choice in ("auto", "similarity"):
@@ -79,8 +79,8 @@ def task_architecture(config: Any, kind: TaskKind, *, what: str) -> Architecture
             )
         return Architecture(name=declared, scoring="task", declared=declared)
     encoders: Mapping[str, str] = auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
-    found = auto.MODEL_MAPPING_NAMES.get(config.model_type)
-    name = found if isinstance(found, str) else next(iter(found or ()), None)
+    class_names = auto.MODEL_MAPPING_NAMES.get(config.model_type)
+    name = class_names if isinstance(class_names, str) else next(iter(class_names or ()), None)
     if declared in encoders.values():
         name = declared
     if name is None:

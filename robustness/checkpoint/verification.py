@@ -67,8 +67,8 @@ def load_config(folder: Path, *, what: str) -> Any:
                 f"{what} sets {name} to {count} in config.json: that is no model."
             )
     model_type = settings.get("model_type")
-    known: Any = getattr(configuration_auto, "CONFIG_MAPPING_NAMES")  # noqa: B009 (untyped)
-    if model_type is not None and str(model_type) not in known and "auto_map" not in settings:
+    model_types: Any = getattr(configuration_auto, "CONFIG_MAPPING_NAMES")  # noqa: B009 (untyped)
+    if model_type is not None and str(model_type) not in model_types and "auto_map" not in settings:
         raise CheckpointError(
             f"{what} is of type {model_type!r}, which transformers {transformers.__version__} does "
             "not contain: update transformers, or correct 'model_type' in config.json."

@@ -131,7 +131,7 @@ class RandomlyAblatedModel(Model):
             mean=decision.mean,
             quantiles=dict(decision.quantiles),
             worst=tuple(DrawFigure(dims=dims, measured=ratio) for dims, ratio in worst.items()),
-            each=tuple(ratios),
+            by_draw=tuple(ratios),
         )
 
 

@@ -45,16 +45,16 @@ def diff(
     }
     with refusing():
         try:
-            found = _compared(then, now, given)
+            differences = _compared(then, now, given)
         except RobustnessError as error:
             if as_json:
                 _show_json("not comparable", reason=str(error))
             raise
-    regressed = any(checkpoint.outcome == "regressed" for checkpoint in found)
+    regressed = any(checkpoint.outcome == "regressed" for checkpoint in differences)
     if as_json:
-        _show_json("regressed" if regressed else "same", found)
+        _show_json("regressed" if regressed else "same", differences)
     else:
-        for checkpoint in found:
+        for checkpoint in differences:
             _show(checkpoint)
     raise typer.Exit(int(regressed))
 
@@ -70,8 +70,10 @@ def _compared(then: Path, now: Path, given: dict[str, Any]) -> tuple[CheckpointD
     )
 
 
-def _show_json(outcome: str, found: Sequence[CheckpointDiff] = (), *, reason: str = "") -> None:
-    checkpoints = [checkpoint.to_dict() for checkpoint in found]
+def _show_json(
+    outcome: str, differences: Sequence[CheckpointDiff] = (), *, reason: str = ""
+) -> None:
+    checkpoints = [checkpoint.to_dict() for checkpoint in differences]
     facts = {"outcome": outcome, "reason": reason, "checkpoints": checkpoints}
     show_json({"schema": SCHEMA, **facts})
 

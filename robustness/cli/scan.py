@@ -46,7 +46,7 @@ def scan(
 
     Exit code 0: scanned, whatever was found; 2: a checkpoint cannot be used.
     """
-    found: list[Scan] = []
+    scans: list[Scan] = []
     errors: list[dict[str, str]] = []
 
     def failed(reference: str, error: RobustnessError) -> None:
@@ -61,15 +61,15 @@ def scan(
         labels = []
     for reference, label in zip(models, labels, strict=False):
         try:
-            found.append(scanned(reference, label, settings, store, progress=_progress))
+            scans.append(scanned(reference, label, settings, store, progress=_progress))
         except RobustnessError as error:
             failed(reference, error)
     if as_json:
-        shown = comparable(found)
-        checkpoints = [one.to_dict(shown[one.label]) for one in found]
+        shown = comparable(scans)
+        checkpoints = [one.to_dict(shown[one.label]) for one in scans]
         show_json({"schema": SCHEMA, "checkpoints": checkpoints, "errors": errors})
-    elif found:
-        for line in lines_of(found, unicode=is_encodable(BARS, sys.stdout.encoding)):
+    elif scans:
+        for line in lines_of(scans, unicode=is_encodable(BARS, sys.stdout.encoding)):
             show(line)
     if errors:
         raise typer.Exit(UNUSABLE)

@@ -110,18 +110,18 @@ def trace(
             REPORTERS["html"].require_packages()
         options = {"stack": stack, **({} if corpus is None else {"corpus": corpus})}
         settings = load_policy(policy, options=options)
-        asked = _Asked(rule=rule, also=_parsed_dims(dims), policy=settings, store=store)
+        choice = _Asked(rule=rule, also=_parsed_dims(dims), policy=settings, store=store)
         budget = _parsed_budget(text_blocks)
-        steps = _scanned(checkpoints, asked, line)
-        _require_dims(asked.also, steps[0].scan.hidden_size)
+        steps = _scanned(checkpoints, choice, line)
+        _require_dims(choice.also, steps[0].scan.hidden_size)
         if measure is not None:
-            run = _measurement(steps, asked, budget)
+            run = _measurement(steps, choice, budget)
             steps = _measured(steps, measure, run, line)
         elif corpus is not None or text_blocks is not None:
             line.say("nothing is measured: --corpus and --text-blocks are for --measure")
         if html_file is not None:
-            _write_page(html_file, steps, asked, run)
-    _show(steps, asked, run, as_json=as_json)
+            _write_page(html_file, steps, choice, run)
+    _show(steps, choice, run, as_json=as_json)
     if html_file is not None and not as_json:
         console.show(plain(f"robustness: wrote {html_file}"))
     failed = [step for step in steps if step.unmeasurable]
@@ -131,37 +131,37 @@ def trace(
         raise typer.Exit(console.UNUSABLE)
 
 
-def _scanned(checkpoints: Sequence[str], asked: _Asked, line: LiveLine) -> list[Step]:
+def _scanned(checkpoints: Sequence[str], choice: _Asked, line: LiveLine) -> list[Step]:
     """Every checkpoint by its weights, in order."""
 
     def read(reference: str, label: str) -> Scan:
         line.show(f"reading {label}")
-        return scanned(reference, label, asked.policy, asked.store)
+        return scanned(reference, label, choice.policy, choice.store)
 
     references = [reference for reference, _ in in_order(checkpoints)]
     steps: list[Step] = []
     for step in emergence.traced_steps(references, read, unique_labels(references)):
         steps.append(step)
         names = [finding.rule for finding in step.scan.findings]
-        if asked.rule not in names:
+        if choice.rule not in names:
             raise RuleError(
-                f"there is no rule {asked.rule!r} on weights; known: {', '.join(names)}"
+                f"there is no rule {choice.rule!r} on weights; known: {', '.join(names)}"
             )
         emergence.require_one_run([steps[0], step])
     return steps
 
 
-def _measurement(steps: Sequence[Step], asked: _Asked, text_blocks: int | None) -> RunMeasurement:
-    found = emergence.courses(steps, asked.rule, also=asked.also)
-    settings = common_settings(asked.policy, steps)
+def _measurement(steps: Sequence[Step], choice: _Asked, text_blocks: int | None) -> RunMeasurement:
+    followed_courses = emergence.courses(steps, choice.rule, also=choice.also)
+    settings = common_settings(choice.policy, steps)
     return RunMeasurement(
         settings=settings,
         corpus=load_corpus(settings.corpus, layout=settings.layout),
-        dims=asked.also or emergence.followed(found),
-        never_drawn=tuple(sorted(course.dim for course in found)),
+        dims=choice.also or emergence.followed(followed_courses),
+        never_drawn=tuple(sorted(course.dim for course in followed_courses)),
         text_blocks=text_blocks,
-        confidence=asked.policy.confidence,
-        store_root=default_root() if asked.store is None else asked.store.absolute(),
+        confidence=choice.policy.confidence,
+        store_root=default_root() if choice.store is None else choice.store.absolute(),
     )
 
 
@@ -197,26 +197,26 @@ def _measured(steps: Sequence[Step], which: str, run: RunMeasurement, line: Live
 
 
 def _write_page(
-    file: Path, steps: Sequence[Step], asked: _Asked, run: RunMeasurement | None
+    file: Path, steps: Sequence[Step], choice: _Asked, run: RunMeasurement | None
 ) -> None:
-    own = asked.policy.settings(steps[0].reference, steps[0].scan.label)
-    options = own.rules.of(asked.rule.split()[0])
+    own = choice.policy.settings(steps[0].reference, steps[0].scan.label)
+    options = own.rules.of(choice.rule.split()[0])
     k = float(options.get("k", options.get("n_std", K)))
     try:
-        write_atomically(file, to_html(steps, asked.rule, also=asked.also, run=run, k=k))
+        write_atomically(file, to_html(steps, choice.rule, also=choice.also, run=run, k=k))
     except OSError as error:
         raise ReportError(f"{file} could not be written: {error.strerror or error}") from None
 
 
 def _show(
-    steps: Sequence[Step], asked: _Asked, run: RunMeasurement | None, *, as_json: bool
+    steps: Sequence[Step], choice: _Asked, run: RunMeasurement | None, *, as_json: bool
 ) -> None:
     if as_json:
-        facts = emergence.to_dict(steps, asked.rule, also=asked.also)
+        facts = emergence.to_dict(steps, choice.rule, also=choice.also)
         console.show_json({**facts, "measurement": run and run.to_dict()})
         return
     unicode = is_encodable(BARS, sys.stdout.encoding)
-    for text in lines_of(steps, asked.rule, also=asked.also, unicode=unicode):
+    for text in lines_of(steps, choice.rule, also=choice.also, unicode=unicode):
         console.show(text)
 
 

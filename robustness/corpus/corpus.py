@@ -136,10 +136,10 @@ def _join(rows: Sequence[str]) -> str:
 def _read(reference: str) -> _Source:
     if reference == "builtin":
         return _read_builtin()
-    found = existing_path(reference)
-    if found is None:
+    existing = existing_path(reference)
+    if existing is None:
         return _read_named_dataset(reference)
-    path, rest = found
+    path, rest = existing
     if path.is_dir():
         parts = split_reference(rest) if rest else []
         if len(parts) not in (2, 3):
@@ -174,8 +174,8 @@ def _read_file(path: Path, column: str) -> _Source:
         sequences = read_packaged(path, "fasta", columns=["sequence"])
         return _Source(name=path.name, rows=sequences["sequence"][:], layout="lines")
     if suffix not in TABLES:
-        known = ", ".join(sorted(_TEXT | _FASTA | TABLES))
-        raise CorpusError(f"{path} has an extension that says nothing; use one of {known}")
+        suffixes = ", ".join(sorted(_TEXT | _FASTA | TABLES))
+        raise CorpusError(f"{path} has an extension that says nothing; use one of {suffixes}")
     columns = file_columns(path)
     if not column:
         raise CorpusError(
@@ -220,8 +220,8 @@ def _read_dataset(name: str, revision: str | None, parts: Sequence[str], *, loca
         raise CorpusError(f"data set {name} needs a split and a column, as in {name}:test:text")
     table = load_split(name, revision, (config or [""])[0], split, local=local)
     if column not in table.column_names:
-        known = listed(table.column_names)
-        raise CorpusError(f"data set {name} has no column {column}; choose one of {known}")
+        columns = listed(table.column_names)
+        raise CorpusError(f"data set {name} has no column {column}; choose one of {columns}")
     rows = _texts(table[column][:], f"column {column} of data set {name}")
     label = [Path(name).resolve().name if local else name, *config, split]
     return _Source(name=" ".join(part for part in label if part), rows=rows, layout="packed")

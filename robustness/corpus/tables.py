@@ -95,9 +95,9 @@ def load_split(
         saved = local and _is_saved(Path(name))
         try:
             if saved:
-                found = datasets.load_from_disk(name, keep_in_memory=True)
+                loaded = datasets.load_from_disk(name, keep_in_memory=True)
             else:
-                found = datasets.load_dataset(
+                loaded = datasets.load_dataset(
                     name,
                     config or None,
                     split=split,
@@ -111,7 +111,7 @@ def load_split(
                     f"the data set in {name} cannot be loaded: {first_line(error)}"
                 ) from error
             raise _hub_error(name, error, offline=datasets.config.HF_HUB_OFFLINE) from error
-        return _chosen(found, split, name) if saved or split is None else found
+        return _chosen(loaded, split, name) if saved or split is None else loaded
 
 
 def _is_saved(folder: Path) -> bool:
@@ -121,19 +121,19 @@ def _is_saved(folder: Path) -> bool:
     )
 
 
-def _chosen(found: Any, split: str | None, name: str) -> Any:
+def _chosen(loaded: Any, split: str | None, name: str) -> Any:
     """A split of all that a folder holds.
 
     Raises:
         CorpusError: it has no such split, or several and none is named.
     """
-    splits = found if isinstance(found, dict) else {str(found.split or ""): found}
+    splits = loaded if isinstance(loaded, dict) else {str(loaded.split or ""): loaded}
     if split is None and len(splits) == 1:
         return next(iter(splits.values()))
     if split not in splits:
         wrong = "several splits" if split is None else f"no split {split!r}"
-        known = listed([each for each in splits if each])
-        raise CorpusError(f"the data set in {name} has {wrong}; its splits: {known}")
+        split_names = listed([each for each in splits if each])
+        raise CorpusError(f"the data set in {name} has {wrong}; its splits: {split_names}")
     return splits[split]
 
 

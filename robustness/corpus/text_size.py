@@ -72,11 +72,15 @@ def text_sizes(
         if span.text != current:
             current = span.text
             begins = np.array([match.start() for match in _WORD_START.finditer(text)])
-        known = starts[span.text]
-        if known is None and (span.first, span.end) != (0, lengths[span.text]):
+        sizes_of_text = starts[span.text]
+        if sizes_of_text is None and (span.first, span.end) != (0, lengths[span.text]):
             return None
-        first = 0 if span.first == 0 or known is None else int(known[span.first])
-        end = len(text) if span.end == lengths[span.text] or known is None else known[span.end]
+        first = 0 if span.first == 0 or sizes_of_text is None else int(sizes_of_text[span.first])
+        end = (
+            len(text)
+            if span.end == lengths[span.text] or sizes_of_text is None
+            else sizes_of_text[span.end]
+        )
         words.append(int(np.searchsorted(begins, end) - np.searchsorted(begins, first)))
         utf8_bytes.append(len(text[first : int(end)].encode()))
     return TextSizes(

@@ -125,10 +125,10 @@ def _absolute(path: Path) -> str:
 
 def _with_corpus(reference: str | None) -> tuple[dict[str, bytes], str | None, tuple[str, ...]]:
     """The files to send, how the corpus is called where they arrive, and what must be there."""
-    found = None if reference in (None, "builtin") else existing_path(str(reference))
-    if found is None:
+    existing = None if reference in (None, "builtin") else existing_path(str(reference))
+    if existing is None:
         return {}, reference, ()
-    path, rest = found
+    path, rest = existing
     behind = f":{rest}" if rest else ""
     if path.is_dir():
         return {}, f"{_absolute(path)}{behind}", (_absolute(path),)

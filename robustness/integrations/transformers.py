@@ -187,16 +187,16 @@ class OutlierCallback(TrainerCallback):
         rule, options = RULES[self._rule_name], self.settings.rules.of(self._rule_name)
         values = sites.read()
         distinct = values.distinct_sites
-        found = rule.find(values.scale, values.bias, n_distinct=distinct, **options)
-        for dim in found.dims:
+        outliers = rule.find(values.scale, values.bias, n_distinct=distinct, **options)
+        for dim in outliers.dims:
             self._track(dim)
         scale = z_scores(values.scale)
         bias = None if values.bias is None else z_scores(values.bias)
         both = scale.ravel() if bias is None else np.concatenate([scale, bias]).ravel()
         return OutlierReading(
             step=step,
-            rule=found.rule,
-            layers={outlier.dim: outlier.layers for outlier in found.outliers},
+            rule=outliers.rule,
+            layers={outlier.dim: outlier.layers for outlier in outliers.outliers},
             largest_z=float(both[np.abs(both).argmax()]),
             z_scale=_columns(scale, self._tracked),
             z_bias=None if bias is None else _columns(bias, self._tracked),

@@ -109,22 +109,22 @@ class Execution(LoadedModel[ScoredBlock]):
         return self._within_memory(chunk.rows, self.most_tokens, changed)[0]
 
     def layer_by_layer(
-        self, chunk: "PlannedChunk", each: Sequence[Intervention], means: Means | None
+        self, chunk: "PlannedChunk", interventions: Sequence[Intervention], means: Means | None
     ) -> NDArray[np.float64]:
         """NLLs under one intervention for each layer alone, in float32, shape (layers, n_blocks).
 
         Each run starts from what the intact model handed the layer, where that is possible.
         """
         scorer, stack = self._scorer("float32"), self._anatomy.stack
-        nll = np.zeros((len(each), chunk.n_blocks))
+        nll = np.zeros((len(interventions), chunk.n_blocks))
         for batch in self._sharing(self._micro_batches(chunk.rows, self.most_tokens)):
             rows = [chunk.rows[row] for row in batch]
             about = chunk.owner[batch].tolist()
-            with kept(scorer.model, stack) as known:
+            with kept(scorer.model, stack) as kept_layers:
                 scorer.nll_nats(rows)
-            whole = known.passes != 1 or not stack.resumable
-            for layer, intervention in enumerate(each):
-                start = nullcontext() if whole else resumed(scorer.model, stack, known, layer)
+            whole = kept_layers.passes != 1 or not stack.resumable
+            for layer, intervention in enumerate(interventions):
+                start = nullcontext() if whole else resumed(scorer.model, stack, kept_layers, layer)
                 with start, self._applied(intervention, about, means):
                     np.add.at(nll[layer], about, scorer.nll_nats(rows))
         return nll
@@ -138,7 +138,7 @@ class Execution(LoadedModel[ScoredBlock]):
         """
         scorer = self._scorer("float32")
         assert isinstance(scorer, Scorer)
-        found = []
+        guesses = []
         with self._applied(intervention, range(len(rows)), means):
             for row in rows:
                 p = torch.softmax(scorer.logits(row).cpu().double(), dim=-1)  # (n, V)
@@ -147,8 +147,8 @@ class Execution(LoadedModel[ScoredBlock]):
                 for token, likely, target in zip(
                     tokens.tolist(), best.tolist(), wanted.tolist(), strict=True
                 ):
-                    found.append(Guess(token=token, p=likely, p_target=target))
-        return found
+                    guesses.append(Guess(token=token, p=likely, p_target=target))
+        return guesses
 
     def _run_alone(self, row: ScoredBlock) -> None:
         self._scorer("float32").nll_nats([row])

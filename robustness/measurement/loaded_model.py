@@ -137,12 +137,12 @@ class LoadedModel(ABC, Generic[R]):
 
         ``owner`` says of every row which text block or example of the chunk it is about.
         """
-        found: dict[int, T] = {}
+        by_row: dict[int, T] = {}
         for alike in self._sharing(self._micro_batches(rows, most_tokens)):
             for batch in self._separated(alike, owner, intervention):
                 with self._applied(intervention, owner[batch].tolist(), means):
-                    found.update(zip(batch, run([rows[row] for row in batch]), strict=True))
-        return found
+                    by_row.update(zip(batch, run([rows[row] for row in batch]), strict=True))
+        return by_row
 
     def _micro_batches(self, rows: Sequence[R], most_tokens: int) -> list[list[int]]:
         return micro_batches([row.length for row in rows], most_tokens=most_tokens)

@@ -252,19 +252,23 @@ class Measurement(StoredMeasurement):
             MeasurementError: if a value is NaN.
         """
         layers = range(self.model_profile.layers)
-        each = [FixedAblation(ablation=replace(ablation, layers=(layer,))) for layer in layers]
+        interventions = [
+            FixedAblation(ablation=replace(ablation, layers=(layer,))) for layer in layers
+        ]
         alike = {name: value for name, value in ablation.key().items() if name != "layers"}
         key = {"chunk": index, "id": canonical_json({**alike, "each_layer": self._sites})}
 
         def measure(first: Intervention) -> Record:
             chunk = self.scoring_plan.chunk(index)
-            return _record(chunk, self._execution.layer_by_layer(chunk, each, self._means(first)))
+            return _record(
+                chunk, self._execution.layer_by_layer(chunk, interventions, self._means(first))
+            )
 
         self._prepare(index, key)
-        (record,) = self._obtained(each[:1], lambda _: key, measure)
+        (record,) = self._obtained(interventions[:1], lambda _: key, measure)
         return [
             _checked({"nll_nats": nll, "tokens": record["tokens"]}, intervention)
-            for nll, intervention in zip(record["nll_nats"], each, strict=True)
+            for nll, intervention in zip(record["nll_nats"], interventions, strict=True)
         ]
 
     def changed_predictions(self, index: int, intervention: Intervention) -> NDArray[np.int64]:
@@ -302,8 +306,8 @@ class Measurement(StoredMeasurement):
         (record,) = self._obtained(
             [intervention], lambda _: key, lambda _: self._measure_examples(intervention, number)
         )
-        found: list[Example] = record["examples"]
-        return found
+        examples: list[Example] = record["examples"]
+        return examples
 
     def _measure_examples(self, intervention: FixedAblation, number: int) -> Record:
         from robustness.scoring.examples import example

@@ -139,10 +139,10 @@ def plan_task(
             f"{checkpoint.label} has no task: name one with --robustness-task, or as data under "
             "[task] in the policy"
         )
-    data, asked = load_task(task.data), checkpoint
+    data, headed = load_task(task.data), checkpoint
     if checkpoint.scoring != "task":
-        asked = resolve(checkpoint.reference, cache=context.root, task=task.kind)
-    head = _head(asked, task.kind, context)
+        headed = resolve(checkpoint.reference, cache=context.root, task=task.kind)
+    head = _head(headed, task.kind, context)
     kind, classes = head["kind"], tuple(head["classes"])
     metric = _suited_metric(data, task.metric, kind, classes, checkpoint)
     words = sum(len(text.split()) for texts in data.texts for text in texts)
@@ -154,8 +154,8 @@ def plan_task(
         examples=data.n_examples,
         words=words / data.n_examples,
         classes=classes,
-        checkpoint=asked.to_dict(),
-        anatomy_record=_anatomy_record(asked, checkpoint, model_profile, context, stack),
+        checkpoint=headed.to_dict(),
+        anatomy_record=_anatomy_record(headed, checkpoint, model_profile, context, stack),
         content=_content(data),
     )
 
@@ -182,24 +182,24 @@ def _suited_metric(
 
 
 def _anatomy_record(
-    asked: "Checkpoint",
+    headed: "Checkpoint",
     checkpoint: "Checkpoint",
     model_profile: ModelProfile,
     context: Context,
     stack: StackChoice,
 ) -> Mapping[str, Any]:
     """Where the class of model that answers the task can be ablated: in the layers vetted."""
-    if asked.architecture == checkpoint.architecture:
+    if headed.architecture == checkpoint.architecture:
         return model_profile.anatomy_record
-    found = recorded_anatomy(asked, stack, context)
-    layers, hidden_size = found["layers"], found["hidden_size"]
+    anatomy = recorded_anatomy(headed, stack, context)
+    layers, hidden_size = anatomy["layers"], anatomy["hidden_size"]
     if (layers, hidden_size) != (model_profile.layers, model_profile.hidden_size):
         raise TaskError(
             f"{checkpoint.label} has {layers} layers of {hidden_size} features as "
-            f"{asked.architecture}, and {model_profile.layers} of {model_profile.hidden_size} as "
+            f"{headed.architecture}, and {model_profile.layers} of {model_profile.hidden_size} as "
             f"{checkpoint.architecture}: its task cannot be vetted"
         )
-    record: Mapping[str, Any] = found["anatomy"]
+    record: Mapping[str, Any] = anatomy["anatomy"]
     return record
 
 
@@ -210,8 +210,8 @@ def _content(data: TaskData) -> str:
 def _head(checkpoint: "Checkpoint", choice: KindChoice, context: Context) -> Record:
     """What the head answers, and the names of its outputs, remembered: no library is imported."""
     store = context.store({"task_head": 1, **checkpoint.identity, "versions": library_versions()})
-    (found,) = store.obtain([{"kind": choice}], lambda _: _read_head(checkpoint, choice))
-    return found
+    (record,) = store.obtain([{"kind": choice}], lambda _: _read_head(checkpoint, choice))
+    return record
 
 
 def _read_head(checkpoint: "Checkpoint", choice: KindChoice) -> Record:

@@ -112,14 +112,14 @@ class TaskMeasurement(StoredMeasurement):
             partial(self._key, index),
             lambda intervention: self._predict(index, intervention),
         )
-        found = []
+        predictions = []
         for record, intervention in zip(records, interventions, strict=True):
             outputs = np.array(record["outputs"], dtype=np.float64)
             if not np.isfinite(outputs).all():
                 what = f"answers to {self.data.name} are not finite numbers"
                 raise not_finite(intervention, what)
-            found.append(outputs)
-        return found
+            predictions.append(outputs)
+        return predictions
 
     def _predict(self, index: int, intervention: Intervention) -> Record:
         if self._tokenized is None or self._tokenized[0] != index:

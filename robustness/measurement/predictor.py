@@ -48,9 +48,11 @@ def tokenized(
     """
 
     def row(*parts: str) -> TextRow:
-        found = tokenizer(*parts, truncation=True, max_length=max_length)
-        types = found.get("token_type_ids")
-        return TextRow(ids=tuple(found["input_ids"]), types=None if types is None else tuple(types))
+        encoding = tokenizer(*parts, truncation=True, max_length=max_length)
+        types = encoding.get("token_type_ids")
+        return TextRow(
+            ids=tuple(encoding["input_ids"]), types=None if types is None else tuple(types)
+        )
 
     alone = kind == "similarity"
     return [[row(text) for text in example] if alone else [row(*example)] for example in texts]
@@ -98,8 +100,8 @@ class Predictor(LoadedModel[TextRow]):
         owner = np.repeat(np.arange(len(examples)), [len(example) for example in examples])
 
         def run(most_tokens: int) -> NDArray[np.float64]:
-            found = self._by_row(rows, owner, intervention, most_tokens, means, self._forward)
-            return np.stack([found[row] for row in range(len(rows))])
+            outputs = self._by_row(rows, owner, intervention, most_tokens, means, self._forward)
+            return np.stack([outputs[row] for row in range(len(rows))])
 
         outputs, _ = self._within_memory(rows, self.most_tokens, run)
         if self._kind != "similarity":
@@ -115,12 +117,12 @@ class Predictor(LoadedModel[TextRow]):
         model = self._model
         with torch.inference_mode():
             inputs = self._batch(model, rows)
-            found = model(**inputs)
+            output = model(**inputs)
             if self._kind != "similarity":
-                answers = found.logits
+                answers = output.logits
             else:
                 real = inputs["attention_mask"][..., None]  # (B, T, 1)
-                answers = (found.last_hidden_state.float() * real).sum(1) / real.sum(1)
+                answers = (output.last_hidden_state.float() * real).sum(1) / real.sum(1)
         if not isinstance(answers, Tensor) or answers.ndim != 2 or len(answers) != len(rows):
             raise MeasurementError(
                 f"{type(model).__name__} does not return one row of numbers for each text"
@@ -155,7 +157,7 @@ def cosines(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[
     """Cosine of each pair of rows, shape (n,); 0 where one of them is 0."""
     lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     products = (first * second).sum(1)
-    found: NDArray[np.float64] = np.divide(
+    similarities: NDArray[np.float64] = np.divide(
         products, lengths, out=np.zeros_like(products), where=lengths > 0
     )
-    return found
+    return similarities

@@ -76,8 +76,8 @@ class StoredMeasurement(ABC):
         return {self.chunk_key: index, "id": self._id(intervention)}
 
     def _id(self, intervention: Intervention) -> str:
-        found = intervention.key()
-        return canonical_json(found if found is None else {**found, "sites": self._sites})
+        identity = intervention.key()
+        return canonical_json(identity if identity is None else {**identity, "sites": self._sites})
 
     def _obtained(
         self,

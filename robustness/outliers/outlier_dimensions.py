@@ -35,15 +35,15 @@ class OutlierDimensions:
 
     def count_lies_within(self, minimum: int, maximum: int) -> Verdict:
         """Whether there are at least ``minimum`` and at most ``maximum``."""
-        found = len(self)
-        passed = minimum <= found <= maximum
+        count = len(self)
+        passed = minimum <= count <= maximum
         reason = self._found()
-        if found < minimum:
+        if count < minimum:
             reason += (
                 ": this can mean an undertrained model, one whose outliers another rule or site "
                 "would show, or one built to have none (expectation hardened)"
             )
-        elif found > maximum:
+        elif count > maximum:
             reason += ": this can mean that the rule is too lax for this model (see its settings)"
         return Verdict(
             outcome="pass" if passed else "fail",

@@ -45,13 +45,15 @@ class Finding:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        found = self.detection
+        detection = self.detection
         return {
             "rule": self.rule,
-            "description": None if found is None else found.rule,
+            "description": None if detection is None else detection.rule,
             "dims": list(self.dims),
-            "layers": {} if found is None else {str(o.dim): list(o.layers) for o in found.outliers},
-            "expected_by_chance": None if found is None else found.by_chance,
+            "layers": {}
+            if detection is None
+            else {str(o.dim): list(o.layers) for o in detection.outliers},
+            "expected_by_chance": None if detection is None else detection.by_chance,
             "reason": self.reason,
         }
 
@@ -179,20 +181,20 @@ def scan(
         UnsupportedArchitecture, UnsupportedSite: it has no layers, or no output sites.
         RuleError: its scales or biases are no numbers, so that no rule can compare them.
     """
-    found = site_weights(reference, stack=stack, context=context)
-    scale, bias = found.parameters.scale, found.parameters.bias
-    findings = tuple(_findings(found, rules or Rules()))
+    weights = site_weights(reference, stack=stack, context=context)
+    scale, bias = weights.parameters.scale, weights.parameters.bias
+    findings = tuple(_findings(weights, rules or Rules()))
     if all(finding.detection is None for finding in findings):
         raise RuleError(f"{reference}: {findings[0].reason}")
     return Scan(
         label=label,
         reference=reference,
-        revision=found.revision,
-        notes=found.notes,
-        architecture=found.architecture,
-        stack=found.stack,
-        kind=found.kind,
-        distinct_sites=found.parameters.distinct_sites,
+        revision=weights.revision,
+        notes=weights.notes,
+        architecture=weights.architecture,
+        stack=weights.stack,
+        kind=weights.kind,
+        distinct_sites=weights.parameters.distinct_sites,
         findings=findings,
         scale=scale,
         bias=bias,
@@ -209,8 +211,8 @@ def comparable(scans: Sequence[Scan]) -> dict[str, tuple[int, ...]]:
     return {one.label: tuple(sorted(shared[one.shape])) for one in scans}
 
 
-def _findings(found: SiteWeights, rules: Rules) -> Iterator[Finding]:
-    parameters = found.parameters
+def _findings(weights: SiteWeights, rules: Rules) -> Iterator[Finding]:
+    parameters = weights.parameters
     for name, options in _variants(rules):
         rule = RULES[name.partition(" ")[0]]
         try:

@@ -205,10 +205,10 @@ def _explain(
     path = [str(part) for part in (*prefix, *problem["loc"])]
     key = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        known = _known_keys(model, problem["loc"][:-1])
-        close = difflib.get_close_matches(path[-1], known, n=1)
-        close = [RENAMED[path[-1]]] if RENAMED.get(path[-1]) in known else close
-        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
+        keys = _known_keys(model, problem["loc"][:-1])
+        close = difflib.get_close_matches(path[-1], keys, n=1)
+        close = [RENAMED[path[-1]]] if RENAMED.get(path[-1]) in keys else close
+        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(keys)}"
         return f"{source}: unknown key {key!r}; {hint}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "string_pattern_mismatch":  # a regular expression explains nothing

@@ -116,9 +116,9 @@ class Settings(StrictTable):
     @classmethod
     def _one_rule_or_several(cls, value: object) -> object:
         names = list(value) if isinstance(value, list | tuple) else [value]
-        known = get_args(Rule)
-        if not names or any(name not in known for name in names):
-            raise ValueError(f"must be one of {', '.join(known)}, or a list of them")
+        rules = get_args(Rule)
+        if not names or any(name not in rules for name in names):
+            raise ValueError(f"must be one of {', '.join(rules)}, or a list of them")
         if len(set(names)) < len(names):
             raise ValueError("names a rule twice")
         return names[0] if len(names) == 1 else tuple(names)

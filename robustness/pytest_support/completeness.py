@@ -65,20 +65,20 @@ class Completeness:
     def problems(self) -> list[str]:
         """Why a run is not a verdict although no test failed: sentences, none if all is well."""
         unknown = sorted(id_ for id_ in self.collected if _name(id_) not in self.expected)
-        found = [
+        problems = [
             f"{nodeid} was collected but gave no verdict"
             for nodeid in sorted(self.collected - {*self.results, *unknown})
         ]
         # Of a shard that has a part of a checkpoint's checks, the merge can tell, and only it.
-        found += [] if self.plan.shard else self._not_accounted()
+        problems += [] if self.plan.shard else self._not_accounted()
         if unknown:
             return [
-                *found,
+                *problems,
                 f"{unknown[0]} is not in the plan (one of {len(unknown)} such tests): a conftest "
                 "or another plugin parametrises or renames the packaged suite, which it must not",
             ]
-        found += self._decided_twice() + self._without_checks()
-        return found if self.plan.shard else found + self._unexpected_passes()
+        problems += self._decided_twice() + self._without_checks()
+        return problems if self.plan.shard else problems + self._unexpected_passes()
 
     def never_collected(self) -> list[str]:
         """Of a run of the suite without any test: that all are missing, unless that was asked."""

@@ -58,8 +58,8 @@ def gate(request: pytest.FixtureRequest, check: "PlannedCheck") -> "Gate":
 @pytest.fixture
 def check(request: pytest.FixtureRequest) -> "PlannedCheck":
     """The planned check that a test of the packaged suite decides."""
-    found: PlannedCheck = request.param
-    return found
+    planned: PlannedCheck = request.param
+    return planned
 
 
 @pytest.fixture

@@ -128,9 +128,9 @@ class Recorder:
         verdict = item.stash.get(VERDICT, None)
         if verdict is not None and check is not None and report.when != "teardown":
             shown = item.stash.get(EXAMPLES, [])
-            found = check_result(item.nodeid, check, verdict, examples=shown)
+            result = check_result(item.nodeid, check, verdict, examples=shown)
             # JSON text: only plain types may travel from a worker to the controller.
-            report.__dict__[REPORTED] = found.model_dump_json()
+            report.__dict__[REPORTED] = result.model_dump_json()
             label = item.callspec.params["checkpoint"]  # type: ignore[attr-defined]
             report.__dict__[PLANNED] = check.test_name(label)
         return report

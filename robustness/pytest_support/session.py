@@ -87,9 +87,11 @@ def _folders(references: Sequence[str]) -> dict[str, Path]:
 
 
 def _model_arguments(args: Sequence[str]) -> list[str]:
-    found = []
+    references = []
     for position, argument in enumerate(args):
         name, equals, value = str(argument).partition("=")
         if name in ("--model", "--robustness-model"):
-            found.append(value if equals else "".join(map(str, args[position + 1 : position + 2])))
-    return [text for text in found if text]
+            references.append(
+                value if equals else "".join(map(str, args[position + 1 : position + 2]))
+            )
+    return [text for text in references if text]

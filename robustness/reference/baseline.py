@@ -86,8 +86,8 @@ class AblationBaseline:
     @property
     def dims(self) -> tuple[int, ...]:
         """The dimensions that are ablated."""
-        found: Any = self.ablation["dims"]
-        return tuple(found)
+        dims: Any = self.ablation["dims"]
+        return tuple(dims)
 
 
 @with_config(_STRICT)
@@ -228,9 +228,9 @@ class Baseline:
                 return entry
         if only and len(self.checkpoints) == 1:
             return self.checkpoints[0]
-        known = ", ".join(entry.label for entry in self.checkpoints)
+        labels = ", ".join(entry.label for entry in self.checkpoints)
         raise BaselineError(
-            f"{source} holds no checkpoint {label!r}, but {known}: vet a checkpoint of that name, "
+            f"{source} holds no checkpoint {label!r}, but {labels}: vet a checkpoint of that name, "
             "or name another baseline"
         )
 

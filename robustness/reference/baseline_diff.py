@@ -70,16 +70,16 @@ def diff(
     only = len(then.checkpoints) == len(now.checkpoints) == 1
     for entry in now.checkpoints:
         then.entry(entry.label, only=only, source=sources[0])
-    found = []
+    differences = []
     for before in then.checkpoints:
         after = now.entry(before.label, only=only, source=sources[1])
         _require_comparable(before, after, sources)
         verdicts = compare_baselines(before, after, tolerances=tolerances, alpha=alpha)
         gone, new = _only_in(before, after), _only_in(after, before)
-        found.append(
+        differences.append(
             CheckpointDiff(then=before, now=after, verdicts=verdicts, left_out=gone, new=new)
         )
-    return tuple(found)
+    return tuple(differences)
 
 
 def _require_comparable(
@@ -96,9 +96,9 @@ def _require_comparable(
     )
 
 
-def _only_in(one: CheckpointBaseline, other: CheckpointBaseline) -> tuple[str, ...]:
-    known = other.names_by_ablation
-    return tuple(name for key, name in one.names_by_ablation.items() if key not in known)
+def _only_in(baseline: CheckpointBaseline, other: CheckpointBaseline) -> tuple[str, ...]:
+    other_names = other.names_by_ablation
+    return tuple(name for key, name in baseline.names_by_ablation.items() if key not in other_names)
 
 
 def degradation(profile: CheckpointBaseline, name: str) -> float:
@@ -108,5 +108,5 @@ def degradation(profile: CheckpointBaseline, name: str) -> float:
 
 
 def _degradations(profile: CheckpointBaseline, names: Sequence[str]) -> dict[str, float | str]:
-    found = {name: degradation(profile, name) for name in names}
-    return {name: ratio if math.isfinite(ratio) else "inf" for name, ratio in found.items()}
+    degradations = {name: degradation(profile, name) for name in names}
+    return {name: ratio if math.isfinite(ratio) else "inf" for name, ratio in degradations.items()}

@@ -72,9 +72,9 @@ def check_result(
         verdict: what it came to.
         examples: what was measured on the way to show it (``robustness.scoring.examples``).
     """
-    found = {name: getattr(verdict, name) for name in Verdict.model_fields}
+    fields = {name: getattr(verdict, name) for name in Verdict.model_fields}
     return CheckResult(
-        **found,
+        **fields,
         id=nodeid,
         check=check.check,
         dims=check.dims,
@@ -125,7 +125,7 @@ def checkpoint_result(
         results: decided checks by the name of their test.
     """
     baseline = planned.baseline
-    found = CheckpointResult(
+    result = CheckpointResult(
         label=planned.label,
         **_model(planned),
         **_scoring_options(planned),
@@ -143,7 +143,7 @@ def checkpoint_result(
         checks=(),
     )
     names = (check.test_name(planned.label) for check in planned.checks)
-    return found.with_checks(results[name] for name in names if name in results)
+    return result.with_checks(results[name] for name in names if name in results)
 
 
 def _model(planned: "PlannedCheckpoint") -> dict[str, Any]:
@@ -255,10 +255,10 @@ def _plain(value: Any) -> Any:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -69,10 +69,10 @@ def publish_refusal(sentence: str, environ: Mapping[str, str]) -> list[str]:
 
 def annotations(report: Report) -> list[str]:
     """Return one per checkpoint, the worst first, after one on what is wrong with the whole run."""
-    found: dict[Kind, list[tuple[str, str]]] = {"error": [], "warning": [], "notice": []}
+    messages: dict[Kind, list[tuple[str, str]]] = {"error": [], "warning": [], "notice": []}
     for kind, title, message in _told(report):
-        found[kind].append((title, message))
-    return [command(kind, *told) for kind, each in found.items() for told in _at_most(each)]
+        messages[kind].append((title, message))
+    return [command(kind, *told) for kind, each in messages.items() for told in _at_most(each)]
 
 
 def command(kind: Kind, title: str, message: str) -> str:

@@ -28,10 +28,10 @@ def laid_out(value: Any) -> str:
 
 def as_json(report: Report) -> dict[str, Any]:
     """Return JSON types; the seal is there only if there is one."""
-    found = report.model_dump(mode="json", by_alias=True)
-    if found[SEAL] is None:
-        del found[SEAL]
-    return found
+    document = report.model_dump(mode="json", by_alias=True)
+    if document[SEAL] is None:
+        del document[SEAL]
+    return document
 
 
 def sealed(report: Report) -> Report:
@@ -61,26 +61,26 @@ def parsed(text: bytes, source: str, *, error: type[RobustnessError]) -> dict[st
         error: raised with one sentence.
     """
     try:
-        found = json.loads(text, parse_constant=_refused, parse_float=_finite)
+        document = json.loads(text, parse_constant=_refused, parse_float=_finite)
     except (ValueError, RecursionError) as cause:
         raise error(f"{source} cannot be read: {shortened(cause)}") from None
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise error(f"{source} is not the JSON report of a run")
-    schema = found.get("schema")
+    schema = document.get("schema")
     if type(schema) is int and schema != SCHEMA:
         how = "vet again with this version" if schema < SCHEMA else "read it with a newer version"
         raise error(
             f"{source} has schema {schema}, and this version reads schema {SCHEMA}: {how} of "
             "pytest-robustness"
         )
-    return found
+    return document
 
 
-def validated(found: Mapping[str, Any], source: str, *, error: type[RobustnessError]) -> Report:
+def validated(document: Mapping[str, Any], source: str, *, error: type[RobustnessError]) -> Report:
     """Return the report that JSON holds; the arguments are as of :func:`parsed`."""
     try:
         # As JSON: in Python's types, lists would be no tuples.
-        return Report.model_validate_json(json.dumps(found))
+        return Report.model_validate_json(json.dumps(document))
     except ValidationError as cause:
         fault = first_fault(cause)
         raise error(f"{source} is not the JSON report of a run: {fault}") from None

@@ -40,18 +40,18 @@ def parse_shard(text: bytes, source: str) -> Report:
     Raises:
         ShardError: one sentence on why it cannot be read.
     """
-    found = parsed(text, source, error=ShardError)
+    report = parsed(text, source, error=ShardError)
     for name, kind in (("shard", dict), (SEAL, str)):
-        if not isinstance(found.get(name), kind):
+        if not isinstance(report.get(name), kind):
             raise ShardError(f"{source} is not the report of a shard: {name} is missing")
-    checksum = found.pop(SEAL)
+    checksum = report.pop(SEAL)
     try:
-        intact = checksum == digest(found)
+        intact = checksum == digest(report)
     except RecursionError:
         intact = False
     if not intact:
         raise ShardError(f"{source} was changed after it was written: its checksum does not match")
-    return validated(_cleaned(found), source, error=ShardError)
+    return validated(_cleaned(report), source, error=ShardError)
 
 
 def merge(
@@ -70,21 +70,21 @@ def merge(
     whole = _of_one_run(shards, sources)
     decided = _decided(shards)
     checks = [check for group in decided.values() for check in group.values()]
-    found = (
+    all_problems = (
         *problems,
         *_missing(whole, shards, decided),
         *_problems(shards),
         *_not_accounted(decided),
         *_unexpected_passes(whole, decided),
     )
-    passed = not found and bool(checks) and all(check.is_accepted for check in checks)
+    passed = not all_problems and bool(checks) and all(check.is_accepted for check in checks)
     return shards[0].model_copy(
         update={
             "started": min(shard.started for shard in shards),
             "duration_s": round(sum(shard.duration_s for shard in shards), 3),
             "command": "\n".join(s.command for s in shards if s.command) or None,
             "partial": False,
-            "problems": found,
+            "problems": all_problems,
             "exit_status": 0 if passed else 1,
             "passed": passed,
             "shard": None,
@@ -119,7 +119,7 @@ def _part(report: Report) -> Shard:
 
 def _decided(shards: Sequence[Report]) -> Decided:
     """Return the checks; one that two shards decided is refused."""
-    found: dict[str, dict[str, CheckResult]] = {}
+    decided: dict[str, dict[str, CheckResult]] = {}
     names: set[str] = set()
     for shard in shards:
         expected = set(_part(shard).expected)
@@ -129,8 +129,8 @@ def _decided(shards: Sequence[Report]) -> Decided:
                 if name in names or name not in expected:
                     raise ShardError(f"{name} was decided by a shard that it is not of")
                 names.add(name)
-                found.setdefault(checkpoint.label, {})[name] = check
-    return found
+                decided.setdefault(checkpoint.label, {})[name] = check
+    return decided
 
 
 def _missing(whole: Shard, shards: Sequence[Report], decided: Decided) -> list[str]:
@@ -145,13 +145,13 @@ def _missing(whole: Shard, shards: Sequence[Report], decided: Decided) -> list[s
 
 
 def _problems(shards: Sequence[Report]) -> list[str]:
-    found = []
+    problems = []
     for shard in shards:
-        found += [f"shard {shard.shard}: {problem}" for problem in shard.problems]
+        problems += [f"shard {shard.shard}: {problem}" for problem in shard.problems]
         told = shard.problems or any(checkpoint.refused for checkpoint in shard.checkpoints)
         if shard.exit_status and not told:
-            found.append(f"shard {shard.shard} ended with exit status {shard.exit_status}")
-    return found
+            problems.append(f"shard {shard.shard} ended with exit status {shard.exit_status}")
+    return problems
 
 
 def _not_accounted(decided: Decided) -> list[str]:

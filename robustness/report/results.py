@@ -78,8 +78,8 @@ class CheckResult(Verdict):
     @property
     def is_random(self) -> bool:
         """Whether its dimensions are random ones, of which only the number is worth saying."""
-        known = self.specification is not None and self.specification.random
-        return bool(self.dims) and (known or self.details.draws is not None)
+        random = self.specification is not None and self.specification.random
+        return bool(self.dims) and (random or self.details.draws is not None)
 
     @property
     def row(self) -> str | None:
@@ -102,8 +102,12 @@ class CheckResult(Verdict):
 
     def plays(self, role: Role, source: Source = "text") -> bool:
         """Tell whether it has this part in what is told of a checkpoint."""
-        known = self.specification
-        return known is not None and known.role == role and known.source == source
+        specification = self.specification
+        return (
+            specification is not None
+            and specification.role == role
+            and specification.source == source
+        )
 
     def is_of_one_dimension(self, source: Source) -> bool:
         """Tell whether it is of a kind that asks about one dimension after the other."""
@@ -299,14 +303,14 @@ def unaccounted(checks: Sequence[CheckResult]) -> list[CheckResult]:
 
 
 def _intact(checks: Sequence[CheckResult]) -> IntactFigures | None:
-    found = [check.details.intact for check in checks if check.details.intact is not None]
-    return max(found, key=lambda intact: intact.text_blocks, default=None)
+    figures = [check.details.intact for check in checks if check.details.intact is not None]
+    return max(figures, key=lambda intact: intact.text_blocks, default=None)
 
 
 def _scored(task: TaskResult, checks: Sequence[CheckResult]) -> TaskResult:
-    found = [check.details.task for check in checks if check.details.task is not None]
-    if not found:
+    tasks = [check.details.task for check in checks if check.details.task is not None]
+    if not tasks:
         return task.model_copy(update={"score": None, "score_examples": 0})
-    widest = max(found, key=lambda figures: min(figures.examples, figures.task_examples))
+    widest = max(tasks, key=lambda figures: min(figures.examples, figures.task_examples))
     seen = min(widest.examples, task.examples)
     return task.model_copy(update={"score": widest.intact_score, "score_examples": seen})

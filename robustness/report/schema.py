@@ -22,28 +22,28 @@ def schema_text() -> str:
     """Return the schema as the file in ``docs`` holds it."""
     whole = Report.model_json_schema(by_alias=True)
     models = {name: _described(model, name) for name, model in whole.pop("$defs").items()}
-    found = {
+    document = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"Report of pytest-robustness, schema {SCHEMA}",
         **_described(whole, "Report"),
         "$defs": models,
     }
-    return json.dumps(found, indent=2) + "\n"
+    return json.dumps(document, indent=2) + "\n"
 
 
 def _described(model: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return a model whose properties have what its docstring says of each."""
-    found = {key: value for key, value in model.items() if key != "title"}
+    described = {key: value for key, value in model.items() if key != "title"}
     if "properties" not in model:
-        return found
+        return described
     own = inspect.cleandoc(model.get("description", ""))
     told = {
         key.removesuffix("_"): " ".join(words.split())
         for text in (_INHERITED.get(name) or "", own)
         for key, words in _ATTRIBUTE.findall(text.partition("Attributes:")[2])
     }
-    found["description"] = " ".join(own.partition("Attributes:")[0].split())
-    found["properties"] = {
+    described["description"] = " ".join(own.partition("Attributes:")[0].split())
+    described["properties"] = {
         key: {
             **({"description": told[key]} if key in told else {}),
             **{word: value for word, value in each.items() if word != "title"},
@@ -51,8 +51,8 @@ def _described(model: Mapping[str, Any], name: str) -> dict[str, Any]:
         for key, each in model["properties"].items()
     }
     if name not in _SOMETIMES:  # a reader may leave more out than the writer does
-        found["required"] = [key for key in model["properties"] if key != "sha256"]
-    return found
+        described["required"] = [key for key in model["properties"] if key != "sha256"]
+    return described
 
 
 def main() -> None:

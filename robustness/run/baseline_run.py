@@ -42,10 +42,10 @@ def with_baseline(plan: RunPlan, profile: Baseline, source: Path) -> RunPlan:
             _require_no_task(planned)
             entry = profile.entry(planned.label, only=only, source=str(source))
             vetting = replace(planned, baseline=entry).vetting(plan.context)
-            if found := difference(entry, conditions(vetting), planned.corpus):
+            if differing := difference(entry, conditions(vetting), planned.corpus):
                 raise BaselineError(
                     f"{source} cannot be the baseline of {planned.label}: it was measured with "
-                    f"{found}; vet as it was measured, or save a new baseline"
+                    f"{differing}; vet as it was measured, or save a new baseline"
                 )
             checks = (*planned.checks, *MatchesBaseline().planned(vetting.plan_context()))
             planned = replace(planned, checks=checks, baseline=entry)

@@ -62,7 +62,7 @@ class Estimate:
 def estimate(planned: PlannedCheckpoint) -> Estimate:
     """The cost of a checkpoint's planned checks."""
     parameters, uses = float(planned.checkpoint["n_parameters"]), _uses(planned)
-    found = Estimate(
+    result = Estimate(
         least_blocks=0,
         most_blocks=0,
         flops_per_block=2 * parameters * uses * planned.block_size,
@@ -70,18 +70,18 @@ def estimate(planned: PlannedCheckpoint) -> Estimate:
     )
     if planned.has_perplexity:
         least, most = _text_blocks(planned)
-        found = replace(found, least_blocks=least, most_blocks=most)
+        result = replace(result, least_blocks=least, most_blocks=most)
     if planned.task is not None:
         task = planned.task
         least, most = _examples(planned, task)
         tokens = _tokens_per_example(task, planned.settings.task.max_length)
-        found = replace(
-            found,
+        result = replace(
+            result,
             least_examples=least,
             most_examples=most,
             flops_per_example=2 * float(task.checkpoint["n_parameters"]) * uses * tokens,
         )
-    return found
+    return result
 
 
 def _uses(planned: PlannedCheckpoint) -> float:
@@ -192,23 +192,23 @@ def _checks(planned: PlannedCheckpoint) -> list[str]:
 
 
 def _cost(planned: PlannedCheckpoint, flops_per_s: float) -> list[str]:
-    found = estimate(planned)
+    cost = estimate(planned)
     parts = []
     if planned.has_perplexity:
         parts.append(
-            f"{found.least_blocks:,} to {found.most_blocks:,} text blocks of "
+            f"{cost.least_blocks:,} to {cost.most_blocks:,} text blocks of "
             f"{planned.block_size} tokens"
         )
     if planned.task is not None:
-        parts.append(f"{found.least_examples:,} to {found.most_examples:,} examples")
+        parts.append(f"{cost.least_examples:,} to {cost.most_examples:,} examples")
     work = f"estimate: {' and '.join(parts)} through the model, fewer where the store holds numbers"
     if planned.settings.device == "cpu":
-        low, high = (_duration(seconds) for seconds in found.seconds(flops_per_s))
+        low, high = (_duration(seconds) for seconds in cost.seconds(flops_per_s))
         work += (
             f"; about {low} to {high} on this processor (it reaches {flops_per_s / 1e9:.0f} "
             "GFLOP/s in matrix products)"
         )
-    memory = f"about {found.memory_bytes / 1e9:.1f} GB of memory; workers share the weights"
+    memory = f"about {cost.memory_bytes / 1e9:.1f} GB of memory; workers share the weights"
     return [f"{work}; {memory}"]
 
 

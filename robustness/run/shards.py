@@ -32,8 +32,8 @@ class Part:
         Raises:
             PolicyError: if it is something else.
         """
-        found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text, re.ASCII)
-        index, count = map(int, found.groups()) if found else (0, 0)
+        match = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text, re.ASCII)
+        index, count = map(int, match.groups()) if match else (0, 0)
         if not 1 <= index <= count <= MOST_SHARDS:
             raise PolicyError(f"--robustness-shard must be i/n with 1 <= i <= n, not {text!r}")
         return cls(index=index, count=count)

@@ -118,9 +118,9 @@ def _permutation(blocks: Sequence[ScoredBlock], length: int) -> dict[str, NDArra
     """Who may look at whom, and which positions are predicted (Yang et al. 2019, XLNet)."""
     most = max(len(block.positions) for block in blocks)
     unseen = np.zeros((len(blocks), length, length), dtype=np.float32)  # (B, looking, looked at)
-    asked = np.zeros((len(blocks), most, length), dtype=np.float32)  # (B, n, T)
+    predicted = np.zeros((len(blocks), most, length), dtype=np.float32)  # (B, n, T)
     for row, block in enumerate(blocks):
         assert block.hidden is not None
         unseen[row, :, : len(block.ids)] = block.hidden
-        asked[row, np.arange(len(block.positions)), block.positions] = 1
-    return {"perm_mask": unseen, "target_mapping": asked}
+        predicted[row, np.arange(len(block.positions)), block.positions] = 1
+    return {"perm_mask": unseen, "target_mapping": predicted}

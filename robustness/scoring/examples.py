@@ -101,12 +101,12 @@ def excerpt(
     if scoring == "causal":
         return _continued(ids, special, given=given, block=block_seed.block)
     shown = set(masked_positions(special, block_seed=block_seed).tolist())
-    asked = sorted(shown & {position for row in rows for position in row.positions.tolist()})
-    windows = _windows(ids, special, asked, words=words, decode=decode)
+    scored = sorted(shown & {position for row in rows for position in row.positions.tolist()})
+    windows = _windows(ids, special, scored, words=words, decode=decode)
     if not windows:
         return None
     start, end = windows[uniform_index(len(windows), "example", *block_seed)]
-    targets = [position for position in asked if start <= position < end]
+    targets = [position for position in scored if start <= position < end]
     return Excerpt(
         block=block_seed.block,
         kind="masked",
@@ -149,8 +149,8 @@ def example(
         )
     if done < len(text):
         pieces.append({"text": text[done:]})
-    found = {"text_block": shown.block, "kind": shown.kind, "dims": list(dims), "seed": seed}
-    return {**found, "pieces": pieces}
+    record = {"text_block": shown.block, "kind": shown.kind, "dims": list(dims), "seed": seed}
+    return {**record, "pieces": pieces}
 
 
 def _continued(
@@ -183,7 +183,7 @@ def _continued(
 def _windows(
     ids: NDArray[np.int64],
     special: NDArray[np.bool_],
-    asked: Sequence[int],
+    scored: Sequence[int],
     *,
     words: NDArray[np.int64] | None,
     decode: Decode,
@@ -207,14 +207,14 @@ def _windows(
             last = max((e for e in ends if begin < e <= begin + MOST_TOKENS), default=begin)
             if last - begin >= _READABLE:
                 sentences.append((begin, last))
-        middle = next((position for position in asked if start <= position < end), start)
+        middle = next((position for position in scored if start <= position < end), start)
         begin = max(start, min(middle - MOST_TOKENS // 2, end - MOST_TOKENS))
         while words is not None and start < begin and words[begin] == words[begin - 1]:
             begin -= 1  # to where a word begins
         others.append((begin, begin + MOST_TOKENS))
 
     def holds(window: tuple[int, int], least: int) -> bool:
-        return sum(window[0] <= position < window[1] for position in asked) >= least
+        return sum(window[0] <= position < window[1] for position in scored) >= least
 
     whole = [window for window in sentences if holds(window, 2)]
     return whole or [window for window in others if holds(window, 1)]

@@ -73,8 +73,8 @@ class Scorer:
             MeasurementError: if a logit is NaN, or there is not one row per scored position.
         """
         rows, tokens = self._read(blocks, _most_probable)
-        found = tokens.cpu().numpy()
-        return [found[rows == row] for row in range(len(blocks))]
+        predictions = tokens.cpu().numpy()
+        return [predictions[rows == row] for row in range(len(blocks))]
 
     def _read(
         self, blocks: Sequence[ScoredBlock], read: Callable[[Tensor, Tensor], Tensor]

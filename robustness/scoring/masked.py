@@ -109,11 +109,11 @@ def permutation_rows(
     With the masking ``all``, these are the tokens that a masked language model is asked for; with
     ``pll`` and ``pll-word-l2r`` all of them. For the rest see :func:`masked_rows`.
     """
-    asked = set(np.flatnonzero(~special).tolist())
+    scored = set(np.flatnonzero(~special).tolist())
     if masking == "all":
-        asked = set(masked_positions(special, block_seed=block_seed).tolist())
+        scored = set(masked_positions(special, block_seed=block_seed).tolist())
     for position, hidden in hidden_one_by_one(special, masking=masking, words=words):
-        if position in asked:
+        if position in scored:
             yield ScoredBlock(
                 ids=ids,
                 positions=np.array([position]),

@@ -96,11 +96,11 @@ def chosen_generator(
         return None
     from robustness.checkpoint.resolving import resolve
 
-    found = resolve(reference, cache=store_root)
-    if (found.scoring, found.vocab_size) != ("masked", checkpoint.vocab_size):
+    generator = resolve(reference, cache=store_root)
+    if (generator.scoring, generator.vocab_size) != ("masked", checkpoint.vocab_size):
         raise PolicyError(
-            f"generator {reference!r} is scored {found.scoring} and has {found.vocab_size} "
+            f"generator {reference!r} is scored {generator.scoring} and has {generator.vocab_size} "
             f"tokens: name a masked language model with the {checkpoint.vocab_size} tokens of "
             f"{checkpoint.label}"
         )
-    return found
+    return generator

@@ -173,9 +173,10 @@ def random_candidates(outliers: Iterable[int], *, hidden_size: int, size: int) -
     Raises:
         ValueError: if there are not that many.
     """
-    found = sorted(set(range(hidden_size)) - set(outliers))
-    if not 0 < size <= len(found):
+    candidates = sorted(set(range(hidden_size)) - set(outliers))
+    if not 0 < size <= len(candidates):
         raise ValueError(
-            f"cannot ablate {size} random dimensions: there are {len(found)} that are not outliers"
+            f"cannot ablate {size} random dimensions: there are {len(candidates)} that are not "
+            "outliers"
         )
-    return found
+    return candidates

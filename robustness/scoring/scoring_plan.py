@@ -106,8 +106,8 @@ class ScoringPlan:
         (record,) = self.store.obtain([{"text_sizes": 1}], self._measure_sizes)
         if record["words"] is None:
             return None
-        found = {name: np.array(values)[self.order] for name, values in record.items()}
-        return TextSizes(**found)
+        sizes = {name: np.array(values)[self.order] for name, values in record.items()}
+        return TextSizes(**sizes)
 
     @cached_property
     def order(self) -> NDArray[np.int64]:
@@ -225,12 +225,12 @@ class ScoringPlan:
         }
 
     def _hash_text_blocks(self, _: Mapping[str, Any]) -> Record:
-        found = sha256()
+        digest = sha256()
         for ids, special in zip(self._blocks.ids, self._blocks.special, strict=True):
-            found.update(len(ids).to_bytes(8, "little"))
-            found.update(ids.astype("<i8").tobytes() + special.astype("<i1").tobytes())
+            digest.update(len(ids).to_bytes(8, "little"))
+            digest.update(ids.astype("<i8").tobytes() + special.astype("<i1").tobytes())
         self.checkpoint.require_unchanged()
-        return {"sha256": found.hexdigest()}
+        return {"sha256": digest.hexdigest()}
 
     @cached_property
     def _questions(self) -> "Questions":

@@ -232,10 +232,10 @@ def _least_side(
 
 def _quantiles(ordered: NDArray[np.float64]) -> dict[str, float]:
     n = len(ordered)
-    found = {}
+    quantiles = {}
     for level in _QUANTILES:
         rank = math.ceil(level * n)  # inverse of the empirical distribution function
         beyond = n - rank if level > 0.5 else rank - 1
         if beyond >= _DRAWS_BEYOND_A_QUANTILE:
-            found[f"{level:g}"] = exp(ordered[rank - 1])
-    return found
+            quantiles[f"{level:g}"] = exp(ordered[rank - 1])
+    return quantiles

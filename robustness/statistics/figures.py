@@ -118,14 +118,14 @@ class DrawFigures(Figures):
         mean: what the ablation does on average.
         quantiles: by level, as text.
         worst: the draws that do most harm, the worst first.
-        each: what every draw does, in their order; empty where a draw is a single example.
+        by_draw: what every draw does, in their order; empty where a draw is a single example.
     """
 
     draws: int
     mean: Number
     quantiles: dict[str, Number] = {}
     worst: tuple[DrawFigure, ...] = ()
-    each: tuple[Number, ...] = ()
+    by_draw: tuple[Number, ...] = ()
 
 
 class FactorFigures(Figures):

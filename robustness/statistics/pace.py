@@ -38,7 +38,7 @@ class Pace:
         self,
         statement: str,
         seen: int,
-        found: str,
+        figure: str,
         *,
         interval: tuple[float, float] | None,
         total: int,
@@ -50,10 +50,10 @@ class Pace:
         Args:
             statement: what is decided.
             seen: units measured, over all passes.
-            found: the figure so far.
+            figure: what is measured so far.
             interval: of that figure, if it excludes anything.
             total: units in one pass.
-            most: units after which it ends whatever was found; by default after one pass.
+            most: units after which it ends whatever the figure is; by default after one pass.
             unit: ``text blocks`` or ``examples``.
         """
         passes, place = divmod(seen - 1, total)
@@ -61,7 +61,7 @@ class Pace:
         within = f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval else ""
         left = self.left_s(statement, seen, most or total)
         until = f", at most {in_words(left)} left" if left is not None and left >= SOON_S else ""
-        return f"{found}{within} after {place + 1}/{total} {unit}{again}{until}: {statement}"
+        return f"{figure}{within} after {place + 1}/{total} {unit}{again}{until}: {statement}"
 
 
 def in_words(seconds: float) -> str:

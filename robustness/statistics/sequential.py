@@ -114,14 +114,14 @@ def values_to_decide(sample: Summary, alpha: float, *, optimism: float = 0.0) ->
     lie by ``optimism`` standard errors, on either side.
     """
     n = float(sample.n) * np.geomspace(1, max(1.0, _MOST_VALUES / float(sample.n)), 400)
-    found = math.inf
+    fewest = math.inf
     error = float(sample.std / np.sqrt(sample.n))
     for mean in (sample.mean - optimism * error, sample.mean + optimism * error):
         supposed = replace(sample, n=n, mean=np.full_like(n, mean))
         decided = np.flatnonzero(mean_side(supposed, alpha))
         if len(decided):
-            found = min(found, float(n[decided[0]]))
-    return found
+            fewest = min(fewest, float(n[decided[0]]))
+    return fewest
 
 
 def ratio_side(

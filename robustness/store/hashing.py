@@ -44,8 +44,8 @@ def file_sha256(
         record = None
         if memory is not None:
             record = memory / f"{hashlib.sha256(os.fsencode(real)).hexdigest()[:32]}.json"
-            if (known := _recall(record, stamp)) is not None:
-                return known
+            if (remembered := _recall(record, stamp)) is not None:
+                return remembered
         if progress is not None and before.st_size >= _SLOW_BYTES:
             progress(f"hashing {file.name} ({before.st_size / 1e9:.1f} GB)")
         started = time.time_ns()

@@ -103,17 +103,17 @@ class Store:
             mark_used(self.folder)
             self._marked = True
         wanted = list(keys)
-        found: dict[int, Record] = {}
+        records: dict[int, Record] = {}
         pending = list(range(len(wanted)))
         timeout = 0.0
         while pending:
             for index in list(pending):
                 record = self._obtain_one(wanted[index], measure, timeout)
                 if record is not None:
-                    found[index] = record
+                    records[index] = record
                     pending.remove(index)
             timeout = 0.25
-        return [found[index] for index in range(len(wanted))]
+        return [records[index] for index in range(len(wanted))]
 
     def _obtain_one(
         self,

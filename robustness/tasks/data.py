@@ -108,12 +108,12 @@ class TaskData:
         numbers = self.numbers or [_whole(label) for label in self.labels]
         for place, number in enumerate(numbers):
             if number is None or not 0 <= number < len(names):
-                known = ", ".join(map(str, names.values()))
+                own = ", ".join(map(str, names.values()))
                 raise TaskError(
                     f"{self.name}: the label {self.labels[place]!r} of example {place + 1} is none "
-                    f"of the checkpoint's ({known}) and no number from 0 to {len(names) - 1}: name "
-                    "the data it was fine-tuned for, a split with labels, or set id2label in its "
-                    "config.json"
+                    f"of the checkpoint's ({own}) and no number from 0 to {len(names) - 1}: "
+                    "name the data it was fine-tuned for, a split with labels, or set id2label in "
+                    "its config.json"
                 )
         return [int(number) for number in numbers if number is not None]
 
@@ -123,7 +123,7 @@ class TaskData:
         Raises:
             TaskError: if one is none.
         """
-        found = []
+        values = []
         for place, label in enumerate(self.labels, start=1):
             try:
                 value = float(label)
@@ -134,8 +134,8 @@ class TaskData:
                     f"{self.name}: the label {label!r} of example {place} is no number, which "
                     "regression and similarity need"
                 )
-            found.append(value)
-        return found
+            values.append(value)
+        return values
 
 
 def load_task(reference: str) -> TaskData:
@@ -151,12 +151,12 @@ def load_task(reference: str) -> TaskData:
 
 
 def _read(reference: str) -> TaskData:
-    found = existing_path(reference)
-    if found is not None and found[0].is_file():
-        path, rest = found
+    existing = existing_path(reference)
+    if existing is not None and existing[0].is_file():
+        path, rest = existing
         if path.suffix.lower() not in TABLES:
-            known = ", ".join(sorted(TABLES))
-            raise TaskError(f"task file {path} has no columns; use one of {known}")
+            suffixes = ", ".join(sorted(TABLES))
+            raise TaskError(f"task file {path} has no columns; use one of {suffixes}")
         parts = split_reference(rest)
         columns = file_columns(path)
         if len(parts) != 2:
@@ -165,35 +165,42 @@ def _read(reference: str) -> TaskData:
                 f"{path.name}:text,text:label ({listed(columns)})"
             )
         return _task(path.name, columns, *parts)
-    if found is None:
+    if existing is None:
         name, *parts = split_reference(reference)
     else:
-        name, parts = str(found[0]), split_reference(found[1]) if found[1] else []
-    if found is None and name.startswith("glue/"):
+        name, parts = str(existing[0]), split_reference(existing[1]) if existing[1] else []
+    if existing is None and name.startswith("glue/"):
         return _read_glue(reference, name.removeprefix("glue/"), parts)
-    if found is None and name.lower().endswith(tuple(TABLES)):
+    if existing is None and name.lower().endswith(tuple(TABLES)):
         raise TaskError(f"there is no task file {name}; check its path")
-    if found is not None and len(parts) == 2:
+    if existing is not None and len(parts) == 2:
         return _read_split(name, None, None, *parts, local=True)
-    if len(parts) not in (3, 4) or (found is None and not DATASET_ID.fullmatch(name)):
+    if len(parts) not in (3, 4) or (existing is None and not DATASET_ID.fullmatch(name)):
         raise TaskError(
             f"task {reference!r} is none that is known; name glue/NAME, FILE:text,text:label, "
             "FOLDER:split:text,text:label, or a data set as id:config:split:text,text:label"
         )
     *config, split, texts, label = parts
-    return _read_split(name, "".join(config) or None, split, texts, label, local=found is not None)
+    named = "".join(config) or None
+    return _read_split(name, named, split, texts, label, local=existing is not None)
 
 
 def _read_glue(reference: str, task: str, parts: Sequence[str]) -> TaskData:
-    known = _GLUE.get(task)
-    if known is None or len(parts) > 1:
+    glue_task = _GLUE.get(task)
+    if glue_task is None or len(parts) > 1:
         raise TaskError(
             f"task {reference!r} is none of GLUE; name one of "
             f"{', '.join(f'glue/{name}' for name in _GLUE)}, with a split behind a colon"
         )
-    split = parts[0] if parts else known.split
+    split = parts[0] if parts else glue_task.split
     return _read_split(
-        "nyu-mll/glue", task, split, known.columns, "label", local=False, metric=known.metric
+        "nyu-mll/glue",
+        task,
+        split,
+        glue_task.columns,
+        "label",
+        local=False,
+        metric=glue_task.metric,
     )
 
 
@@ -243,8 +250,8 @@ def _task(
     numbers = None
     if class_names is not None:
         numbers = tuple(map(int, labels))
-        known = range(len(class_names))
-        labels = [class_names[n] if n in known else n for n in numbers]
+        classes = range(len(class_names))
+        labels = [class_names[n] if n in classes else n for n in numbers]
     return TaskData(
         name=plain(name, limit=120),
         texts=tuple(tuple(row) for row in rows),

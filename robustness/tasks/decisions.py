@@ -186,11 +186,11 @@ def _samples_for_factor(fixed: Floats, random: Floats, rule: FactorRule) -> list
 
 def bootstrap_looks(n_examples: int) -> tuple[int, ...]:
     """Sample sizes at which a bootstrap decides, before the examples are used up."""
-    found, size = [], FIRST_BOOTSTRAP
+    looks, size = [], FIRST_BOOTSTRAP
     while size < n_examples:
-        found.append(size)
+        looks.append(size)
         size *= 2
-    return tuple(found)
+    return tuple(looks)
 
 
 def decide_score(

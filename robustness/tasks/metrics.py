@@ -150,15 +150,15 @@ def _drops(metric: Metric, cells: Floats, weights: Floats) -> Floats:
 
 
 def _weighted_accuracy(labels: Floats, predictions: Floats, weights: Floats) -> Floats:
-    found: Floats = weights @ (labels == predictions) / weights.sum(1)
-    return found
+    accuracy: Floats = weights @ (labels == predictions) / weights.sum(1)
+    return accuracy
 
 
 def _weighted_f1(labels: Floats, predictions: Floats, weights: Floats) -> Floats:
     hits = weights @ ((labels == 1) & (predictions == 1))
     named = weights @ ((labels == 1) * 1.0 + (predictions == 1))
-    found: Floats = np.divide(2 * hits, named, out=np.zeros_like(hits), where=named > 0)
-    return found
+    f1: Floats = np.divide(2 * hits, named, out=np.zeros_like(hits), where=named > 0)
+    return f1
 
 
 def _weighted_pearson(labels: Floats, predictions: Floats, weights: Floats) -> Floats:
@@ -191,10 +191,10 @@ def _weighted_ranks(values: Floats, weights: Floats) -> Floats:
 
 def _correlation(covariance: Floats, variance_x: Floats, variance_y: Floats) -> Floats:
     product = np.maximum(variance_x, 0) * np.maximum(variance_y, 0)
-    found: Floats = np.divide(
+    correlation: Floats = np.divide(
         covariance, np.sqrt(product), out=np.zeros_like(covariance), where=product > 1e-24
     )
-    return found
+    return correlation
 
 
 _WEIGHTED: Mapping[Metric, Callable[[Floats, Floats, Floats], Floats]] = {

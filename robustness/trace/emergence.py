@@ -95,19 +95,19 @@ def courses(steps: Sequence[Step], rule: str, *, also: Sequence[int] = ()) -> tu
         also: dimensions that are followed whether or not it finds them.
     """
     require_one_run(steps)
-    found = [set(step.dims(rule)) for step in steps]
-    dims = sorted(set(also).union(*found))
-    all_courses = [_course(dim, steps, [dim in one for one in found]) for dim in dims]
+    dims_by_step = [set(step.dims(rule)) for step in steps]
+    dims = sorted(set(also).union(*dims_by_step))
+    all_courses = [_course(dim, steps, [dim in one for one in dims_by_step]) for dim in dims]
     last = len(steps)
     return tuple(
         sorted(all_courses, key=lambda one: (last if one.emerged is None else one.emerged, one.dim))
     )
 
 
-def followed(found: Sequence[Course]) -> tuple[int, ...]:
+def followed(all_courses: Sequence[Course]) -> tuple[int, ...]:
     """The dimensions to switch off, ascending: those that emerged, or else all that were found."""
-    emerged = [course.dim for course in found if course.emerged is not None]
-    return tuple(sorted(emerged or [course.dim for course in found]))
+    emerged = [course.dim for course in all_courses if course.emerged is not None]
+    return tuple(sorted(emerged or [course.dim for course in all_courses]))
 
 
 def to_dict(steps: Sequence[Step], rule: str, *, also: Sequence[int] = ()) -> dict[str, Any]:

@@ -102,13 +102,13 @@ class RunMeasurement:
                 vetting = self._vetting(step)
                 if text is None:
                     started(self._estimate(vetting, len(wanted)))
-                found = vetting.measurement.scoring_plan.text_blocks_sha256
-                if text not in (None, found):
+                fingerprint = vetting.measurement.scoring_plan.text_blocks_sha256
+                if text not in (None, fingerprint):
                     raise CheckpointError(
                         f"the tokenizer of {step.scan.label} cuts the text otherwise than those "
                         "before it, so its numbers cannot stand beside theirs"
                     )
-                text = found
+                text = fingerprint
                 yield replace(step, measured=self._measured(vetting, progress(place)))
             except _OF_ONE_CHECKPOINT as error:
                 yield replace(step, unmeasurable=str(error))
@@ -159,10 +159,10 @@ def common_settings(policy: "Policy", steps: Sequence[Step]) -> "Settings":
     Raises:
         PolicyError: the policy has others for some of them.
     """
-    found = [policy.settings(step.reference, step.scan.label) for step in steps]
-    if any(other != found[0] for other in found):
+    settings = [policy.settings(step.reference, step.scan.label) for step in steps]
+    if any(other != settings[0] for other in settings):
         raise PolicyError(
             f"{policy.source}: the checkpoints of a run are measured alike, and it has settings "
             "of their own for some of them: remove these, or name the others alone"
         )
-    return found[0].model_copy(update={"rule": "busters"})
+    return settings[0].model_copy(update={"rule": "busters"})

@@ -22,18 +22,18 @@ def in_order(references: Sequence[str]) -> list[tuple[str, int | None]]:
     Raises:
         CheckpointError: a pattern matches nothing, or two checkpoints have the same step.
     """
-    found = [
+    numbered = [
         (reference, step_of(reference)) for text in references for reference in _expanded(text)
     ]
-    steps = [step for _, step in found]
+    steps = [step for _, step in numbered]
     if all(step is not None for step in steps):
-        found.sort(key=lambda one: one[1] or 0)
+        numbered.sort(key=lambda one: one[1] or 0)
         twice = [step for step in steps if steps.count(step) > 1]
         if twice:
             raise CheckpointError(
                 f"two of the checkpoints are named after step {twice[0]}: name those of one run"
             )
-    return found
+    return numbered
 
 
 def step_of(reference: str) -> int | None:
@@ -62,12 +62,12 @@ def chosen(steps: Sequence[int | None], text: str) -> tuple[int, ...]:
     Raises:
         PolicyError: it is none of these, or there is no such step.
     """
-    found: set[int] = set()
+    places: set[int] = set()
     for part in filter(None, (part.strip() for part in text.split(","))):
-        found.update(_places(steps, part))
-    if not found:
+        places.update(_places(steps, part))
+    if not places:
         raise PolicyError(f"{text!r} chooses no checkpoint: {_CHOICES}")
-    return tuple(sorted(found))
+    return tuple(sorted(places))
 
 
 _CHOICES = "say all, first, last, every:N or steps like 9000 or 20k, with commas between"
@@ -84,10 +84,10 @@ def _places(steps: Sequence[int | None], part: str) -> Sequence[int]:
         raise PolicyError(f"{part!r} chooses no checkpoint: {_CHOICES}")
     wanted = int(match[1]) * _UNITS[match[2].lower()]
     if wanted not in steps:
-        known = [str(step) for step in steps if step is not None]
+        numbers = [str(step) for step in steps if step is not None]
         raise PolicyError(
             f"no checkpoint is named after step {wanted}; the steps here are "
-            f"{', '.join(known) or 'not in their names: say first, last, every:N or all'}"
+            f"{', '.join(numbers) or 'not in their names: say first, last, every:N or all'}"
         )
     return [place for place, step in enumerate(steps) if step == wanted]
 
@@ -109,8 +109,8 @@ def _numbered(folder: Path) -> list[str]:
     """The checkpoints that a Trainer has left in a folder, in order; none of other names."""
     if not folder.is_dir():
         return []
-    found = (one for one in folder.iterdir() if _FOLDER.fullmatch(one.name) and one.is_dir())
-    return sorted(map(str, found), key=_by_number)
+    folders = (one for one in folder.iterdir() if _FOLDER.fullmatch(one.name) and one.is_dir())
+    return sorted(map(str, folders), key=_by_number)
 
 
 def _by_number(text: str) -> tuple[list[tuple[str, int]], str]:

@@ -101,8 +101,8 @@ class Measured:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; infinity becomes ``"inf"``."""
-        found: dict[str, Any] = _plain(asdict(self))
-        return found
+        fields: dict[str, Any] = _plain(asdict(self))
+        return fields
 
 
 def conditions_of(dims: Collection[int]) -> int:
@@ -194,10 +194,10 @@ def _of_figure(evidence: IntactEvidence, quantity: "Quantity", alpha: float) -> 
         alpha=alpha,
         exhausted=evidence.whole,
     )
-    known = _known(decision.interval)
-    if known is None or quantity.is_perplexity:
-        return known
-    low, high = (math.log(end) if end > 0 else -math.inf for end in known)
+    finite = _known(decision.interval)
+    if finite is None or quantity.is_perplexity:
+        return finite
+    low, high = (math.log(end) if end > 0 else -math.inf for end in finite)
     return low, high
 
 

@@ -32,8 +32,8 @@ class Track:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        found = asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+        fields = asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
 
 
 def track(

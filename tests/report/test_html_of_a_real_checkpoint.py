@@ -96,7 +96,7 @@ def test_degradations_stand_at_the_ratios_of_the_report(desk: Shown, run: Run) -
     assert [y for _, y in marks] == pytest.approx(range(len(measured)), abs=0.05)
     (control,) = [check for check in measured if "random" in check["check"]]
     draws = points(desk, figure("degradation"), names.index("draws"))
-    ratios = control["details"]["draws"]["each"]
+    ratios = control["details"]["draws"]["by_draw"]
     assert sorted(x for x, _ in draws) == pytest.approx(sorted(ratios), rel=0.02)
 
 

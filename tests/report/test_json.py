@@ -74,10 +74,10 @@ def test_numbers_stand_in_a_line_and_infinities_are_text() -> None:
 
 
 def test_infinite_draws_are_text() -> None:
-    draws = DrawFigures(draws=2, mean=math.inf, each=(1.5, math.inf))
+    draws = DrawFigures(draws=2, mean=math.inf, by_draw=(1.5, math.inf))
     found = json.loads(check(details=Details(draws=draws)).model_dump_json())
     assert found["details"] == {
-        "draws": {"draws": 2, "mean": "inf", "quantiles": {}, "worst": [], "each": [1.5, "inf"]}
+        "draws": {"draws": 2, "mean": "inf", "quantiles": {}, "worst": [], "by_draw": [1.5, "inf"]}
     }
 
 

@@ -123,7 +123,7 @@ def test_the_course_of_the_random_control_is_that_of_the_specification(
     ends_where_the_verdict_stands(verdict)
     draws = verdict.details.draws
     assert draws is not None
-    ratios = draws.each
+    ratios = draws.by_draw
     steps = as_reported(verdict)
     assert len(steps) > 3
     assert steps[-1]["draws"] == len(ratios) == draws.draws >= 64
@@ -161,10 +161,10 @@ def test_every_kind_of_verdict_ends_where_its_course_does(
 
 
 def test_infinite_draws_are_text() -> None:
-    draws = DrawFigures(draws=2, mean=math.inf, each=(1.5, math.inf))
+    draws = DrawFigures(draws=2, mean=math.inf, by_draw=(1.5, math.inf))
     verdict = Verdict(outcome="fail", statement="c", details=Details(draws=draws))
     found = json.loads(verdict.model_dump_json())
-    assert found["details"]["draws"]["each"] == [1.5, "inf"]
+    assert found["details"]["draws"]["by_draw"] == [1.5, "inf"]
     assert found["history"] == []
 
 

@@ -53,7 +53,7 @@ details = st.builds(
         worst=st.builds(
             tuple, st.lists(st.builds(DrawFigure, dims=st.just((3,)), measured=numbers))
         ),
-        each=st.builds(tuple, st.lists(numbers)),
+        by_draw=st.builds(tuple, st.lists(numbers)),
     ),
     factor=st.none() | st.builds(FactorFigures, joint=numbers, control=numbers),
     layers=st.builds(

@@ -13,13 +13,13 @@ from robustness.errors import RuleError
 from robustness.outliers.activations.layer_hooks import (
     Array,
     Blocks,
-    Place,
+    LayerHooks,
     Progress,
     first_floating,
     float64,
-    followed,
     has_matrix,
     keep,
+    layer_hooks,
     not_finite,
     run,
     within_layers,
@@ -51,10 +51,10 @@ def dense_inputs(
     """
     readers = _DenseReaders(stack.hidden_size, threshold)
     with ExitStack() as hooks:
-        place = hooks.enter_context(followed(model, stack, begins=readers.layer_begins))
+        running = hooks.enter_context(layer_hooks(model, stack, begins=readers.layer_begins))
         for module in within_layers(model, stack):
             if has_matrix(module):
-                hook = partial(readers.dense_begins, place)
+                hook = partial(readers.dense_begins, running)
                 keep(hooks, module.register_forward_pre_hook(hook, with_kwargs=True))
             elif not any(map(has_matrix, module.modules())):
                 keep(hooks, module.register_forward_hook(readers.norm_ends))
@@ -97,30 +97,30 @@ class _DenseReaders:
 
     def norm_ends(self, module: nn.Module, _: object, output: Any) -> None:
         """What a module without any matrix made is a hidden state if that module normalises."""
-        found = first_floating(output)
-        if found is not None and (_has_parameters(module) or _has_unit_rows(found)):
-            self._know(found)
+        tensor = first_floating(output)
+        if tensor is not None and (_has_parameters(module) or _has_unit_rows(tensor)):
+            self._know(tensor)
 
     def dense_begins(
-        self, place: Place, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, running: LayerHooks, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         """Reduce what it reads, if that is a hidden state that nobody has read yet."""
-        found = first_floating((*args, *kwargs.values()))
-        if found is None or place.layer is None:
+        tensor = first_floating((*args, *kwargs.values()))
+        if tensor is None or running.layer is None:
             return
-        key = _memory(found)
+        key = _memory(tensor)
         if key not in self._alive or key in self._read:
             return
         number = len(self._read)
         self._read[key] = None
         size = np.abs(float64(self._alive[key]))  # (T, D)
         if not np.isfinite(size).all():
-            raise not_finite("hidden state", place.layer)
+            raise not_finite("hidden state", running.layer)
         largest, hits = size.max(axis=0), (size >= self._threshold).sum(axis=0)
-        if (place.layer, number) in self.reduced:
-            before = self.reduced[place.layer, number]
+        if (running.layer, number) in self.reduced:
+            before = self.reduced[running.layer, number]
             largest, hits = np.maximum(largest, before[0]), hits + before[1]
-        self.reduced[place.layer, number] = (largest, hits)
+        self.reduced[running.layer, number] = (largest, hits)
 
     def text_block_ends(self) -> None:
         """Let the last layer's tensors go."""

@@ -39,7 +39,7 @@ def run(model: nn.Module, ids: NDArray[np.int64]) -> None:
         model(**inputs, use_cache=False)
 
 
-class Place:
+class LayerHooks:
     """Which layer of the stack is being executed."""
 
     def __init__(self, stack: Stack, begins: LayerBegins, ends: LayerEnds) -> None:
@@ -88,25 +88,25 @@ def _nothing(*_: object) -> None:
 
 
 @contextmanager
-def followed(
+def layer_hooks(
     model: nn.Module,
     stack: Stack,
     *,
     begins: LayerBegins = _nothing,
     ends: LayerEnds = _nothing,
-) -> Iterator[Place]:
+) -> Iterator[LayerHooks]:
     """A record of where the forward pass is; on leaving, the model has no hooks of ours."""
-    place = Place(stack, begins, ends)
+    running = LayerHooks(stack, begins, ends)
     with ExitStack() as hooks:
         caller = model.get_submodule(stack.name)
-        keep(hooks, caller.register_forward_pre_hook(place.stack_begins))
-        keep(hooks, caller.register_forward_hook(place.stack_ends))
+        keep(hooks, caller.register_forward_pre_hook(running.stack_begins))
+        keep(hooks, caller.register_forward_hook(running.stack_ends))
         for name in dict.fromkeys(site.layer_module for site in stack.layers):
             layer = model.get_submodule(name)
-            hook = partial(place.layer_begins, name)
+            hook = partial(running.layer_begins, name)
             keep(hooks, layer.register_forward_pre_hook(hook, with_kwargs=True))
-            keep(hooks, layer.register_forward_hook(place.layer_ends))
-        yield place
+            keep(hooks, layer.register_forward_hook(running.layer_ends))
+        yield running
 
 
 def keep(hooks: ExitStack, handle: RemovableHandle) -> None:

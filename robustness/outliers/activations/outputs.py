@@ -13,7 +13,7 @@ from robustness.outliers.activations.layer_hooks import (
     Progress,
     first_floating,
     float64,
-    followed,
+    layer_hooks,
     not_finite,
     run,
 )
@@ -43,7 +43,7 @@ def layer_outputs(
         if layer == stack.n_layers - 1:
             sentences.append(hidden[0 if sentence_first else -1])
 
-    with followed(model, stack, ends=layer_ends):
+    with layer_hooks(model, stack, ends=layer_ends):
         for block, ids in enumerate(blocks):
             run(model, ids)
             progress(f"{block + 1}/{len(blocks)} text blocks read")
@@ -93,10 +93,10 @@ def _ratio(numerator: Array, denominator: Array) -> Array:
 
 
 def _hidden_state(output: Any, hidden_size: int) -> Tensor:
-    found = first_floating(output)
-    if found is None or found.shape[-1] != hidden_size:
+    tensor = first_floating(output)
+    if tensor is None or tensor.shape[-1] != hidden_size:
         raise MeasurementError(
             f"A layer returned {type(output).__name__}, in which there is no hidden state of "
             f"{hidden_size} features."
         )
-    return found
+    return tensor

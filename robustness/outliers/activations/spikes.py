@@ -13,12 +13,12 @@ from robustness.errors import UnsupportedSite
 from robustness.outliers.activations.layer_hooks import (
     Array,
     Blocks,
-    Place,
+    LayerHooks,
     Progress,
     float64,
-    followed,
     has_matrix,
     keep,
+    layer_hooks,
     not_finite,
     run,
 )
@@ -52,7 +52,7 @@ def spike_rounds(
     rounds: list[Spikes] = []
     while len(rounds) < max_rounds:
         writers = _Writers(model, stack, tuple(without))
-        with followed(model, stack) as place, writers.watched(place):
+        with layer_hooks(model, stack) as running, writers.watched(running):
             for block, ids in enumerate(blocks):
                 run(model, ids)
                 progress(f"{block + 1}/{len(blocks)} text blocks read, round {len(rounds) + 1}")
@@ -85,12 +85,12 @@ class _Writers:
         self._outputs: dict[int, Array] = {}  # the value largest in size of each row, (D,)
 
     @contextmanager
-    def watched(self, place: Place) -> Iterator[None]:
+    def watched(self, running: LayerHooks) -> Iterator[None]:
         """Look at every writer's input and output."""
         with ExitStack() as hooks:
             for name in dict.fromkeys(site.module for site in self._stack.sites):
                 module = self._model.get_submodule(name)
-                keep(hooks, module.register_forward_hook(partial(self._writes, place)))
+                keep(hooks, module.register_forward_hook(partial(self._writes, running)))
             yield
 
     def spikes(self) -> Spikes:
@@ -106,8 +106,10 @@ class _Writers:
             largest=np.abs(outputs),
         )
 
-    def _writes(self, place: Place, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-        layer = place.layer
+    def _writes(
+        self, running: LayerHooks, module: nn.Module, args: Any, output: Tensor
+    ) -> Tensor | None:
+        layer = running.layer
         if layer is None:
             return None
         edited = self._edited(layer, module, args[0], output)

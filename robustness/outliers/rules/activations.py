@@ -49,7 +49,7 @@ def llm_int8(
     flagged = per_layer >= threshold
     needed = layers_needed(min_layer_share, inputs.n_layers)
     chosen = (flagged.sum(axis=0) >= needed) & (share >= min_position_share)
-    found = np.flatnonzero(chosen).tolist()
+    dims = np.flatnonzero(chosen).tolist()
     return Detection(
         rule=(
             f"llm-int8: some |value| of at least {threshold:g} in at least {needed} of "
@@ -59,10 +59,10 @@ def llm_int8(
             _outlier(
                 dim, flagged, {"|value|": per_layer}, {"share_of_positions": float(share[dim])}
             )
-            for dim in found
+            for dim in dims
         ),
         by_chance=None,
-        magnitude=by_magnitude(per_layer.max(axis=0), exclude=found),
+        magnitude=by_magnitude(per_layer.max(axis=0), exclude=dims),
         details={"positions": inputs.positions, "hidden_states": len(inputs.hits)},
     )
 
@@ -84,7 +84,7 @@ def massive(
     largest, median = outputs.largest, outputs.median_abs[:, :, None]
     both = (largest > threshold) & (largest >= median_factor * median)
     flagged = np.asarray(both.any(axis=1))  # (L, D)
-    found = np.flatnonzero(flagged.any(axis=0)).tolist()
+    dims = np.flatnonzero(flagged.any(axis=0)).tolist()
     per_layer = largest.max(axis=1)
     ratio = np.divide(largest, median, out=np.full_like(largest, np.inf), where=median > 0)
     ratio = np.where(largest > 0, ratio, 0).max(axis=1)
@@ -95,10 +95,10 @@ def massive(
         ),
         outliers=tuple(
             _outlier(dim, flagged, {"|value|": per_layer, "multiple of the median": ratio})
-            for dim in found
+            for dim in dims
         ),
         by_chance=None,
-        magnitude=by_magnitude(per_layer.max(axis=0), exclude=found),
+        magnitude=by_magnitude(per_layer.max(axis=0), exclude=dims),
         details={
             "largest": per_layer.max(axis=1).tolist(),
             "median": outputs.median_abs.mean(axis=1).tolist(),
@@ -140,7 +140,7 @@ def variance(outputs: LayerOutputs, *, factor: float = 5.0) -> Detection:
     ratio = variances / mean if (mean := variances.mean()) > 0 else np.zeros(hidden_size)
     flagged = np.zeros((n_layers, hidden_size), dtype=np.bool_)
     flagged[-1] = ratio >= factor
-    found = np.flatnonzero(flagged[-1]).tolist()
+    dims = np.flatnonzero(flagged[-1]).tolist()
     per_layer = np.broadcast_to(ratio, flagged.shape)
     return Detection(
         rule=(
@@ -148,10 +148,10 @@ def variance(outputs: LayerOutputs, *, factor: float = 5.0) -> Detection:
             "behind the last layer"
         ),
         outliers=tuple(
-            _outlier(dim, flagged, {"multiple of the mean variance": per_layer}) for dim in found
+            _outlier(dim, flagged, {"multiple of the mean variance": per_layer}) for dim in dims
         ),
         by_chance=hidden_size * _beta_tail(factor / hidden_size, n_sentences - 1, hidden_size),
-        magnitude=by_magnitude(ratio, exclude=found),
+        magnitude=by_magnitude(ratio, exclude=dims),
         details={"principal_dimension": int(ratio.argmax()), "text_blocks": n_sentences},
     )
 
@@ -191,13 +191,13 @@ def kurtosis(
     z = np.divide(furthest, std, out=np.zeros_like(furthest), where=std > 0).max(axis=1)  # (L, D)
     flagged = z > n_std
     needed = layers_needed(min_layer_share, n_layers)
-    found = np.flatnonzero(flagged.sum(axis=0) >= needed).tolist()
+    dims = np.flatnonzero(flagged.sum(axis=0) >= needed).tolist()
     by_layer = any_of(int(outputs.tokens.sum()), tail_share(n_std))
     return Detection(
         rule=f"kurtosis: values beyond {n_std:g} std in at least {needed} of {n_layers} layers",
-        outliers=tuple(_outlier(dim, flagged, {"std": z}) for dim in found),
+        outliers=tuple(_outlier(dim, flagged, {"std": z}) for dim in dims),
         by_chance=hidden_size * at_least(needed, n_layers, by_layer),
-        magnitude=by_magnitude(z.max(axis=0), exclude=found),
+        magnitude=by_magnitude(z.max(axis=0), exclude=dims),
         details={
             "kurt": he_kurtosis(outputs.mean_square).tolist(),
             "max_to_median": _over_tokens(outputs.max_to_median, outputs.tokens).tolist(),

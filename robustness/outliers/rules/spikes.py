@@ -46,12 +46,12 @@ def super_weight(rounds: Sequence[Spikes], *, threshold: float = 50.0) -> Detect
         rounds: extremes of each reading, the intact model's first.
         threshold: on |value|, exclusive.
     """
-    found: dict[Weight, tuple[float, float]] = {}
+    largest: dict[Weight, tuple[float, float]] = {}
     for spikes in rounds:
         for weight in spiking(spikes, threshold):
             pair = float(spikes.input[weight.layer]), float(spikes.output[weight.layer])
-            found.setdefault(weight, pair)
-    rows = sorted({weight.row for weight in found})
+            largest.setdefault(weight, pair)
+    rows = sorted({weight.row for weight in largest})
     earlier = {weight for spikes in rounds[:-1] for weight in spiking(spikes, threshold)}
     remain = not earlier.issuperset(spiking(rounds[-1], threshold))
     return Detection(
@@ -59,7 +59,7 @@ def super_weight(rounds: Sequence[Spikes], *, threshold: float = 50.0) -> Detect
             f"super-weight: weights whose input and output exceed {threshold:g}, in {len(rounds)} "
             f"reading{'s' * (len(rounds) > 1)} of the text{', spikes remain' * remain}"
         ),
-        outliers=tuple(_outlier(row, found) for row in rows),
+        outliers=tuple(_outlier(row, largest) for row in rows),
         by_chance=None,
         magnitude=by_magnitude(rounds[0].largest.max(axis=0), exclude=rows),
         details={
@@ -70,8 +70,8 @@ def super_weight(rounds: Sequence[Spikes], *, threshold: float = 50.0) -> Detect
     )
 
 
-def _outlier(row: int, found: dict[Weight, tuple[float, float]]) -> Outlier:
-    own = {weight: pair for weight, pair in found.items() if weight.row == row}
+def _outlier(row: int, largest: dict[Weight, tuple[float, float]]) -> Outlier:
+    own = {weight: pair for weight, pair in largest.items() if weight.row == row}
     layers = sorted({weight.layer for weight in own})
     strongest = {
         layer: max((pair for weight, pair in own.items() if weight.layer == layer), key=_size)

@@ -71,18 +71,18 @@ def busters(
     if z_bias is not None:
         flagged &= np.abs(z_bias) > k
     needed = layers_needed(min_layer_share, n_layers)
-    found = np.flatnonzero(flagged.sum(axis=0) >= needed).tolist()
+    dims = np.flatnonzero(flagged.sum(axis=0) >= needed).tolist()
     what = "scale" if bias is None else "scale and bias"
     return Detection(
         rule=f"busters: {what} beyond {k:g} std in at least {needed} of {n_layers} layers",
-        outliers=tuple(_outlier(dim, flagged, z_scale, z_bias) for dim in found),
+        outliers=tuple(_outlier(dim, flagged, z_scale, z_bias) for dim in dims),
         by_chance=expected_by_chance(
             hidden_size,
             *independent(needed, n_layers, n_distinct)[::-1],
             k,
             n_tests=1 + (bias is not None),
         ),
-        magnitude=_by_magnitude(z_scale, z_bias, exclude=found),
+        magnitude=_by_magnitude(z_scale, z_bias, exclude=dims),
     )
 
 
@@ -129,19 +129,19 @@ def puccetti(
     if variant == "code":
         _require_coded_possible(n_layers, min_layers, has_bias=bias is not None)
     z_scale, z_bias = _all_z_scores("puccetti", scale, bias)
-    each = [np.abs(z) > n_std for z in (z_scale, z_bias) if z is not None]
+    beyond = [np.abs(z) > n_std for z in (z_scale, z_bias) if z is not None]
     needed = min_layers if variant == "code" else n_layers
-    ranked = [_ranked(flagged, needed) for flagged in each]
+    ranked = [_ranked(flagged, needed) for flagged in beyond]
     chosen = [*_interleaved(*ranked)][:topk] if variant == "code" else [*chain(*ranked)]
-    found = sorted(set(chosen))
-    flagged = np.logical_or.reduce(each)
+    dims = sorted(set(chosen))
+    flagged = np.logical_or.reduce(beyond)
     return Detection(
         rule=_describe_puccetti(variant, n_std, needed, n_layers, topk, has_bias=bias is not None),
-        outliers=tuple(_outlier(dim, flagged, z_scale, z_bias) for dim in found),
+        outliers=tuple(_outlier(dim, flagged, z_scale, z_bias) for dim in dims),
         by_chance=_puccetti_by_chance(
             variant, hidden_size, *independent(needed, n_layers, n_distinct), n_std, topk, ranked
         ),
-        magnitude=_by_magnitude(z_scale, z_bias, exclude=found),
+        magnitude=_by_magnitude(z_scale, z_bias, exclude=dims),
     )
 
 

@@ -39,8 +39,8 @@ class LogAxis:
             start = first + (-first) % step  # so that 1 is among them
             return [10.0**exponent for exponent in range(start, last + 1, step)]
         for multiples in ((1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
-            found = [m * 10.0**e for e in range(first - 1, last + 1) for m in multiples]
-            inside = [value for value in found if self.contains(value)]
+            ticks = [m * 10.0**e for e in range(first - 1, last + 1) for m in multiples]
+            inside = [value for value in ticks if self.contains(value)]
             if len(inside) >= FEWEST_TICKS:
                 return inside
         return self._even_ticks()

@@ -80,21 +80,21 @@ def _needed(row: int, check: CheckResult, scale: LogAxis) -> list[Figure]:
 
 def draws_of(check: CheckResult) -> tuple[float, ...]:
     """Return what every single draw of a random control does."""
-    return () if check.details.draws is None else check.details.draws.each
+    return () if check.details.draws is None else check.details.draws.by_draw
 
 
 def _draws(checks: Sequence[CheckResult], scale: LogAxis) -> Figure:
     """Return every draw of a random control, spread over its row so that they are told apart."""
-    found = [
+    draws = [
         (scale.inside(ratio), row + 0.28 * (2 * (0.618034 * n % 1) - 1), ratio)
         for row, check in enumerate(checks)
         for n, ratio in enumerate(draws_of(check))
     ]
     return scatter(
         "draws",
-        [x for x, _, _ in found],
-        [y for _, y, _ in found],
-        [f"one random draw: ×{number(ratio)}" for *_, ratio in found],
+        [x for x, _, _ in draws],
+        [y for _, y, _ in draws],
+        [f"one random draw: ×{number(ratio)}" for *_, ratio in draws],
         marker={"size": 4, "color": "@muted", "opacity": 0.45},
     )
 

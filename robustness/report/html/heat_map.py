@@ -70,14 +70,14 @@ def parameters(checkpoint: CheckpointResult) -> list[tuple[str, Matrix, Matrix]]
     sites = checkpoint.sites
     if sites is None:
         return []
-    found = (("scale", sites.scale, sites.scale_z), ("bias", sites.bias, sites.bias_z))
+    kinds = (("scale", sites.scale, sites.scale_z), ("bias", sites.bias, sites.bias_z))
     dims = kept(checkpoint)
     if list(dims) != sorted(set(dims)) or not dims or dims[-1] >= checkpoint.hidden_size:
         return []
     shape = (checkpoint.layers, len(dims))
     return [
         (name, values, z)
-        for name, values, z in found
+        for name, values, z in kinds
         if values is not None and z is not None and _shape(values) == shape == _shape(z)
     ]
 
@@ -196,8 +196,8 @@ def _cells(
 
 def _farthest(z: Sequence[float], among: range) -> int | None:
     """Return the place of the value farthest from 0; what is not a number is skipped."""
-    found = [at for at in among if not math.isnan(z[at])]
-    return max(found, key=lambda at: abs(z[at]), default=None)
+    finite = [at for at in among if not math.isnan(z[at])]
+    return max(finite, key=lambda at: abs(z[at]), default=None)
 
 
 def _z(z: float) -> float | None:
@@ -218,7 +218,7 @@ def _marks(
 ) -> Figure:
     """Draw a frame where the rule flags a dimension, at any width of the screen."""
     places = {dim: at for at, dim in enumerate(dims)}
-    found = [
+    marks = [
         (outlier.dim, layer, places[outlier.dim])
         for outlier in outliers
         for layer in outlier.layers
@@ -226,12 +226,12 @@ def _marks(
     ]
     return scatter(
         f"outliers, {name}",
-        [dim for dim, *_ in found],
-        [layer for _, layer, _ in found],
+        [dim for dim, *_ in marks],
+        [layer for _, layer, _ in marks],
         [
             f"<b>outlier</b>: layer {layer}, dimension {dim}<br>z = {z[layer][at]:+.2f}<br>"
             f"{name} = {values[layer][at]:.4g}"
-            for dim, layer, at in found
+            for dim, layer, at in marks
         ],
         marker=lined("@ink", 1, symbol="square-open", size=7),
         xaxis=f"x{suffix}",

@@ -18,7 +18,7 @@ ROLES: tuple[tuple[Role, str, str], ...] = (
 
 def overview(report: Report) -> Figure | None:
     """Draw what all outlier dimensions of each checkpoint do, and what random ones do."""
-    found = {
+    figures = {
         role: [
             (row, check.measured)
             for row, checkpoint in enumerate(report.checkpoints)
@@ -27,13 +27,13 @@ def overview(report: Report) -> Figure | None:
         ]
         for role, *_ in ROLES
     }
-    ratios = [ratio for points in found.values() for _, ratio in points]
+    ratios = [ratio for points in figures.values() for _, ratio in points]
     if len(report.checkpoints) < 2 or not ratios:
         return None
     scale = log_axis(ratios)
     labels = [_short(checkpoint.label) for checkpoint in report.checkpoints]
     return {
-        "data": [_points(name, symbol, found[role], scale) for role, name, symbol in ROLES],
+        "data": [_points(name, symbol, figures[role], scale) for role, name, symbol in ROLES],
         "layout": layout(
             height=ROW_PX * len(labels) + 120,
             showlegend=True,

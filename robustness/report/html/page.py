@@ -34,14 +34,14 @@ class Section:
 
     Attributes:
         anchor: its id in the page.
-        found: all that is known of it.
+        result: all that is known of it.
         figures: what is drawn of it, by ids in the page.
         histories: ids of the figures of decisions, with their checks.
         profile: the check with a profile of layers, if any.
     """
 
     anchor: str
-    found: CheckpointResult
+    result: CheckpointResult
     figures: Mapping[str, Figure]
     histories: tuple[tuple[str, CheckResult], ...]
     profile: CheckResult | None
@@ -87,7 +87,7 @@ def section(report: Report, place: int) -> Section:
     }
     return Section(
         anchor=anchor,
-        found=checkpoint,
+        result=checkpoint,
         figures={name: figure for name, figure in drawn.items() if figure is not None},
         histories=tuple((name, check) for name, check, _ in histories),
         profile=profile,
@@ -147,7 +147,7 @@ def _hash(script: str) -> str:
 def embedded(figures: Mapping[str, Figure]) -> str:
     """Return JSON in which nothing ends a script or begins a comment."""
     text = json.dumps(figures, allow_nan=False, separators=(",", ":"))
-    return re.sub(r"[<>&]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    return re.sub(r"[<>&]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _finalized(value: Any) -> Any:

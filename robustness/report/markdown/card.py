@@ -73,14 +73,14 @@ def chosen(report: Report, label: str | None) -> CheckpointResult:
         raise ReportError(
             "this run left checks out (PARTIAL), so it is no verdict; run all of them"
         )
-    found = [one for one in report.vetted if label in (None, one.label)]
-    if len(found) != 1:
+    vetted = [one for one in report.vetted if label in (None, one.label)]
+    if len(vetted) != 1:
         labels = ", ".join(one.label for one in report.vetted) or "none"
         raise ReportError(
             f"a card is about one checkpoint, and this report holds {labels}; name one of them "
             "with --checkpoint"
         )
-    return found[0]
+    return vetted[0]
 
 
 def has_passed(report: Report, checkpoint: CheckpointResult) -> bool:
@@ -94,7 +94,7 @@ def has_passed(report: Report, checkpoint: CheckpointResult) -> bool:
 def eval_results(report: Report, checkpoint: CheckpointResult) -> "list[EvalResult]":
     """Return what was measured in the classes of ``huggingface_hub``."""
     entry = partial(_entry, checkpoint)
-    found = []
+    results = []
     intact, task = checkpoint.intact, checkpoint.task
     if intact is not None and intact.perplexity is not None:
         about: dict[str, Any] = {
@@ -102,12 +102,12 @@ def eval_results(report: Report, checkpoint: CheckpointResult) -> "list[EvalResu
             "tokens": intact.tokens,
             "robustness": report.robustness,
         }
-        found.append(entry("perplexity", "Perplexity", intact.perplexity, **about))
+        results.append(entry("perplexity", "Perplexity", intact.perplexity, **about))
     if task is not None and task.score is not None:
         kind = METRICS.get(task.metric, task.metric)
         about = {"examples": task.score_examples, "robustness": report.robustness}
-        found.append(entry(kind, plain(task.metric), task.score, of_task=True, **about))
-    found.append(
+        results.append(entry(kind, plain(task.metric), task.score, of_task=True, **about))
+    results.append(
         entry(
             "outlier_dimensions",
             "Outlier dimensions",
@@ -117,8 +117,8 @@ def eval_results(report: Report, checkpoint: CheckpointResult) -> "list[EvalResu
             rule=checkpoint.rule.partition(":")[0],
         )
     )
-    found += _measured(checkpoint, entry)
-    return found
+    results += _measured(checkpoint, entry)
+    return results
 
 
 def _measured(
@@ -146,11 +146,11 @@ def _entry(
 ) -> "EvalResult":
     from huggingface_hub import EvalResult
 
-    asked, data = TASKS.get(checkpoint.scoring, "other"), checkpoint.corpus
+    task_type, data = TASKS.get(checkpoint.scoring, "other"), checkpoint.corpus
     if of_task and (task := checkpoint.task) is not None:
-        asked, data = OF_TASKS.get(task.kind, "other"), task.name
+        task_type, data = OF_TASKS.get(task.kind, "other"), task.name
     return EvalResult(
-        task_type=asked,
+        task_type=task_type,
         task_name=TASK_NAME,
         dataset_type=_slug(data),
         dataset_name=plain(data),

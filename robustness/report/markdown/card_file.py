@@ -71,10 +71,10 @@ def _with_section(card: str, section: str) -> str:
 
 
 def _with_index(text: str, name: str, results: "Sequence[EvalResult]") -> str:
-    known = _parsed(text)
-    index = _merged(known.get("model-index"), name, results)
+    metadata = _parsed(text)
+    index = _merged(metadata.get("model-index"), name, results)
     edited = _replaced(text, _dumped({"model-index": index}))
-    if _parsed(edited) != {**known, "model-index": index}:
+    if _parsed(edited) != {**metadata, "model-index": index}:
         raise ReportError(
             "the card's front matter is written so that 'model-index' cannot be replaced without "
             "changing the rest; write it as a key of its own, in block style"
@@ -82,17 +82,17 @@ def _with_index(text: str, name: str, results: "Sequence[EvalResult]") -> str:
     return edited
 
 
-def _merged(known: Any, name: str, results: "Sequence[EvalResult]") -> list[dict[str, Any]]:
+def _merged(metadata: Any, name: str, results: "Sequence[EvalResult]") -> list[dict[str, Any]]:
     """Return the index with our entries in it once, behind everything that others have entered."""
     from huggingface_hub.repocard_data import eval_results_to_model_index
 
     ((ours),) = eval_results_to_model_index(name, list(results))
-    if known is None:
+    if metadata is None:
         return [ours]
     try:
         kept = [
             {**entry, "results": [one for one in entry["results"] if not _is_ours(one)]}
-            for entry in known
+            for entry in metadata
         ]
     except (TypeError, KeyError, AttributeError):
         raise ReportError(
@@ -110,15 +110,15 @@ def _is_ours(result: Mapping[str, Any]) -> bool:
 
 def _replaced(text: str, block: str) -> str:
     """Return the front matter with another block for the key, or with it at the end."""
-    found = _KEY.search(text)
-    if found is None:
+    match = _KEY.search(text)
+    if match is None:
         return f"{text}{'' if not text or text.endswith(chr(10)) else chr(10)}{block}"
-    following = _NEXT.search(text, found.end())
+    following = _NEXT.search(text, match.end())
     end = following.start() if following else len(text)
     comments = re.search(r"(?:^[ \t]*(?:#.*)?\n)+\Z", text[:end], re.M)
-    if comments and comments.start() > found.start():  # they belong to the key that follows
+    if comments and comments.start() > match.start():  # they belong to the key that follows
         end = comments.start()
-    return f"{text[: found.start()]}{block}{text[end:]}"
+    return f"{text[: match.start()]}{block}{text[end:]}"
 
 
 def _parsed(text: str) -> dict[str, Any]:

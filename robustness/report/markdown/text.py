@@ -28,7 +28,7 @@ def escaped(text: object, limit: int = NAME) -> str:
             (``\x1b``, ``\n``).
         limit: characters from which the middle is left out.
     """
-    return _ACTIVE.sub(lambda found: f"&#{ord(found[0])};", plain(str(text), limit=limit))
+    return _ACTIVE.sub(lambda match: f"&#{ord(match[0])};", plain(str(text), limit=limit))
 
 
 def code(text: object, limit: int = NAME) -> str:

@@ -48,16 +48,16 @@ def partial(left_out: int, planned: int) -> list[str]:
 
 
 def _checkpoint_header(planned: "PlannedCheckpoint") -> list[str]:
-    checkpoint, settings, found = planned.checkpoint, planned.settings, planned.model_profile
+    checkpoint, settings, profile = planned.checkpoint, planned.settings, planned.model_profile
     return [
         f"{planned.label}: {checkpoint['reference']} at {checkpoint['revision']}",
-        f"  {checkpoint['architecture']}, {_stack(found)}, "
+        f"  {checkpoint['architecture']}, {_stack(profile)}, "
         f"{amount(checkpoint['n_parameters'])} parameters, "
         f"{_precision(planned.dtype)} on {settings.device}",
         f"  {_measured_on(planned)}, seed {settings.seed}, expectation {settings.expectation}"
         + (", exhaustive" if settings.exhaustive else ""),
         *_place(settings),
-        *(f"  {each.rule}: {listed(each.dims)}" for each in found.detections),
+        *(f"  {each.rule}: {listed(each.dims)}" for each in profile.detections),
         *_baseline_header(planned),
         *(f"  note: {note}" for note in planned.notes),
     ]
@@ -80,9 +80,9 @@ def _measured_on(planned: "PlannedCheckpoint") -> str:
     return "; ".join(parts)
 
 
-def _stack(found: "ModelProfile") -> str:
-    size = f"{found.layers} layers x {found.hidden_size}"
-    return size if found.stack == "only" else f"{size} in the {found.stack}, which is vetted"
+def _stack(profile: "ModelProfile") -> str:
+    size = f"{profile.layers} layers x {profile.hidden_size}"
+    return size if profile.stack == "only" else f"{size} in the {profile.stack}, which is vetted"
 
 
 def _precision(dtype: str) -> str:

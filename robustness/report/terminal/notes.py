@@ -90,16 +90,16 @@ def comparison(checkpoint: CheckpointResult) -> Iterable[str]:
 
 
 def _outlier(outlier: OutlierDimension, n_layers: int) -> str:
-    found = []
+    parts = []
     if outlier.z_scale is not None:
-        found.append(f"scale up to {furthest(outlier.z_scale)} std")
+        parts.append(f"scale up to {furthest(outlier.z_scale)} std")
     if outlier.z_bias is not None:
-        found.append(f"bias {furthest(outlier.z_bias)} std")
+        parts.append(f"bias {furthest(outlier.z_bias)} std")
     for name, values in outlier.statistics.items():
-        found.append(f"{name} up to {figure(max(values, key=abs))}")
+        parts.append(f"{name} up to {figure(max(values, key=abs))}")
     return (
         f"dimension {outlier.dim} in {len(outlier.layers)} of {n_layers} layers "
-        f"({ranges(outlier.layers)}): {', '.join(found)}"
+        f"({ranges(outlier.layers)}): {', '.join(parts)}"
     )
 
 

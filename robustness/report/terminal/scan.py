@@ -51,9 +51,9 @@ def _checkpoint(scan: Scan, dims: Sequence[int], *, unicode: bool) -> Iterator[s
     if not dims:
         return
     yield ""
-    each = per_sign(scan.layers)
-    title = f"layers 0 to {scan.layers - 1}" + (f", {each} a sign" if each > 1 else "")
-    width = max(len(title), -(-scan.layers // each))
+    cells = per_sign(scan.layers)
+    title = f"layers 0 to {scan.layers - 1}" + (f", {cells} a sign" if cells > 1 else "")
+    width = max(len(title), -(-scan.layers // cells))
     yield f"dimension  parameter  {title:{width}}  {'largest':>8}  {'layer':>5}  beyond 3  rules"
     for dim in dims:
         numbers = [str(n) for n, f in enumerate(scan.findings, 1) if dim in f.dims]
@@ -74,10 +74,9 @@ def _found(finding: Finding) -> str:
     detection = finding.detection
     if detection is None:
         return f"{finding.rule}: says nothing: {finding.reason}"
-    asked = detection.rule.partition(": ")[2]
-    return (
-        f"{finding.rule}: {listed(finding.dims)} ({asked}; by chance {chance(detection.by_chance)})"
-    )
+    arguments = detection.rule.partition(": ")[2]
+    by_chance = chance(detection.by_chance)
+    return f"{finding.rule}: {listed(finding.dims)} ({arguments}; by chance {by_chance})"
 
 
 def _side_by_side(

@@ -18,8 +18,8 @@ def sketch(z: Sequence[float], *, width: int = WIDTH, unicode: bool = True) -> s
         width: signs at most.
         unicode: bars; else digits: whole standard deviations, 9 for more.
     """
-    each = per_sign(len(z), width)
-    parts = (z[start : start + each] for start in range(0, len(z), each))
+    cells = per_sign(len(z), width)
+    parts = (z[start : start + cells] for start in range(0, len(z), cells))
     return "".join(_sign(_furthest(part), unicode=unicode) for part in parts)
 
 
@@ -37,8 +37,8 @@ def legend(*, unicode: bool = True) -> str:
 
 
 def _furthest(values: Sequence[float]) -> float:
-    known = [abs(value) for value in values if not math.isnan(value)]
-    return max(known, default=math.nan)
+    distances = [abs(value) for value in values if not math.isnan(value)]
+    return max(distances, default=math.nan)
 
 
 def _sign(z: float, *, unicode: bool) -> str:

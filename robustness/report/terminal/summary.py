@@ -131,13 +131,13 @@ def laid_out(rows: Sequence[Sequence[str]]) -> list[list[tuple[str, str]]]:
     longest_word = max(len(word) for row in rows for word in row[0].split())
     gap = "  " if widths[0] - longest_word >= excess else " "
     widths[0] = max(longest_word, widths[0] - max(0, excess))
-    found = []
+    parts = []
     for row in rows:
         first, *more = textwrap.wrap(row[0], widths[0], break_long_words=False)
         cells = (first, *row[1:-1])
         line = gap.join(_aligned(cell, widths[i], i) for i, cell in enumerate(cells))
-        found.append([(f"{line}{gap}", row[-1]), *((f"  {part}", "") for part in more)])
-    return found
+        parts.append([(f"{line}{gap}", row[-1]), *((f"  {part}", "") for part in more)])
+    return parts
 
 
 def _aligned(text: str, width: int, column: int) -> str:

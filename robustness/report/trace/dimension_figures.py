@@ -117,9 +117,9 @@ def _upright(at: float) -> Figure:
 
 
 def _track(course: Course, of: str) -> Track:
-    found = course.scale if of == "scale" else course.bias
-    assert found is not None
-    return found
+    track = course.scale if of == "scale" else course.bias
+    assert track is not None
+    return track
 
 
 def line_of(

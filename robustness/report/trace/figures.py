@@ -74,20 +74,20 @@ class Line:
 
 def degradation_lines(steps: Sequence[Step]) -> tuple[Line, ...]:
     """All that was switched off at some step: together, one by one, and at random."""
-    known = [(place, step.measured) for place, step in enumerate(steps) if step.measured]
-    some = next((one for _, one in known if one.joint is not None), None)
+    points = [(place, step.measured) for place, step in enumerate(steps) if step.measured]
+    some = next((one for _, one in points if one.joint is not None), None)
     if some is None or some.joint is None:
         return ()
-    joint = [_point(place, one.joint) for place, one in known if one.joint is not None]
+    joint = [_point(place, one.joint) for place, one in points if one.joint is not None]
     lines = [Line(name=together(some.joint.dims), mark=TOGETHER, points=tuple(joint))]
     for n, (alone, mark) in enumerate(zip(some.alone, ALONE, strict=False)):
-        own = tuple(_point(place, one.alone[n]) for place, one in known)
+        own = tuple(_point(place, one.alone[n]) for place, one in points)
         lines.append(Line(name=f"{alone.dims[0]} alone", mark=mark, points=own))
     size = len(some.joint.dims)
     name = f"{size} random" if size > 1 else "a random one"
     drawn: list[Point] = [
         (place, one.random.median, one.random.interval, f", {_draws(one)}")
-        for place, one in known
+        for place, one in points
         if one.random is not None
     ]
     lines.append(Line(name=name, mark=RANDOM, points=tuple(drawn)))
@@ -101,30 +101,30 @@ def together(dims: Sequence[int]) -> str:
     return f"{dims[0]}, {dims[1]} together" if len(dims) == 2 else f"all {len(dims)} together"
 
 
-def _point(place: int, found: Degradation) -> Point:
-    return place, found.ratio, found.interval, ""
+def _point(place: int, degradation: Degradation) -> Point:
+    return place, degradation.ratio, degradation.interval, ""
 
 
 def _draws(measured: Measured) -> str:
     assert measured.random is not None
-    found = measured.random
-    return f"median of {found.draws} draw{'s' * (found.draws != 1)}, mean ×{number(found.mean)}"
+    draws = measured.random
+    return f"median of {draws.draws} draw{'s' * (draws.draws != 1)}, mean ×{number(draws.mean)}"
 
 
 Row: TypeAlias = tuple[float, Callable[[str], tuple[list[Figure], Figure]]]
 """A height in pixels, and what draws traces and their upright axis for that axis' name."""
 
 
-def over_steps(steps: Sequence[Step], found: Sequence[Course], x: StepAxis) -> Figure | None:
+def over_steps(steps: Sequence[Step], courses: Sequence[Course], x: StepAxis) -> Figure | None:
     """When each dimension was flagged, perplexity and degradations, on one axis; None of nothing.
 
     Args:
         steps: in order.
-        found: the dimensions, in the order of the rows.
+        courses: the dimensions, in the order of the rows.
         x: of the steps.
     """
     rows: list[Row] = []
-    shown = found[:TIMELINE]
+    shown = courses[:TIMELINE]
     if shown:
         rows.append((ROW_PX * len(shown) + 8, lambda y: _timeline(steps, shown, x, y)))
     if any(step.measured for step in steps):
@@ -166,10 +166,10 @@ def _stacked(rows: Sequence[Row], x: StepAxis) -> Figure:
 
 
 def _timeline(
-    steps: Sequence[Step], found: Sequence[Course], x: StepAxis, y: str
+    steps: Sequence[Step], courses: Sequence[Course], x: StepAxis, y: str
 ) -> tuple[list[Figure], Figure]:
     stays: list[tuple[float | None, int | None]] = []
-    for row, course in enumerate(found):
+    for row, course in enumerate(courses):
         if course.emerged is not None:
             stays += [(x.x[course.emerged], row), (x.x[-1], row), (None, None)]
     bar = {"color": "@interval", "width": 10}
@@ -177,33 +177,33 @@ def _timeline(
         scatter(
             "stays", [at for at, _ in stays], [row for _, row in stays], mode="lines", line=bar
         ),
-        _flags(steps, found, x, "not flagged", lined("@muted", 1, symbol="circle-open", size=5)),
-        _flags(steps, found, x, "flagged", lined("@accent", 1, symbol="circle", size=10)),
+        _flags(steps, courses, x, "not flagged", lined("@muted", 1, symbol="circle-open", size=5)),
+        _flags(steps, courses, x, "flagged", lined("@accent", 1, symbol="circle", size=10)),
     ]
     traces = [{**trace, "yaxis": y} for trace in traces]
     return traces, axis(
-        "dimension" if len(found) > 3 else "",
-        tickvals=list(range(len(found))),
-        ticktext=[str(course.dim) for course in found],
-        range=[len(found) - 0.5, -0.5],
+        "dimension" if len(courses) > 3 else "",
+        tickvals=list(range(len(courses))),
+        ticktext=[str(course.dim) for course in courses],
+        range=[len(courses) - 0.5, -0.5],
         showgrid=False,
         tickfont={"color": "@ink", "size": 13},
     )
 
 
 def _flags(
-    steps: Sequence[Step], found: Sequence[Course], x: StepAxis, name: str, marker: Figure
+    steps: Sequence[Step], courses: Sequence[Course], x: StepAxis, name: str, marker: Figure
 ) -> Figure:
     """Return a point wherever a dimension is flagged, or is not."""
     points = [
         (row, place)
-        for row, course in enumerate(found)
+        for row, course in enumerate(courses)
         for place, is_flagged in enumerate(course.flagged)
         if is_flagged == (name == "flagged")
     ]
     text = [
-        f"<b>dimension {found[row].dim}</b>, {at_step(steps[place])}: {name}<br>"
-        + _furthest(found[row], place)
+        f"<b>dimension {courses[row].dim}</b>, {at_step(steps[place])}: {name}<br>"
+        + _furthest(courses[row], place)
         for row, place in points
     ]
     across = [x.x[place] for _, place in points]

@@ -58,13 +58,13 @@ def to_html(
     Raises:
         ReportError: a package is missing.
     """
-    found = courses(steps, rule, also=also)
+    dim_courses = courses(steps, rule, also=also)
     x = step_axis([step.step for step in steps])
     figures: dict[str, Figure] = {}
-    if (timeline := over_steps(steps, found, x)) is not None:
+    if (timeline := over_steps(steps, dim_courses, x)) is not None:
         figures["over-steps"] = timeline
     lines = degradation_lines(steps)
-    drawn = [_section(each, steps, x, k) for each in found[:DRAWN]]
+    drawn = [_section(each, steps, x, k) for each in dim_courses[:DRAWN]]
     for _, own in drawn:
         figures |= own
     return rendered(
@@ -76,11 +76,11 @@ def to_html(
         rule=rule,
         k=k,
         scan=steps[0].scan,
-        found=found,
+        courses=dim_courses,
         sections=[section for section, _ in drawn],
         lines=lines,
-        caption=_caption(steps, found, lines, run),
-        heading=heading(steps, found),
+        caption=_caption(steps, dim_courses, lines, run),
+        heading=heading(steps, dim_courses),
         run=run,
         named=named,
         said=said,
@@ -108,11 +108,11 @@ def _section(
     return Section(anchor=anchor, course=course, figures=tuple(names)), figures
 
 
-def heading(steps: Sequence[Step], found: Sequence[Course]) -> str:
+def heading(steps: Sequence[Step], dim_courses: Sequence[Course]) -> str:
     """What the trace found, in a few words."""
-    emerged = [course for course in found if course.emerged is not None]
+    emerged = [course for course in dim_courses if course.emerged is not None]
     if not emerged:
-        ever = any(any(course.flagged) for course in found)
+        ever = any(any(course.flagged) for course in dim_courses)
         return "No outlier dimension stayed" if ever else "No outlier dimension emerged"
     if len(steps) == 1:
         return f"{counted(len(emerged), 'outlier dimension')} at {named(steps[0])}"
@@ -136,20 +136,24 @@ def _subject(dims: Sequence[int]) -> str:
 
 def _caption(
     steps: Sequence[Step],
-    found: Sequence[Course],
+    dim_courses: Sequence[Course],
     lines: Sequence[Line],
     run: "RunMeasurement | None",
 ) -> str:
     """What the figure over the steps shows."""
     parts = []
-    if found:
-        more = f"; the first {TIMELINE} of {len(found)}" if len(found) > TIMELINE else ""
+    if dim_courses:
+        more = (
+            f"; the first {TIMELINE} of {len(dim_courses)}" if len(dim_courses) > TIMELINE else ""
+        )
         parts.append(
             f"When each dimension is flagged (filled), and from when on it stays (bar){more}."
         )
     if (some := next((step.measured for step in steps if step.measured), None)) is not None:
         what = ", with what it is multiplied by where dimensions are switched off" if lines else ""
-        parts.append(f"{'Below, the' if found else 'The'} intact model's {some.quantity}{what}.")
+        parts.append(
+            f"{'Below, the' if dim_courses else 'The'} intact model's {some.quantity}{what}."
+        )
         sure = "" if run is None else f", each right with confidence {number(run.confidence)}"
         parts.append(
             f"Upright bars are intervals for the whole corpus{sure}; a value without one is exact, "

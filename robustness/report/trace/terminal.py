@@ -67,8 +67,8 @@ def _cells(measured: Measured, some: Measured) -> list[str]:
     return cells
 
 
-def _ratio(found: Degradation | None) -> str:
-    return "-" if found is None else f"x{figure(found.ratio)}"
+def _ratio(degradation: Degradation | None) -> str:
+    return "-" if degradation is None else f"x{figure(degradation.ratio)}"
 
 
 def _explained(some: Measured) -> str:
@@ -84,14 +84,14 @@ def _explained(some: Measured) -> str:
     return f"{text}, or without as many random others (median of {some.random.draws} draws)"
 
 
-def _table(steps: Sequence[Step], found: Sequence[Course], *, unicode: bool) -> Iterator[str]:
-    each = per_sign(len(steps), SKETCH)
-    title = "over steps" + (f", {each} a sign" if each > 1 else "")
-    width = max(len(title), -(-len(steps) // each))
-    emerged = [_emerged(course, steps) for course in found[:DIMENSIONS]]
+def _table(steps: Sequence[Step], drawn: Sequence[Course], *, unicode: bool) -> Iterator[str]:
+    cells = per_sign(len(steps), SKETCH)
+    title = "over steps" + (f", {cells} a sign" if cells > 1 else "")
+    width = max(len(title), -(-len(steps) // cells))
+    emerged = [_emerged(course, steps) for course in drawn[:DIMENSIONS]]
     wide = max(7, *map(len, emerged))
     yield f"dimension  {'emerged':{wide}}  parameter  {title:{width}}  {'first':>8}  {'last':>8}"
-    for course, at in zip(found, emerged, strict=False):
+    for course, at in zip(drawn, emerged, strict=False):
         for name, z in (("scale", course.z_scale), ("bias", course.z_bias)):
             if z is None:
                 continue
@@ -100,8 +100,8 @@ def _table(steps: Sequence[Step], found: Sequence[Course], *, unicode: bool) -> 
                 f"{head[0]:>9}  {head[1]:{wide}}  {name:9}  "
                 f"{sketch(z, width=SKETCH, unicode=unicode):{width}}  {z[0]:>+8.1f}  {z[-1]:>+8.1f}"
             )
-    if len(found) > DIMENSIONS:
-        yield f"and {len(found) - DIMENSIONS} more; --json has them all"
+    if len(drawn) > DIMENSIONS:
+        yield f"and {len(drawn) - DIMENSIONS} more; --json has them all"
 
 
 def _emerged(course: Course, steps: Sequence[Step]) -> str:

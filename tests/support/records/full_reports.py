@@ -63,7 +63,7 @@ def control(ratios: Sequence[float] = (0.99, 1.0, 1.02, 1.3)) -> CheckResult:
         interval=(1.0, 1.05),
         threshold=1.1,
         passes="below",
-        details=Details(draws=DrawFigures(draws=len(ratios), mean=1.08, each=tuple(ratios))),
+        details=Details(draws=DrawFigures(draws=len(ratios), mean=1.08, by_draw=tuple(ratios))),
     )
 
 
