@@ -1,4 +1,4 @@
-"""What is switched off in a model, as plain data and as hooks; simulated int8; resuming a forward pass.
+"""What is switched off in a model, as plain data and as hooks; simulated int8; resuming a pass.
 
 Where the places are is found in :mod:`robustness.anatomy`; what ablation costs is measured above.
 Imports torch at module level, but for `ablation`, `interventions`.
