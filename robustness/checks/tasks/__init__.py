@@ -1,4 +1,5 @@
 """What can be asked of a checkpoint on its downstream task.
 
-Examples, predictions and metrics are in :mod:`robustness.tasks`. Torch-free.
+Examples and metrics are in :mod:`robustness.tasks`, predictions are made in
+:mod:`robustness.measurement`. Torch-free.
 """

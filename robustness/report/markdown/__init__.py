@@ -1,4 +1,4 @@
 """Markdown for reviews, summaries of CI jobs and model cards, in which names stay text.
 
-huggingface_hub is imported where it is needed; Torch-free.
+huggingface_hub is imported where it is needed. Torch-free.
 """

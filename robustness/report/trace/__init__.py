@@ -1,4 +1,4 @@
 """The checkpoints of a training run over its steps, as lines and as a page.
 
-It shares words, axes and the page's frame with the reports of runs. Torch-free.
+Words, axes and the page's frame are those of the reports of runs. Torch-free.
 """
