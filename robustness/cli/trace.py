@@ -40,7 +40,7 @@ Checkpoints = Annotated[
         "Hub revisions (name@step_20k).",
     ),
 ]
-Rule = Annotated[str, typer.Option(help="busters, puccetti (code) or (paper).")]
+Rule = Annotated[str, typer.Option(help="busters, 'puccetti (code)' or 'puccetti (paper)'.")]
 Dims = Annotated[
     str | None, typer.Option(help="Follow these dimensions, whatever the rule finds: 308,381.")
 ]

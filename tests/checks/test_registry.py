@@ -95,6 +95,7 @@ OPTIONAL = {
     "magnitude_alone_is_harmless",
     "embedding_norm_alone_is_harmless",
     "layer_profile",
+    "ablation_changes_predictions",
     "quantization_is_harmless",
 }
 ALL = {name: {"enabled": True} for name in OPTIONAL}
@@ -153,6 +154,7 @@ EXPECTED = {
         magnitude_alone_is_harmless[dims3+30]
         embedding_norm_alone_is_harmless[dims7+20]
         layer_profile[dims7+20] (not counted)
+        ablation_changes_predictions[dims7+20]
         quantization_is_harmless[int8]
         task_is_learned
         task_score_drops[dim7] (not counted)
@@ -172,6 +174,7 @@ EXPECTED = {
         magnitude_alone_is_harmless[dims3+30]
         embedding_norm_alone_is_harmless[dims7+20]
         layer_profile[dims7+20] (not counted)
+        ablation_changes_predictions[dims7+20]
         quantization_is_harmless[int8]
         task_is_learned
         task_score_drops[dim7]
@@ -190,6 +193,7 @@ EXPECTED = {
         magnitude_alone_is_harmless[dims30]
         embedding_norm_alone_is_harmless[dim7]
         layer_profile[dim7] (not counted)
+        ablation_changes_predictions[dim7]
         quantization_is_harmless[int8]
         task_is_learned
         task_score_drops[dim7]
@@ -206,6 +210,7 @@ EXPECTED = {
         magnitude_alone_is_harmless[no-outliers]: none
         embedding_norm_alone_is_harmless[no-outliers]: none
         layer_profile[no-outliers]: none
+        ablation_changes_predictions[no-outliers]: none
         quantization_is_harmless[int8]
         task_is_learned
         task_score_drops[no-outliers]: none
@@ -222,6 +227,7 @@ EXPECTED = {
         magnitude_alone_is_harmless[no-outliers]: none
         embedding_norm_alone_is_harmless[no-outliers]: none
         layer_profile[no-outliers]: none
+        ablation_changes_predictions[no-outliers]: none
         quantization_is_harmless[int8]
     """,
     "paper, five dimensions": """
@@ -238,6 +244,7 @@ EXPECTED = {
         magnitude_alone_is_harmless[5dims]
         embedding_norm_alone_is_harmless[5dims]
         layer_profile[5dims] (not counted)
+        ablation_changes_predictions[5dims]
         quantization_is_harmless[int8]
     """,
     "no language model, two dimensions, task": """
@@ -278,6 +285,7 @@ EXPECTED = {
         magnitude_alone_is_harmless[shared]: shared
         embedding_norm_alone_is_harmless[no-norm]: no norm
         layer_profile[dims7+20] (not counted)
+        ablation_changes_predictions[dims7+20]
         quantization_is_harmless[int8]
     """,
     "site before the layers": """
@@ -291,6 +299,7 @@ EXPECTED = {
         magnitude_alone_is_harmless[dims3+30]
         embedding_norm_alone_is_harmless[dims7+20]
         layer_profile[no-layers]: no layers
+        ablation_changes_predictions[dims7+20]
         quantization_is_harmless[int8]
     """,
     "what else is recorded is compared": """
@@ -304,6 +313,7 @@ EXPECTED = {
         magnitude_alone_is_harmless[dims3+30]
         embedding_norm_alone_is_harmless[dims7+20]
         layer_profile[dims7+20]
+        ablation_changes_predictions[dims7+20]
         quantization_is_harmless[int8]
         task_is_learned
         task_score_drops[dim7]

@@ -97,10 +97,8 @@ def _outlier(outlier: OutlierDimension, n_layers: int) -> str:
         parts.append(f"bias {furthest(outlier.z_bias)} std")
     for name, values in outlier.statistics.items():
         parts.append(f"{name} up to {figure(max(values, key=abs))}")
-    return (
-        f"dimension {outlier.dim} in {len(outlier.layers)} of {n_layers} layers "
-        f"({ranges(outlier.layers)}): {', '.join(parts)}"
-    )
+    where = f"in {len(outlier.layers)} of {n_layers} layers ({ranges(outlier.layers)})"
+    return f"dimension {outlier.dim} {where}{': ' if parts else ''}{', '.join(parts)}"
 
 
 def notes(checkpoint: CheckpointResult) -> Iterable[str]:
