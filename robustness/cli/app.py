@@ -1,18 +1,47 @@
 """The console program ``robustness``: scans checkpoints; shows and compares what was measured."""
 
-from typing import Annotated
+import importlib
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from robustness import __version__
-from robustness.cli.card import card
-from robustness.cli.diff import diff
-from robustness.cli.fleet import Passing, fleet
-from robustness.cli.reports import merge, report
-from robustness.cli.scan import scan
-from robustness.cli.trace import trace
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+COMMANDS = {
+    "scan": "scan",
+    "trace": "trace",
+    "report": "reports",
+    "card": "card",
+    "diff": "diff",
+    "merge": "reports",
+    "fleet": "fleet",
+}
+"""Commands by name, with their modules: only that of the one asked for is imported."""
+
+
+class Commands(TyperGroup):
+    """The commands, of which each is imported when it is needed."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        """Their names, as the help shows them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        """The command of that name, or ``None``."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"robustness.cli.{COMMANDS[cmd_name]}")
+        one = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        one.command(cmd_name, cls=getattr(module, "Passing", TyperCommand))(
+            getattr(module, cmd_name)
+        )
+        return typer.main.get_command(one)
+
+
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 
 
 @app.callback(invoke_without_command=True)
@@ -23,8 +52,3 @@ def main(
     if version:
         typer.echo(__version__)
         raise typer.Exit
-
-
-for command in (scan, trace, report, card, diff, merge):
-    app.command(command.__name__)(command)
-app.command("fleet", cls=Passing)(fleet)

@@ -59,6 +59,8 @@ class Verdict(Figures):
         parts = [f"{self.outcome.upper()}: {self.statement}", self._measured(), self.reason]
         return f"<{'; '.join(plain(' '.join(part.split())) for part in parts if part)}>"
 
+    __str__ = __repr__
+
     def explain(self) -> str:
         """Two or three lines for people: the statement, the numbers, and the reason if any."""
         lines = [f"{self.outcome.upper()}: {self.statement}"]
