@@ -145,12 +145,12 @@ def _entry(planned: PlannedCheckpoint, plan: RunPlan) -> CheckpointBaseline:
 
 
 def _stored(
-    measurement: Measurement, condition: Intervention, label: str
+    measurement: Measurement, intervention: Intervention, label: str
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """NLLs and tokens of the chunks measured so far, from the first one on."""
     chunks = []
     for index in range(measurement.n_chunks):
-        chunk = measurement.stored(index, condition)
+        chunk = measurement.stored(index, intervention)
         if chunk is None:
             break
         chunks.append(chunk)

@@ -15,7 +15,7 @@ from robustness.errors import (
 from robustness.run.estimate import Estimate
 from robustness.store.context import Context
 from robustness.trace.emergence import Step
-from robustness.trace.step_measure import Progress, conditions_of, measured
+from robustness.trace.step_measure import Progress, measured, n_passes
 from robustness.vetting import Vetting
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class RunMeasurement:
         blocks = measurement.layout.n_blocks
         blocks = min(blocks, self.text_blocks or blocks)
         parameters = float(vetting.checkpoint.n_parameters)
-        total = checkpoints * conditions_of(self.dims) * blocks
+        total = checkpoints * n_passes(self.dims) * blocks
         return Estimate(
             least_blocks=0,
             most_blocks=total,

@@ -105,7 +105,7 @@ class Measured:
         return fields
 
 
-def conditions_of(dims: Collection[int]) -> int:
+def n_passes(dims: Collection[int]) -> int:
     """Passes over the text: the intact model, the dimensions alone and together, random ones."""
     return 1 + (len(_alone(dims)) + 2 if dims else 0)
 
