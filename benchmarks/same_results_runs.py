@@ -78,7 +78,7 @@ def runs(tree: Path, shared: Path, out: Path, reactions: Path) -> Iterator[Run]:
     yield vet(out, "every-check", sapiens, corpus, *enabled, *rules)
     yield vet(out, "bfloat16", sapiens, corpus, "--robustness-dtype=bfloat16")
     known = (tree / "robustness" / "plugin.py").read_text(encoding="utf-8")
-    expects = "expectation" if "--robustness-expectation" in known else "profile"
+    expects = "profile" if "--robustness-profile" in known else "expectation"
     yield vet(out, "hardened", sapiens, corpus, f"--robustness-{expects}=hardened")
     yield from on_tasks(out)
     yield from against_a_baseline(out, sapiens, corpus)

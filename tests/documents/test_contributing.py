@@ -132,7 +132,9 @@ def test_the_examples_work_where_they_are_said_to_be_put(tmp_path: Path) -> None
         suite.write(f"\n\n{check[1]}")
     (package / "report" / "csv_table.py").write_text(layout[0])
     insert(
-        package / "report" / "reporters.py", '        Reporter(\n            name="json"', layout[1]
+        package / "report" / "reporters.py",
+        '        Reporter(\n            name="json"',
+        f"{layout[1]},\n",
     )
     folder, text = save_planted(tmp_path)
 
