@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from robustness.anatomy.recorded import site_parameter_names, traced_skeleton
 from robustness.anatomy.stacks import Anatomy, StackChoice
-from robustness.checkpoint.gguf_file import GgufSummary, read_gguf_tensor
+from robustness.checkpoint.gguf.header import GgufSummary, read_gguf_tensor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,8 +106,8 @@ def _read_folder(folder: Path, stack: StackChoice, context: Context, *, what: st
 def _read_gguf(file: Path, stack: StackChoice, context: Context) -> Record:
     """The record of a GGUF file, converted whole where its tensors cannot be read one by one."""
     from robustness.anatomy.gguf_slices import GgufSites
-    from robustness.checkpoint.gguf_conversion import convert_gguf
-    from robustness.checkpoint.gguf_file import read_gguf_header
+    from robustness.checkpoint.gguf.conversion import convert_gguf
+    from robustness.checkpoint.gguf.header import read_gguf_header
 
     summary = read_gguf_header(file)
     context.progress("tracing the model's skeleton")

@@ -100,7 +100,7 @@ def locate(
     path = Path(ref.target)
     if path.is_dir():
         return path, None, []
-    from robustness.checkpoint.gguf_conversion import convert_gguf
+    from robustness.checkpoint.gguf.conversion import convert_gguf
 
     folder, digest = convert_gguf(path, cache=cache, progress=progress)
     return folder, f"sha256:{digest[:12]}", []

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from robustness.checkpoint.checkpoint import Checkpoint
-from robustness.checkpoint.gguf_file import read_gguf_header
+from robustness.checkpoint.gguf.header import read_gguf_header
 from robustness.checkpoint.reference import CheckpointRef
 from robustness.checkpoint.resolving import resolve
 from robustness.errors import CheckpointError
@@ -72,7 +72,7 @@ def test_the_conversion_is_made_once_and_leaves_nothing_half_done(
     def never(*_: object) -> None:
         raise AssertionError("converted again")
 
-    monkeypatch.setattr("robustness.checkpoint.gguf_conversion._convert", never)
+    monkeypatch.setattr("robustness.checkpoint.gguf.conversion._convert", never)
     assert resolve(str(small_file), cache=cache) == first
     assert [path for path in (cache / "gguf").iterdir() if path.is_dir()] == [first.folder]
 
@@ -99,7 +99,7 @@ def test_a_failed_conversion_is_cleaned_up_and_can_be_tried_again(
 
     cache = tmp_path / "cache"
     with monkeypatch.context() as patch:
-        patch.setattr("robustness.checkpoint.gguf_conversion._convert", fail)
+        patch.setattr("robustness.checkpoint.gguf.conversion._convert", fail)
         with pytest.raises(CheckpointError, match=r"cannot be loaded \(killed\)"):
             resolve(str(small_file), cache=cache)
     assert not [path for path in (cache / "gguf").iterdir() if path.is_dir()]

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from robustness.checkpoint.gguf_file import read_gguf_header
+from robustness.checkpoint.gguf.header import read_gguf_header
 from robustness.checkpoint.resolving import resolve
 from robustness.errors import CheckpointError
 from tests.support.checkpoints import checkpoint_folders

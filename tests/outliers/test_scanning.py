@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from robustness.anatomy import recorded
 from robustness.anatomy import site_weights as reading
-from robustness.checkpoint.gguf_conversion import convert_gguf
+from robustness.checkpoint.gguf.conversion import convert_gguf
 from robustness.checkpoint.resolving import resolve
 from robustness.checkpoint.tensor_values import read_values
 from robustness.checkpoint.weights import read_header

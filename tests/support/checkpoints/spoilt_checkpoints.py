@@ -9,7 +9,7 @@ from safetensors import safe_open
 from tokenizers import processors
 
 from robustness.checkpoint.checkpoint import Checkpoint
-from robustness.checkpoint.gguf_file import read_gguf_header
+from robustness.checkpoint.gguf.header import read_gguf_header
 from robustness.checkpoint.resolving import resolve
 from robustness.checkpoint.tokenization import load_tokenizer, verify_tokenizer
 from robustness.checkpoint.weights import INDEX_FILE, SINGLE_FILE, read_header, read_tensors

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from robustness.checkpoint.gguf_file import read_gguf_header
+from robustness.checkpoint.gguf.header import read_gguf_header
 from robustness.checkpoint.loading import loading_errors, quiet, require_disk, require_memory
 from robustness.errors import CheckpointError
 from robustness.store.eviction import mark_used
