@@ -18,7 +18,7 @@ from robustness.anatomy.parameters import SiteParameters, site_parameters
 from robustness.anatomy.recorded import recorded_layout
 from robustness.anatomy.stacks import Anatomy, StackChoice
 from robustness.checkpoint.reference import CheckpointRef
-from robustness.checkpoint.resolving import locate, refuse_adapters
+from robustness.checkpoint.resolving import adapter_notes, locate
 from robustness.checkpoint.tensor_values import read_values
 from robustness.checkpoint.weights import read_tensors
 from robustness.errors import CheckpointError, RobustnessError
@@ -72,7 +72,7 @@ def site_weights(
         record = _recalled((path,), stack, context, lambda: _read_gguf(path, stack, context))
         return _from_record(record, None, [note for note in [ref.note] if note])
     folder, revision, notes = locate(ref, context.root, context.progress)
-    refuse_adapters(folder, reference)
+    notes = [*notes, *adapter_notes(folder, reference)]
     record = _read_folder(folder, stack, context, what=reference)
     return _from_record(record, revision, [note for note in [ref.note, *notes] if note])
 

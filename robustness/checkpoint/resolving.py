@@ -17,7 +17,14 @@ from robustness.checkpoint.loading import loading_errors, require_memory
 from robustness.checkpoint.reference import CheckpointRef
 from robustness.checkpoint.tokenization import tokenizer_files
 from robustness.checkpoint.verification import Facts, verify
-from robustness.checkpoint.weights import TensorInfo, find_weights, float32_bytes, read_tensors
+from robustness.checkpoint.weights import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    TensorInfo,
+    find_weights,
+    float32_bytes,
+    read_tensors,
+)
 from robustness.errors import CheckpointError
 from robustness.store.files import linked_elsewhere, recall, remember, stamp
 from robustness.store.hashing import file_sha256, files_hash
@@ -66,7 +73,8 @@ def resolve(
     hashes = files.hashes(cache, progress)
     content = hashlib.sha256(" ".join(hashes.values()).encode()).hexdigest()
     facts = _facts(files, content, reference, cache, progress, task)
-    notes = [ref.note, *located, facts.note, _elsewhere(folder, files.all)]
+    adapter = adapter_notes(folder, reference)
+    notes = [ref.note, *located, *adapter, facts.note, _elsewhere(folder, files.all)]
     return Checkpoint(
         reference=reference,
         label=ref.label,
@@ -119,7 +127,7 @@ class _Files:
     @classmethod
     def of(cls, folder: Path, reference: str) -> "_Files":
         config = folder / "config.json"
-        refuse_adapters(folder, reference)
+        adapter_notes(folder, reference)
         if not config.is_file():
             find_weights(folder)  # has something more helpful to say where there is nothing at all
             raise CheckpointError(f"{folder} has no config.json: it is not a complete checkpoint.")
@@ -183,17 +191,20 @@ def _elsewhere(folder: Path, files: Iterable[Path]) -> str | None:
     return f"{links[0].name}{more} of the folder are links to elsewhere ({links[0].resolve()})"
 
 
-def refuse_adapters(folder: Path, reference: str) -> None:
-    """Refuse what is only a part of a model.
+def adapter_notes(folder: Path, reference: str) -> list[str]:
+    """A note on an adapter's configuration that was left over beside complete weights.
 
     Raises:
-        CheckpointError: It is a PEFT adapter.
+        CheckpointError: It is a PEFT adapter, which is only a part of a model.
     """
-    if (folder / "adapter_config.json").is_file():
+    if not (folder / "adapter_config.json").is_file():
+        return []
+    if not any((folder / name).is_file() for name in (SINGLE_FILE, INDEX_FILE)):
         raise CheckpointError(
             f"{reference} is a PEFT adapter, not a whole model: merge it into its base model with "
             "merge_and_unload(), save the result together with the tokenizer, and give that folder."
         )
+    return ["an adapter_config.json lies beside the weights, which are complete without it"]
 
 
 def _facts_key(content: str, task: str | None) -> str:

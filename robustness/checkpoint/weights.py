@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from robustness.checkpoint.other_formats import in_place_of_weights
 from robustness.errors import CheckpointError
 
 SINGLE_FILE = "model.safetensors"
@@ -19,7 +20,6 @@ INDEX_FILE = "model.safetensors.index.json"
 
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
 _MAX_INDEX_BYTES = 100_000_000
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.msgpack", "*.h5")
 _BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
     **dict.fromkeys(("F32", "I32", "U32"), 32),
@@ -63,18 +63,8 @@ def find_weights(folder: Path) -> tuple[Path, ...]:
         return (folder / SINGLE_FILE,)
     if (folder / INDEX_FILE).is_file():
         return tuple(folder / shard for shard in sorted(set(_weight_map(folder).values())))
-    if ggufs := sorted(path.name for path in folder.glob("*.gguf")):
-        names = ", ".join(ggufs)
-        raise CheckpointError(
-            f"{folder} has no {SINGLE_FILE}, but GGUF: give the file itself ({names})."
-        )
-    if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
-        raise CheckpointError(
-            f"{folder} has no safetensors weights, only formats that may run code when read: load "
-            "it where you trust it and save it again with save_pretrained()."
-        )
     raise CheckpointError(
-        f"{folder} has no safetensors weights: expected {SINGLE_FILE}, or {INDEX_FILE} with shards."
+        f"{folder} {in_place_of_weights(folder, single=SINGLE_FILE, index=INDEX_FILE)}"
     )
 
 
@@ -153,6 +143,10 @@ def _read_header_json(file: Path) -> tuple[dict[str, Any], int, int]:
             if len(start) < 8:
                 raise CheckpointError(f"{file} is truncated: {size} bytes are no safetensors file.")
             (length,) = struct.unpack("<Q", start)
+            if start == b"version ":
+                raise CheckpointError(
+                    f"{file} is a pointer of Git LFS, not the file itself: run 'git lfs pull'."
+                )
             if length > _MAX_HEADER_BYTES:
                 raise CheckpointError(
                     f"{file} is no safetensors file: it promises a header of {length} bytes."

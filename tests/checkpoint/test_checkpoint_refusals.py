@@ -132,9 +132,62 @@ def test_settings_that_would_fetch_other_code_or_weights_are_ignored(
     assert not checkpoint.skeleton().training
 
 
-def test_an_adapter_is_refused_with_advice(folder: Path, cache: Path) -> None:
-    (folder / "adapter_config.json").write_text("{}")
+def test_an_adapter_alone_is_refused_and_one_beside_complete_weights_is_a_note(
+    folder: Path, cache: Path
+) -> None:
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    assert "adapter_config.json lies beside" in str(resolve(str(folder), cache=cache).note)
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
     with pytest.raises(CheckpointError, match="merge_and_unload"):
+        resolve(str(folder), cache=cache)
+
+
+LAID_OUT = {
+    "shards without their index": (
+        ["model-00001-of-00001.safetensors"],
+        r"holds model-00001-of-00001\.safetensors, but not the index",
+    ),
+    "a variant": (
+        ["model.fp16.safetensors"],
+        r"holds model\.fp16\.safetensors, but no model\.safetensors: rename",
+    ),
+    "the folder of a run": (
+        [
+            "checkpoint-90/model.safetensors",
+            "checkpoint-100/model.safetensors",
+            "training_args.bin",
+        ],
+        r"subfolders do \(checkpoint-90, checkpoint-100\).*robustness trace",
+    ),
+    "a cache of the Hub": (
+        ["snapshots/abc/model.safetensors"],
+        r"subfolders do \(snapshots/abc\): give one of them\.",
+    ),
+    "DeepSpeed": (["global_step10/x.pt", "latest"], "accelerate merge-weights"),
+    "FSDP": (["pytorch_model_fsdp_0/x"], "zero_to_fp32"),
+    "a distributed checkpoint": (["__0_0.distcp"], "in pieces"),
+    "ONNX": (["model.onnx"], "an export to ONNX: give"),
+    "ONNX in a folder": (["onnx/model.onnx"], "an export to ONNX: give"),
+    "nothing": (["training_args.bin"], "has no safetensors weights: "),
+    "a pickle": (["pytorch_model.bin", "zero_to_fp32.py"], "may run code when read"),
+}
+
+
+@pytest.mark.parametrize(("files", "message"), LAID_OUT.values(), ids=LAID_OUT.keys())
+def test_a_folder_without_weights_is_refused_by_what_it_holds(
+    files: list[str], message: str, tmp_path: Path, cache: Path
+) -> None:
+    for name in ["config.json", *files]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match=message):
+        resolve(str(tmp_path), cache=cache)
+
+
+def test_a_pointer_of_git_lfs_is_named(folder: Path, cache: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 10\n"
+    (folder / "model.safetensors").write_text(pointer)
+    with pytest.raises(CheckpointError, match="git lfs pull"):
         resolve(str(folder), cache=cache)
 
 
