@@ -4,8 +4,9 @@ A reference is one of
 
 * ``builtin``: the prose packaged with the plugin;
 * a file: ``.txt``, ``.text``, ``.raw`` and ``.md`` as running text; ``.csv``, ``.tsv``, ``.jsonl``,
-  ``.json`` and ``.parquet`` with the column behind the path (``reactions.csv:rxn``); ``.fa``,
-  ``.fasta`` and ``.faa`` as one sequence per record;
+  ``.json`` and ``.parquet`` with the column behind the path (``reactions.csv:rxn``, or a part of
+  one as in ``pairs.jsonl:translation.en``); ``.fa``, ``.fasta`` and ``.faa`` as one sequence per
+  record; each also compressed: ``.gz``, ``.bz2``, ``.xz``, ``.zst``;
 * a data set: ``id:config:split:column`` or ``id:split:column``, with an optional ``@revision``
   behind the id (``Salesforce/wikitext:wikitext-2-raw-v1:test:text``). The id is one of the Hub or a
   local folder. An existing path wins over an id of the same name.
@@ -19,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from robustness.corpus.corpus_files import read_packaged, read_text
+from robustness.corpus.corpus_files import kind_of, read_packaged, read_text
 from robustness.corpus.tables import (
     DATASET_ID,
     TABLES,
+    column_values,
     existing_path,
     file_columns,
     listed,
@@ -153,7 +155,7 @@ def _read(reference: str) -> _Source:
 
 def _read_named_dataset(reference: str) -> _Source:
     name, *parts = split_reference(reference)
-    if Path(name).suffix.lower() in _TEXT | _FASTA | TABLES:
+    if kind_of(Path(name)) in _TEXT | _FASTA | TABLES:
         raise CorpusError(f"there is no file {name}; check the path of the corpus")
     if len(parts) not in (2, 3) or not DATASET_ID.fullmatch(name):
         raise CorpusError(
@@ -165,7 +167,7 @@ def _read_named_dataset(reference: str) -> _Source:
 
 
 def _read_file(path: Path, column: str) -> _Source:
-    suffix = path.suffix.lower()
+    suffix = kind_of(path)
     if suffix in _TEXT | _FASTA and column:
         raise CorpusError(f"{path} has no columns; leave :{column} away")
     if suffix in _TEXT:
@@ -175,16 +177,18 @@ def _read_file(path: Path, column: str) -> _Source:
         return _Source(name=path.name, rows=sequences["sequence"][:], layout="lines")
     if suffix not in TABLES:
         suffixes = ", ".join(sorted(_TEXT | _FASTA | TABLES))
-        raise CorpusError(f"{path} has an extension that says nothing; use one of {suffixes}")
+        raise CorpusError(
+            f"{path} has an extension that says nothing; use one of {suffixes}, with .gz, .bz2, "
+            ".xz or .zst behind it if compressed"
+        )
     columns = file_columns(path)
     if not column:
         raise CorpusError(
             f"{path} is a table; name a column behind it, as in {path.name}:COLUMN "
             f"({listed(columns)})"
         )
-    if column not in columns:
-        raise CorpusError(f"{path} has no column {column}; choose one of {listed(columns)}")
-    rows = _texts(columns[column][:], f"column {column} of {path}")
+    values = column_values(columns, column, str(path))
+    rows = _texts(values, f"column {column} of {path}")
     return _Source(name=f"{path.name}, column {column}", rows=rows, layout="lines")
 
 
@@ -219,9 +223,8 @@ def _read_dataset(name: str, revision: str | None, parts: Sequence[str], *, loca
     if not split or not column:
         raise CorpusError(f"data set {name} needs a split and a column, as in {name}:test:text")
     table = load_split(name, revision, (config or [""])[0], split, local=local)
-    if column not in table.column_names:
-        columns = listed(table.column_names)
-        raise CorpusError(f"data set {name} has no column {column}; choose one of {columns}")
-    rows = _texts(table[column][:], f"column {column} of data set {name}")
+    columns = {header: table[header] for header in table.column_names}
+    values = column_values(columns, column, f"data set {name}")
+    rows = _texts(values, f"column {column} of data set {name}")
     label = [Path(name).resolve().name if local else name, *config, split]
     return _Source(name=" ".join(part for part in label if part), rows=rows, layout="packed")

@@ -12,19 +12,24 @@ import csv
 import glob
 import io
 import json
+import lzma
+import re
 import tempfile
 import warnings
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil  # type: ignore[import-untyped]
 
 from robustness.errors import CorpusError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 __all__ = [
     "first_line",
+    "kind_of",
     "quiet_datasets",
     "read_json",
     "read_packaged",
@@ -33,16 +38,49 @@ __all__ = [
 ]
 
 
+_COMPRESSED = frozenset({".gz", ".bz2", ".xz", ".zst"})
+
+
+def kind_of(path: Path) -> str:
+    """The extension that says what a file holds: ``.csv`` of ``a.csv`` and of ``A.CSV.gz``."""
+    inner = Path(path.stem) if path.suffix.lower() in _COMPRESSED else path
+    return inner.suffix.lower()
+
+
+def _read_bytes(path: Path) -> bytes:
+    """The file's bytes, decompressed where its last extension says that they are compressed."""
+    suffix = path.suffix.lower()
+    try:
+        if suffix not in _COMPRESSED:
+            return path.read_bytes()
+        limit = psutil.virtual_memory().available // 4
+        with _decompressed(path, suffix) as stream:
+            content: bytes = stream.read(limit + 1)
+    except OSError as error:
+        raise CorpusError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (EOFError, lzma.LZMAError) as error:
+        raise CorpusError(f"{path} cannot be decompressed: {error}") from error
+    if len(content) > limit:
+        raise CorpusError(f"{path} decompresses to more than {limit:,} bytes; give a part of it")
+    return content
+
+
+def _decompressed(path: Path, suffix: str) -> Any:
+    if suffix == ".xz":
+        return lzma.open(path)
+    import pyarrow as pa  # type: ignore[import-untyped]
+
+    names = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+    return pa.input_stream(str(path), compression=names[suffix])
+
+
 def read_text(path: Path) -> str:
     r"""The file's text, character by character.
 
     Only a leading byte order mark is dropped, and ``\r\n`` becomes ``\n``: how a checkout or a
     download writes line ends must not decide what a model is asked.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CorpusError(f"{path} cannot be read: {error.strerror or error}") from error
+    content = _read_bytes(path)
     if b"\0" in content:
         raise CorpusError(f"{path} is a binary file or not in UTF-8; name a text file in UTF-8")
     try:
@@ -53,13 +91,30 @@ def read_text(path: Path) -> str:
         ) from error
 
 
-def read_separated(path: Path, separator: str) -> dict[str, list[str]]:
-    """A CSV file (quoting as in RFC 4180) or a TSV file (no quoting, as registered with IANA)."""
+_FIELD = r'(?:"(?:[^"]|"")*+"|[^"\t\n]*+)'
+_QUOTABLE = re.compile(rf"{_FIELD}(?:[\t\n]{_FIELD})*+")
+
+
+def read_separated(path: Path) -> dict[str, list[str]]:
+    """A CSV file (quoting as in RFC 4180) or a TSV file, by its header.
+
+    In a TSV file, quotation marks are characters like others, as registered with IANA, unless all
+    of them stand as a program puts them that quotes fields, such as ``to_csv`` of pandas. A CSV
+    file whose header has no comma may be separated by semicolons or tabs.
+
+    Raises:
+        CorpusError: the file is broken.
+    """
     content = read_text(path)
+    first = content.lstrip("\n").partition("\n")[0]
+    if kind_of(path) == ".tsv":
+        separator, quoted = "\t", _is_quoted(content)
+    else:
+        separator, quoted = next((sign for sign in ",;\t" if sign in first), ","), True
     reader = csv.reader(
         io.StringIO(content, newline=""),
         delimiter=separator,
-        quoting=csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
         strict=True,
     )
     limit = csv.field_size_limit(max(len(content), 1))  # the module's limit is 128 KiB
@@ -68,9 +123,15 @@ def read_separated(path: Path, separator: str) -> dict[str, list[str]]:
         rows: list[list[str]] = []
         for row in reader:
             if row and len(row) != len(header):
+                remedy = "quote fields that hold the separator"
+                if not quoted:
+                    remedy = (
+                        "its quotation marks are not those of quoted fields, so a field cannot "
+                        "hold a tab; save it as .csv"
+                    )
                 raise CorpusError(
                     f"{path} is broken: {len(row)} fields instead of {len(header)} in line "
-                    f"{reader.line_num}; quote fields that hold the separator"
+                    f"{reader.line_num}; {remedy}"
                 )
             rows.append(row or [""] * len(header))  # a blank line
     except csv.Error as error:
@@ -79,6 +140,22 @@ def read_separated(path: Path, separator: str) -> dict[str, list[str]]:
         csv.field_size_limit(limit)
     position = {name: header.index(name) for name in header}
     return {name: [row[i] for row in rows] for name, i in position.items()}
+
+
+def _is_quoted(content: str) -> bool:
+    """Whether a program that quotes fields wrote a TSV file.
+
+    Every field is without quotation marks or wholly between them, with only doubled ones inside;
+    and those between them need it, or all fields that are no numbers are.
+    """
+    if '"' not in content or not _QUOTABLE.fullmatch(content):
+        return False
+    fields = [match[0] for match in re.finditer(_FIELD, content)]
+    quoted = [field for field in fields if field.startswith('"')]
+    words = (field for field in fields if field and not field.startswith('"'))
+    return all(re.search(r'["\t\n]', field[1:-1]) for field in quoted) or not any(
+        re.search(r"[^\W\d_]{2}", word) for word in words
+    )
 
 
 def read_json(path: Path, *, lines: bool) -> dict[str, list[Any]]:
@@ -138,10 +215,14 @@ def quiet_datasets() -> Iterator[Any]:
 def read_packaged(path: Path, builder: str, **options: Any) -> dict[str, Any]:
     """A file's columns, as lazy sequences, through a builder packaged with ``datasets``."""
     with quiet_datasets() as datasets, tempfile.TemporaryDirectory() as cache:
+        data = path.absolute()
+        if path.suffix.lower() in _COMPRESSED:
+            data = Path(cache, f"decompressed{kind_of(path)}")
+            data.write_bytes(_read_bytes(path))
         try:
             table = datasets.load_dataset(
                 builder,
-                data_files=glob.escape(str(path.absolute())),
+                data_files=glob.escape(str(data)),
                 split="train",
                 cache_dir=cache,
                 keep_in_memory=True,

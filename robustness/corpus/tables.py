@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustness.corpus.corpus_files import (
     first_line,
+    kind_of,
     quiet_datasets,
     read_json,
     read_packaged,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DATASET_ID",
     "TABLES",
+    "column_values",
     "existing_path",
     "file_columns",
     "listed",
@@ -34,7 +36,7 @@ __all__ = [
 ]
 
 TABLES = frozenset({".csv", ".tsv", ".jsonl", ".json", ".parquet"})
-"""Extensions of files with columns."""
+"""Extensions of files with columns; compressed files have one more behind it."""
 
 DATASET_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[^@:]+)?")
 
@@ -68,12 +70,47 @@ def file_columns(path: Path) -> Mapping[str, Any]:
     Raises:
         CorpusError: it is no such file.
     """
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
+    kind = kind_of(path)
+    if kind == ".parquet":
         return read_packaged(path, "parquet")
-    if suffix in {".csv", ".tsv"}:
-        return read_separated(path, "," if suffix == ".csv" else "\t")
-    return read_json(path, lines=suffix == ".jsonl")
+    if kind in {".csv", ".tsv"}:
+        return read_separated(path)
+    return read_json(path, lines=kind == ".jsonl")
+
+
+def column_values(columns: Mapping[str, Any], column: str, where: str) -> list[Any]:
+    """A column's values, or those of a part of it: ``translation.en``, ``messages.0.content``.
+
+    Parts are names in objects, or numbers from 0 in lists; where a row lacks one its value is
+    ``None``.
+
+    Raises:
+        CorpusError: there is no such column, or no row has such a part.
+    """
+    names = [".".join(column.split(".")[:end]) for end in range(column.count(".") + 1, 0, -1)]
+    name = next((name for name in names if name in columns), None)
+    if name is None:
+        raise CorpusError(f"{where} has no column {column}; choose one of {listed(columns)}")
+    values = list(columns[name][:])
+    for part in column.removeprefix(name).split(".")[1:]:
+        inside = [value for value in values if isinstance(value, dict)]
+        values = [_part(value, part) for value in values]
+        if all(value is None for value in values):
+            known = listed(dict.fromkeys(key for value in inside for key in value))
+            raise CorpusError(
+                f"no row of {where} has {part!r} in its column {name}, as {column} asks; "
+                f"what there is: {known}"
+            )
+    return values
+
+
+def _part(value: Any, part: str) -> Any:
+    """A member of an object or of a list."""
+    if isinstance(value, dict):
+        return value.get(part)
+    if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+        return value[int(part)]
+    return None
 
 
 def load_split(

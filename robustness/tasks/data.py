@@ -5,7 +5,8 @@ A reference is one of
 * ``glue/NAME``: a task of GLUE from the Hub, with its own columns and validation split
   (``glue/mrpc``, ``glue/sst2:train``);
 * a file with columns: ``FILE:text:label`` or, for pairs, ``FILE:text,text:label`` (``.csv``,
-  ``.tsv``, ``.jsonl``, ``.json``, ``.parquet``);
+  ``.tsv``, ``.jsonl``, ``.json``, ``.parquet``, also compressed; ``pair.en`` names a part of a
+  column);
 * a data set of the Hub: ``id:config:split:text,text:label`` or ``id:split:text,text:label``, with
   an optional ``@revision`` behind the id;
 * a local folder of data files, or one that ``save_to_disk`` of ``datasets`` wrote, in the same way,
@@ -13,13 +14,17 @@ A reference is one of
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from robustness.corpus.corpus_files import kind_of
 from robustness.corpus.tables import (
     DATASET_ID,
     TABLES,
+    column_values,
     existing_path,
     file_columns,
     listed,
@@ -95,20 +100,28 @@ class TaskData:
     def classes(self, names: Mapping[int, str]) -> list[int]:
         """The examples' labels as numbers of a classifier's outputs, called ``names``.
 
-        By name where the classifier knows these names (two data sets may number the same labels
-        differently), else by number.
+        By name where both sides have names (two data sets may number the same labels differently),
+        else by number; ``true`` and ``false`` are 1 and 0.
 
         Raises:
-            TaskError: if a label is neither a name nor a number that it has.
+            TaskError: if a label is neither a name nor a number that it has, or if only some of the
+                labels are names that it has.
         """
-        by_name = {str(name).casefold(): number for number, name in names.items()}
-        keys = [str(label).casefold() for label in self.labels]
-        if all(key in by_name for key in keys):
-            return [by_name[key] for key in keys]
+        by_name = {_bare(name): number for number, name in names.items()}
+        unknown = [label for label in dict.fromkeys(self.labels) if _bare(label) not in by_name]
+        if not unknown:
+            return [by_name[_bare(label)] for label in self.labels]
+        own = ", ".join(map(str, names.values()))
+        named = any(_whole(label) is None for label in self.labels)
+        if named and not all(re.fullmatch(r"(label_?)?\d+", _bare(name)) for name in by_name):
+            raise TaskError(
+                f"{self.name}: {len(unknown)} of its labels, such as {unknown[0]!r}, are none of "
+                f"the checkpoint's ({own}): name the data it was fine-tuned for, or set id2label "
+                "in its config.json"
+            )
         numbers = self.numbers or [_whole(label) for label in self.labels]
         for place, number in enumerate(numbers):
             if number is None or not 0 <= number < len(names):
-                own = ", ".join(map(str, names.values()))
                 raise TaskError(
                     f"{self.name}: the label {self.labels[place]!r} of example {place + 1} is none "
                     f"of the checkpoint's ({own}) and no number from 0 to {len(names) - 1}: "
@@ -154,7 +167,7 @@ def _read(reference: str) -> TaskData:
     existing = existing_path(reference)
     if existing is not None and existing[0].is_file():
         path, rest = existing
-        if path.suffix.lower() not in TABLES:
+        if kind_of(path) not in TABLES:
             suffixes = ", ".join(sorted(TABLES))
             raise TaskError(f"task file {path} has no columns; use one of {suffixes}")
         parts = split_reference(rest)
@@ -171,7 +184,7 @@ def _read(reference: str) -> TaskData:
         name, parts = str(existing[0]), split_reference(existing[1]) if existing[1] else []
     if existing is None and name.startswith("glue/"):
         return _read_glue(reference, name.removeprefix("glue/"), parts)
-    if existing is None and name.lower().endswith(tuple(TABLES)):
+    if existing is None and kind_of(Path(name)) in TABLES:
         raise TaskError(f"there is no task file {name}; check its path")
     if existing is not None and len(parts) == 2:
         return _read_split(name, None, None, *parts, local=True)
@@ -233,12 +246,9 @@ def _task(
 ) -> TaskData:
     # Names between commas, unless one column is called just that.
     wanted = [text_columns] if text_columns in columns else text_columns.split(",")
-    for column in (*wanted, label_column):
-        if column not in columns:
-            raise TaskError(f"{name} has no column {column!r}; choose from {listed(columns)}")
     if len(wanted) > 2:
         raise TaskError(f"{name}: an example is one text or a pair, not {len(wanted)} texts")
-    rows = list(zip(*(columns[column][:] for column in wanted), strict=True))
+    rows = list(zip(*(column_values(columns, column, name) for column in wanted), strict=True))
     for place, row in enumerate(rows, start=1):
         if not all(isinstance(text, str) and text.strip() for text in row):
             raise TaskError(f"{name}: example {place} lacks a text in {text_columns!r}")
@@ -263,17 +273,22 @@ def _task(
 
 
 def _labels(name: str, columns: Mapping[str, Any], column: str) -> list[Label]:
-    labels = list(columns[column][:])
+    labels = column_values(columns, column, name)
     for place, value in enumerate(labels, start=1):
-        if isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
+        if not isinstance(value, str | int | float) or value == "":
             raise TaskError(f"{name}: example {place} has no label in {column!r}")
     return labels
+
+
+def _bare(name: object) -> str:
+    """A class's name without what writers vary: capitals, spaces, hyphens, underscores."""
+    return re.sub(r"[\s_-]+", "_", str(name).strip().casefold())
 
 
 def _whole(label: Label) -> int | None:
     """The whole number that a label is, if it is one."""
     try:
-        value = float(label)
+        value = float({"true": 1, "false": 0}.get(str(label).casefold(), label))
     except ValueError:
         return None
     return int(value) if value.is_integer() else None

@@ -35,7 +35,7 @@ def test_a_data_set_needs_a_split_and_a_column(folder: Path, parts: str) -> None
     assert "needs a split and a column" in message(f"{folder}:{parts}")
 
 
-@pytest.mark.parametrize("name", ["model.bin", "noextension", "text.txt.gz"])
+@pytest.mark.parametrize("name", ["model.bin", "noextension", "text.gz", "text.txt.zip"])
 def test_an_unknown_extension_lists_the_known_ones(tmp_path: Path, name: str) -> None:
     text = message(write(tmp_path / name, "text"))
     assert all(suffix in text for suffix in (".txt", ".csv", ".parquet", ".fasta"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from robustness.errors import TaskError
-from robustness.tasks.data import load_task
+from robustness.tasks.data import TaskData, load_task
 from tests.support.checkpoints.shared import shared_data
 
 ROWS = 40
@@ -65,6 +65,42 @@ def test_labels_meet_outputs_by_name_before_number(tmp_path: Path) -> None:
     assert found[:3] == [1, 2, 0]
 
 
+def _labelled(path: Path, *labels: object) -> TaskData:
+    rows = [{"s": f"text {n}", "l": labels[n % len(labels)]} for n in range(ROWS)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return load_task(f"{path}:s:l")
+
+
+@pytest.mark.parametrize("labels", [(False, True), ("false", "True"), ("0", "1"), (0, 1)])
+def test_true_and_false_are_one_and_zero(labels: tuple[object, ...], tmp_path: Path) -> None:
+    data = _labelled(tmp_path / "a.jsonl", *labels)
+    assert data.classes({0: "not_equivalent", 1: "equivalent"})[:2] == [0, 1]
+
+
+def test_true_and_false_are_names_where_the_checkpoint_has_them(tmp_path: Path) -> None:
+    assert _labelled(tmp_path / "a.jsonl", True, False).classes({0: "True", 1: "False"})[:2] == [
+        0,
+        1,
+    ]
+
+
+def test_names_are_alike_whatever_joins_their_words(tmp_path: Path) -> None:
+    data = _labelled(tmp_path / "a.jsonl", "not-equivalent", "Equivalent ")
+    assert data.classes({0: "EQUIVALENT", 1: "not equivalent"})[:2] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("names", "unknown"),
+    [(("entailment", "other"), "other"), (("good", "bad"), "good"), (("0", "other"), "0")],
+)
+def test_names_that_match_in_part_or_not_at_all_are_refused(
+    names: tuple[str, str], unknown: str, tmp_path: Path
+) -> None:
+    data = _labelled(tmp_path / "a.jsonl", *names)
+    with pytest.raises(TaskError, match=f"such as '{unknown}', are none of the checkpoint's"):
+        data.classes({0: "entailment", 1: "contradiction"})
+
+
 @pytest.mark.parametrize("label", ["2", "-1", "maybe", "0.5", "nan", "inf"])
 def test_a_label_without_an_output_is_refused(label: str, tmp_path: Path) -> None:
     file = _file(tmp_path / "a.tsv", "s\tl", "text {n}", "{odd}")
@@ -89,8 +125,8 @@ def test_a_value_that_is_no_number_is_refused(label: str, tmp_path: Path) -> Non
         ("{dir}/a.tsv", "needs its columns, as in a.tsv:text:label"),
         ("{dir}/a.tsv:s", "needs its columns"),
         ("{dir}/a.tsv:s:l:m", "needs its columns"),
-        ("{dir}/a.tsv:q:l", "has no column 'q'; choose from s, l"),
-        ("{dir}/a.tsv:s:q", "has no column 'q'"),
+        ("{dir}/a.tsv:q:l", "has no column q; choose one of s, l"),
+        ("{dir}/a.tsv:s:q", "has no column q"),
         ("{dir}/a.tsv:s,s,s:l", "one text or a pair, not 3"),
         ("{dir}/absent.tsv:s:l", "there is no task file"),
         ("{dir}/a.txt:s:l", "has no columns"),

@@ -94,7 +94,7 @@ def test_a_saved_data_set_without_splits_needs_no_name_of_one(tmp_path: Path) ->
         ("sentence1:label", "has several splits; its splits: train, validation"),
         ("test:sentence1:label", "has no split 'test'; its splits: train, validation"),
         ("train[:8]:sentence1:label", "has no split 'train[:8]'; its splits: train, validation"),
-        ("train:text:label", "has no column 'text'; choose from sentence1, sentence2, label"),
+        ("train:text:label", "has no column text; choose one of sentence1, sentence2, label"),
         ("a:b:c:d:e", "is none that is known"),
         ("train", "is none that is known"),
     ],
