@@ -18,7 +18,7 @@ from robustness.anatomy.parameters import SiteParameters, site_parameters
 from robustness.anatomy.recorded import recorded_layout
 from robustness.anatomy.stacks import Anatomy, StackChoice
 from robustness.checkpoint.reference import CheckpointRef
-from robustness.checkpoint.resolving import adapter_notes, locate
+from robustness.checkpoint.resolving import adapter_notes, fetch
 from robustness.checkpoint.tensor_values import read_values
 from robustness.checkpoint.weights import read_tensors
 from robustness.errors import CheckpointError, RobustnessError
@@ -67,13 +67,12 @@ def site_weights(
         UnsupportedArchitecture, UnsupportedSite: Tracing finds no layers, or no output sites.
     """
     ref = CheckpointRef.parse(reference)
-    path = Path(ref.target)
-    if ref.kind != "hub" and path.is_file():
+    path, revision, notes = fetch(ref, context.progress)
+    if path.is_file():
         record = _recalled((path,), stack, context, lambda: _read_gguf(path, stack, context))
-        return _from_record(record, None, [note for note in [ref.note] if note])
-    folder, revision, notes = locate(ref, context.root, context.progress)
-    notes = [*notes, *adapter_notes(folder, reference)]
-    record = _read_folder(folder, stack, context, what=reference)
+    else:
+        notes = [*notes, *adapter_notes(path, reference)]
+        record = _read_folder(path, stack, context, what=reference)
     return _from_record(record, revision, [note for note in [ref.note, *notes] if note])
 
 

@@ -35,8 +35,10 @@ class CheckpointRef:
         text: The text as it was given.
         kind: ``folder``, ``gguf`` (a file), ``package`` (a folder or ``.gguf`` file inside an
             installed package) or ``hub``.
-        target: The absolute path, or the Hub id without its revision.
+        target: The absolute path, or the Hub id of the repository.
         revision: The revision asked for; only a Hub id has one.
+        inside: The subfolder or GGUF file that is meant within the repository.
+        quantisation: What the name of the repository's one GGUF file that is meant contains.
         note: What the reader should know about how an ambiguous text was understood.
     """
 
@@ -44,6 +46,8 @@ class CheckpointRef:
     kind: Kind
     target: str
     revision: str | None = None
+    inside: str | None = None
+    quantisation: str | None = None
     note: str | None = None
 
     @classmethod
@@ -67,7 +71,7 @@ class CheckpointRef:
             )
         if text.startswith(_PACKAGE_PREFIX):
             return cls._parse_package(text)
-        path = Path(text).expanduser()
+        path = Path(os.path.expanduser(text))  # noqa: PTH111 (leaves ~nobody as it is)
         if _exists(path):
             return cls._parse_path(text, path)
         return cls._parse_hub_id(text)
@@ -105,17 +109,21 @@ class CheckpointRef:
     @classmethod
     def _parse_hub_id(cls, text: str) -> "CheckpointRef":
         name, at, revision = text.partition("@")
-        if _looks_like_path(text):
+        name, colon, quantisation = name.partition(":")
+        repository, inside = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
+        if _looks_like_path(text) or (inside and _exists(Path(repository))):
             hint = (
                 "; a revision can only be given for a Hub id" if at and _exists(Path(name)) else ""
             )
             raise CheckpointError(
                 f"There is no such folder or file as {_shown(text)}{hint}: check the path."
             )
-        if not is_hub_id(name):
+        odd = {"", ".", ".."}.intersection(inside.split("/") if inside else ())
+        if odd or not is_hub_id(repository) or (colon and not _REVISION.fullmatch(quantisation)):
             raise CheckpointError(
-                f"{_shown(text)} is neither an existing folder or .gguf file nor a possible Hub id "
-                "(name or organisation/name, with @revision if wanted)."
+                f"There is no such folder or file as {_shown(text)}, and it is no possible Hub id: "
+                "give organisation/name, with /subfolder, /file.gguf or :Q4_K_M, and with "
+                "@revision if wanted."
             )
         if at and not (_REVISION.fullmatch(revision) and ".." not in revision):
             raise CheckpointError(
@@ -126,7 +134,21 @@ class CheckpointRef:
             note = (
                 f"{text!r} was looked up on the Hub, not in the folder {name!r}: it has a revision"
             )
-        return cls(text=text, kind="hub", target=name, revision=revision or None, note=note)
+        return cls(
+            text=text,
+            kind="hub",
+            target=repository,
+            revision=revision or None,
+            inside=inside or None,
+            quantisation=quantisation or None,
+            note=note,
+        )
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether a GGUF file is meant; of a path, only where it is no folder."""
+        named = self.inside if self.kind == "hub" else self.target
+        return bool(self.quantisation or (named and _is_gguf(named)))
 
     @property
     def label(self) -> str:
@@ -137,18 +159,29 @@ class CheckpointRef:
     def labels(self) -> tuple[str, ...]:
         """Possible labels, shortest first; each longer one says more about where it comes from."""
         if self.kind == "hub":
-            parts = self.target.split("/")
+            parts = [
+                *self.target.split("/"),
+                *(_stem(self.inside).split("/") if self.inside else ()),
+            ]
+            parts[-1] += f"-{self.quantisation}" if self.quantisation else ""
             names = ["-".join(parts[-n:]) for n in range(1, len(parts) + 1)]
             if self.revision is not None:
                 names = [names[0], *(f"{name}-{self.revision}" for name in names)]
         else:
             path = PurePath(self.target)
-            stem = path.name[: -len(".gguf")] if path.name.endswith(".gguf") else path.name
             parts = [part for part in path.parts[:-1] if part != path.anchor]
-            names = [stem]
+            names = [_stem(path.name)]
             for parent in reversed(parts):
                 names.append(f"{parent}-{names[-1]}")
         return tuple(_sanitised(name) for name in names)
+
+
+def _is_gguf(name: str) -> bool:
+    return name.lower().endswith(".gguf")
+
+
+def _stem(name: str) -> str:
+    return name[: -len(".gguf")] if _is_gguf(name) else name
 
 
 def is_hub_id(name: str) -> bool:
@@ -202,9 +235,9 @@ def _sanitised(name: str) -> str:
 def _looks_like_path(text: str) -> bool:
     return (
         text.startswith((".", "/", "~"))
-        or text.endswith(("/", ".gguf", ".safetensors"))
+        or text.endswith(("/", ".safetensors"))
         or "\\" in text
-        or text.count("/") > 1 + text.partition("@")[2].count("/")
+        or (_is_gguf(text) and text.count("/") < 2)
         or bool(re.match(r"[A-Za-z]:", text))
     )
 
@@ -223,7 +256,7 @@ def _exists(path: Path) -> bool:
 
 def _check_loadable_path(text: str, path: Path) -> None:
     """A folder or a GGUF file; of anything else say what to give instead."""
-    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
+    if path.is_dir() or (path.is_file() and _is_gguf(path.name)):
         return
     raise CheckpointError(
         f"{text!r} is a single file: give the folder that holds config.json, the tokenizer and the "

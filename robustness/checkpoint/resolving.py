@@ -101,17 +101,26 @@ def locate(
     Raises:
         CheckpointError: It cannot be fetched or converted.
     """
-    if ref.kind == "hub":
-        from robustness.checkpoint.hub import download
-
-        return download(ref, progress=progress)
-    path = Path(ref.target)
+    path, revision, notes = fetch(ref, progress)
     if path.is_dir():
-        return path, None, []
+        return path, revision, notes
     from robustness.checkpoint.gguf.conversion import convert_gguf
 
     folder, digest = convert_gguf(path, cache=cache, progress=progress)
-    return folder, f"sha256:{digest[:12]}", []
+    return folder, revision or f"sha256:{digest[:12]}", notes
+
+
+def fetch(ref: CheckpointRef, progress: Progress | None) -> tuple[Path, str | None, list[str]]:
+    """The folder or GGUF file on this machine, of a Hub checkpoint with its commit, and notes.
+
+    Raises:
+        CheckpointError: It cannot be fetched.
+    """
+    if ref.kind != "hub":
+        return Path(ref.target), None, []
+    from robustness.checkpoint.hub import download
+
+    return download(ref, progress=progress)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,8 +69,8 @@ def scan(
         checkpoints = [one.to_dict(shown[one.label]) for one in scans]
         show_json({"schema": SCHEMA, "checkpoints": checkpoints, "errors": errors})
     elif scans:
-        for line in lines_of(scans, unicode=is_encodable(BARS, sys.stdout.encoding)):
-            show(line)
+        lines = lines_of(scans, unicode=is_encodable(BARS, sys.stdout.encoding))
+        show("\n".join(lines))
     if errors:
         raise typer.Exit(UNUSABLE)
 

@@ -112,7 +112,7 @@ def _require_passable(arguments: Sequence[str]) -> None:
 
 def _on_every_node(reference: str) -> str:
     """A path without the folder of this process; refused if it can be nothing on any node."""
-    path = Path(reference).expanduser()
+    path = Path(os.path.expanduser(reference))  # noqa: PTH111 (leaves ~nobody as it is)
     there = bool(reference) and os.path.exists(path)  # noqa: PTH110 (names may be too long)
     if there or not reference.startswith(("pkg:", "/", "~")):  # of those only a node can tell
         CheckpointRef.parse(reference)

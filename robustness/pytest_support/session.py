@@ -82,7 +82,7 @@ def refuse_code_in_model_folders(config: pytest.Config, args: Sequence[str]) -> 
 
 def _folders(references: Sequence[str]) -> dict[str, Path]:
     """The references that are folders, resolved."""
-    paths = {text: Path(text).expanduser() for text in references}
+    paths = {text: Path(os.path.expanduser(text)) for text in references}  # noqa: PTH111
     return {text: path.resolve() for text, path in paths.items() if path.is_dir()}
 
 

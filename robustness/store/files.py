@@ -75,8 +75,7 @@ def linked_elsewhere(folder: Path, files: Iterable[Path]) -> list[Path]:
     """
     real = folder.resolve(strict=True)
     own = [real]
-    if real.parent.name == "snapshots":
-        own.append(real.parents[1] / "blobs")
+    own += [parent.parent / "blobs" for parent in real.parents if parent.name == "snapshots"]
     return [
         file
         for file in files

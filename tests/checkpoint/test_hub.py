@@ -81,12 +81,6 @@ def test_the_same_content_has_the_same_hashes_in_the_hub_cache_and_in_a_folder(
     assert from_folder.revision.startswith("sha256:")
 
 
-@pytest.mark.parametrize("revision", ["", "@main", f"@{COMMIT}"])
-@pytest.mark.usefixtures("offline")
-def test_offline_branches_and_commits_are_found(revision: str, tmp_path: Path) -> None:
-    assert resolve(f"org/tiny{revision}", cache=tmp_path / "cache").revision == COMMIT
-
-
 @pytest.mark.parametrize("reference", ["org/other", "org/tiny@v2", "bert-base-uncasd"])
 @pytest.mark.usefixtures("offline")
 def test_offline_what_is_not_cached_is_refused(reference: str, tmp_path: Path) -> None:
@@ -120,7 +114,7 @@ def test_an_unreachable_hub_falls_back_to_the_cache_and_says_so(
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (hub_error("RepositoryNotFoundError", 404), "neither a folder nor a model on the Hub"),
+        (hub_error("RepositoryNotFoundError", 404), "no model named 'org/tiny' on the Hub"),
         (hub_error("GatedRepoError", 403), "gated: request access"),
         (hub_error("RevisionNotFoundError", 404), "has no revision 'v9'"),
         (hub_error("HfHubHTTPError", 429), "from the Hub"),
@@ -136,39 +130,6 @@ def test_what_the_hub_refuses_is_one_sentence(
     with pytest.raises(CheckpointError, match=message) as caught:
         resolve("org/tiny@v9", cache=tmp_path / "cache")
     assert "\n" not in str(caught.value)
-
-
-def model_info(*names: str) -> Any:
-    siblings = [type("Sibling", (), {"rfilename": name})() for name in names]
-    return type("Info", (), {"siblings": siblings, "sha": COMMIT})()
-
-
-@pytest.mark.usefixtures("online")
-def test_a_model_with_pickles_only_is_refused_before_the_download(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answer_with(monkeypatch, model_info("config.json", "pytorch_model.bin", "onnx/x.safetensors"))
-    with pytest.raises(CheckpointError, match="no safetensors weights on the Hub"):
-        resolve("org/tiny", cache=tmp_path / "cache")
-
-
-def test_the_commit_is_resolved_once_and_only_useful_files_are_fetched(
-    cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: dict[str, Any] = {}
-
-    def snapshot_download(name: str, **options: Any) -> str:
-        asked.update(options, name=name)
-        return str(cached / "models--org--tiny" / "snapshots" / COMMIT)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    answer_with(monkeypatch, model_info("config.json", "model.safetensors"))
-    said: list[str] = []
-    checkpoint = resolve("org/tiny@main", cache=tmp_path / "cache", progress=said.append)
-    assert (asked["name"], asked["revision"], checkpoint.revision) == ("org/tiny", COMMIT, COMMIT)
-    assert "pytorch_model.bin" not in asked["allow_patterns"]
-    assert said[0].startswith("fetching org/tiny at cccccccccccc")
 
 
 @pytest.mark.parametrize(

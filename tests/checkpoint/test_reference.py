@@ -77,7 +77,26 @@ def test_what_is_no_path_is_a_hub_id(text: str, target: str, revision: str | Non
 
 @pytest.mark.parametrize(
     "text",
-    ["./nothing", "../nothing", "/nothing", "~/nothing", "a\\b", "x.gguf", "a/b/c", "out/", "C:x"],
+    [
+        "./nothing",
+        "../nothing",
+        "/nothing",
+        "~/nothing",
+        "~nobody/nothing",
+        "a\\b",
+        "C:\\m\\x",
+        "x.gguf",
+        "out/x.gguf",
+        "out/x.GGUF",
+        "out/",
+        "./org/name/",
+        "C:x",
+        "C:/x",
+        "./a/b@c",
+        "a//b",
+        "a/../b/c",
+        "org/name/model.safetensors",
+    ],
 )
 @pytest.mark.usefixtures("here")
 def test_a_path_that_does_not_exist_is_named(text: str) -> None:
@@ -89,6 +108,35 @@ def test_a_revision_on_a_folder_is_explained(here: Path) -> None:
     (here / "model").mkdir()
     with pytest.raises(CheckpointError, match="only be given for a Hub id"):
         CheckpointRef.parse("./model@main")
+
+
+def test_below_an_existing_folder_is_no_hub_model(here: Path) -> None:
+    (here / "out" / "run").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="no such folder or file as 'out/run/checkpoint-5'"):
+        CheckpointRef.parse("out/run/checkpoint-5")
+
+
+@pytest.mark.parametrize(
+    ("text", "inside", "quantisation", "revision", "label"),
+    [
+        ("org/name/sub", "sub", None, None, "sub"),
+        ("org/name/sub/er@v1", "sub/er", None, "v1", "er"),
+        ("org/name/file.Q4_1.gguf", "file.Q4_1.gguf", None, None, "file.Q4_1"),
+        ("org/name/sub/file.GGUF@refs/pr/1", "sub/file.GGUF", None, "refs/pr/1", "file"),
+        ("org/name:Q4_K_M", None, "Q4_K_M", None, "name-Q4_K_M"),
+        ("org/name/sub:Q4_K_M@main", "sub", "Q4_K_M", "main", "sub-Q4_K_M"),
+        ("org/name/two words", "two words", None, None, "two-words"),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_a_part_of_a_repository(
+    text: str, inside: str | None, quantisation: str | None, revision: str | None, label: str
+) -> None:
+    ref = CheckpointRef.parse(text)
+    assert (ref.kind, ref.target) == ("hub", "org/name")
+    assert (ref.inside, ref.quantisation, ref.revision) == (inside, quantisation, revision)
+    assert ref.is_gguf == ("gguf" in text.lower() or quantisation is not None)
+    assert ref.label == label
 
 
 @pytest.mark.parametrize("text", ["", "  ", "\t"])
@@ -104,7 +152,20 @@ def test_control_characters_are_refused_and_escaped() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a b", "näme", "-name", "a--b", "org/", "name@", "name@a b", "name@a..b", "a" * 97]
+    "text",
+    [
+        "a b",
+        "näme",
+        "-name",
+        "a--b",
+        "org/",
+        "name@",
+        "name@a b",
+        "name@a..b",
+        "a" * 97,
+        "a/b:",
+        "a/b:c d",
+    ],
 )
 @pytest.mark.usefixtures("here")
 def test_an_impossible_hub_id_is_refused(text: str) -> None:
@@ -188,6 +249,9 @@ def test_colliding_labels_become_unique(here: Path) -> None:
 def test_colliding_hub_ids_become_unique() -> None:
     assert unique_labels(["x/bert", "y/bert"]) == ["x-bert", "y-bert"]
     assert unique_labels(["x/bert@v1", "x/bert@v2"]) == ["bert-v1", "bert-v2"]
+    assert unique_labels(["x/bert/fp16", "y/fp16"]) == ["bert-fp16", "y-fp16"]
+    assert unique_labels(["x/g:Q4_K", "x/g:Q8_0", "x/g/m.gguf"]) == ["g-Q4_K", "g-Q8_0", "m"]
+    assert len(set(unique_labels(["x/g/a-b", "x/g/a b", "x/g/a b@v"]))) == 3
     assert unique_labels(["x/bert", "x/bert"]) == ["x-bert", "x-bert-2"]
 
 
