@@ -18,6 +18,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 pytest_plugins = ["pytester"]
 if find_spec("hypothesis"):  # of the extra "test": checkpoints are vetted from here without it, too
+    pytest_plugins += ["tests.support.checkpoints.real_files"]
     pytest_plugins += [
         f"tests.support.plugin.{name}" for name in ("browser", "plugin_support", "plugin_runs")
     ]

@@ -1,5 +1,6 @@
 """The tokenizer of a checkpoint folder: which files it is, loading it, and whether it fits."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ TOKENIZER_FILES = (
     "tekken*.json",
     "*.codes",  # fastBPE
 )
+AS_SAVED = "as_saved"
+"""In tokenizer_config.json: load exactly what tokenizer.json says. For some types of model
+transformers builds a tokenizer of its own from the vocabulary instead."""
 SAVE_AGAIN = "save it again with tokenizer.save_pretrained()"
 _SENTINEL = re.compile(r"▁?<extra_id_(\d+)>")
 _MAX_FILE_BYTES = 200_000_000  # the largest vocabularies, of 10^6 tokens, take a fifth of it
@@ -54,11 +58,14 @@ def load_tokenizer(folder: Path, *, what: str) -> Any:
         CheckpointError: It is missing or damaged.
     """
     load_libraries()
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     tokenizer_files(folder)
     with loading_errors(f"The tokenizer of {what}", advice=SAVE_AGAIN), quiet():
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = folder / "tokenizer_config.json"
+        as_saved = config.is_file() and AS_SAVED in json.loads(config.read_text("utf-8"))
+        loader: Any = PreTrainedTokenizerFast if as_saved else AutoTokenizer
+        return loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def verify_tokenizer(tokenizer: Any, *, rows: int, scoring: Scoring, what: str) -> None:

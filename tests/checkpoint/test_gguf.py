@@ -16,6 +16,7 @@ from robustness.checkpoint.gguf.header import read_gguf_header
 from robustness.checkpoint.reference import CheckpointRef
 from robustness.checkpoint.resolving import resolve
 from robustness.errors import CheckpointError
+from tests.support import llama_cpp
 from tests.support.checkpoints.checkpoint_folders import tiny_model
 from tests.support.checkpoints.gguf_files import TOKENS, llama_cpp_order, write_llama_gguf
 from tests.support.checkpoints.shared import smollm2_reference
@@ -244,6 +245,13 @@ def test_the_real_model_knows_its_language(smollm2: Checkpoint) -> None:
     with torch.no_grad():
         best = model(ids).logits[0, -1].argmax()
     assert tokenizer.decode(best).strip() == "Paris"
+
+
+def test_the_real_model_makes_the_tokens_that_llama_cpp_makes(smollm2: Checkpoint) -> None:
+    tokenizer = smollm2.load_tokenizer()
+    kept = llama_cpp.kept()["files"]["smollm2"]
+    assert tokenizer(llama_cpp.TEXTS)["input_ids"] == kept["ids"]
+    assert len(tokenizer("1. item\n\n2. item\n\n" * 20)["input_ids"]) == 160
 
 
 def test_the_weights_are_memory_mapped(smollm2: Checkpoint) -> None:

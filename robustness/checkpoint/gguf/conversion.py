@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from robustness.checkpoint.gguf.header import read_gguf_header
+from robustness.checkpoint.gguf.tokenizer import gguf_tokenizer
 from robustness.checkpoint.loading import loading_errors, quiet, require_disk, require_memory
 from robustness.errors import CheckpointError
 from robustness.store.eviction import mark_used
@@ -22,7 +23,7 @@ from robustness.store.files import temporary_folder
 from robustness.store.hashing import file_sha256
 
 _ADVICE = "give the folder of safetensors that it was made from"
-_FORMAT = 1  # of the folder; raise it when what is written changes
+_FORMAT = 2  # of the folder; raise it when what is written changes
 
 
 def convert_gguf(
@@ -82,7 +83,7 @@ def _convert_into(folder: Path, file: Path) -> None:
 def _convert(file: Path, folder: Path) -> None:
     import gguf
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     # transformers makes a reader for each of tokenizer, config and tensors, and the table of
     # tensors' names for each module of a model; each time takes seconds. The tensors' reader is not
@@ -90,7 +91,8 @@ def _convert(file: Path, folder: Path) -> None:
     reader, name_map = _reader(), functools.cache(gguf.get_tensor_name_map)
     local = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
     with _in_place_of("GGUFReader", functools.cache(reader)):
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **local)
+        metadata = {key: field.contents() for key, field in gguf.GGUFReader(file).fields.items()}
+        tokenizer = gguf_tokenizer(metadata, what=str(file))
         config = AutoConfig.from_pretrained(file.parent, **local)
     auto: Any = AutoModelForCausalLM  # with output_loading_info it returns a pair
     with _in_place_of("GGUFReader", reader), _in_place_of("get_tensor_name_map", name_map):

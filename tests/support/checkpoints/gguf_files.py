@@ -1,5 +1,6 @@
 """Small GGUF files, written with the reference library as llama.cpp's converter writes them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,15 @@ def llama_cpp_order(weight: torch.Tensor, n_heads: int) -> torch.Tensor:
     return halves.swapaxes(1, 2).reshape(rows, columns)
 
 
-def write_llama_gguf(file: Path, model: Any) -> Path:
+def write_llama_gguf(
+    file: Path,
+    model: Any,
+    *,
+    pre: str = "gpt-2",
+    tokens: Sequence[str] = TOKENS,
+    token_types: Sequence[int] | None = None,
+    merges: Sequence[str] = ("a b",),
+) -> Path:
     """Write a LlamaForCausalLM in float32, with a byte-level tokenizer."""
     config = model.config
     writer = gguf.GGUFWriter(str(file), "llama")
@@ -32,10 +41,10 @@ def write_llama_gguf(file: Path, model: Any) -> Path:
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(TOKENS)
-    writer.add_token_types([3] + [1] * (len(TOKENS) - 1))
-    writer.add_token_merges(["a b"])
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(list(tokens))
+    writer.add_token_types(token_types or [3] + [1] * (len(tokens) - 1))
+    writer.add_token_merges(list(merges))
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)
     for name, parameter in model.named_parameters():
