@@ -119,7 +119,7 @@ def having(**keys: Any) -> Callable[[dict[str, Any]], object]:
     [
         ("gpt-2", having(pre="unheard-of"), r"its pre-tokenizer 'unheard-of' .* is unknown"),
         ("llama kind", having(pre="unheard-of"), "'unheard-of'"),
-        ("gpt-2", without("pre"), "pre: Field required"),
+        ("gpt-2", without("pre"), "tokenizer.ggml.pre: Field required"),
         ("gpt-2", having(model="rwkv"), "model: .*'gpt2', 'gemma4' or 'llama'"),
         ("gpt-2", having(model=7), "model"),
         ("gpt-2", having(added_tokens=["x"]), "the key tokenizer.ggml.added_tokens"),

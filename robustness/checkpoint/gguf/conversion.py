@@ -91,7 +91,9 @@ def _convert(file: Path, folder: Path) -> None:
     reader, name_map = _reader(), functools.cache(gguf.get_tensor_name_map)
     local = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
     with _in_place_of("GGUFReader", functools.cache(reader)):
-        metadata = {key: field.contents() for key, field in gguf.GGUFReader(file).fields.items()}
+        metadata = {
+            key: field.contents() for key, field in gguf.GGUFReader(str(file)).fields.items()
+        }
         tokenizer = gguf_tokenizer(metadata, what=str(file))
         config = AutoConfig.from_pretrained(file.parent, **local)
     auto: Any = AutoModelForCausalLM  # with output_loading_info it returns a pair

@@ -126,7 +126,8 @@ def gguf_tokenizer(metadata: Mapping[str, Any], *, what: str) -> Any:
         try:
             keys = _Keys.model_validate(given)
         except ValidationError as error:
-            raise ValueError(first_fault(error)) from None
+            key = _PREFIX if error.errors()[0]["loc"] else ""
+            raise ValueError(key + first_fault(error)) from None
         tokenizer = _by_scores(keys) if keys.model == "llama" else _by_merges(keys)
         special = _special_tokens(keys)
         tokenizer.add_tokens(_added_tokens(keys, special, str(metadata.get("general.name"))))

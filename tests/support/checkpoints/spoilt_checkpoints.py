@@ -10,6 +10,7 @@ from tokenizers import processors
 
 from robustness.checkpoint.checkpoint import Checkpoint
 from robustness.checkpoint.gguf.header import read_gguf_header
+from robustness.checkpoint.gguf.tokenizer import gguf_tokenizer
 from robustness.checkpoint.resolving import resolve
 from robustness.checkpoint.tokenization import load_tokenizer, verify_tokenizer
 from robustness.checkpoint.weights import INDEX_FILE, SINGLE_FILE, read_header, read_tensors
@@ -109,6 +110,37 @@ def gguf_bytes(folder: Path) -> Case:
         inputs=st.one_of(spoilt_bytes(content, head=header), spoilt_bytes(content, head=64)),
         read=read,
     )
+
+
+def gguf_tokenizer_keys(folder: Path) -> Case:
+    """Values of keys as JSON, since their types and how they agree are what is spoilt."""
+    folder.mkdir()
+    file = folder / "keys.json"
+    keys: dict[str, Any] = {
+        "model": "gpt2",
+        "pre": "llama-bpe",
+        "tokens": ["<|begin|>", "a", "b", "Ġ", "ab", "Ġab"],
+        "token_type": [3, 1, 1, 1, 1, 1],
+        "merges": ["a b", "Ġ ab"],
+        "bos_token_id": 0,
+        "unknown_token_id": 0,
+        "add_eos_token": False,
+        "add_space_prefix": False,
+    }
+    metadata = {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
+
+    def read() -> None:
+        try:
+            values = json.loads(file.read_bytes())
+        except (ValueError, RecursionError):
+            return
+        if isinstance(values, dict):
+            tokenizer = gguf_tokenizer(values, what="a.gguf")
+            ids = tokenizer("ab ba")["input_ids"]
+            assert all(0 <= number < len(values["tokenizer.ggml.tokens"]) for number in ids)
+
+    valid = json.dumps(metadata).encode()
+    return Case(file=file, valid=valid, inputs=spoilt_json(metadata), read=read)
 
 
 # --- the checkpoint around them ------------------------------------------------------------------
