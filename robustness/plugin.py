@@ -31,6 +31,13 @@ _REPORTS = "\n".join(
     if reporter.in_a_run
 )
 _OPTIONS = f"""
+allow-pickle
+    read pytorch_model.bin where a checkpoint has no safetensors: tensors only, in a process of its
+    own, converted once
+base X
+    the model that an adapter (PEFT) belongs to, named as for --model, if not where the adapter says
+tokenizer X
+    take the tokenizer of this checkpoint or folder instead of the vetted one's own
 corpus TEXT
     text to measure on: 'builtin'; a .txt or FASTA file; a .csv, .jsonl or .parquet file with
     ':column'; or a datasets id as 'id:config:split:column' (default: builtin)

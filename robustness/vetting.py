@@ -134,7 +134,10 @@ class Vetting:
             PolicyError: if it is no masked language model, or has another vocabulary.
         """
         return chosen_generator(
-            self.settings.generator, self.checkpoint, store_root=self.context.root
+            self.settings.generator,
+            self.checkpoint,
+            store_root=self.context.root,
+            options=self.settings.read_options,
         )
 
     @cached_property
@@ -166,6 +169,7 @@ class Vetting:
             self.model_profile,
             self.context,
             stack=self.settings.stack,
+            options=self.settings.read_options,
         )
 
     @cached_property

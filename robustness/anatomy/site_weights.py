@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from robustness.anatomy.parameters import SiteParameters, site_parameters
 from robustness.anatomy.recorded import recorded_layout
 from robustness.anatomy.stacks import Anatomy, StackChoice
+from robustness.checkpoint.reading import PLAIN, ReadOptions
 from robustness.checkpoint.reference import CheckpointRef
-from robustness.checkpoint.resolving import adapter_notes, fetch
+from robustness.checkpoint.resolving import fetch, unpacked
 from robustness.checkpoint.tensor_values import read_values
 from robustness.checkpoint.weights import read_tensors
 from robustness.errors import CheckpointError, RobustnessError
@@ -58,6 +59,7 @@ def site_weights(
     *,
     stack: StackChoice = "auto",
     context: Context,
+    options: ReadOptions = PLAIN,
 ) -> SiteWeights:
     """Find a checkpoint's output sites and read their parameters, or recall them.
 
@@ -67,13 +69,14 @@ def site_weights(
         UnsupportedArchitecture, UnsupportedSite: Tracing finds no layers, or no output sites.
     """
     ref = CheckpointRef.parse(reference)
-    path, revision, notes = fetch(ref, context.progress)
+    found = fetch(ref, context.progress, options)
+    path = found.folder
     if path.is_file():
         record = _recalled((path,), stack, context, lambda: _read_gguf(path, stack, context))
     else:
-        notes = [*notes, *adapter_notes(path, reference)]
-        record = _read_folder(path, stack, context, what=reference)
-    return _from_record(record, revision, [note for note in [ref.note, *notes] if note])
+        found = unpacked(found, ref, context.root, context.progress, options)
+        record = _read_folder(found.folder, stack, context, what=reference)
+    return _from_record(record, found.revision, [note for note in [ref.note, *found.notes] if note])
 
 
 def _read_folder(folder: Path, stack: StackChoice, context: Context, *, what: str) -> Record:

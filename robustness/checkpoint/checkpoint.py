@@ -24,7 +24,8 @@ from robustness.store.context import Context
 from robustness.store.files import stamp
 from robustness.store.store import Record
 
-_SCHEMA = 1  # of to_dict
+_SCHEMA = 2  # of to_dict
+_FOLDERS = ("folder", "tokenizer_folder", "cache")
 Progress = Callable[[str], None]
 
 
@@ -37,7 +38,8 @@ class Checkpoint:
         label: Short name for test ids, only ``[A-Za-z0-9._-]``.
         source: Where it came from.
         revision: The Hub's commit hash, or ``sha256:`` and 12 hex digits of the content.
-        folder: Where config.json, the tokenizer's files and the safetensors files lie.
+        folder: Where config.json and the safetensors files lie.
+        tokenizer_folder: Where the tokenizer's files lie: there, unless another was asked for.
         weights_hash: sha256 over the names and contents of the safetensors files.
         tokenizer_hash: sha256 over the names and contents of the tokenizer's files.
         config_hash: sha256 of config.json: with other settings the same weights compute
@@ -57,6 +59,7 @@ class Checkpoint:
     source: Kind
     revision: str
     folder: Path
+    tokenizer_folder: Path
     weights_hash: str
     tokenizer_hash: str
     config_hash: str
@@ -87,7 +90,7 @@ class Checkpoint:
 
     def load_tokenizer(self) -> Any:
         """The tokenizer; resolving has verified that it fits the model."""
-        return load_tokenizer(self.folder, what=self.reference)
+        return load_tokenizer(self.tokenizer_folder, what=self.reference)
 
     def skeleton(self) -> Any:
         """The model without weights: it runs, its values mean nothing, it takes megabytes.
@@ -176,7 +179,8 @@ class Checkpoint:
         """
         weights = {info.file for info in self._tensors.values()}
         try:
-            now = stamp((*weights, *tokenizer_files(self.folder), self.folder / "config.json"))
+            tokenizer = tokenizer_files(self.tokenizer_folder)
+            now = stamp((*weights, *tokenizer, self.folder / "config.json"))
         except OSError:
             now = ""
         if now != self.stamp:
@@ -205,7 +209,7 @@ class Checkpoint:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; travels to other processes and into reports."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        values["folder"], values["cache"] = str(self.folder), str(self.cache)
+        values |= {name: str(values[name]) for name in _FOLDERS}
         return {"schema": _SCHEMA, **values}
 
     @classmethod
@@ -220,8 +224,7 @@ class Checkpoint:
             raise CheckpointError(
                 "The checkpoint was described by another version of this package."
             )
-        values["folder"], values["cache"] = Path(values["folder"]), Path(values["cache"])
-        return cls(**values)
+        return cls(**{**values, **{name: Path(values[name]) for name in _FOLDERS}})
 
 
 def _as_numpy(value: Any, name: str) -> NDArray[np.floating[Any]]:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from robustness.checkpoint.loading import reason
+from robustness.checkpoint.other_formats import PICKLE, PICKLE_INDEX
 from robustness.checkpoint.reference import CheckpointRef
 from robustness.checkpoint.tokenization import TOKENIZER_FILES
 from robustness.checkpoint.weights import INDEX_FILE, SINGLE_FILE
@@ -21,6 +22,8 @@ _SETTINGS = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+_Kinds = Literal["safe", "pickles", "tokenizer"]  # of files that are wanted
+_ADAPTER = "adapter_model.safetensors"
 _SHARDS = (INDEX_FILE, "*-of-*.safetensors")
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.gguf)", re.IGNORECASE)
 _TIMEOUT_SECONDS = 10.0
@@ -29,7 +32,11 @@ _IN_THE_CACHE = "in the local Hub cache: go online once to download it,"
 
 
 def download(
-    ref: CheckpointRef, *, progress: Callable[[str], None] | None = None
+    ref: CheckpointRef,
+    *,
+    progress: Callable[[str], None] | None = None,
+    allow_pickle: bool = False,
+    only_tokenizer: bool = False,
 ) -> tuple[Path, str, list[str]]:
     """Bring a Hub checkpoint into the local Hub cache, at one commit.
 
@@ -46,12 +53,13 @@ def download(
     """
     from huggingface_hub import HfApi, constants, snapshot_download
 
+    kinds: _Kinds = "tokenizer" if only_tokenizer else "pickles" if allow_pickle else "safe"
     if constants.HF_HUB_OFFLINE:
-        place, commit = _cached(ref, "HF_HUB_OFFLINE is set", "unset that to download it")
+        place, commit = _cached(ref, kinds, "HF_HUB_OFFLINE is set", "unset that to download it")
         return place, commit, []
     try:
         info = HfApi().model_info(ref.target, revision=ref.revision, timeout=_TIMEOUT_SECONDS)
-        wanted = _wanted(ref, {file.rfilename for file in info.siblings or ()}, _ON_THE_HUB)
+        wanted = _wanted(ref, kinds, {file.rfilename for file in info.siblings or ()}, _ON_THE_HUB)
         if progress is not None:
             progress(f"fetching {ref.target} at {str(info.sha)[:12]} from the Hub")
         # The revision as it was named, not its commit: so it is entered in the cache's refs.
@@ -62,14 +70,14 @@ def download(
     except Exception as error:  # every kind of network and Hub failure
         if not _is_unreachable(error):
             raise _explained(error, ref) from error
-        place, commit = _cached(ref, "the Hub could not be reached", "check the network")
+        place, commit = _cached(ref, kinds, "the Hub could not be reached", "check the network")
         note = f"the Hub could not be reached, the cached revision {commit[:12]} was used"
         return place, commit, [note]
     notes = [] if info.id == ref.target else [f"{ref.target} is called {info.id} on the Hub now"]
     return _place(folder, ref, wanted), folder.name, notes
 
 
-def _cached(ref: CheckpointRef, why: str, advice: str) -> tuple[Path, str]:
+def _cached(ref: CheckpointRef, kinds: _Kinds, why: str, advice: str) -> tuple[Path, str]:
     """The folder or GGUF file that the local cache holds, and its commit.
 
     The Hub client knows from an earlier download which files the repository has. Of these, all that
@@ -85,7 +93,7 @@ def _cached(ref: CheckpointRef, why: str, advice: str) -> tuple[Path, str]:
             f"hold that model{other}: {advice}, or check the path."
         )
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    wanted = _wanted(ref, names, _IN_THE_CACHE)
+    wanted = _wanted(ref, kinds, names, _IN_THE_CACHE)
     if not ref.is_gguf and f"{below}tokenizer.json" not in names:
         _snapshot(ref, [below + each for each in TOKENIZER_FILES])
     return _place(folder, ref, wanted), folder.name
@@ -130,7 +138,7 @@ def _cached_commits(ref: CheckpointRef) -> list[str]:
     return []
 
 
-def _wanted(ref: CheckpointRef, names: Collection[str], where: str) -> list[str]:
+def _wanted(ref: CheckpointRef, kinds: _Kinds, names: Collection[str], where: str) -> list[str]:
     """Those of a repository's files that are needed.
 
     Raises:
@@ -145,24 +153,36 @@ def _wanted(ref: CheckpointRef, names: Collection[str], where: str) -> list[str]
             f"There is no such folder as {ref.text!r}, and {ref.target} has no {ref.inside!r} "
             f"{where} check the path."
         )
-    weights = [name for name in own if fnmatchcase(name, "*.safetensors") and "/" not in name]
-    if not weights and _ggufs(names):
-        raise CheckpointError(
-            f"{ref.text} has no safetensors weights, but GGUF {where} name a file, as in "
-            f"{_listed(ref, _ggufs(names))}."
-        )
-    if not weights:
-        raise CheckpointError(
-            f"{ref.text} has no safetensors weights {where} load it where you trust it, save it "
-            "with save_pretrained(), and give that folder."
-        )
-    shards = (SINGLE_FILE,) if SINGLE_FILE in own else _SHARDS
-    patterns = (*_SETTINGS, *TOKENIZER_FILES, *shards)
+    weights = () if kinds == "tokenizer" else _weights(ref, kinds, own, where)
+    patterns = (*_SETTINGS, *TOKENIZER_FILES, *weights)
     return [
         below + name
         for name in sorted(own)
         if "/" not in name and any(fnmatchcase(name, pattern) for pattern in patterns)
     ]
+
+
+def _weights(ref: CheckpointRef, kinds: _Kinds, own: Collection[str], where: str) -> Sequence[str]:
+    """Patterns of the files with the weights, of those in the folder that is meant."""
+    if any(fnmatchcase(name, "*.safetensors") and "/" not in name for name in own):
+        return (SINGLE_FILE,) if SINGLE_FILE in own else (*_SHARDS, _ADAPTER)
+    pickles = (PICKLE,) if PICKLE in own else (PICKLE_INDEX, "*-of-*.bin")
+    if kinds == "pickles" and pickles[0] in own:
+        return pickles
+    below = f"{ref.inside}/" if ref.inside else ""
+    if ggufs := _ggufs([below + name for name in own]):
+        raise CheckpointError(
+            f"{ref.text} has no safetensors weights, but GGUF {where} name a file, as in "
+            f"{_listed(ref, ggufs)}."
+        )
+    raise CheckpointError(
+        f"{ref.text} has no safetensors weights {where} "
+        + (
+            "--robustness-allow-pickle (of a command: --allow-pickle) reads its pickle."
+            if pickles[0] in own
+            else "load it where you trust it, save it with save_pretrained(), and give that folder."
+        )
+    )
 
 
 def _gguf_parts(ref: CheckpointRef, names: Collection[str], where: str) -> list[str]:

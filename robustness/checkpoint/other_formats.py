@@ -4,6 +4,8 @@ import re
 from itertools import chain, islice
 from pathlib import Path
 
+PICKLE = "pytorch_model.bin"
+PICKLE_INDEX = "pytorch_model.bin.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.msgpack", "*.h5")
 _OF_TRAINING = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state).*")
 _IN_PIECES = ("zero_to_fp32.py", "global_step*", "*.distcp", "*_fsdp_*", "mp_rank_*", "zero_pp_*")
@@ -14,6 +16,13 @@ _EXPORTS = {
     "Core ML": ("*.mlpackage", "*.mlmodel"),
     "TensorRT": ("*.engine", "*.plan"),
 }
+_OF_PICKLES = (
+    "has no safetensors weights, only formats that may run code when read: load it where you trust "
+    "it and save it again with save_pretrained().",
+    "has no safetensors weights, only a pickle, which may run code when read: "
+    "--robustness-allow-pickle (of a command: --allow-pickle) reads its tensors in a process of "
+    "its own.",
+)  # and what to say of those that an option allows
 _MOST_SUBFOLDERS = 1000
 
 
@@ -42,17 +51,14 @@ def in_place_of_weights(folder: Path, *, single: str, index: str) -> str:
             "the model, or save the checkpoint again with save_pretrained()."
         )
     pickles = [name for name in names(*_PICKLES) if not _OF_TRAINING.fullmatch(name)]
-    if (pieces := names(*_IN_PIECES)) and not names("pytorch_model.bin"):
+    if (pieces := names(*_IN_PIECES)) and not names(PICKLE):
         return (
             f"is a training checkpoint of DeepSpeed or FSDP ({pieces[0]}), whose weights lie in "
             "pieces: consolidate it with zero_to_fp32.py or 'accelerate merge-weights', and save "
             "it with save_pretrained()."
         )
     if pickles:
-        return (
-            "has no safetensors weights, only formats that may run code when read: load "
-            "it where you trust it and save it again with save_pretrained()."
-        )
+        return _OF_PICKLES[bool(names(PICKLE, PICKLE_INDEX))]
     if inside := _checkpoints_in(folder, single, index):
         shown = ", ".join(inside[:2]) + (" …" if len(inside) > 2 else "")
         trace = "" if len(inside) == 1 else ", or follow all of them with 'robustness trace'"

@@ -94,6 +94,7 @@ def task_architecture(config: Any, kind: TaskKind, *, what: str) -> Architecture
 def verify_task(
     folder: Path,
     tensors: Mapping[str, TensorInfo],
+    tokenizer: Path,
     choice: KindChoice,
     *,
     what: str,
@@ -110,8 +111,7 @@ def verify_task(
     architecture = task_architecture(config, kind, what=what)
     skeleton, note = verify_head(architecture, config, folder, tensors, what, progress)
     rows = embedding_rows(skeleton)
-    tokenizer = load_tokenizer(folder, what=what)
-    verify_tokenizer(tokenizer, rows=rows, scoring="task", what=what)
+    verify_tokenizer(load_tokenizer(tokenizer, what=what), rows=rows, scoring="task", what=what)
     return Facts(
         architecture=architecture.name,
         scoring="task",

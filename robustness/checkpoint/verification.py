@@ -5,7 +5,7 @@ where names cannot tell.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -95,6 +95,7 @@ def _counts(settings: Any) -> Iterator[tuple[str, float]]:
 def verify(
     folder: Path,
     tensors: Mapping[str, TensorInfo],
+    tokenizer: Path,
     *,
     what: str,
     progress: Callable[[str], None] | None = None,
@@ -118,7 +119,9 @@ def verify(
         scoring = architecture.scoring
         if is_permutation_model(type(skeleton)):
             scoring = "permutation"
-        verify_tokenizer(load_tokenizer(folder, what=what), rows=rows, scoring=scoring, what=what)
+        verify_tokenizer(
+            load_tokenizer(tokenizer, what=what), rows=rows, scoring=scoring, what=what
+        )
         return Facts(
             architecture=architecture.name,
             scoring=scoring,
@@ -131,9 +134,15 @@ def verify(
 
 
 def load_verified(
-    cls: Any, config: Any, folder: Path, *, architecture: Architecture, what: str
+    cls: Any,
+    config: Any,
+    folder: Path,
+    *,
+    architecture: Architecture,
+    what: str,
+    elsewhere: Set[str] = frozenset(),
 ) -> Any:
-    """Load a model in float32, refusing any weight that is not from the files.
+    """Load a model in float32, refusing any weight that is neither from the files nor elsewhere.
 
     Raises:
         CheckpointError: Weights are missing (transformers would draw them at random) or misshapen.
@@ -155,7 +164,7 @@ def load_verified(
             **model_options(cls),
         )
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    missing = sorted(parameters.intersection(info["missing_keys"]))
+    missing = sorted(parameters.intersection(info["missing_keys"]) - elsewhere)
     if missing:
         raise no_head(what, architecture, missing)
     if info["mismatched_keys"]:

@@ -62,7 +62,7 @@ def find_weights(folder: Path) -> tuple[Path, ...]:
     if (folder / SINGLE_FILE).is_file():
         return (folder / SINGLE_FILE,)
     if (folder / INDEX_FILE).is_file():
-        return tuple(folder / shard for shard in sorted(set(_weight_map(folder).values())))
+        return tuple(folder / shard for shard in sorted(set(weight_map(folder).values())))
     raise CheckpointError(
         f"{folder} {in_place_of_weights(folder, single=SINGLE_FILE, index=INDEX_FILE)}"
     )
@@ -85,7 +85,7 @@ def read_tensors(folder: Path) -> dict[str, TensorInfo]:
                 )
             tensors[info.name] = info
     if not (folder / SINGLE_FILE).is_file():
-        for name, shard in _weight_map(folder).items():
+        for name, shard in weight_map(folder).items():
             if name not in tensors or tensors[name].file.name != shard:
                 raise CheckpointError(
                     f"{INDEX_FILE} of {folder} promises the tensor {name!r} in {shard!r}, which "
@@ -198,25 +198,30 @@ def _is_sizes(value: Any) -> bool:
     return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
 
 
-def _weight_map(folder: Path) -> Mapping[str, str]:
-    """The index's map from tensor name to shard, every shard a bare name that exists."""
-    file = folder / INDEX_FILE
-    index = read_json(file, max_bytes=_MAX_INDEX_BYTES)
-    weight_map = index.get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
+def weight_map(
+    folder: Path, name: str = INDEX_FILE, *, suffix: str = ".safetensors"
+) -> Mapping[str, str]:
+    """The index's map from tensor name to shard, every shard a bare name that exists.
+
+    Raises:
+        CheckpointError: The index is damaged, or points outside its folder.
+    """
+    file = folder / name
+    shards = read_json(file, max_bytes=_MAX_INDEX_BYTES).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
         raise CheckpointError(f"{file} has no 'weight_map': it says nowhere which file holds what.")
-    for shard in set(map(str, weight_map.values())):
+    for shard in set(map(str, shards.values())):
         if Path(shard).name != shard or "\\" in shard or shard in ("", ".", ".."):
             raise CheckpointError(
                 f"{file} points outside its folder, to {shard!r}: shards must lie beside the index."
             )
-        if not shard.endswith(".safetensors"):
-            raise CheckpointError(f"{file} names {shard!r}, which is no safetensors file.")
+        if not shard.endswith(suffix):
+            raise CheckpointError(f"{file} names {shard!r}, which is no {suffix[1:]} file.")
         if not (folder / shard).is_file():
             raise CheckpointError(
-                f"{folder} is incomplete: {INDEX_FILE} names {shard!r}, which is not there."
+                f"{folder} is incomplete: {name} names {shard!r}, which is not there."
             )
-    return {str(name): str(shard) for name, shard in weight_map.items()}
+    return {str(name): str(shard) for name, shard in shards.items()}
 
 
 def read_json(file: Path, *, max_bytes: int = 10_000_000) -> dict[str, Any]:

@@ -24,10 +24,21 @@ _CLEAR = "\r\x1b[K"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 Stack = Annotated[str, typer.Option(help="Of several: auto, encoder or decoder.")]
+AllowPickle = Annotated[
+    bool | None,
+    typer.Option("--allow-pickle", help="Read pytorch_model.bin where there are no safetensors."),
+]
+Base = Annotated[str | None, typer.Option(help="The model that an adapter (PEFT) belongs to.")]
+Tokenizer = Annotated[str | None, typer.Option(help="A tokenizer instead of the checkpoint's own.")]
 Store = Annotated[
     Path | None,
     typer.Option(help="Folder for what has been read before (default: the user's cache)."),
 ]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Those options that the command line names."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def show(text: str, *, nl: bool = True) -> None:

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from robustness.checkpoint.reference import unique_labels
-from robustness.cli.console import UNUSABLE, AsJson, Stack, Store, say, show, show_json
+from robustness.cli.console import (
+    UNUSABLE,
+    AllowPickle,
+    AsJson,
+    Base,
+    Stack,
+    Store,
+    given,
+    say,
+    show,
+    show_json,
+)
 from robustness.errors import RobustnessError
 from robustness.outliers import scanning
 from robustness.outliers.scanning import SCHEMA, Scan, comparable
@@ -37,6 +48,8 @@ def scan(
     *,
     as_json: AsJson = False,
     stack: Stack = "auto",
+    allow_pickle: AllowPickle = None,
+    base: Base = None,
     policy: PolicyFile = None,
     store: Store = None,
 ) -> None:
@@ -54,7 +67,8 @@ def scan(
         say(str(error))
 
     try:
-        settings = load_policy(policy, options={"stack": stack})
+        options = {"stack": stack, **given(allow_pickle=allow_pickle, base=base)}
+        settings = load_policy(policy, options=options)
         labels = unique_labels(models)
     except RobustnessError as error:
         failed(models[0] if len(models) == 1 else "", error)
@@ -92,6 +106,7 @@ def scanned(
         rules=own.rules,
         stack=own.stack,
         context=Context(root=root, progress=progress),
+        options=own.read_options,
     )
 
 

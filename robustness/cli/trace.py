@@ -11,7 +11,16 @@ import typer
 
 from robustness.checkpoint.reference import unique_labels
 from robustness.cli import console
-from robustness.cli.console import AsJson, LiveLine, Stack, Store
+from robustness.cli.console import (
+    AllowPickle,
+    AsJson,
+    Base,
+    LiveLine,
+    Stack,
+    Store,
+    Tokenizer,
+    given,
+)
 from robustness.cli.scan import scanned
 from robustness.corpus.corpus import load_corpus
 from robustness.errors import PolicyError, ReportError, RuleError
@@ -88,6 +97,9 @@ def trace(
     as_json: AsJson = False,
     html_file: HtmlFile = None,
     stack: Stack = "auto",
+    allow_pickle: AllowPickle = None,
+    base: Base = None,
+    tokenizer: Tokenizer = None,
     policy: PolicyFile = None,
     store: Store = None,
 ) -> None:
@@ -108,8 +120,8 @@ def trace(
         afterwards.callback(line.clear)
         if html_file is not None:
             REPORTERS["html"].require_packages()
-        options = {"stack": stack, **({} if corpus is None else {"corpus": corpus})}
-        settings = load_policy(policy, options=options)
+        read = given(allow_pickle=allow_pickle, base=base, tokenizer=tokenizer)
+        settings = load_policy(policy, options={**read, **given(stack=stack, corpus=corpus)})
         choice = _Asked(rule=rule, also=_parsed_dims(dims), policy=settings, store=store)
         budget = _parsed_budget(text_blocks)
         steps = _scanned(checkpoints, choice, line)
@@ -124,6 +136,10 @@ def trace(
     _show(steps, choice, run, as_json=as_json)
     if html_file is not None and not as_json:
         console.show(plain(f"robustness: wrote {html_file}"))
+    _require_measured(steps, line)
+
+
+def _require_measured(steps: Sequence[Step], line: LiveLine) -> None:
     failed = [step for step in steps if step.unmeasurable]
     for step in failed:
         line.say(f"{step.scan.label} could not be measured: {step.unmeasurable}")

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from robustness.anatomy.recorded import recorded_anatomy
 from robustness.anatomy.stacks import StackChoice
+from robustness.checkpoint.reading import PLAIN, ReadOptions
 from robustness.checkpoint.task_heads import KindChoice, TaskKind
 from robustness.errors import TaskError
 from robustness.measurement.predictions import TaskMeasurement
@@ -123,6 +124,7 @@ def plan_task(
     context: Context,
     *,
     stack: StackChoice = "auto",
+    options: ReadOptions = PLAIN,
 ) -> PlannedTask:
     """Resolve a checkpoint for the policy's task, and see whether they suit each other.
 
@@ -141,7 +143,7 @@ def plan_task(
         )
     data, headed = load_task(task.data), checkpoint
     if checkpoint.scoring != "task":
-        headed = resolve(checkpoint.reference, cache=context.root, task=task.kind)
+        headed = resolve(checkpoint.reference, cache=context.root, task=task.kind, options=options)
     head = _head(headed, task.kind, context)
     kind, classes = head["kind"], tuple(head["classes"])
     metric = _suited_metric(data, task.metric, kind, classes, checkpoint)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from robustness.anatomy.site_weights import SiteWeights, site_weights
 from robustness.anatomy.stacks import StackChoice
+from robustness.checkpoint.reading import PLAIN, ReadOptions
 from robustness.errors import RuleError
 from robustness.outliers.outliers import Detection
 from robustness.outliers.rules import RULES
@@ -166,6 +167,7 @@ def scan(
     rules: Rules | None = None,
     stack: StackChoice = "auto",
     context: Context,
+    options: ReadOptions = PLAIN,
 ) -> Scan:
     """Apply every rule on weights to a checkpoint.
 
@@ -174,6 +176,7 @@ def scan(
         label: its short name.
         rules: settings of the rules; their defaults where not given.
         stack: which stack, of several.
+        options: how the reference is read.
         context: where what was read is kept, and who is told when a long step starts.
 
     Raises:
@@ -181,7 +184,7 @@ def scan(
         UnsupportedArchitecture, UnsupportedSite: it has no layers, or no output sites.
         RuleError: its scales or biases are no numbers, so that no rule can compare them.
     """
-    weights = site_weights(reference, stack=stack, context=context)
+    weights = site_weights(reference, stack=stack, context=context, options=options)
     scale, bias = weights.parameters.scale, weights.parameters.bias
     findings = tuple(_findings(weights, rules or Rules()))
     if all(finding.detection is None for finding in findings):

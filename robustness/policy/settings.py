@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Field, create_model, field_validator, mode
 
 from robustness.ablation.ablation import Ablation, Mode, SiteName
 from robustness.anatomy.stacks import StackChoice
+from robustness.checkpoint.reading import ReadOptions
 from robustness.checks.limits import Limits, Terms
 from robustness.checks.registry import CHECKS
 from robustness.corpus.special_tokens import Bos
@@ -74,6 +75,15 @@ class Settings(StrictTable):
     layers: Layers = Field(
         default="all", description="in which layers dimensions are ablated, from 0 on"
     )
+    allow_pickle: bool = Field(
+        default=False, description="read pytorch_model.bin, where there are no safetensors"
+    )
+    base: str | None = Field(
+        default=None, min_length=1, description="the model that an adapter belongs to"
+    )
+    tokenizer: str | None = Field(
+        default=None, min_length=1, description="a tokenizer instead of the checkpoint's own"
+    )
     corpus: str = Field(default="builtin", min_length=1, description="the text")
     layout: LayoutChoice = Field(
         default="auto", description="running text packed, or one example a line"
@@ -127,6 +137,11 @@ class Settings(StrictTable):
     def rule_names(self) -> tuple[Rule, ...]:
         """All rules; the first is the primary one, whose dimensions are ablated."""
         return self.rule if isinstance(self.rule, tuple) else (self.rule,)
+
+    @property
+    def read_options(self) -> ReadOptions:
+        """What of it changes how a checkpoint's reference is read."""
+        return ReadOptions(allow_pickle=self.allow_pickle, base=self.base, tokenizer=self.tokenizer)
 
     @property
     def scoring_options(self) -> ScoringOptions:

@@ -25,7 +25,7 @@ SAVE = "--robustness-save-baseline"
 _SETTINGS = (
     "corpus", "layout", "block_size", "expectation", "rule", "stack", "site", "mode",
     "confidence", "exhaustive", "seed", "device", "dtype", "masking", "generator",
-    "bos", "context", "examples",
+    "bos", "context", "examples", "allow_pickle", "base", "tokenizer",
 )  # fmt: skip
 """Options that say the same as the policy's entries of these names."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from robustness.checkpoint.checkpoint import Checkpoint
 from robustness.checkpoint.reference import unique_labels
@@ -101,13 +102,17 @@ def _vetting(reference: str, label: str, settings: Settings, context: Context) -
 
 
 def _resolved(reference: str, settings: Settings, context: Context) -> Checkpoint:
+    how: dict[str, Any] = {
+        "cache": context.root,
+        "progress": context.progress,
+        "options": settings.read_options,
+    }
     try:
-        return resolve(reference, cache=context.root, progress=context.progress)
+        return resolve(reference, **how)
     except NoLanguageModel:
         if settings.task.data is None:
             raise
-        kind = settings.task.kind
-        return resolve(reference, cache=context.root, progress=context.progress, task=kind)
+        return resolve(reference, **how, task=settings.task.kind)
 
 
 def _on_text(planned: PlannedCheckpoint, vetting: Vetting) -> PlannedCheckpoint:

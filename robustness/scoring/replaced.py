@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from robustness.checkpoint.reading import ReadOptions
 from robustness.errors import PolicyError
 from robustness.scoring.block import ScoredBlock
 from robustness.scoring.options import UNIGRAM
@@ -84,7 +85,7 @@ def entropy_nats(share: float) -> float:
 
 
 def chosen_generator(
-    reference: str, checkpoint: "Checkpoint", *, store_root: Path
+    reference: str, checkpoint: "Checkpoint", *, store_root: Path, options: ReadOptions
 ) -> "Checkpoint | None":
     """The generator that a policy names; ``None`` where tokens are drawn by their frequency.
 
@@ -96,7 +97,7 @@ def chosen_generator(
         return None
     from robustness.checkpoint.resolving import resolve
 
-    generator = resolve(reference, cache=store_root)
+    generator = resolve(reference, cache=store_root, options=options.of_others)
     if (generator.scoring, generator.vocab_size) != ("masked", checkpoint.vocab_size):
         raise PolicyError(
             f"generator {reference!r} is scored {generator.scoring} and has {generator.vocab_size} "

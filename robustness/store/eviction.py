@@ -20,7 +20,7 @@ GIGABYTE = 10**9
 IN_USE_S = 3600.0
 """How long something counts as being used."""
 
-_KEPT_IN = ("gguf", "float32", "v1")
+_KEPT_IN = ("gguf", "float32", "pickle", "merged", "v1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -126,7 +126,9 @@ class RunMeasurement:
     def _vetting(self, step: Step) -> Vetting:
         from robustness.checkpoint.resolving import resolve
 
-        checkpoint = resolve(step.reference, cache=self.store_root)
+        checkpoint = resolve(
+            step.reference, cache=self.store_root, options=self.settings.read_options
+        )
         self.settings.scoring_options.require_suits(checkpoint.scoring, label=step.scan.label)
         return Vetting(
             checkpoint=checkpoint,

@@ -26,7 +26,7 @@ from tests.support.records.policy_files import policy, refusal
         ("sed = 1", "unknown key 'sed'; did you mean 'seed'?"),
         (
             "zzzz = 1",
-            "unknown key 'zzzz'; known here: block_size, bos, checkpoints, checks, confidence",
+            "unknown key 'zzzz'; known here: allow_pickle, base, block_size, bos, checkpoints",
         ),
         (
             "[checks.ablation_degrades]\nmin_ration = 2.0",
@@ -197,6 +197,9 @@ _SETTINGS = {
     "site": st.sampled_from(["output", "residual", "attention-norm"]),
     "mode": st.sampled_from(["zero", "mean"]),
     "layers": st.just("all") | st.lists(st.integers(0, 99), min_size=1, unique=True),
+    "allow_pickle": st.booleans(),
+    "base": _WORDS,
+    "tokenizer": _WORDS,
     "corpus": _WORDS,
     "layout": st.sampled_from(["auto", "packed", "lines"]),
     "block_size": st.integers(8, 4096),
