@@ -132,13 +132,13 @@ def test_settings_that_would_fetch_other_code_or_weights_are_ignored(
     assert not checkpoint.skeleton().training
 
 
-def test_an_adapter_alone_is_refused_and_one_beside_complete_weights_is_a_note(
+def test_an_adapter_alone_needs_its_base_and_one_beside_complete_weights_is_a_note(
     folder: Path, cache: Path
 ) -> None:
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     assert "adapter_config.json lies beside" in str(resolve(str(folder), cache=cache).note)
     (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
-    with pytest.raises(CheckpointError, match="merge_and_unload"):
+    with pytest.raises(CheckpointError, match="is a PEFT adapter"):
         resolve(str(folder), cache=cache)
 
 

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,23 +118,20 @@ def merged_adapter(
             merged, or changes nothing.
     """
     tensors = read_tensors(base.folder)
-    weights = {info.file for info in tensors.values()}
     has_own = any(file.is_file() for each in TOKENIZER_FILES for file in adapter.folder.glob(each))
     own = tokenizer_files(adapter.folder if has_own else base.folder)
-    parts = [
-        {adapter.folder / CONFIG, adapter.folder / WEIGHTS},
-        {*weights, base.folder / "config.json"},
-        {*own},
-    ]
-    digests = {
-        file: file_sha256(file, memory=cache / "hashes", progress=progress)
-        for file in set().union(*parts)
-    }
-    adapter_hash, base_hash, tokenizer_hash = (files_hash(files, digests) for files in parts)
-    base_hash = base.weights_hash or base_hash
+
+    def content(files: Collection[Path]) -> str:
+        memory = cache / "hashes"
+        return files_hash(
+            files, {file: file_sha256(file, memory=memory, progress=progress) for file in files}
+        )
+
+    adapter_hash = content((adapter.folder / CONFIG, adapter.folder / WEIGHTS))
+    base_hash = content({*(info.file for info in tensors.values()), base.folder / "config.json"})
     version = importlib.metadata.version("peft")
     identity = hashlib.sha256(f"{adapter_hash} {base_hash} peft={version}".encode()).hexdigest()
-    key = hashlib.sha256(f"1 {identity} {tokenizer_hash}".encode()).hexdigest()
+    key = hashlib.sha256(f"1 {identity} {content(own)}".encode()).hexdigest()
     merged = cache / "merged" / key[:32]
 
     def make(temporary: Path) -> None:
