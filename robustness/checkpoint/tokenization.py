@@ -1,5 +1,6 @@
 """The tokenizer of a checkpoint folder: which files it is, loading it, and whether it fits."""
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -26,6 +27,7 @@ AS_SAVED = "as_saved"
 """In tokenizer_config.json: load exactly what tokenizer.json says. For some types of model
 transformers builds a tokenizer of its own from the vocabulary instead."""
 SAVE_AGAIN = "save it again with tokenizer.save_pretrained()"
+_PROBE = "the 3 tests of a tokenizer: words, more or less."
 _SENTINEL = re.compile(r"▁?<extra_id_(\d+)>")
 _MAX_FILE_BYTES = 200_000_000  # the largest vocabularies, of 10^6 tokens, take a fifth of it
 
@@ -61,11 +63,48 @@ def load_tokenizer(folder: Path, *, what: str) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     tokenizer_files(folder)
+    model = _sentencepiece_model(folder)
+    if model is not None and importlib.util.find_spec("sentencepiece") is None:
+        raise CheckpointError(
+            f"The tokenizer of {what} is a SentencePiece model ({model.name}) without "
+            "tokenizer.json, and reading it needs a package: "
+            "pip install 'pytest-robustness[sentencepiece]'."
+        )
     with loading_errors(f"The tokenizer of {what}", advice=SAVE_AGAIN), quiet():
         config = folder / "tokenizer_config.json"
         as_saved = config.is_file() and AS_SAVED in json.loads(config.read_text("utf-8"))
         loader: Any = PreTrainedTokenizerFast if as_saved else AutoTokenizer
-        return loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if model is not None:
+            _require_same_pieces(tokenizer, model, what)
+    return tokenizer
+
+
+def _sentencepiece_model(folder: Path) -> Path | None:
+    """The file that the tokenizer is made from, where that is SentencePiece's."""
+    if (folder / "tokenizer.json").is_file():
+        return None
+    for file in sorted(folder.glob("*.model")):
+        with file.open("rb") as stream:
+            if stream.read(1) == b"\n":  # its list of pieces; other formats of that name are text
+                return file
+    return None
+
+
+def _require_same_pieces(tokenizer: Any, model: Path, what: str) -> None:
+    """Refuse a tokenizer that transformers makes of a model without cutting text as it does."""
+    from sentencepiece import SentencePieceProcessor
+
+    reader = SentencePieceProcessor(model_file=str(model))
+    ids: list[int] = reader.encode(_PROBE)
+    expected = [reader.id_to_piece(number) for number in ids if not reader.is_unknown(number)]
+    made = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
+    found = tokenizer.convert_ids_to_tokens([n for n in made if n != tokenizer.unk_token_id])
+    if found != expected:
+        raise CheckpointError(
+            f"The tokenizer of {what} does not cut text as its SentencePiece model {model.name} "
+            f"does: set tokenizer_class in tokenizer_config.json, or {SAVE_AGAIN}."
+        )
 
 
 def verify_tokenizer(tokenizer: Any, *, rows: int, scoring: Scoring, what: str) -> None:

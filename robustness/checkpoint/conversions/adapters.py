@@ -249,7 +249,8 @@ def _architecture(adapter: Adapter, config: Any) -> Architecture:
 def _peft_config(adapter: Adapter) -> Any:
     from peft import PeftConfig
 
-    config: Any = PeftConfig.from_peft_type(**adapter.settings, inference_mode=True)
+    untyped: Any = PeftConfig
+    config = untyped.from_peft_type(**adapter.settings, inference_mode=True)
     known = {field.name for field in dataclasses.fields(config)}
     unknown = [name for name, value in adapter.settings.items() if value and name not in known]
     if unknown:
