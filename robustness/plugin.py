@@ -8,7 +8,6 @@ import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,7 +115,9 @@ store-limit GB
 """
 """As ``--help`` shows them, without ``--robustness-``; ``...``: may be given repeatedly."""
 
-_KINDS: dict[str, Any] = {"N": int, "P": float, "GB": float, "FILE": Path, "DIR": Path}
+_KINDS: dict[str, Any] = {"N": int, "P": float, "GB": float}
+"""A file or folder remains text: other plugins hand options on to processes of their own."""
+
 _DEFAULTS = {"github": "auto", "store-limit": 20.0}
 
 
@@ -143,6 +144,7 @@ def pytest_load_initial_conftests(
 ) -> Generator[None, None, None]:
     """Add ``--model`` where the name is free, after every conftest had its chance to take it."""
     if any(arg.startswith(("--model", "--robustness-model")) for arg in args):
+        _refuse_namesake()
         from robustness.pytest_support.session import refuse_code_in_model_folders
 
         refuse_code_in_model_folders(early_config, args)
@@ -158,9 +160,18 @@ def pytest_load_initial_conftests(
 def pytest_configure(config: pytest.Config) -> None:
     """Load the rest of the plugin if there is a checkpoint to vet."""
     if config.getoption("robustness_models"):
+        _refuse_namesake()
         from robustness.pytest_support.session import register
 
         register(config)
+
+
+def _refuse_namesake() -> None:
+    """Before anything is imported that needs this package's own ``__init__``."""
+    from robustness.runtime.libraries import name_clash
+
+    if clash := name_clash():
+        raise pytest.UsageError(f"robustness: {clash}")
 
 
 @pytest.hookimpl(tryfirst=True)

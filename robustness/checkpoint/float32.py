@@ -40,10 +40,10 @@ def float32_folder(
     if not dtypes.intersection(_FLOATING) or not dtypes.issubset((*_FLOATING, *_LEFT_ALONE)):
         return folder
     converted = cache / "float32" / weights_hash[:32]
-    if converted.is_dir():
-        mark_used(converted)
-        return converted
     try:
+        if converted.is_dir():
+            mark_used(converted)
+            return converted
         converted.parent.mkdir(parents=True, exist_ok=True)
         if float32_bytes(tensors) > shutil.disk_usage(converted.parent).free:
             return folder

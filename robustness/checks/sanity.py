@@ -34,7 +34,7 @@ class IntactModel(Model):
         chance = measurement.scoring_plan.chance_nats
         statement = subject.quantity.better_than_chance(subject.checkpoint.vocab_size, chance)
         end = decided(
-            AgainstChance(chance_nats=chance, alpha=level, figure=subject.quantity.figure),
+            AgainstChance(chance_nats=chance, alpha=level),
             lambda judge: intact_evidence(measurement, judge),
             exhaustive=subject.terms.exhaustive,
             watch=subject.watch(statement),

@@ -1,6 +1,5 @@
 """The statistics of checks on text: what growing evidence is asked."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -29,12 +28,10 @@ class AgainstChance(Statistic[IntactEvidence, Decision]):
     Attributes:
         chance_nats: of the guess, per token.
         alpha: error probability.
-        figure: the measured quantity for a mean NLL, which is what people are shown.
     """
 
     chance_nats: float
     alpha: float
-    figure: Callable[[float], float]
 
     def decide(self, evidence: IntactEvidence) -> Decision:
         """See :func:`robustness.statistics.decisions.decide_ratio`."""
@@ -55,13 +52,9 @@ class AgainstChance(Statistic[IntactEvidence, Decision]):
     def shown(
         self, evidence: IntactEvidence, decision: Decision | None
     ) -> tuple[str, tuple[float, float] | None]:
-        """The quantity itself, and its interval once there is one."""
-        number = f"{self.figure(evidence.mean_nll_nats):.4g}"
-        interval = None if decision is None else decision.interval
-        if interval is None or interval[0] <= 0:
-            return number, None
-        low, high = (self.figure(float(np.log(end)) + self.chance_nats) for end in interval)
-        return number, (low, high)
+        """The number that the statement is about, from the first chunk on."""
+        number = float(np.exp(evidence.mean_nll_nats - self.chance_nats))
+        return f"{number:.4g}", None if decision is None else decision.interval
 
 
 @dataclass(kw_only=True)

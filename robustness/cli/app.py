@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from robustness import __version__
+from robustness.cli.console import stop
+from robustness.runtime.libraries import name_clash
 
 COMMANDS = {
     "scan": "scan",
@@ -31,6 +32,8 @@ class Commands(TyperGroup):
         """The command of that name, or ``None``."""
         if cmd_name not in COMMANDS:
             return None
+        if clash := name_clash():
+            stop(clash)
         module = importlib.import_module(f"robustness.cli.{COMMANDS[cmd_name]}")
         one = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         one.command(cmd_name, cls=getattr(module, "Passing", TyperCommand))(
@@ -50,5 +53,7 @@ def main(
 ) -> None:
     """Scan checkpoints; show, compare and merge what pytest --model=X has measured."""
     if version:
+        from robustness import __version__
+
         typer.echo(__version__)
         raise typer.Exit

@@ -6,12 +6,11 @@ from typing import Annotated
 import typer
 
 from robustness.checkpoint.reference import is_hub_id
-from robustness.cli.console import refusing, show, stop
+from robustness.cli.console import refusing, show, stop, write_file
 from robustness.errors import ReportError
 from robustness.report.json_document import read_report
 from robustness.report.markdown.card import chosen, eval_results, has_passed, section
 from robustness.report.markdown.card_file import new_card, updated
-from robustness.store.files import write_atomically
 
 
 def card(
@@ -55,7 +54,7 @@ def card(
             return
         if output is not None and output.exists() and _read(output) != text:
             raise ReportError(f"{output} exists: change it with --update, or name another file")
-        write_atomically(target.resolve(), text)
+        write_file(target.resolve(), text)
     show(f"robustness: {target} tells of {vetted.label}")
 
 

@@ -13,6 +13,8 @@ import typer
 
 from robustness.errors import RobustnessError
 from robustness.runtime.plain import encodable, plain
+from robustness.store.files import missing_folder, write_atomically
+from robustness.store.store import default_root
 
 UNUSABLE = 2
 """Exit code of what cannot be read, compared or written; that of a usage problem, too."""
@@ -54,6 +56,23 @@ def show_json(facts: Mapping[str, Any]) -> None:
 def say(sentence: str) -> None:
     """Tell of something beside the result, on standard error."""
     typer.echo(encodable(f"robustness: {plain(sentence)}", sys.stderr.encoding), err=True)
+
+
+def write_file(file: Path, text: str) -> None:
+    """Write a report, and say if a folder had to be made for it."""
+    folder = missing_folder(file)
+    write_atomically(file, text)
+    if folder is not None:
+        say(f"made the folder {folder}")
+
+
+def store_root(store: Path | None) -> Path:
+    """The store's folder, by default the user's; it is said if others have to be made for it."""
+    if store is None:
+        return default_root()
+    if folder := missing_folder(store):
+        say(f"the store makes the folder {folder}")
+    return store.absolute()
 
 
 def stop(sentence: str, code: int = UNUSABLE) -> NoReturn:

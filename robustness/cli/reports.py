@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from robustness.cli.console import refusing, show, stop
+from robustness.cli.console import refusing, show, stop, write_file
 from robustness.errors import ReportError, RobustnessError
 from robustness.report import github
 from robustness.report.json_document import read_report
@@ -19,7 +19,6 @@ from robustness.report.merge import read_shard
 from robustness.report.reporters import REPORTERS, Reporter
 from robustness.report.results import Report
 from robustness.runtime.plain import plain
-from robustness.store.files import write_atomically
 
 OFFERED = {f"{name}_file": each for name, each in REPORTERS.items() if each.writes}
 """Formats by the parameter that names their file."""
@@ -107,6 +106,19 @@ def finish(report: Report, files: Mapping[str, Path]) -> NoReturn:
 
 def _write(report: Report, files: Mapping[str, Path]) -> None:
     """Render all of them, then write them: a format that fails leaves none half done."""
-    texts = {file: REPORTERS[name].render(report) for name, file in files.items()}
+    texts = {file: _rendered(name, report) for name, file in files.items()}
     for file, text in texts.items():
-        write_atomically(file, text)
+        write_file(file, text)
+
+
+def _rendered(name: str, report: Report) -> str:
+    try:
+        return REPORTERS[name].render(report)
+    except (RobustnessError, OSError):
+        raise
+    except Exception as error:  # a result that no run of ours has written may hold anything
+        why = f"{type(error).__name__}: {error}"
+        raise ReportError(
+            f"the {name} report cannot be made of this result ({why}): its numbers do not belong "
+            "together; vet again"
+        ) from error

@@ -19,6 +19,7 @@ from robustness.cli.console import (
     say,
     show,
     show_json,
+    store_root,
 )
 from robustness.errors import RobustnessError
 from robustness.outliers import scanning
@@ -28,7 +29,6 @@ from robustness.report.terminal.scan import lines_of
 from robustness.report.terminal.sketch import BARS
 from robustness.runtime.plain import is_encodable
 from robustness.store.context import Context
-from robustness.store.store import default_root
 
 Models = Annotated[
     list[str],
@@ -99,7 +99,7 @@ def scanned(
 ) -> Scan:
     """One checkpoint's scan by a policy, with a store, by default the user's."""
     own = policy.settings(reference, label)
-    root = default_root() if store is None else store.absolute()
+    root = store_root(store)
     return scanning.scan(
         reference,
         label=label,

@@ -33,8 +33,6 @@ from robustness.report.trace.terminal import lines_of
 from robustness.run.estimate import Estimate, processor_speed
 from robustness.runtime.plain import is_encodable, plain
 from robustness.statistics.pace import SOON_S, Pace, in_words
-from robustness.store.files import write_atomically
-from robustness.store.store import default_root
 from robustness.trace import emergence
 from robustness.trace.emergence import Step
 from robustness.trace.run_measure import RunMeasurement, common_settings
@@ -177,7 +175,7 @@ def _measurement(steps: Sequence[Step], choice: _Asked, text_blocks: int | None)
         never_drawn=tuple(sorted(course.dim for course in followed_courses)),
         text_blocks=text_blocks,
         confidence=choice.policy.confidence,
-        store_root=default_root() if choice.store is None else choice.store.absolute(),
+        store_root=console.store_root(choice.store),
     )
 
 
@@ -219,7 +217,7 @@ def _write_page(
     options = own.rules.of(choice.rule.split()[0])
     k = float(options.get("k", options.get("n_std", K)))
     try:
-        write_atomically(file, to_html(steps, choice.rule, also=choice.also, run=run, k=k))
+        console.write_file(file, to_html(steps, choice.rule, also=choice.also, run=run, k=k))
     except OSError as error:
         raise ReportError(f"{file} could not be written: {error.strerror or error}") from None
 

@@ -15,7 +15,13 @@ from robustness.errors import BaselineError
 from robustness.pytest_support.completeness import Completeness, is_narrowed
 from robustness.pytest_support.gate import PLANNED, REPORTED
 from robustness.pytest_support.handover import Handover, workers_start_beside
-from robustness.pytest_support.planning import SAVE, named_reports, planned_run
+from robustness.pytest_support.planning import (
+    SAVE,
+    named_path,
+    named_reports,
+    new_folders,
+    planned_run,
+)
 from robustness.pytest_support.progress import Line, Watcher, uncaptured_stdout
 from robustness.pytest_support.state import STATE, RunState
 from robustness.report import github
@@ -49,6 +55,7 @@ class Controller:
         self._began = time.monotonic()
         self.problems: list[str] = []
         self.notes: list[str] = []
+        self.new_folders: dict[Path, str] = {}
         self.exit_status = 0
         self._told_partial = False
         self.completeness: Completeness | None = None
@@ -78,6 +85,7 @@ class Controller:
         return result
 
     def _make_plan(self) -> None:
+        self.new_folders = new_folders(self.config)
         limit = int(self.config.getoption("robustness_store_limit") * GIGABYTE)
         with lasting_libraries():
             plan = planned_run(self.config, self.progress, today=self.started.date())
@@ -175,7 +183,7 @@ class Controller:
 
     def _save_baseline(self, session: pytest.Session) -> None:
         """Save the profile of a run in which everything planned was decided and has passed."""
-        target: Path | None = self.config.getoption("robustness_save_baseline")
+        target = named_path(self.config, "save_baseline")
         if target is None:
             return
         if session.exitstatus != pytest.ExitCode.OK:
@@ -227,6 +235,8 @@ class Controller:
                 terminalreporter.write_sep("=", encodable(last, encoding), **markup)
             else:
                 terminalreporter.write_line(encodable(last, encoding), **markup)
+        made = (pair for pair in self.new_folders.items() if pair[0].exists())
+        self.notes += [f"made the folder {folder} for {option}" for folder, option in made]
         for note in self.notes:
             terminalreporter.write_line(f"robustness: {note}")
 

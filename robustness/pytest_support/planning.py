@@ -1,5 +1,6 @@
 """The plan of a run, made in the process that the user started of what the command line asks."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from robustness.report.terminal import header
 from robustness.run.plan import RunPlan
 from robustness.run.planning import make_plan
 from robustness.store.context import Context
+from robustness.store.files import missing_folder
 from robustness.store.store import default_root
 
 SAVE = "--robustness-save-baseline"
@@ -42,7 +44,7 @@ def planned_run(config: pytest.Config, progress: Line, *, today: date) -> RunPla
     try:
         for reporter, _ in files:
             reporter.require_packages()
-        chosen: Path | None = config.getoption("robustness_store")
+        chosen = named_path(config, "store")
         context = Context(
             root=default_root() if chosen is None else chosen.absolute(),
             newer_than=time.time() if config.getoption("robustness_fresh") else None,
@@ -56,16 +58,31 @@ def planned_run(config: pytest.Config, progress: Line, *, today: date) -> RunPla
         progress.clear()
 
 
+def named_path(config: pytest.Config, option: str) -> Path | None:
+    """The file or folder that an option of the plugin names."""
+    text: str | None = config.getoption(f"robustness_{option}")
+    return Path(text) if text else None
+
+
 def named_reports(config: pytest.Config) -> Iterator[tuple[Reporter, Path]]:
     """The formats that a file was named for, with it."""
     for reporter in REPORTERS.values():
-        if reporter.in_a_run and (file := config.getoption(f"robustness_{reporter.name}")):
+        if reporter.in_a_run and (file := named_path(config, reporter.name)):
             yield reporter, file
+
+
+def new_folders(config: pytest.Config) -> dict[Path, str]:
+    """Folders that the run will have to make outside of those that its outputs are named in."""
+    named = [(f"--robustness-{reporter.name}", file) for reporter, file in named_reports(config)]
+    others = ((name, named_path(config, name)) for name in ("save_baseline", "store"))
+    named += [(f"--robustness-{name.replace('_', '-')}", place) for name, place in others if place]
+    found = ((missing_folder(place), option) for option, place in named)
+    return {folder: option for folder, option in found if folder is not None}
 
 
 def _require_writable(file: Path, option: str) -> None:
     """Find out before the run that its report could not be written after it."""
-    folder = next(parent for parent in file.absolute().parents if parent.exists())
+    folder = next(parent for parent in file.absolute().parents if os.path.exists(parent))  # noqa: PTH110 (false where it may not be looked into)
     try:
         if file.exists() and not file.is_file():
             raise FileExistsError("there is something that is no file")
@@ -87,13 +104,12 @@ def _policy(config: pytest.Config) -> Policy:
     if enabled := config.getoption("robustness_enable"):
         options["checks"] = {name.removeprefix("test_"): {"enabled": True} for name in enabled}
     folders = (config.invocation_params.dir, config.rootpath)
-    return load_policy(config.getoption("robustness_policy"), folders=folders, options=options)
+    return load_policy(named_path(config, "policy"), folders=folders, options=options)
 
 
 def _compared(config: pytest.Config, plan: RunPlan) -> RunPlan:
     """The plan with what ``--robustness-baseline`` and ``--robustness-save-baseline`` ask for."""
-    source: Path | None = config.getoption("robustness_baseline")
-    target: Path | None = config.getoption("robustness_save_baseline")
+    source, target = named_path(config, "baseline"), named_path(config, "save_baseline")
     if source is None and target is None:
         return plan
     from robustness.reference.baseline import read_baseline

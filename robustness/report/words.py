@@ -107,7 +107,7 @@ def power(exponent: int) -> str:
 
 def furthest(z: Sequence[float]) -> str:
     """Return the distance farthest from the mean with its sign."""
-    return f"{max(z, key=abs):+.1f}"
+    return f"{max(z, key=abs):+.1f}" if z else "–"
 
 
 def chance(expected: float | None) -> str:

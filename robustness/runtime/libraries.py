@@ -28,6 +28,22 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
+def name_clash() -> str:
+    """What is wrong where another distribution installs the same import name; empty if none does.
+
+    Which of two files called ``robustness/__init__.py`` is there depends on what came last, and to
+    uninstall one distribution takes it from the other.
+    """
+    try:
+        other = version("robustness")
+    except PackageNotFoundError:
+        return ""
+    return (
+        f"the package 'robustness' {other} from PyPI is installed beside 'pytest-robustness', and "
+        "both are imported as 'robustness': uninstall both, then install pytest-robustness alone"
+    )
+
+
 def load_libraries() -> None:
     """Import torch and what all of transformers' models need, without garbage collection.
 

@@ -58,7 +58,10 @@ def evict(root: Path, *, limit_bytes: int, now: float) -> list[Path]:
 
 def _units(root: Path) -> Iterator[_Unit]:
     for kind in _KEPT_IN:
-        for folder in sorted((root / kind).glob("*")):
+        folders: list[Path] = []
+        with suppress(OSError):  # a store of somebody else's
+            folders = sorted((root / kind).glob("*"))
+        for folder in folders:
             with suppress(OSError):  # removed by another process meanwhile
                 if folder.is_dir() and not folder.name.startswith("."):
                     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

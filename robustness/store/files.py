@@ -27,6 +27,12 @@ def write_atomically(file: Path, text: str) -> None:
         raise
 
 
+def missing_folder(place: Path) -> Path | None:
+    """The outermost folder above a file or folder that is not there yet, if there is any."""
+    missing = [folder for folder in place.absolute().parents if not os.path.exists(folder)]  # noqa: PTH110 (false where it may not be looked into)
+    return missing[-1] if missing else None
+
+
 def remember(file: Path, facts: Mapping[str, Any]) -> None:
     """Write a few facts (JSON types) with their checksum.
 

@@ -16,6 +16,7 @@ from robustness.cli.app import app
 from robustness.reference.baseline import Baseline, write_baseline
 from robustness.report.json_document import read_report, render, sealed
 from robustness.report.reporters import REPORTERS
+from tests.support.records import full_reports
 from tests.support.records.profiles import CONDITIONS, entry, profile
 from tests.support.records.run_reports import shard_report
 
@@ -176,3 +177,22 @@ def test_a_merge_writes_the_whole_run_in_every_format(tmp_path: Path) -> None:
     again = run("report", str(tmp_path / "json"), f"--markdown={tmp_path / 'again.md'}")
     assert again.exit_code == 0, again.output
     assert (tmp_path / "again.md").read_text() == (tmp_path / "markdown").read_text()
+
+
+def test_a_result_that_no_run_has_written_ends_in_a_page_or_a_sentence() -> None:
+    pytest.importorskip("plotly", reason="needs plotly (pip install 'pytest-robustness[html]')")
+    whole = json.loads(render(full_reports.run(full_reports.checkpoint())))
+    vetted = whole["checkpoints"][0]
+    vetted["outliers"][0] |= {"layers": [], "z_scale": []}
+    vetted["checks"][0]["measured"] = "nan"
+    Path("odd.json").write_text(json.dumps(whole))
+    shown = run("report", "odd.json", "--html=new/a.html", "--markdown=new/b.md")
+    assert shown.exit_code == 0, shown.output
+    assert shown.output.count(f"made the folder {Path.cwd() / 'new'}") == 1
+    vetted["hidden_size"] = 10**30
+    Path("odd.json").write_text(json.dumps(whole))
+    refused = run("report", "odd.json", "--html=c.html")
+    assert refused.exit_code == 2
+    (sentence,) = refused.stderr.splitlines()
+    assert sentence.startswith("robustness: the html report cannot be made of this result")
+    assert not Path("c.html").exists()

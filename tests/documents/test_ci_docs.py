@@ -131,8 +131,24 @@ def test_gitlabs_jobs_come_to_one_verdict(place: Path) -> None:
     assert GITLAB["verdict"]["artifacts"]["reports"]["junit"] == "vetting.xml"
 
 
+def test_what_is_installed_is_a_repository_and_no_name_on_pypi(tmp_path: Path) -> None:
+    (merging,) = [
+        each
+        for each in GITHUB["vet on three machines"]["jobs"]["verdict"]["steps"]
+        if "run" in each
+    ]
+    for script, variables in (
+        (merging["run"].splitlines()[0], merging["env"]),
+        (*GITLAB["default"]["before_script"], GITLAB["variables"]),
+    ):
+        told = run_script(script.replace("pip install", "printf %s"), tmp_path, variables).stdout
+        name, _, source = told.partition(" @ ")
+        assert name == "pytest-robustness"
+        assert source == f"git+https://github.com/{OURS}"
+
+
 def test_gitlabs_jobs_hang_together() -> None:
-    assert set(GITLAB) == {"default", "shard", "verdict"}
+    assert set(GITLAB) == {"variables", "default", "shard", "verdict"}
     assert GITLAB["verdict"]["needs"] == ["shard"]
     assert GITLAB["verdict"]["when"] == GITLAB["shard"]["artifacts"]["when"] == "always"
 

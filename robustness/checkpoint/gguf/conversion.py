@@ -43,12 +43,12 @@ def convert_gguf(
     summary = read_gguf_header(file)
     digest = file_sha256(file, memory=cache / "hashes", progress=progress)
     folder = cache / "gguf" / hashlib.sha256(f"{digest} {_versions()}".encode()).hexdigest()[:32]
-    if folder.is_dir():
-        mark_used(folder)
-        return folder, digest
-    # Twice: transformers holds all tensors and the model it fills with them.
-    require_memory(2 * summary.float32_bytes, what=f"Converting {file.name}")
     try:
+        if folder.is_dir():
+            mark_used(folder)
+            return folder, digest
+        # Twice: transformers holds all tensors and the model it fills with them.
+        require_memory(2 * summary.float32_bytes, what=f"Converting {file.name}")
         folder.parent.mkdir(parents=True, exist_ok=True)
         require_disk(summary.float32_bytes, folder.parent, what=f"Converting {file.name}")
         with FileLock(f"{folder}.lock"):

@@ -146,7 +146,8 @@ def _hash(script: str) -> str:
 
 def embedded(figures: Mapping[str, Figure]) -> str:
     """Return JSON in which nothing ends a script or begins a comment."""
-    text = json.dumps(figures, allow_nan=False, separators=(",", ":"))
+    drawn = json.loads(json.dumps(figures), parse_constant=lambda _: None)  # a gap where NaN is
+    text = json.dumps(drawn, allow_nan=False, separators=(",", ":"))
     return re.sub(r"[<>&]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
