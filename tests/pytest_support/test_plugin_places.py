@@ -102,7 +102,7 @@ def test_a_package_of_the_same_name_is_named(stubs: Stubs, tmp_path: Path) -> No
     refused = run_python(place, "-m", "pytest", *stubs.options)
     assert "package 'robustness' 1.2.1.post2 from PyPI" in error_sentence(refused)
     (place / "test_other.py").write_text("def test_other(): pass\n")
-    assert run_python(place, "-m", "pytest", "-p", "robustness.plugin").ret == 0
+    assert run_python(place, "-m", "pytest").ret == 0
     command = run_python(place, "-m", "robustness", "scan", str(stubs.model))
     assert command.ret == 2
     (sentence,) = command.errlines
