@@ -48,7 +48,10 @@ def test_watching_test_files_is_refused(stubs: Stubs, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs permissions as POSIX has them")
-@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize(
+    "state",
+    [state if state == "idle" else pytest.param(state, marks=pytest.mark.slow) for state in STATES],
+)
 def test_a_home_that_may_not_be_looked_into_costs_only_the_store(
     state: str, stubs: Stubs, tmp_path: Path
 ) -> None:
