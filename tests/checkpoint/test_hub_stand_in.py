@@ -222,7 +222,7 @@ def test_a_gated_repository_asks_to_log_in(status: Any, serve: Serve) -> None:
         ("org/absent/sub", "no such folder as 'org/absent/sub'"),
         ("org/tiny/sub", "no such folder as 'org/tiny/sub', and org/tiny has no 'sub' on the Hub"),
         ("org/tiny/x.gguf", "no such GGUF file on the Hub: check the name"),
-        ("org/pickles", "no safetensors weights on the Hub: load it where you trust it"),
+        ("org/pickles", "no safetensors weights on the Hub: --robustness-allow-pickle"),
         ("org/ggufs", rf"but GGUF on the Hub: name a file, as in org/ggufs/big/.*org/ggufs/{Q4}"),
         ("org/ggufs:Q5_K", rf"names no such GGUF file on the Hub: give one of .*org/ggufs/{Q4}"),
         (
