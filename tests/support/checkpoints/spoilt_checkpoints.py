@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from hypothesis import strategies as st
 from safetensors import safe_open
 from tokenizers import processors
 
 from robustness.checkpoint.checkpoint import Checkpoint
+from robustness.checkpoint.conversions import unpickling
 from robustness.checkpoint.gguf.header import read_gguf_header
 from robustness.checkpoint.gguf.tokenizer import gguf_tokenizer
 from robustness.checkpoint.resolving import resolve
@@ -141,6 +143,21 @@ def gguf_tokenizer_keys(folder: Path) -> Case:
 
     valid = json.dumps(metadata).encode()
     return Case(file=file, valid=valid, inputs=spoilt_json(metadata), read=read)
+
+
+def pickled_weights(folder: Path) -> Case:
+    """What the process for pickles does, in this one; the older form has no checksums."""
+    folder.mkdir()
+    file = folder / "pytorch_model.bin"
+    tensors = {"a.weight": torch.arange(12.0).reshape(3, 4), "b": torch.ones(2, dtype=torch.int8)}
+    torch.save(tensors, file, _use_new_zipfile_serialization=False)
+    content = file.read_bytes()
+
+    def read() -> None:
+        unpickling.convert(file, folder / SINGLE_FILE)
+        read_header(folder / SINGLE_FILE)
+
+    return Case(file=file, valid=content, inputs=spoilt_bytes(content), read=read)
 
 
 # --- the checkpoint around them ------------------------------------------------------------------
