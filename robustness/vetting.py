@@ -245,7 +245,7 @@ class Vetting:
             UnsupportedSite: if the model has no such site, mode or layer.
             ValueError: if a dimension is out of range, or an index given twice.
         """
-        usual = self.settings.ablation(dims)
+        usual = self.settings.where_possible(self.model_profile.sites).ablation(dims)
         chosen = usual.site if site is None else site
         if layers is None and chosen != "embedding-norm":
             layers = usual.layers

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from robustness.anatomy.chains import chains
 from robustness.anatomy.layers import Reader
 from robustness.anatomy.stack_reader import RowLayout, read_stacks
 from robustness.anatomy.stacks import Anatomy, StackChoice
-from robustness.anatomy.tracing import Trace, outputs_of, record
+from robustness.anatomy.tracing import Call, Trace, outputs_of, record
 from robustness.errors import UnsupportedArchitecture
 
 
@@ -51,12 +52,27 @@ def trace_anatomy(
     with _one_thread():
         trace = record(model, inputs)
         reader = Reader(trace=trace)
-        chains = reader.chains()
-        if not chains:
+        runs = chains(reader)
+        if not runs:
             raise UnsupportedArchitecture(_no_layers(model, trace))
-        stacks = read_stacks(reader, chains)
+        _require_features_last(model, inputs, runs)
+        stacks = read_stacks(reader, runs)
         rows = _row_layouts(model, inputs, {name for one in stacks for name in one.modules()})
     return Anatomy(stacks=tuple(one.stack(rows) for one in stacks), choice=stack)
+
+
+def _require_features_last(
+    model: nn.Module, inputs: Mapping[str, Tensor], runs: list[list[Call]]
+) -> None:
+    """Refuse layers whose last axis is as long as the text, and another one is not."""
+    others = {size for tensor in inputs.values() for size in tensor.shape}
+    for *first, last in (run[0].shape for run in runs):
+        if last in others and not others.issuperset(first):
+            raise UnsupportedArchitecture(
+                f"The layers of {type(model).__name__} return features before positions "
+                f"({' x '.join(map(str, (*first, last)))}): only models whose features are on the "
+                "last axis can be scanned or vetted."
+            )
 
 
 @contextmanager
@@ -113,7 +129,8 @@ def _row_layout(before: Tensor, after: Tensor, n_rows: int) -> RowLayout:
 
 def _no_layers(model: nn.Module, trace: Trace) -> str:
     return (
-        f"{type(model).__name__} has no repeated layers: calls of one module class were looked for "
-        "that follow one another on a residual path, and none were seen among "
-        f"{len(trace.calls)} module calls."
+        f"No repeated layers were found in {type(model).__name__}: calls of one module class were "
+        "looked for that follow one another on a residual path, and none were seen among "
+        f"{len(trace.calls)} module calls, so there is nothing whose dimensions could be compared "
+        "or switched off."
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from robustness.anatomy.chains import chains
 from robustness.anatomy.layers import Reader
 from robustness.anatomy.probing import ParameterRoles, is_dense
 from robustness.anatomy.stacks import Stack
@@ -57,7 +58,7 @@ def dense_layers(
     reader = Reader(trace=record(model, inputs))
     vetted = {site.layer_module for site in stack.layers}
     layers: dict[str, DenseLayer] = {}
-    for layer in (call for chain in reader.chains() for call in chain):
+    for layer in (call for chain in chains(reader) for call in chain):
         path = reader.residual_path(layer.outputs[0])
         entering = _entering(reader, layer) if layer.name in vetted else None
         for call in layer.descendants():

@@ -1,4 +1,4 @@
-"""Reading a recorded forward pass: the layers of its stacks, and what writes each one's output.
+"""Reading a recorded forward pass: the residual path, and what writes a layer's output.
 
 Layers follow one another on the *residual path*: from a layer's output one comes back to its
 predecessor's output through sums, scalings, casts, views, dropout and normalisations alone.
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 from robustness.anatomy.probing import ParameterRoles, is_normalisation, parameter_roles
 from robustness.anatomy.tracing import Call, Operation, Trace
@@ -37,10 +38,10 @@ _CONTRACTIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Writer:
-    """The call that writes a layer's output features; whether its result *is* the output."""
+    """The call that writes a layer's output features; a ``norm`` if its result *is* the output."""
 
     call: Call
-    is_output: bool
+    kind: Literal["norm", "writer"]
 
 
 @dataclass(kw_only=True)
@@ -50,28 +51,6 @@ class Reader:
     trace: Trace
     _normalises: dict[int, bool] = field(default_factory=dict)
     _roles: dict[tuple[object, ...], ParameterRoles] = field(default_factory=dict)
-
-    def chains(self) -> list[list[Call]]:
-        """The runs of layers, in order of execution; calls within a layer are not among them.
-
-        A run whose members merely contain a longer run of equal modules (a group of layers) gives
-        way to it.
-        """
-        chains = self._all_chains()
-        for outer in list(chains):
-            if any(outer is chain for chain in chains) and self._is_grouped(outer, chains):
-                chains = [chain for chain in chains if chain is not outer]
-        members = [{call.index for call in chain} for chain in chains]
-        return [
-            chain
-            for chain, own in zip(chains, members, strict=True)
-            if not any(
-                ancestor.index in other
-                for other in members
-                if other is not own
-                for ancestor in chain[0].ancestors()
-            )
-        ]
 
     def writer(self, layer: Call) -> Writer:
         """Find what wrote the output of a layer.
@@ -92,6 +71,19 @@ class Reader:
         to itself and then to an encoder, it is the one behind the first.
         """
         return _LayerReader(reader=self, layer=layer).attention_norm()
+
+    def reading_norm(self, layer: Call) -> Call:
+        """The last norm within a layer that reads the residual stream.
+
+        Raises:
+            UnsupportedSite: There is none.
+        """
+        path = self.residual_path(layer.outputs[0])
+        for call in reversed([*layer.descendants()]):
+            reads = call.owns_parameters and not path.isdisjoint(call.inputs)
+            if reads and call.shape[-1] == layer.shape[-1] and self.normalises(call):
+                return call
+        raise UnsupportedSite(f"The layer {layer.name!r} has no norm on the residual path.")
 
     def entering(self, layer: Call) -> int:
         """The value of the residual stream that a layer is called with.
@@ -146,75 +138,19 @@ class Reader:
         Raises:
             UnsupportedSite: The parameters have other roles than those of a norm or dense layer.
         """
-        key = (type(call.module), call.shape[-1], _signature(call))
+        key = (type(call.module), call.shape[-1], signature(call))
         if key not in self._roles:
             self._roles[key] = parameter_roles(call)
         return self._roles[key]
 
     def _residual_sources(self, value: int) -> Iterable[int]:
+        norm = self.normalisation(value)
+        if norm is not None:
+            return norm.inputs
         operation = self.trace.producer(value)
         if operation is not None and operation.name in _SUMS | _TRANSPARENT:
             return operation.inputs
-        norm = self.normalisation(value)
-        return norm.inputs if norm is not None else ()
-
-    def _all_chains(self) -> list[list[Call]]:
-        """Every run of two or more calls of one class along the residual path."""
-        by_class: dict[type, list[Call]] = {}
-        for call in self.trace.calls:
-            if call.outputs and any(inner.owns_parameters for inner in call.descendants()):
-                by_class.setdefault(type(call.module), []).append(call)
-        chains: list[list[Call]] = []
-        for calls in by_class.values():
-            chains.extend(self._chains_of(calls) if len(calls) > 1 else ())
-        by_index = {self._key(chain): chain for chain in map(self._with_others, chains)}
-        return sorted(by_index.values(), key=lambda chain: chain[0].index)
-
-    def _with_others(self, chain: list[Call]) -> list[Call]:
-        """A run of layers with those of other classes between them (attention, state space).
-
-        They are known by their container, a list of modules that is itself never called.
-        """
-        containers = {_container(call) for call in chain}
-        if len(containers) > 1 or any(call.name in containers for call in self.trace.calls):
-            return chain
-        calls = [
-            call for call in self.trace.calls if call.outputs and _container(call) in containers
-        ]
-        return max([chain, *self._chains_of(calls)], key=len)
-
-    @staticmethod
-    def _key(chain: list[Call]) -> tuple[int, ...]:
-        return tuple(call.index for call in chain)
-
-    def _chains_of(self, calls: list[Call]) -> list[list[Call]]:
-        chains: list[list[Call]] = []
-        for call in calls:
-            path = self.residual_path(call.outputs[0])
-            before = [
-                chain
-                for chain in chains
-                if chain[-1].outputs[0] in path and chain[-1] not in call.ancestors()
-            ]
-            if before:
-                before[-1].append(call)
-            else:
-                chains.append([call])
-        return [chain for chain in chains if len(chain) > 1]
-
-    def _is_grouped(self, outer: list[Call], chains: list[list[Call]]) -> bool:
-        for inner in chains:
-            if inner is outer or len(inner) <= len(outer):
-                continue
-            groups = [[c for c in inner if group in c.ancestors()] for group in outer]
-            if all(
-                members
-                and members[-1].outputs[0] == group.outputs[0]
-                and len({_signature(member) for member in members}) == 1
-                for group, members in zip(outer, groups, strict=True)
-            ):
-                return True
-        return False
+        return ()
 
 
 @dataclass(kw_only=True)
@@ -229,20 +165,20 @@ class _LayerReader:
         output = self.layer.outputs[0]
         value = self._through_transparent(output)
         call = self._parameterised(value)
-        if call is not None and self.reader.normalises(call):
-            return Writer(call=call, is_output=True)
+        if call is not None and (self.reader.normalises(call) or self._rescales(call)):
+            return Writer(call=call, kind="norm")
         if call is not None:
             raise self._unsupported(
                 f"its output comes from {call.name!r}, which is neither a normalisation nor "
                 "followed by a residual addition"
             )
-        last = self._last_summands(value)
+        last = branches = self._last_summands(value)
         if len(last) > 1:
             last = [v for v in last if not self._contracts(v)]
         if len(last) != 1:
             raise self._unsupported(
-                f"its output is a sum of branches of which {len(last)}, not one, end without "
-                "attention"
+                f"what it adds to the residual stream is {len(branches)} branches and not what one "
+                "module writes"
             )
         call = self._parameterised(last[0])
         if call is None:
@@ -252,7 +188,7 @@ class _LayerReader:
                 f"what it adds to the residual stream comes from the operation {name!r} and not "
                 "from a module with parameters"
             )
-        return Writer(call=call, is_output=False)
+        return Writer(call=call, kind="writer")
 
     def attention_norm(self) -> Call | None:
         """See `Reader.attention_norm`."""
@@ -310,11 +246,16 @@ class _LayerReader:
     def _parameterised(self, value: int) -> Call | None:
         """The innermost call of a module with parameters, inside the layer, that made a value."""
         for call in self.reader.trace.made_by(value):
-            inside = any(ancestor is self.layer for ancestor in call.ancestors())
+            inside = any(around is self.layer for around in (call, *call.ancestors()))
             nested = any(inner.owns_parameters for inner in call.descendants())
             if inside and call.owns_parameters and not nested:
                 return call
         return None
+
+    def _rescales(self, call: Call) -> bool:
+        """Whether a module scales and shifts the residual stream, in the place of a norm."""
+        vectors = all(parameter.ndim == 1 for parameter in call.module.parameters(recurse=False))
+        return vectors and self.residual in self.reader.residual_path(call.outputs[0])
 
     def _is_residual_norm(self, value: int) -> bool:
         """Whether a term is the residual after a normalisation, as in BLOOM's post-norm option."""
@@ -377,9 +318,6 @@ class _LayerReader:
         )
 
 
-def _container(call: Call) -> str:
-    return call.name.rpartition(".")[0]
-
-
-def _signature(call: Call) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def signature(call: Call) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Names and shapes of the parameters of the called module."""
     return tuple((n, tuple(p.shape)) for n, p in call.module.named_parameters())

@@ -52,7 +52,7 @@ class LiveSites:
                 features[name] = _per_feature(self.parameters[name], name, site, self.stack)
             return features[name]
 
-        sites = self.stack.sites
+        sites = self.stack.rule_sites
         scales = [read(site.scale, site) for site in sites]
         biases = [read(site.bias, site) for site in sites if site.bias is not None]
         has_biases = len(biases) == len(scales)
@@ -82,7 +82,9 @@ def live_sites(model: nn.Module, *, stack: StackChoice = "auto") -> LiveSites:
     with undisturbed(inputs["input_ids"].device), torch.compiler.set_stance("force_eager"):
         traced = trace_anatomy(model, inputs, stack=stack).stack
     own = dict(model.named_parameters(remove_duplicate=False))
-    names = {name for site in traced.sites for name in (site.scale, site.bias) if name is not None}
+    names = {
+        name for site in traced.rule_sites for name in (site.scale, site.bias) if name is not None
+    }
     return LiveSites(stack=traced, parameters={name: own[name] for name in sorted(names)})
 
 
@@ -132,7 +134,7 @@ def _token_table(model: nn.Module) -> nn.Parameter:
     table = None if find is None else getattr(find(), "weight", None)
     if not isinstance(table, nn.Parameter) or table.ndim != 2:
         raise UnsupportedArchitecture(
-            f"{type(model).__name__} has no table of token embeddings, so it cannot be run on "
+            f"{type(model).__name__} names no table of token embeddings, so it cannot be run on "
             "tokens to find its layers; outlier dimensions are looked for in language models."
         )
     return table

@@ -30,7 +30,7 @@ class SiteParameters:
 
 
 def site_parameters(stack: Stack, tensor: Callable[[str], NDArray[Any]]) -> SiteParameters:
-    """Read scale and bias at every output site of a stack.
+    """Read scale and bias at every output site of a stack, or at the norms in their place.
 
     A vector is taken as it stands. For a dense writer, the scale of a feature is the L2 norm of the
     weights that write it.
@@ -45,8 +45,8 @@ def site_parameters(stack: Stack, tensor: Callable[[str], NDArray[Any]]) -> Site
             read[name] = _per_feature(tensor(name), name, site.feature_axis, stack.hidden_size)
         return read[name]
 
-    scales = [values(site.scale, site) for site in stack.sites]
-    biases = [values(site.bias, site) for site in stack.sites if site.bias is not None]
+    scales = [values(site.scale, site) for site in stack.rule_sites]
+    biases = [values(site.bias, site) for site in stack.rule_sites if site.bias is not None]
     return SiteParameters(
         scale=np.stack(scales),
         bias=np.stack(biases) if len(biases) == len(scales) else None,

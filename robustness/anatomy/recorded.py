@@ -21,8 +21,8 @@ from robustness.store.store import Record, digest
 if TYPE_CHECKING:
     from robustness.checkpoint.checkpoint import Checkpoint
 
-ANATOMY = 1
-LAYOUT = 1
+ANATOMY = 2
+LAYOUT = 2
 """Versions of what is remembered; part of its identity in the store."""
 
 
@@ -131,6 +131,6 @@ def traced_skeleton(
 
 
 def site_parameter_names(anatomy: Anatomy) -> list[str]:
-    """Names of the scales and biases at the output sites of all stacks, sorted."""
-    sites = [site for stack in anatomy.stacks for site in stack.output_sites]
+    """Names of the scales and biases that rules on weights read in all stacks, sorted."""
+    sites = [s for stack in anatomy.stacks for s in stack.output_sites or stack.reading_norms]
     return sorted({name for site in sites for name in (site.scale, site.bias) if name is not None})

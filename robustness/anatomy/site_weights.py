@@ -9,14 +9,14 @@ import base64
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robustness.anatomy.parameters import SiteParameters, site_parameters
 from robustness.anatomy.recorded import recorded_layout
-from robustness.anatomy.stacks import Anatomy, StackChoice
+from robustness.anatomy.stacks import Anatomy, SiteKind, StackChoice
 from robustness.checkpoint.reading import PLAIN, ReadOptions
 from robustness.checkpoint.reference import CheckpointRef
 from robustness.checkpoint.resolving import fetch, unpacked
@@ -28,7 +28,7 @@ from robustness.store.context import Context
 from robustness.store.hashing import file_stamps
 from robustness.store.store import Record
 
-WEIGHTS = 1
+WEIGHTS = 2
 """Version of what is remembered; part of its identity in the store."""
 
 
@@ -39,8 +39,7 @@ class SiteWeights:
     Attributes:
         architecture: Name of the transformers class.
         stack: Role of the stack: ``only``, ``encoder`` or ``decoder``.
-        kind: ``norm`` where the sites are normalisations, ``writer`` where they are what is added
-            to the residual stream last.
+        kind: What the sites are, see `robustness.anatomy.stacks.Site`.
         parameters: Their scales and biases.
         revision: Of a Hub checkpoint, its commit.
         notes: On how the reference was resolved.
@@ -48,7 +47,7 @@ class SiteWeights:
 
     architecture: str
     stack: str
-    kind: Literal["norm", "writer"]
+    kind: SiteKind
     parameters: SiteParameters
     revision: str | None = None
     notes: tuple[str, ...] = ()
@@ -129,11 +128,11 @@ def _to_record(
     """Read what stands at the sites, in JSON types; numbers exactly."""
     stack = Anatomy.from_dict(anatomy).stack
     parameters = site_parameters(stack, tensor)
-    kinds = {site.kind for site in stack.sites}
+    kinds = {site.kind for site in stack.rule_sites}
     return {
         "architecture": architecture,
         "stack": stack.role,
-        "kind": "norm" if kinds == {"norm"} else "writer",
+        "kind": kinds.pop() if len(kinds) == 1 else "writer",
         "shape": list(parameters.scale.shape),
         "scale": _to_text(parameters.scale),
         "bias": None if parameters.bias is None else _to_text(parameters.bias),

@@ -8,11 +8,17 @@ from itertools import takewhile
 from typing import Literal, TypeAlias
 
 from robustness.anatomy.layers import Reader, Writer
-from robustness.anatomy.stacks import EMBEDDING, HookPoint, Role, Site, Stack, StackInput
+from robustness.anatomy.stacks import EMBEDDING, HookPoint, Role, Site, SiteKind, Stack, StackInput
 from robustness.anatomy.tracing import Call
 from robustness.errors import UnsupportedArchitecture, UnsupportedSite
 
 RowLayout: TypeAlias = tuple[int | None, Literal["batch-major", "time-major"] | None]
+
+_INSTEAD = (
+    "the site 'output' and the rules for weights need one dense layer or norm for each layer, "
+    "which those of a mixture of experts have not, while the site 'residual' can be ablated in any "
+    "of them, with dimensions that a rule on activations finds, such as 'massive'."
+)
 
 
 def read_stacks(reader: Reader, chains: Sequence[list[Call]]) -> list["StackReader"]:
@@ -88,15 +94,13 @@ class StackReader:
                 "dimension goes through all of them."
             )
         sites: tuple[Site, ...] = ()
+        readers: tuple[Site, ...] = ()
         why = ""
         try:
             sites = self._output_sites(rows)
         except UnsupportedSite as error:
-            why = (
-                f"{str(error).removesuffix('.')}; the rules for weights and the site 'output' need "
-                "layers whose output one dense layer or norm writes, which those of a mixture of "
-                "experts have not, while the site 'residual' can be ablated in any of them."
-            )
+            why = f"{str(error).removesuffix('.')}; {_INSTEAD}"
+            readers = self._reading_norms()
         embedding_norm = self._embedding_norm
         return Stack(
             name=self._caller.name,
@@ -105,6 +109,7 @@ class StackReader:
             layers=self._places(self.layers, rows),
             output_sites=sites,
             why_no_output_sites=why,
+            reading_norms=readers,
             attention_norms=self._places(self._attention_norms, rows),
             embedding_norm=None
             if embedding_norm is None
@@ -127,8 +132,8 @@ class StackReader:
                 layer_module=self.layers[index].name,
                 execution=self._executions[index],
                 layer=index,
-                batch_axis=rows[call.name][0],
-                flattened=rows[call.name][1],
+                batch_axis=rows.get(call.name, (None, None))[0],
+                flattened=rows.get(call.name, (None, None))[1],
             )
             for index, call in enumerate(calls)
         )
@@ -136,20 +141,32 @@ class StackReader:
     def _output_sites(self, rows: Mapping[str, RowLayout]) -> tuple[Site, ...]:
         if isinstance(self._writers, UnsupportedSite):
             raise self._writers
-        places = self._places([writer.call for writer in self._writers], rows)
-        sites = []
-        for layer, writer, place in zip(self.layers, self._writers, places, strict=True):
+        for layer, writer in zip(self.layers, self._writers, strict=True):
             if writer.call.shape[-1] != layer.shape[-1]:
                 raise UnsupportedSite(
-                    f"{place.module!r} writes the output of the layer {layer.name!r} as a tensor "
-                    f"of shape {writer.call.shape}, whose last axis is not the layer's "
+                    f"{writer.call.name!r} writes the output of the layer {layer.name!r} as a "
+                    f"tensor of shape {writer.call.shape}, whose last axis is not the layer's "
                     f"{layer.shape[-1]} features."
                 )
-            roles = self.reader.parameter_roles(writer.call)
+        calls = [writer.call for writer in self._writers]
+        return self._sites(calls, [writer.kind for writer in self._writers], rows)
+
+    def _reading_norms(self) -> tuple[Site, ...]:
+        with suppress(UnsupportedSite):
+            norms = [self.reader.reading_norm(layer) for layer in self.layers]
+            return self._sites(norms, ["reader"] * len(norms), {})
+        return ()
+
+    def _sites(
+        self, calls: list[Call], kinds: Sequence[SiteKind], rows: Mapping[str, RowLayout]
+    ) -> tuple[Site, ...]:
+        sites = []
+        for call, kind, place in zip(calls, kinds, self._places(calls, rows), strict=True):
+            roles = self.reader.parameter_roles(call)
             sites.append(
                 Site(
                     **vars(place),
-                    kind="norm" if writer.is_output else "writer",
+                    kind=kind,
                     scale=f"{place.module}.{roles.scale}",
                     bias=f"{place.module}.{roles.bias}" if roles.bias is not None else None,
                     feature_axis=roles.feature_axis,
@@ -226,7 +243,8 @@ class StackReader:
 
     def _is_resumable(self) -> bool:
         """Whether nothing after a layer reads what the layer before it did not return."""
-        return all(self._ends_in_its_output(k) for k in range(1, len(self.layers)))
+        whole = bool(self.layers[0].children)  # and not just the norm that ends a layer
+        return whole and all(self._ends_in_its_output(k) for k in range(1, len(self.layers)))
 
     def _ends_in_its_output(self, k: int) -> bool:
         """Whether the first k layers are known to what follows by the k-th one's output alone."""
@@ -251,6 +269,8 @@ class StackReader:
 
     @cached_property
     def _entering(self) -> int | None:
+        if not self.layers[0].children:  # a norm in a layer's place is handed the layer's end
+            return None
         with suppress(UnsupportedSite):
             return self.reader.entering(self.layers[0])
         return None

@@ -10,11 +10,16 @@ from typing import Any, Literal, TypeAlias
 
 from robustness.errors import UnsupportedArchitecture, UnsupportedSite
 
-ANATOMY_SCHEMA = 2
+ANATOMY_SCHEMA = 3
 
 Role: TypeAlias = Literal["only", "encoder", "decoder", "unknown"]
 StackChoice: TypeAlias = Literal["auto", "encoder", "decoder"]
-
+SiteKind: TypeAlias = Literal["norm", "writer", "reader"]
+READING_NORMS = (
+    "its layers have no output site, as in a mixture of experts: rules on weights read the last "
+    "norm in each layer that reads the residual stream"
+)
+"""What users are told of a stack with `Stack.reading_norms`."""
 
 EMBEDDING = -1
 """The number, in the place of a layer's, of what lies between the embedding and the first layer."""
@@ -50,14 +55,15 @@ class Site(HookPoint):
 
     Attributes:
         kind: ``norm`` where the module's output is the layer's output, ``writer`` where it is the
-            last thing added to the residual stream.
+            last thing added to the residual stream, ``reader`` where it is a norm that only reads
+            that stream.
         scale: Name of the parameter that scales the features: a vector, or a dense weight.
         bias: Name of the vector added to the features, None where there is none.
         feature_axis: Axis of the scale that indexes the features: 0 of a vector or an
             ``(out, in)`` weight, 1 of an ``(in, out)`` weight.
     """
 
-    kind: Literal["norm", "writer"]
+    kind: SiteKind
     scale: str
     bias: str | None
     feature_axis: int
@@ -91,6 +97,8 @@ class Stack:
         layers: The layers' whole outputs, in order.
         output_sites: One output site per layer, in order; none where they have none.
         why_no_output_sites: One sentence, where there are none.
+        reading_norms: Where there are none, the last norm in each layer that reads the residual
+            stream, such as the one before a mixture of experts.
         attention_norms: One norm per layer, see `layers.Reader.attention_norm`; none
             unless all layers have one.
         embedding_norm: The norm between the embedding and the first layer.
@@ -106,6 +114,7 @@ class Stack:
     layers: tuple[HookPoint, ...]
     output_sites: tuple[Site, ...]
     why_no_output_sites: str = ""
+    reading_norms: tuple[Site, ...] = ()
     attention_norms: tuple[HookPoint, ...] = ()
     embedding_norm: HookPoint | None = None
     entries: tuple[StackInput, ...] = ()
@@ -126,6 +135,15 @@ class Stack:
         if not self.output_sites:
             raise UnsupportedSite(self.why_no_output_sites)
         return self.output_sites
+
+    @property
+    def rule_sites(self) -> tuple[Site, ...]:
+        """One for each layer, whose parameters the rules on weights read.
+
+        Raises:
+            UnsupportedSite: There are neither output sites nor norms that read the residual stream.
+        """
+        return self.reading_norms or self.sites
 
     def at(self, site: str) -> tuple[HookPoint, ...]:
         """The places of a kind: one per layer, or the only one between embedding and first layer.
@@ -243,6 +261,7 @@ def _stack_from_dict(data: Mapping[str, Any]) -> Stack:
     kinds = (
         ("layers", HookPoint),
         ("output_sites", Site),
+        ("reading_norms", Site),
         ("attention_norms", HookPoint),
         ("entries", StackInput),
     )
@@ -254,4 +273,4 @@ def _stack_from_dict(data: Mapping[str, Any]) -> Stack:
 
 def distinct_sites(stack: Stack) -> int:
     """The number of different modules among a stack's sites: 1 where the layers share theirs."""
-    return len({site.module for site in stack.output_sites or stack.layers})
+    return len({site.module for site in stack.output_sites or stack.reading_norms or stack.layers})

@@ -20,10 +20,15 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from robustness.anatomy.nested import floating_tensors, map_nested, tensors_in
 from robustness.anatomy.stand_ins import StandInParameters
+from robustness.checkpoint.loading import reason
 from robustness.errors import UnsupportedArchitecture
 
 _WHOLE_MODULE = "whole module"  # a call whose operations torch did not show, e.g. a fused kernel
 _PARTIAL_UPDATE = "partial in-place update"
+# Operations that choose, join, repeat or pool positions, as long as every feature stays itself.
+_OF_POSITIONS = {
+    *("getitem", "cat", "pad", "index_select", "repeat_interleave", "avg_pool2d", "max_pool2d"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +165,8 @@ class _Recorder(StandInParameters):
         new = [tensor for tensor in tensors_in(result) if tensor not in self._values]
         if changed or new:  # and not, for example, a question after a tensor's dtype
             name, inputs = _operation_name(func), [self._value(operand) for operand in operands]
+            if name in _OF_POSITIONS and len(_widths(*operands, *new)) == 1:
+                name = "alias"
             for tensor in changed:
                 self._update_in_place(name, tensor, inputs)
             new = [tensor for tensor in new if tensor not in self._values]
@@ -285,7 +292,8 @@ def _forward(model: nn.Module, inputs: Mapping[str, Tensor], mode: TorchFunction
         except Exception as error:  # whatever a model's code may raise
             raise UnsupportedArchitecture(
                 f"A forward pass of {type(model).__name__} on {', '.join(inputs)} failed, so its "
-                f"layers cannot be found: {type(error).__name__}: {error}"
+                f"layers cannot be found ({type(error).__name__}: {reason(error)}): only a model "
+                "that reads texts of any length, and nothing else, can be scanned or vetted."
             ) from error
 
 
@@ -304,6 +312,10 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 
 def _spec(tensor: Tensor) -> TensorSpec:
     return TensorSpec(shape=tuple(tensor.shape), dtype=tensor.dtype, device=tensor.device)
+
+
+def _widths(*tensors: Tensor) -> set[int]:
+    return {tensor.shape[-1] for tensor in tensors if tensor.is_floating_point() and tensor.ndim}
 
 
 def _version(tensor: Tensor) -> int:

@@ -66,7 +66,9 @@ def candidates(config: Any, *, what: str) -> tuple[Architecture, ...]:
         return _undeclared(config, tables, pretraining, what)
     for scoring, names in tables:
         if declared in names.values():
-            _refuse_other_inputs(declared, what, text_suffices=scoring == "causal")
+            _refuse_other_inputs(declared, what, scoring)
+            if getattr(config, "causal", False) and declared in tables[-1][1].values():
+                scoring = "causal"  # one class for both, and config.json decides
             _refuse_bidirectional(config, declared, scoring, config.model_type in masked, what)
             return (Architecture(name=declared, scoring=scoring, declared=declared),)
     _require_known(declared, what)
@@ -175,15 +177,18 @@ def _require_known(declared: str, what: str) -> None:
         )
 
 
-def _refuse_other_inputs(declared: str, what: str, *, text_suffices: bool = False) -> None:
+def _refuse_other_inputs(declared: str, what: str, scoring: Scoring | None = None) -> None:
     """A model that reads more than text, or none, by what its class says of its input.
 
     Some that can also read images stand among the causal models: without any, they are language
-    models.
+    models. What predicts masked tokens reads them, even if its class can be made to read others.
     """
     modalities = getattr(model_class(declared), "input_modalities", "text")
     read = {modalities} if isinstance(modalities, str) else set(modalities)
-    if not read - {"text"} or (text_suffices and "text" in read):
+    enough = (scoring == "causal" and "text" in read) or (
+        scoring == "masked" and "text" not in read
+    )
+    if enough or not read - {"text"}:
         return
     others = " and ".join(sorted(read - {"text"}))
     if "text" in read:

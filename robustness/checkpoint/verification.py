@@ -26,7 +26,7 @@ from robustness.checkpoint.loading import loading_errors, quiet
 from robustness.checkpoint.skeleton import build_skeleton, map_names, surplus_layers
 from robustness.checkpoint.tokenization import load_tokenizer, verify_tokenizer
 from robustness.checkpoint.weights import TensorInfo, read_json
-from robustness.errors import CheckpointError
+from robustness.errors import CheckpointError, UnsupportedArchitecture
 from robustness.runtime.libraries import load_libraries
 
 # Settings of config.json that would make transformers read other files than those verified, or
@@ -34,7 +34,7 @@ from robustness.runtime.libraries import load_libraries
 _FOREIGN_SETTINGS = ("transformers_weights", "fusion_config", "kernel_config", "distributed_config")
 # Settings that transformers makes lists of that length from as soon as it reads them.
 _COUNTS = re.compile(r"num_labels|(?:\w+_)?(?:layers?|experts?|heads?|blocks?|groups?)")
-_MAX_COUNT = 10_000
+_MAX_COUNT = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,8 +175,18 @@ def load_verified(
 
 
 def embedding_rows(model: Any) -> int:
-    """Rows of the token embedding."""
-    return int(model.get_input_embeddings().weight.shape[0])
+    """Rows of the token embedding.
+
+    Raises:
+        UnsupportedArchitecture: There is none.
+    """
+    weight = getattr(model.get_input_embeddings(), "weight", None)
+    if weight is None:
+        raise UnsupportedArchitecture(
+            f"{type(model).__name__} names no table of token embeddings, so it cannot be run on "
+            "tokens to find its layers: it can be neither scanned nor vetted."
+        )
+    return int(weight.shape[0])
 
 
 def usable_positions(model: Any) -> int | None:

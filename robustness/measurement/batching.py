@@ -36,7 +36,7 @@ def first_guess(device: str, *, hidden_size: int, reserved: int) -> int:
     """The most tokens of a batch: what is fast, or less where free memory does not allow it.
 
     ``reserved`` bytes are needed whatever the batch is. Running out of memory halves the guess; see
-    :func:`is_out_of_memory`.
+    :func:`robustness.runtime.devices.is_out_of_memory`.
     """
     wanted = CPU_TOKENS if device == "cpu" else ACCELERATOR_TOKENS
     free = _free_memory(device)
@@ -57,14 +57,3 @@ def _free_memory(device: str) -> int | None:
 
         return int(torch.cuda.mem_get_info(device)[0])
     return None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out: torch has several ways to say it."""
-    if isinstance(error, MemoryError):
-        return True
-    text = str(error).lower()
-    says_so = any(
-        words in text for words in ("out of memory", "not enough memory", "allocate memory")
-    )
-    return isinstance(error, RuntimeError) and says_so

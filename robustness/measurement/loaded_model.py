@@ -17,7 +17,8 @@ from robustness.ablation.interventions import Intervention, PerBlockAblation, Qu
 from robustness.ablation.quantization import quantized
 from robustness.anatomy.live import dense_layers_of
 from robustness.errors import MeasurementError
-from robustness.measurement.batching import first_guess, is_out_of_memory, micro_batches
+from robustness.measurement.batching import first_guess, micro_batches
+from robustness.runtime.devices import is_out_of_memory
 from robustness.runtime.threads import LibraryChoice, Threads
 
 if TYPE_CHECKING:

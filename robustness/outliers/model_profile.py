@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from robustness.anatomy.stacks import Anatomy, Stack
     from robustness.checkpoint.checkpoint import Checkpoint
 
-MODEL_PROFILE = 5
+MODEL_PROFILE = 6
 """Version of what an model_profile records; part of its identity in the store."""
 
 
@@ -189,7 +189,7 @@ class _Search:
     def values(self, key: Mapping[str, Any]) -> Record:
         """The parameters at the output sites; none where a rule on activations alone can see."""
         try:
-            kinds = [site.kind for site in self._stack.sites]
+            kinds = [site.kind for site in self._stack.rule_sites]
             values = site_values(self._parameters, kinds=kinds, keep=key["values"])
         except (UnsupportedSite, CheckpointError):  # no output sites, or quantised weights there
             return {"values": None}

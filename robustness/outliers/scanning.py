@@ -6,13 +6,13 @@ the output sites and remembers what stands there.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robustness.anatomy.site_weights import SiteWeights, site_weights
-from robustness.anatomy.stacks import StackChoice
+from robustness.anatomy.stacks import READING_NORMS, SiteKind, StackChoice
 from robustness.checkpoint.reading import PLAIN, ReadOptions
 from robustness.errors import RuleError
 from robustness.outliers.outliers import Detection
@@ -70,7 +70,7 @@ class Scan:
         notes: on how it was resolved.
         architecture: name of the transformers class.
         stack: role of the stack: ``only``, ``encoder`` or ``decoder``.
-        kind: what the output sites are: ``norm`` or ``writer``.
+        kind: what the rules read, see :class:`robustness.anatomy.stacks.Site`.
         distinct_sites: different modules among them.
         findings: one for each rule on weights, in the order of the rules.
         scale: of every feature in every layer, shape (L, D).
@@ -85,7 +85,7 @@ class Scan:
     notes: tuple[str, ...]
     architecture: str
     stack: str
-    kind: Literal["norm", "writer"]
+    kind: SiteKind
     distinct_sites: int
     findings: tuple[Finding, ...]
     scale: NDArray[np.float64]
@@ -193,7 +193,7 @@ def scan(
         label=label,
         reference=reference,
         revision=weights.revision,
-        notes=weights.notes,
+        notes=(*weights.notes, *([READING_NORMS] if weights.kind == "reader" else [])),
         architecture=weights.architecture,
         stack=weights.stack,
         kind=weights.kind,

@@ -27,7 +27,8 @@ class SiteValues:
     """Scale and bias of the features at the output sites; rows are layers.
 
     Attributes:
-        site: what the rows are of: ``output norm`` or ``output writer``.
+        site: what the rows are of: ``output norm``, ``output writer``, ``output site`` where it is
+            one in some layers and the other in others, or ``reading norm``.
         dims: the dimensions of the columns, ascending; ``None`` if there is one for each.
         scale: shape (L, columns), to five significant digits.
         bias: likewise; ``None`` where a site has none.
@@ -77,7 +78,7 @@ def site_values(
 
     Args:
         parameters: of all layers.
-        kinds: the sites' (``norm``, ``writer``).
+        kinds: the sites' (``norm``, ``writer`` or ``reader``).
         keep: dimensions whose columns are kept whatever their number; the most extreme ones, by
             the largest |z| in any one layer, fill up what there is room for.
         most_entries: of one matrix.
@@ -91,8 +92,9 @@ def site_values(
         return None if values is None else _rounded(values[:, columns], digits)
 
     kind = next(iter(kinds)) if len(set(kinds)) == 1 else "site"
+    site = "reading norm" if kind == "reader" else f"output {kind}"
     return SiteValues(
-        site=f"output {kind}",
+        site=site,
         dims=dims,
         scale=_rounded(scale[:, columns], VALUE_DIGITS),
         bias=shown(bias, VALUE_DIGITS),

@@ -1,5 +1,6 @@
 """Settings: everything that may differ between the checkpoints of one run, strictly validated."""
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, create_model, field_validator, model_validator
@@ -162,6 +163,12 @@ class Settings(StrictTable):
         """Dimensions ablated where and how the policy says."""
         layers = None if self.layers == "all" else tuple(self.layers)
         return Ablation(dims=dims, site=self.site, mode=self.mode, layers=layers)
+
+    def where_possible(self, sites: Collection[str]) -> "Settings":
+        """At the site ``residual`` if no site is named and the model has no site ``output``."""
+        if "site" in self.model_fields_set or "output" in sites:
+            return self
+        return self.model_copy(update={"site": "residual"})
 
     @property
     def limits(self) -> dict[str, Limits]:

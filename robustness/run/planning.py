@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from robustness.anatomy.stacks import READING_NORMS
 from robustness.checkpoint.checkpoint import Checkpoint
 from robustness.checkpoint.reference import unique_labels
 from robustness.checkpoint.resolving import resolve
@@ -64,6 +65,7 @@ def _planned(reference: str, label: str, policy: Policy, context: Context) -> Pl
         vetting.corpus  # noqa: B018 (what is wrong with it comes before the rules)
     told("looking for outlier dimensions")
     model_profile = vetting.model_profile
+    vetting.settings = settings = settings.where_possible(model_profile.sites)
     vetting.require_site()
     task = None
     if settings.task.data is not None:
@@ -77,7 +79,7 @@ def _planned(reference: str, label: str, policy: Policy, context: Context) -> Pl
         corpus="none",
         block_size=0,
         text_blocks=0,
-        notes=tuple(_task_notes(vetting, task)),
+        notes=(*_site_note(vetting), *_task_notes(vetting, task)),
         checks=planned_checks(vetting.plan_context()),
         task=task,
     )
@@ -140,6 +142,13 @@ def _task_notes(vetting: Vetting, task: PlannedTask | None) -> list[str]:
     if task is not None and vetting.settings.dtype != "float32":
         notes.append("tasks are measured in float32, whatever the dtype")
     return notes
+
+
+def _site_note(vetting: Vetting) -> list[str]:
+    """What rules read, and where dimensions are ablated, if the layers have no output sites."""
+    if not vetting.model_profile.anatomy.stack.reading_norms:
+        return []
+    return [f"{READING_NORMS}, and dimensions are ablated at the site {vetting.settings.site}"]
 
 
 def _notes(vetting: Vetting) -> list[str]:

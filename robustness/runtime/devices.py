@@ -63,3 +63,14 @@ def _processor_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
         if name.strip() == "flags":
             return value.split()
     return []
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out: torch has several ways to say it."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    says_so = any(
+        words in text for words in ("out of memory", "not enough memory", "allocate memory")
+    )
+    return isinstance(error, RuntimeError) and says_so

@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from robustness.errors import MeasurementError, UnsupportedArchitecture
-from robustness.runtime.devices import Dtype
+from robustness.checkpoint.loading import reason
+from robustness.errors import MeasurementError, RobustnessError, UnsupportedArchitecture
+from robustness.runtime.devices import Dtype, is_out_of_memory
 from robustness.scoring.block import ScoredBlock, head_columns, model_inputs
 
 LOGITS_BYTES = 128 * 1024**2
@@ -37,8 +38,8 @@ class Scorer:
     """
 
     def __init__(self, model: nn.Module, *, pad_id: int = 0, dtype: Dtype = "float32") -> None:
-        getter: Callable[[], object] = getattr(model, "get_output_embeddings", lambda: None)
-        head = getter()
+        getter: Callable[[], object] | None = getattr(model, "get_output_embeddings", None)
+        head = None if getter is None else getter() or nn.Identity()  # which is never called
         if not isinstance(head, nn.Module):
             raise UnsupportedArchitecture(
                 f"{type(model).__name__} has no output embedding, so it has no logits over a "
@@ -135,15 +136,19 @@ class Scorer:
         scored: list[Tensor] = []
 
         def only_scored(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            if args[0].ndim != 3:
+                return args
             scored.append(args[0][keep][None].float())  # (B, T, D) -> (1, N, D)
             return (scored[0][:, :most], *args[1:])
 
         handle = self._head.register_forward_pre_hook(only_scored)
         try:
-            with self._precision():
+            with self._precision(), forward_errors(self.model):
                 logits = self.model(**inputs, use_cache=False).logits
         finally:
             handle.remove()
+        if not scored and logits.ndim == 3:  # (B, T, V) of a head that was read in another way
+            return logits[keep][None], logits[keep].float()
         logits = logits.reshape(-1, logits.shape[-1])  # (n, V)
         wanted = min(most, len(keep[0]))
         if not scored or len(logits) != wanted:
@@ -180,8 +185,30 @@ class Scorer:
     def _shift_right(self, target: NDArray[np.int64]) -> NDArray[np.int64]:
         """What the decoder reads while it produces a target, by the model's own rule, (U,)."""
         shift: Any = self.model.prepare_decoder_input_ids_from_labels
-        shifted: NDArray[np.int64] = shift(torch.from_numpy(target)[None])[0].numpy()
+        with forward_errors(self.model):
+            shifted: NDArray[np.int64] = shift(torch.from_numpy(target)[None])[0].numpy()
         return shifted
+
+
+@contextmanager
+def forward_errors(model: nn.Module) -> Iterator[None]:
+    """Turn what a model's own code raises into one sentence.
+
+    Raises:
+        MeasurementError: instead of anything but a lack of memory.
+    """
+    try:
+        yield
+    except (RobustnessError, MemoryError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise MeasurementError(
+            f"a forward pass of {type(model).__name__} failed ({type(error).__name__}: "
+            f"{reason(error)}): its config.json lacks or contradicts something, or the model takes "
+            "other text blocks than these"
+        ) from error
 
 
 def _rows(head: nn.Module) -> int:

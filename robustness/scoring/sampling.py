@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from robustness.errors import MeasurementError
+
 MASKED_SHARE = 0.15
 """Share of a text block's non-special tokens that masked scoring masks (Devlin et al. 2019)."""
 
@@ -171,12 +173,12 @@ def random_candidates(outliers: Iterable[int], *, hidden_size: int, size: int) -
     """The dimensions that ``size`` random ones are drawn from: all but the outliers.
 
     Raises:
-        ValueError: if there are not that many.
+        MeasurementError: if there are not that many.
     """
     candidates = sorted(set(range(hidden_size)) - set(outliers))
     if not 0 < size <= len(candidates):
-        raise ValueError(
+        raise MeasurementError(
             f"cannot ablate {size} random dimensions: there are {len(candidates)} that are not "
-            "outliers"
+            "outliers, so there is no control; choose a stricter rule or setting of it"
         )
     return candidates

@@ -167,4 +167,5 @@ def common_settings(policy: "Policy", steps: Sequence[Step]) -> "Settings":
             f"{policy.source}: the checkpoints of a run are measured alike, and it has settings "
             "of their own for some of them: remove these, or name the others alone"
         )
-    return settings[0].model_copy(update={"rule": "busters"})
+    common = settings[0].model_copy(update={"rule": "busters"})
+    return common.where_possible(("residual",) if steps[0].scan.kind == "reader" else ("output",))

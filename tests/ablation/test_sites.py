@@ -90,6 +90,60 @@ def test_features_are_zero_at_every_site_and_the_logits_feel_it(architecture: st
     assert torch.equal(logits(model, inputs), intact)
 
 
+# The modules whose outputs a plain loop zeroes, in the words of the models' source code.
+BY_HAND = {
+    "bert": "bert.encoder.layer.{}",
+    "deepseek-v3": "model.layers.{}",
+    "doge": "model.layers.{}.mlp.down_proj",
+    "doge-experts": "model.layers.{}",
+    "flaubert": "transformer.layer_norm2.{}",
+    "gpt-oss": "model.layers.{}",
+    "granite-experts": "model.layers.{}",
+    "luke": "luke.encoder.layer.{}",
+    "mixtral": "model.layers.{}",
+    "mobilebert": "mobilebert.encoder.layer.{}",
+    "prophetnet": "prophetnet.decoder.layers.{}",
+    "qwen2-moe": "model.layers.{}",
+    "xlm": "transformer.layer_norm2.{}",
+}
+LAYERS_BY_HAND = {
+    **{architecture: [name.format(n) for n in range(3)] for architecture, name in BY_HAND.items()},
+    "funnel": [
+        *("funnel.encoder.blocks.0.0", "funnel.encoder.blocks.1.0", "funnel.encoder.blocks.1.1"),
+        "funnel.decoder.layers.0",
+    ],
+    "zamba2": [
+        "model.layers.0.mamba.out_proj",
+        *(f"model.layers.{n}.mamba_decoder.mamba.out_proj" for n in (1, 2)),
+    ],
+}
+
+
+@pytest.mark.parametrize("architecture", LAYERS_BY_HAND)
+def test_the_default_site_is_what_a_plain_loop_zeroes(architecture: str) -> None:
+    def zero(_: nn.Module, __: object, output: Any) -> Any:
+        first = (output if isinstance(output, Tensor) else output[0]).clone()
+        for dim in DIMS:
+            first[..., dim] = 0
+        return first if isinstance(output, Tensor) else (first, *output[1:])
+
+    model, anatomy, inputs = traced(architecture)
+    site = "output" if "output" in anatomy.stack.available() else "residual"
+    assert (site == "output") == (architecture in ARCHITECTURES)
+    with ablated(model, anatomy.stack, Ablation(dims=DIMS, site=site)):
+        found = logits(model, inputs)
+    modules = map(model.get_submodule, LAYERS_BY_HAND[architecture])
+    handles = [module.register_forward_hook(zero) for module in modules]
+    assert torch.equal(logits(model, inputs), found)
+    for handle in handles:
+        handle.remove()
+    assert not torch.allclose(logits(model, inputs), found, rtol=1e-3, atol=1e-3)
+
+
+# By attention that is no part of a layer's module, or by all of the attention layers once more.
+EMBEDDING_READ_ELSEWHERE = {"flaubert", "xlm", "zamba2"}
+
+
 @pytest.mark.parametrize("architecture", ALL)
 def test_without_its_residual_stream_a_feature_is_nothing_to_the_logits(architecture: str) -> None:
     """Whatever it was: noise added to what is ablated does not change a bit of the logits."""
@@ -97,6 +151,13 @@ def test_without_its_residual_stream_a_feature_is_nothing_to_the_logits(architec
     intact = logits(model, inputs)
     for stack in anatomy.stacks:
         everywhere = Ablation(dims=DIMS, site="residual", embeddings=True)
+        if architecture in EMBEDDING_READ_ELSEWHERE:
+            with (
+                pytest.raises(UnsupportedSite, match="is read outside of its modules"),
+                ablated(model, stack, everywhere),
+            ):
+                pass
+            continue
         with ablated(model, stack, everywhere):
             expected = logits(model, inputs)
         with disturbed(model, stack, DIMS), ablated(model, stack, everywhere):

@@ -69,12 +69,17 @@ EXPECTED: dict[str, list[Expected]] = {
     "distilbert": [
         norm("distilbert.transformer", "distilbert.transformer.layer.2.output_layer_norm")
     ],
+    "doge": [Expected("model", "model.layers.2.mlp.down_proj")],
     "electra": [norm("electra.encoder", "electra.encoder.layer.2.output.LayerNorm")],
     "electra-discriminator": [norm("electra.encoder", "electra.encoder.layer.2.output.LayerNorm")],
     "ernie": [norm("ernie.encoder", "ernie.encoder.layer.2.output.LayerNorm")],
     "falcon": [Expected("transformer", "transformer.h.2.mlp.dense_4h_to_h")],
     "falcon-alibi": [Expected("transformer", "transformer.h.2.mlp.dense_4h_to_h")],
     "falcon-new": [Expected("transformer", "transformer.h.2.mlp.dense_4h_to_h")],
+    # Its layers are no modules: the norms that end them are in one list, the others in another.
+    "flaubert": [norm("transformer", "transformer.layer_norm2.2")],
+    # Three layers read pooled positions, and one reads all of them again.
+    "funnel": [norm("funnel", "funnel.decoder.layers.0.ffn.layer_norm", layers=4)],
     "gemma": [Expected("model", "model.layers.2.mlp.down_proj")],
     "gemma2": [Expected("model", "model.layers.2.post_feedforward_layernorm")],
     "gemma3": [Expected("model", "model.layers.2.post_feedforward_layernorm")],
@@ -89,6 +94,7 @@ EXPECTED: dict[str, list[Expected]] = {
     "gptj": [Expected("transformer", "transformer.h.2.mlp.fc_out", bias=True)],
     "granite": [Expected("model", "model.layers.2.mlp.down_proj")],
     "llama": [Expected("model", "model.layers.2.mlp.down_proj")],
+    "luke": [norm("luke.encoder", "luke.encoder.layer.2.output.LayerNorm")],
     "jamba": [Expected("model", "model.layers.2.feed_forward.down_proj")],
     "mamba": [Expected("backbone", "backbone.layers.2.mixer.out_proj")],
     "marian": [
@@ -101,6 +107,10 @@ EXPECTED: dict[str, list[Expected]] = {
     ],
     "megatron-bert": [Expected("bert.encoder", "bert.encoder.layer.2.output.dense", bias=True)],
     "mistral": [Expected("model", "model.layers.2.mlp.down_proj")],
+    # What it calls a norm scales and shifts.
+    "mobilebert": [
+        norm("mobilebert.encoder", "mobilebert.encoder.layer.2.output.bottleneck.LayerNorm")
+    ],
     "modernbert": [Expected("model", "model.layers.2.mlp.Wo")],
     "mpnet": [norm("mpnet.encoder", "mpnet.encoder.layer.2.output.LayerNorm")],
     "nemotron": [Expected("model", "model.layers.2.mlp.down_proj")],
@@ -112,6 +122,10 @@ EXPECTED: dict[str, list[Expected]] = {
     "opt-post-norm": [norm("model.decoder", "model.decoder.layers.2.final_layer_norm")],
     "phi": [Expected("model", "model.layers.2.mlp.fc2", bias=True)],
     "phi3": [Expected("model", "model.layers.2.mlp.down_proj")],
+    "prophetnet": [
+        norm("prophetnet.encoder", "prophetnet.encoder.layers.2.feed_forward_layer_norm"),
+        norm("prophetnet.decoder", "prophetnet.decoder.layers.2.feed_forward_layer_norm"),
+    ],
     "qwen2": [Expected("model", "model.layers.2.mlp.down_proj")],
     "qwen3": [Expected("model", "model.layers.2.mlp.down_proj")],
     "roberta": [norm("roberta.encoder", "roberta.encoder.layer.2.output.LayerNorm")],
@@ -132,8 +146,10 @@ EXPECTED: dict[str, list[Expected]] = {
         Expected("encoder", "encoder.block.2.layer.1.DenseReluDense.wo"),
         Expected("decoder", "decoder.block.2.layer.2.DenseReluDense.wo"),
     ],
+    "xlm": [norm("transformer", "transformer.layer_norm2.2")],
     "xlm-roberta": [norm("roberta.encoder", "roberta.encoder.layer.2.output.LayerNorm")],
     "xlnet": [norm("transformer", "transformer.layer.2.ff.layer_norm", batch_axis=1)],
+    "zamba2": [Expected("model", "model.layers.2.mamba_decoder.mamba.out_proj")],
 }
 
 

@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import transformers
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robustness.ablation.ablation import Ablation
@@ -313,7 +317,7 @@ def test_of_parallel_branches_the_one_without_attention_is_the_site() -> None:
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (TwoBranches, "a sum of branches of which 2, not one, end without attention"),
+        (TwoBranches, "is 2 branches and not what one module writes"),
         (Gated, "comes from the operation 'mul' and not from a module with parameters"),
     ],
 )
@@ -328,7 +332,7 @@ def test_what_cannot_be_decided_is_not_guessed(layer: type[Layer], message: str)
 @pytest.mark.parametrize("model", [Model(NoResidual), Model(PostNorm, n=1), nn.Embedding(50, 3)])
 def test_models_without_repeated_layers_are_refused(model: nn.Module) -> None:
     inputs = {"input": IDS["ids"]} if isinstance(model, nn.Embedding) else IDS
-    with pytest.raises(UnsupportedArchitecture, match="has no repeated layers"):
+    with pytest.raises(UnsupportedArchitecture, match="No repeated layers were found"):
         trace_anatomy(model, inputs)
 
 
@@ -345,15 +349,69 @@ def test_mixtures_of_experts_have_no_output_sites_but_residual_ones(architecture
     assert [place.module for place in stack.layers] == [f"model.layers.{n}" for n in range(3)]
     assert stack.available() == ("residual",)
     with pytest.raises(UnsupportedSite) as caught:
-        site_parameters(stack, lambda name: pytest.fail(f"{name} was read"))
+        _ = stack.sites
     message = str(caught.value)
-    assert "layers.0" in message
+    assert "'model.layers." in message
     assert message.endswith(
-        "; the rules for weights and the site 'output' need layers whose output one dense layer or "
-        "norm writes, which those of a mixture of experts have not, while the site 'residual' can "
-        "be ablated in any of them."
+        "; the site 'output' and the rules for weights need one dense layer or norm for each "
+        "layer, which those of a mixture of experts have not, while the site 'residual' can be "
+        "ablated in any of them, with dimensions that a rule on activations finds, such as "
+        "'massive'."
     )
     assert message.count(". ") == 0  # one sentence
+    # The rules on weights read the norm before the experts instead.
+    read: list[str] = []
+
+    def tensor(name: str) -> NDArray[np.float64]:
+        read.append(name)
+        return np.ones(16)
+
+    site_parameters(stack, tensor)
+    assert read == [f"model.layers.{n}.post_attention_layernorm.weight" for n in range(3)]
+    assert {site.kind for site in stack.rule_sites} == {"reader"}
+
+
+def test_features_before_positions_are_refused_not_taken_for_each_other() -> None:
+    parts = ("q", "k", "v", "post_attention", "intermediate", "output")
+    sizes: dict[str, Any] = {f"{part}_groups": 1 for part in parts}
+    sizes |= {"vocab_size": 64, "hidden_size": 16, "embedding_size": 16, "intermediate_size": 24}
+    config = transformers.SqueezeBertConfig(num_hidden_layers=2, num_attention_heads=2, **sizes)
+    with pytest.raises(UnsupportedArchitecture, match=r"before positions \(2 x 16 x 8\)"):
+        trace_anatomy(transformers.SqueezeBertForMaskedLM(config), tiny_inputs("bert"))
+
+
+def test_layers_of_several_residual_streams_have_the_site_residual_alone() -> None:
+    class Streams(Layer):
+        """Mixes four streams, (S, B, T, D), and adds to each."""
+
+        def __init__(self, size: int) -> None:
+            super().__init__(size)
+            self.mixing = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            mixed: Tensor = self.mixing(x.permute(1, 2, 3, 0)).permute(3, 0, 1, 2)
+            y: Tensor = mixed + self.dense(self.a(mixed[0]))
+            return y
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(50, 12)
+            self.layers = nn.ModuleList(Streams(12) for _ in range(3))
+
+        def forward(self, ids: Tensor) -> Tensor:
+            x = self.table(ids)[None].repeat(4, 1, 1, 1)
+            for layer in self.layers:
+                x = layer(x)
+            y: Tensor = x.sum(0)
+            return y
+
+    stack = trace_anatomy(Model(), IDS).stack
+    assert [place.module for place in stack.layers] == [f"layers.{n}" for n in range(3)]
+    assert [place.batch_axis for place in stack.layers] == [1, 1, 1]
+    assert stack.available() == ("residual",)
+    with pytest.raises(UnsupportedSite, match="no residual connection leads"):
+        _ = stack.rule_sites
 
 
 def test_stacks_are_told_apart_by_what_reads_what_not_by_their_order() -> None:

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from robustness.ablation.ablation import Ablation
 from robustness.ablation.interventions import FixedAblation, Intact, PerBlockAblation
+from robustness.anatomy.stacks import READING_NORMS
 from robustness.errors import RobustnessError
 from robustness.policy.policy import load_policy
 from robustness.run.planning import make_plan
@@ -153,6 +154,24 @@ def test_a_mixture_of_experts_is_vetted_by_activations_at_the_residual_site(make
     assert vetting.ablate(found[:1]).is_harmless(within=50.0)
 
 
-def test_a_mixture_of_experts_has_no_output_site_and_says_what_is_possible(make: Make) -> None:
-    with pytest.raises(RobustnessError, match="residual"):
-        make("mixtral")
+def test_the_default_run_of_a_mixture_of_experts_ablates_its_residual_stream(
+    make: Make, tmp_path: Path
+) -> None:
+    vetting = make("mixtral")
+    assert vetting.settings.site == "residual"
+    layers = vetting.checkpoint.load_model().model.layers
+    scales = torch.stack([layer.post_attention_layernorm.weight for layer in layers]).double()
+    far = (scales - scales.mean(1, keepdim=True)).abs() > scales.std(1, keepdim=True)  # k = 1
+    found = vetting.outliers().dims
+    assert found == tuple(torch.nonzero(far.sum(0) >= 2).flatten().tolist())
+    assert vetting.ablate(found).ablation.site == "residual"
+    assert vetting.ablate(found).is_harmless(within=50.0)
+    policy = load_policy(None, options={"corpus": str(tmp_path / "text.txt"), "block_size": 24})
+    context = Context(root=tmp_path / "store")
+    (planned,) = make_plan([str(tmp_path / "mixtral")], policy, context).checkpoints
+    assert f"{READING_NORMS}, and dimensions are ablated at the site residual" in planned.notes
+
+
+def test_a_mixture_of_experts_has_no_output_site_if_that_is_asked_for(make: Make) -> None:
+    with pytest.raises(RobustnessError, match="'residual' can be ablated"):
+        make("mixtral", site="output")

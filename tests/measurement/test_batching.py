@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from robustness.ablation.ablation import Ablation
 from robustness.ablation.interventions import FixedAblation, Intact, PerBlockAblation
 from robustness.errors import MeasurementError
-from robustness.measurement.batching import CPU_TOKENS, first_guess, is_out_of_memory, micro_batches
+from robustness.measurement.batching import CPU_TOKENS, first_guess, micro_batches
 from robustness.measurement.execution import Execution
 from robustness.policy.policy import load_policy
 from robustness.run.planning import make_plan
+from robustness.runtime.devices import is_out_of_memory
 from robustness.scoring.block import ScoredBlock
 from robustness.scoring.forward import Scorer
 from robustness.store.context import Context

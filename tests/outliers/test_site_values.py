@@ -148,7 +148,7 @@ def test_a_site_without_bias_has_none() -> None:
     assert SiteValues.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
-def test_a_mixture_of_experts_has_no_values(tmp_path: Path) -> None:
+def test_of_a_mixture_of_experts_they_are_those_of_the_norms_before_them(tmp_path: Path) -> None:
     model = tiny_model(
         "MixtralForCausalLM",
         hidden_size=16,
@@ -159,7 +159,10 @@ def test_a_mixture_of_experts_has_no_values(tmp_path: Path) -> None:
     )
     rules = {"massive": {"threshold": 1e9}}
     found = examined(tmp_path, model, rule="massive", site="residual", rules=rules)
-    assert found.values is None
+    assert found.values is not None
+    assert found.values.site == "reading norm"
+    norms = [layer.post_attention_layernorm.weight.tolist() for layer in model.model.layers]
+    assert found.values.scale == tuple(tuple(float(f"{x:.4e}") for x in row) for row in norms)
 
 
 def test_they_stay_in_the_process_that_reports(tmp_path: Path) -> None:

@@ -125,7 +125,8 @@ def test_failures_show_the_numbers(
             f"E * dimension {HIDDEN_SIZE} is out of range: the hidden size is {HIDDEN_SIZE}",
             "RuleError: unknown rule 'bustres'; known: busters, puccetti, *",
             "UnsupportedSite: *'middle'*",
-            f"E * cannot ablate {HIDDEN_SIZE} random dimensions: there are {HIDDEN_SIZE - 1} *",
+            f"MeasurementError: cannot ablate {HIDDEN_SIZE} random dimensions: there are "
+            f"{HIDDEN_SIZE - 1} that are not outliers, so there is no control; *",
             "PolicyError: confidence must be at least 0.5 and below 1, not 1.0",
         ]
     )

@@ -95,7 +95,7 @@ def test_no_more_logits_exist_than_asked_for() -> None:
 def test_hooks_are_gone_after_an_exception() -> None:
     model: Any = tiny_model("llama")
     too_large = causal_block(np.array([1, 10**6, 3]))
-    with pytest.raises(IndexError):
+    with pytest.raises(MeasurementError, match="IndexError"):
         Scorer(model).nll_nats([too_large])
     assert not model.get_output_embeddings()._forward_pre_hooks
 
@@ -118,8 +118,9 @@ def test_a_model_without_output_embedding_is_refused() -> None:
         Scorer(torch.nn.Linear(2, 2))
 
 
-def test_a_model_that_ignores_the_selection_is_refused() -> None:
+def test_logits_of_a_head_that_is_read_in_another_way_are_selected_afterwards() -> None:
     model = tiny_model("llama")
+    block = causal_block(np.arange(3, 13))
 
     class Wrapper(torch.nn.Module):
         def __init__(self) -> None:
@@ -132,5 +133,14 @@ def test_a_model_that_ignores_the_selection_is_refused() -> None:
         def forward(self, **inputs: Any) -> Any:
             return self.model(**inputs)
 
-    with pytest.raises(MeasurementError, match="positions instead of the"):
-        Scorer(Wrapper()).nll_nats([causal_block(np.arange(3, 13))])
+    assert Scorer(Wrapper()).nll_nats([block]) == pytest.approx(Scorer(model).nll_nats([block]))
+
+
+def test_what_a_model_raises_is_one_sentence() -> None:
+    model = tiny_model("bert")
+    block = causal_block(np.full(10, 10**6))
+    with pytest.raises(
+        MeasurementError, match="a forward pass of BertForMaskedLM failed"
+    ) as caught:
+        Scorer(model).nll_nats([block])
+    assert ". " not in str(caught.value)

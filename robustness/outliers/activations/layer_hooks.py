@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from robustness.anatomy.stacks import Stack
 from robustness.errors import MeasurementError, RuleError
+from robustness.scoring.forward import forward_errors
 
 Array = NDArray[np.float64]
 Progress = Callable[[str], None]
@@ -35,7 +36,7 @@ def run(model: nn.Module, ids: NDArray[np.int64]) -> None:
     if "decoder_input_ids" in inspect.signature(model.forward).parameters:
         shift_right: Any = model.prepare_decoder_input_ids_from_labels
         inputs["decoder_input_ids"] = shift_right(tokens)
-    with torch.inference_mode():
+    with torch.inference_mode(), forward_errors(model):
         model(**inputs, use_cache=False)
 
 

@@ -12,6 +12,11 @@ NAMES = 18
 COLUMN = 25
 """Width of a checkpoint's column side by side."""
 SMALL_SKETCH = 16
+KINDS = {
+    "norm": "output norms",
+    "writer": "output writers",
+    "reader": "reading norms",
+}
 BEYOND = 3.0
 """Standard deviations; what the rules ask for by default."""
 
@@ -38,7 +43,7 @@ def _checkpoint(scan: Scan, dims: Sequence[int], *, unicode: bool) -> Iterator[s
     at = f" at {scan.revision[:12]}" if scan.revision else ""
     yield from wrapped(f"{scan.label}: {scan.reference}{at}")
     stack = "" if scan.stack == "only" else f" in the {scan.stack}"
-    kind = "output norms" if scan.kind == "norm" else "output writers"
+    kind = KINDS[scan.kind]
     shared = ", one for all layers" if scan.distinct_sites == 1 < scan.layers else ""
     yield from wrapped(
         f"  {scan.architecture}, {scan.layers} layers x {scan.hidden_size}{stack}; read: "

@@ -78,6 +78,7 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "DistilBertForMaskedLM",
         {"hidden_dim": 24, "max_position_embeddings": 40},
     ),
+    "doge": ("DogeConfig", "DogeForCausalLM", {**_LLAMA_LIKE, "num_key_value_heads": 2}),
     "electra": ("ElectraConfig", "ElectraForMaskedLM", {**_BERT_LIKE, "embedding_size": 12}),
     "electra-discriminator": (
         "ElectraConfig",
@@ -96,6 +97,12 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"ffn_hidden_size": 24, "new_decoder_architecture": True, "num_kv_heads": 1},
     ),
     "ernie": ("ErnieConfig", "ErnieForMaskedLM", _BERT_LIKE),
+    "flaubert": ("FlaubertConfig", "FlaubertWithLMHeadModel", {"max_position_embeddings": 40}),
+    "funnel": (
+        "FunnelConfig",
+        "FunnelForMaskedLM",
+        {"block_sizes": [1, 2], "num_decoder_layers": 1, "d_head": 8, "d_inner": 24},
+    ),
     "gemma": ("GemmaConfig", "GemmaForCausalLM", _LLAMA_LIKE),
     "gemma2": ("Gemma2Config", "Gemma2ForCausalLM", _LLAMA_LIKE),
     "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM", _LLAMA_LIKE),
@@ -145,11 +152,27 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
         },
     ),
     "llama": ("LlamaConfig", "LlamaForCausalLM", _LLAMA_LIKE),
+    "luke": (
+        "LukeConfig",
+        "LukeForMaskedLM",
+        {**_BERT_LIKE, "entity_vocab_size": 4, "entity_emb_size": 8},
+    ),
     "mamba": ("MambaConfig", "MambaForCausalLM", {}),
     "marian": ("MarianConfig", "MarianMTModel", _BART_LIKE),
     "mbart": ("MBartConfig", "MBartForConditionalGeneration", _BART_LIKE),
     "megatron-bert": ("MegatronBertConfig", "MegatronBertForMaskedLM", _BERT_LIKE),
     "mistral": ("MistralConfig", "MistralForCausalLM", _LLAMA_LIKE),
+    "mobilebert": (
+        "MobileBertConfig",
+        "MobileBertForMaskedLM",
+        {
+            **_BERT_LIKE,
+            "embedding_size": 12,
+            "true_hidden_size": 8,
+            "intra_bottleneck_size": 8,
+            "num_feedforward_networks": 2,
+        },
+    ),
     "modernbert": (
         "ModernBertConfig",
         "ModernBertForMaskedLM",
@@ -167,6 +190,18 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "phi": ("PhiConfig", "PhiForCausalLM", {**_LLAMA_LIKE, "num_key_value_heads": 2}),
     "phi3": ("Phi3Config", "Phi3ForCausalLM", _LLAMA_LIKE),
+    "prophetnet": (
+        "ProphetNetConfig",
+        "ProphetNetForConditionalGeneration",
+        {
+            "num_encoder_attention_heads": 2,
+            "num_decoder_attention_heads": 2,
+            "encoder_ffn_dim": 24,
+            "decoder_ffn_dim": 24,
+            "max_position_embeddings": 40,
+            "num_buckets": 8,
+        },
+    ),
     "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", _LLAMA_LIKE),
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", _LLAMA_LIKE),
     "roberta": ("RobertaConfig", "RobertaForMaskedLM", _BERT_LIKE),
@@ -192,12 +227,80 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "T5ForConditionalGeneration",
         {"d_kv": 8, "d_ff": 24, "feed_forward_proj": "gated-gelu"},
     ),
+    "xlm": ("XLMConfig", "XLMWithLMHeadModel", {"max_position_embeddings": 40}),
     "xlm-roberta": ("XLMRobertaConfig", "XLMRobertaForMaskedLM", _BERT_LIKE),
     "xlnet": ("XLNetConfig", "XLNetLMHeadModel", {"d_inner": 24}),
+    "zamba2": (
+        "Zamba2Config",
+        "Zamba2ForCausalLM",
+        {
+            "layers_block_type": ["mamba", "hybrid", "hybrid"],
+            "mamba_d_state": 8,
+            "n_mamba_heads": 4,
+            "mamba_headdim": 8,
+            "mamba_ngroups": 1,
+            "attention_hidden_size": 32,
+            "attention_head_dim": 16,
+            "num_key_value_heads": 2,
+            "adapter_rank": 4,
+            "num_mem_blocks": 1,
+            "chunk_size": 8,
+            "intermediate_size": 24,
+            "max_position_embeddings": 40,
+            "use_mamba_kernels": False,
+        },
+    ),
 }
 
 # Mixtures of experts: no single module writes a layer's output.
 UNSUPPORTED: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "deepseek-v3": (
+        "DeepseekV3Config",
+        "DeepseekV3ForCausalLM",
+        {
+            "intermediate_size": 24,
+            "moe_intermediate_size": 8,
+            "max_position_embeddings": 40,
+            "num_key_value_heads": 2,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "n_group": 1,
+            "topk_group": 1,
+            "first_k_dense_replace": 1,
+            "kv_lora_rank": 8,
+            "q_lora_rank": 8,
+            "qk_rope_head_dim": 8,
+            "qk_nope_head_dim": 8,
+            "v_head_dim": 8,
+        },
+    ),
+    "doge-experts": (
+        "DogeConfig",
+        "DogeForCausalLM",
+        {
+            **_LLAMA_LIKE,
+            "num_key_value_heads": 2,
+            "is_moe": True,
+            "num_experts": 16,
+            "num_experts_per_tok": 2,
+        },
+    ),
+    "gpt-oss": (
+        "GptOssConfig",
+        "GptOssForCausalLM",
+        {**_LLAMA_LIKE, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8},
+    ),
+    "granite-experts": (
+        "GraniteMoeSharedConfig",
+        "GraniteMoeSharedForCausalLM",
+        {
+            "intermediate_size": 24,
+            "shared_intermediate_size": 8,
+            "num_key_value_heads": 1,
+            "max_position_embeddings": 40,
+            "num_local_experts": 4,
+        },
+    ),
     "mixtral": ("MixtralConfig", "MixtralForCausalLM", {**_LLAMA_LIKE, "num_local_experts": 4}),
     "qwen2-moe": (
         "Qwen2MoeConfig",
@@ -212,7 +315,7 @@ UNSUPPORTED: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
 }
 
-SEQUENCE_TO_SEQUENCE = {"bart", "marian", "mbart", "t5", "t5-gated"}
+SEQUENCE_TO_SEQUENCE = {"bart", "marian", "mbart", "prophetnet", "t5", "t5-gated"}
 
 
 def tiny_model(
@@ -231,6 +334,11 @@ def tiny_model(
         sizes |= {"decoder_start_token_id": 2, "num_decoder_layers": n_layers}
     if config_class in {"BartConfig", "MBartConfig", "MarianConfig"}:
         sizes |= {"encoder_layers": n_layers, "decoder_layers": n_layers}
+    if config_class == "ProphetNetConfig":
+        sizes |= {"num_encoder_layers": n_layers}
+        del sizes["num_hidden_layers"], sizes["num_attention_heads"]
+    if config_class == "FunnelConfig":
+        del sizes["num_hidden_layers"]  # those of its blocks together
     if config_class == "XLNetConfig":
         sizes |= {"d_head": hidden_size // 2}
     if config_class == "GPTNeoConfig":
