@@ -29,6 +29,8 @@ APPROACHED = {
     **{name: {12, 13} for name in ("gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2")},
     **{name: {1, 9} for name in ("tiny_aya", "cohere2moe")},
     "afmoe": {1, 5},
+    # An ordinary word of this vocabulary, </s>, is special to llama.cpp by its spelling.
+    "qwen_coder": {21, 22},
 }
 
 
@@ -49,12 +51,16 @@ def kept_ids(name: str) -> list[list[int]]:
     return ids
 
 
+def differing(tokenizer: Any, ids: list[list[int]]) -> set[int]:
+    """The numbers of the texts of which it makes other tokens."""
+    pairs = zip(tokenizer(llama_cpp.TEXTS)["input_ids"], ids, strict=True)
+    return {n for n, (ours, theirs) in enumerate(pairs) if ours != theirs}
+
+
 @pytest.mark.parametrize("name", VOCABULARIES)
 def test_a_vocabulary_makes_the_tokens_that_llama_cpp_makes(name: str) -> None:
     tokenizer = gguf_tokenizer(VOCABULARIES[name], what=name)
-    made: list[list[int]] = tokenizer(llama_cpp.TEXTS)["input_ids"]
-    pairs = enumerate(zip(made, kept_ids(name), strict=True))
-    assert {n for n, (ours, theirs) in pairs if ours != theirs} == APPROACHED.get(name, set())
+    assert differing(tokenizer, kept_ids(name)) == APPROACHED.get(name, set())
 
 
 def test_what_a_rule_says_beyond_llama_cpp() -> None:
@@ -171,7 +177,7 @@ def test_a_real_file_makes_the_tokens_and_likelihoods_that_llama_cpp_makes(
     checkpoint = resolve(str(file), cache=tmp_path)
     kept = llama_cpp.kept()["files"][name]
     tokenizer = checkpoint.load_tokenizer()
-    assert tokenizer(llama_cpp.TEXTS)["input_ids"] == kept["ids"]
+    assert differing(tokenizer, kept["ids"]) == APPROACHED.get(name, set())
     ids = tokenizer(llama_cpp.corpus_text())["input_ids"]
     made = [nll_nats(checkpoint, piece) for piece in llama_cpp.windows(ids)]
     assert made == pytest.approx(kept["nll_nats"], rel=1e-5)
