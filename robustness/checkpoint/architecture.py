@@ -58,10 +58,7 @@ def candidates(config: Any, *, what: str) -> tuple[Architecture, ...]:
         ("causal", auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
     )
     pretraining = auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES.get(config.model_type)
-    declared_names = getattr(config, "architectures", None) or []
-    declared = str(declared_names[0]) if declared_names else None
-    if declared is not None and not declared.isidentifier():
-        raise CheckpointError(f"{what} names the impossible class {declared!r} in config.json.")
+    declared = declared_class(config, what=what)
     if declared is None:
         return _undeclared(config, tables, pretraining, what)
     for scoring, names in tables:
@@ -108,6 +105,42 @@ def _undeclared(
     return tuple(architectures)
 
 
+def declared_class(config: Any, *, what: str) -> str | None:
+    """The class that config.json names, None where it names none.
+
+    Raises:
+        CheckpointError: No class can be called that.
+    """
+    names = getattr(config, "architectures", None) or []
+    declared = str(names[0]) if names else None
+    if declared is not None and not declared.isidentifier():
+        raise CheckpointError(f"{what} names the impossible class {declared!r} in config.json.")
+    return declared
+
+
+def headless_class(config: Any) -> str | None:
+    """The class of a model type without any head, None where transformers has none."""
+    from transformers.models.auto import modeling_auto as auto
+
+    names = auto.MODEL_MAPPING_NAMES.get(config.model_type)
+    return names if isinstance(names, str) else next(iter(names or ()), None)
+
+
+def classes_with_layers(config: Any, *, what: str) -> list[str]:
+    """The classes on which a checkpoint's layers can be traced, whatever it is asked; best first.
+
+    Raises:
+        CheckpointError: It does not read text, or transformers does not contain it.
+    """
+    try:
+        return [candidates(config, what=what)[0].name]
+    except NoLanguageModel:
+        names = [declared_class(config, what=what), headless_class(config)]
+        if found := [name for name in dict.fromkeys(names) if name is not None]:
+            return found
+        raise
+
+
 def model_class(name: str) -> Any:
     """The transformers class of that name."""
     load_libraries()
@@ -147,8 +180,10 @@ def tells_replaced_tokens(model: Any) -> bool:
     return isinstance(logits, torch.Tensor) and logits.shape == ids.shape
 
 
-def no_head(what: str, architecture: Architecture, missing: list[str]) -> CheckpointError:
-    """The error for files in which weights of the model are missing."""
+def no_head(
+    what: str, architecture: Architecture, missing: list[str], *, whole: bool = False
+) -> CheckpointError:
+    """The error for files in which weights of the model are missing, or its whole head."""
     shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
     lacks = (
         f"{what} lacks weights that {architecture.name} needs ({shown}): transformers would fill "
@@ -159,7 +194,7 @@ def no_head(what: str, architecture: Architecture, missing: list[str]) -> Checkp
             f"{lacks}, so its answers would mean nothing; give a checkpoint that was fine-tuned "
             "for the task and saved whole."
         )
-    damaged = architecture.declared is not None
+    damaged = architecture.declared is not None and not whole
     kind = CheckpointError if damaged else NoLanguageModel
     return kind(
         f"{lacks}, so a perplexity would mean nothing; give a checkpoint that was saved with its "
@@ -215,7 +250,7 @@ def _refuse_bidirectional(
 ) -> None:
     """An encoder loaded as a causal model without is_decoder reads the tokens it predicts."""
     if scoring == "causal" and has_masked_class and getattr(config, "is_decoder", None) is False:
-        raise CheckpointError(
+        raise NoLanguageModel(
             f"{what} is a {declared} whose config.json does not set is_decoder, so it reads in "
             "both directions and its next-token perplexity would mean nothing: set is_decoder to "
             "true, or give the masked language model."

@@ -130,7 +130,9 @@ class Checkpoint:
             name=self.architecture, scoring=self.scoring, declared=self.architecture
         )
         cls = model_class(self.architecture)
-        model = load_verified(cls, config, folder, architecture=architecture, what=self.reference)
+        model, _ = load_verified(
+            cls, config, folder, architecture=architecture, what=self.reference
+        )
         with loading_errors(f"Moving {self.reference} to {device}"):
             return model.to(device)
 

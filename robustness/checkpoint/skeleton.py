@@ -131,14 +131,18 @@ class NameMap:
             experts, split projections); those are not in ``stored``.
         missing: Parameters found neither in the files nor tied to one that is.
         mismatched: (name, shape in the files, shape in the model).
-        unused: Tensors of the files that the model has no place for.
+        unused: Tensors that the model has no place for: name in the files -> name in the model.
+        twice: Model parameter name -> two tensors of the files that both are it by their names.
+        initial: What the files may lack by the class's own word, and do.
     """
 
     stored: Mapping[str, str]
     converted: bool
     missing: tuple[str, ...]
     mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
-    unused: tuple[str, ...] = field(default=())
+    unused: Mapping[str, str] = field(default_factory=dict)
+    twice: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    initial: tuple[str, ...] = ()
 
 
 def map_names(skeleton: Any, tensors: Mapping[str, TensorInfo]) -> NameMap | None:
@@ -152,56 +156,50 @@ def map_names(skeleton: Any, tensors: Mapping[str, TensorInfo]) -> NameMap | Non
         return None
     shapes = {name: tuple(value.shape) for name, value in skeleton.state_dict().items()}
     stored: dict[str, str] = {}
-    unused: list[str] = []
+    unused: dict[str, str] = {}
+    twice: dict[str, tuple[str, str]] = {}
     converted = False
     for name, (target, is_converted) in renamed.items():
-        if is_converted:
+        place = target if target in shapes else name
+        if is_converted and target in shapes:
             converted = True
-        elif target in shapes:
-            stored[target] = name
-        elif name in shapes:
-            stored[name] = name
+        elif place not in shapes:
+            unused[name] = target
+        elif place in stored:
+            twice[place] = (stored[place], name)
         else:
-            unused.append(name)
+            stored[place] = name
     mismatched = [
         (target, tensors[name].shape, shapes[target])
         for target, name in stored.items()
         if tensors[name].shape != shapes[target]
     ]
     _add_tied(skeleton, stored)
-    optional = _patterns(skeleton, "_keys_to_ignore_on_load_missing")
+    optional = skeleton._keys_to_ignore_on_load_missing or ()
     parameters = [name for name, _ in skeleton.named_parameters(remove_duplicate=False)]
-    missing = [
-        name
-        for name in parameters
-        if name not in stored and not any(re.search(pattern, name) for pattern in optional)
-    ]
-    ignored = _patterns(skeleton, "_keys_to_ignore_on_load_unexpected")
-    unused = [name for name in unused if not any(re.search(pattern, name) for pattern in ignored)]
+    lacking = [name for name in parameters if name not in stored]
+    may_lack = [name for name in lacking if any(re.search(pattern, name) for pattern in optional)]
+    computed = skeleton._keys_to_ignore_on_save or ()  # such as sinusoidal positions
     return NameMap(
         stored=stored,
         converted=converted,
-        missing=tuple(missing),
+        missing=tuple(name for name in lacking if name not in may_lack),
         mismatched=tuple(mismatched),
-        unused=tuple(unused),
+        unused=unused,
+        twice=twice,
+        initial=tuple(name for name in may_lack if name not in computed),
     )
 
 
-def surplus_layers(names: NameMap) -> tuple[str, ...]:
-    """Unused tensors that look like those of the model's layers, under numbers it has not.
-
-    Files with more layers than config.json asks for load without a word.
-    """
-
-    def without_numbers(name: str) -> str:
-        return re.sub(r"\.\d+\.", ".#.", name)
-
-    stored_names = {without_numbers(name) for name in names.stored.values()}
-    return tuple(
+def lacks_head(skeleton: Any, names: NameMap) -> bool:
+    """Whether the files hold all of the model that has a head, and nothing of the head itself."""
+    inside = {id(parameter) for parameter in skeleton.base_model.parameters()}
+    head = {
         name
-        for name in names.unused
-        if re.search(r"\.\d+\.", name) and without_numbers(name) in stored_names
-    )
+        for name, parameter in skeleton.named_parameters(remove_duplicate=False)
+        if id(parameter) not in inside
+    }
+    return bool(head) and head == set(names.missing)
 
 
 def _renamed(
@@ -243,7 +241,3 @@ def _add_tied(skeleton: Any, stored: dict[str, str]) -> None:
         if source is not None:
             for name in names:
                 stored.setdefault(name, source)
-
-
-def _patterns(skeleton: Any, attribute: str) -> list[str]:
-    return list(getattr(skeleton, attribute, None) or [])

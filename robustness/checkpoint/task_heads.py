@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from robustness.checkpoint.architecture import Architecture
+from robustness.checkpoint.architecture import Architecture, declared_class, headless_class
 from robustness.checkpoint.tokenization import load_tokenizer, verify_tokenizer
 from robustness.checkpoint.verification import (
     Facts,
@@ -18,7 +18,7 @@ from robustness.checkpoint.verification import (
     verify_head,
 )
 from robustness.checkpoint.weights import TensorInfo
-from robustness.errors import CheckpointError, TaskError
+from robustness.errors import TaskError
 
 TaskKind: TypeAlias = Literal["classification", "regression", "similarity"]
 """A label for a text or a pair; a number for one; the similarity of a pair's embeddings."""
@@ -32,7 +32,7 @@ def task_kind(config: Any, choice: KindChoice, *, what: str) -> TaskKind:
     Raises:
         TaskError: if it has no head of the kind that is asked for.
     """
-    declared = _declared(config)
+    declared = declared_class(config, what=what)
     if declared is not None and declared in _classifiers().values():
         if getattr(config, "problem_type", None) == "multi_label_classification":
             raise TaskError(
@@ -63,7 +63,7 @@ def task_architecture(config: Any, kind: TaskKind, *, what: str) -> Architecture
     """
     from transformers.models.auto import modeling_auto as auto
 
-    declared = _declared(config)
+    declared = declared_class(config, what=what)
     if getattr(config, "is_encoder_decoder", False):
         raise TaskError(
             f"{what} has an encoder and a decoder, and no task is supported for both together: "
@@ -79,10 +79,7 @@ def task_architecture(config: Any, kind: TaskKind, *, what: str) -> Architecture
             )
         return Architecture(name=declared, scoring="task", declared=declared)
     encoders: Mapping[str, str] = auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
-    class_names = auto.MODEL_MAPPING_NAMES.get(config.model_type)
-    name = class_names if isinstance(class_names, str) else next(iter(class_names or ()), None)
-    if declared in encoders.values():
-        name = declared
+    name = declared if declared in encoders.values() else headless_class(config)
     if name is None:
         raise TaskError(
             f"{what} is of type {config.model_type!r}, of which transformers knows no model "
@@ -109,25 +106,17 @@ def verify_task(
     config = load_config(folder, what=what)
     kind = task_kind(config, choice, what=what)
     architecture = task_architecture(config, kind, what=what)
-    skeleton, note = verify_head(architecture, config, folder, tensors, what, progress)
-    rows = embedding_rows(skeleton)
+    head = verify_head(architecture, config, folder, tensors, what, progress)
+    rows = embedding_rows(head.skeleton)
     verify_tokenizer(load_tokenizer(tokenizer, what=what), rows=rows, scoring="task", what=what)
     return Facts(
         architecture=architecture.name,
         scoring="task",
-        n_parameters=sum(parameter.numel() for parameter in skeleton.parameters()),
+        n_parameters=head.n_parameters,
         vocab_size=rows,
-        max_positions=usable_positions(skeleton),
-        note=note,
+        max_positions=usable_positions(head.skeleton),
+        note=head.note,
     )
-
-
-def _declared(config: Any) -> str | None:
-    names = getattr(config, "architectures", None) or []
-    declared = str(names[0]) if names else None
-    if declared is not None and not declared.isidentifier():
-        raise CheckpointError(f"config.json names the impossible class {declared!r}.")
-    return declared
 
 
 def _classifiers() -> Mapping[str, str]:

@@ -11,6 +11,13 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from robustness.checkpoint.accounting import (
+    account,
+    refuse_parts,
+    require_one_value,
+    untied_pairs,
+    unused_note,
+)
 from robustness.checkpoint.architecture import (
     Architecture,
     Scoring,
@@ -23,7 +30,7 @@ from robustness.checkpoint.architecture import (
     tells_replaced_tokens,
 )
 from robustness.checkpoint.loading import loading_errors, quiet
-from robustness.checkpoint.skeleton import build_skeleton, map_names, surplus_layers
+from robustness.checkpoint.skeleton import NameMap, build_skeleton, lacks_head, map_names
 from robustness.checkpoint.tokenization import load_tokenizer, verify_tokenizer
 from robustness.checkpoint.weights import TensorInfo, read_json
 from robustness.errors import CheckpointError, UnsupportedArchitecture
@@ -110,12 +117,12 @@ def verify(
     refused: list[tuple[bool, CheckpointError]] = []
     for architecture in candidates(config, what=what):
         try:
-            skeleton, note = verify_head(architecture, config, folder, tensors, what, progress)
+            head = verify_head(architecture, config, folder, tensors, what, progress)
         except CheckpointError as error:
             # Few pre-training classes tell replaced tokens: that one does not is no explanation.
             refused.append((architecture.scoring == "replaced-token", error))
             continue
-        rows = embedding_rows(skeleton)
+        skeleton, rows = head.skeleton, embedding_rows(head.skeleton)
         scoring = architecture.scoring
         if is_permutation_model(type(skeleton)):
             scoring = "permutation"
@@ -125,10 +132,10 @@ def verify(
         return Facts(
             architecture=architecture.name,
             scoring=scoring,
-            n_parameters=sum(parameter.numel() for parameter in skeleton.parameters()),
+            n_parameters=head.n_parameters,
             vocab_size=_head_rows(skeleton) or rows,
             max_positions=usable_positions(skeleton),
-            note=note,
+            note=head.note,
         )
     raise min(refused, key=itemgetter(0))[1]
 
@@ -141,8 +148,11 @@ def load_verified(
     architecture: Architecture,
     what: str,
     elsewhere: Set[str] = frozenset(),
-) -> Any:
+) -> tuple[Any, list[str]]:
     """Load a model in float32, refusing any weight that is neither from the files nor elsewhere.
+
+    Returns:
+        The model, and the names of tensors that it has no place for.
 
     Raises:
         CheckpointError: Weights are missing (transformers would draw them at random) or misshapen.
@@ -171,7 +181,7 @@ def load_verified(
         raise _misshapen(what, cls.__name__, sorted(info["mismatched_keys"]))
     model.eval()
     model.requires_grad_(False)
-    return model
+    return model, sorted(info["unexpected_keys"])
 
 
 def embedding_rows(model: Any) -> int:
@@ -211,6 +221,21 @@ def usable_positions(model: Any) -> int | None:
     return limit
 
 
+@dataclass(frozen=True, kw_only=True)
+class VerifiedHead:
+    """A class that the files hold all weights of.
+
+    Attributes:
+        skeleton: The model without weights.
+        n_parameters: Number of parameters in the files, those that are tied there once.
+        note: What is unusual about the files.
+    """
+
+    skeleton: Any
+    n_parameters: int
+    note: str | None
+
+
 def verify_head(
     architecture: Architecture,
     config: Any,
@@ -218,33 +243,62 @@ def verify_head(
     tensors: Mapping[str, TensorInfo],
     what: str,
     progress: Callable[[str], None] | None,
-) -> tuple[Any, str | None]:
-    """A skeleton of that class if the files hold all its weights, and a note on what is unusual."""
+) -> VerifiedHead:
+    """Whether the files hold all weights of a class, and what else they hold.
+
+    Raises:
+        NoLanguageModel: They hold those of the model within, and nothing of its head.
+        CheckpointError: Weights are missing, misshapen or would be dropped.
+    """
     cls = model_class(architecture.name)
     skeleton = build_skeleton(cls, config, what=what)
     if architecture.scoring == "replaced-token":
         with loading_errors(f"The config.json of {what}"), quiet():
             if not tells_replaced_tokens(skeleton):
                 raise no_language_model(what, architecture.name)
-    quantised = getattr(config, "quantization_config", None) is not None
     names = map_names(skeleton, tensors)
-    if names is not None and names.mismatched and not quantised:
-        raise _misshapen(what, cls.__name__, names.mismatched)
-    if names is None or names.missing or quantised:
+    untied: list[tuple[str, str]] = []
+    notes: list[str] = []
+    is_plain = names is not None and getattr(config, "quantization_config", None) is None
+    if names is not None and is_plain:
+        notes, untied = _accounted(skeleton, names, tensors, what)
+        if lacks_head(skeleton, names):
+            raise no_head(what, architecture, list(names.missing), whole=True)
+    if names is None or names.missing or not is_plain:
         # Names alone cannot tell: transformers may compute these weights from others.
         if progress is not None:
             progress(f"loading {what} to see whether its weights are complete")
-        load_verified(cls, config, folder, architecture=architecture, what=what)
-    if names is None:
-        return skeleton, None
-    surplus = surplus_layers(names)
-    note = None
-    if surplus:
-        note = (
-            f"{len(surplus)} tensors of layers beyond those in config.json are not used "
-            f"(such as {surplus[0]})"
-        )
-    return skeleton, note
+        _, unused = load_verified(cls, config, folder, architecture=architecture, what=what)
+        if unused and not is_plain:
+            refuse_parts(skeleton, dict(zip(unused, unused, strict=True)), what=what)
+            notes = [unused_note(unused)]
+    n_tied = sum(parameter.numel() for parameter in skeleton.parameters())
+    return VerifiedHead(
+        skeleton=skeleton,
+        n_parameters=n_tied + sum(skeleton.get_parameter(one).numel() for one, _ in untied),
+        note="; ".join(notes) or None,
+    )
+
+
+def _accounted(
+    skeleton: Any, names: NameMap, tensors: Mapping[str, TensorInfo], what: str
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Notes on tensors that need no quantizer, and the pairs among them that are not tied.
+
+    Raises:
+        CheckpointError: Some are misshapen, would be dropped, or stand for the same weight.
+    """
+    notes = account(skeleton, names, tensors, what=what)
+    if names.mismatched:
+        raise _misshapen(what, type(skeleton).__name__, names.mismatched)
+    require_one_value(names.twice, tensors, what=what)
+    untied = untied_pairs(skeleton, names, tensors, what=what)
+    notes += [
+        f"config.json ties {one} to {other}, but the files hold different tensors for them: they "
+        "are measured as stored"
+        for one, other in untied
+    ]
+    return notes, untied
 
 
 def _misshapen(what: str, name: str, mismatched: Any) -> CheckpointError:

@@ -209,7 +209,7 @@ def _base_model(adapter: Adapter, base: Path) -> Any:
         elif parameter.shape[0] == config.num_labels:
             config.num_labels = stored.shape[0]
     heads = {name.removeprefix(_PREFIX) for name in adapter.tensors}
-    model = load_verified(
+    model, _ = load_verified(
         cls, config, base, architecture=architecture, what=adapter.what, elsewhere=heads
     )
     if rows is not None:
