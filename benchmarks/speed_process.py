@@ -336,7 +336,7 @@ def random(
     import transformers
 
     from robustness.measurement.batching import CPU_TOKENS, micro_batches
-    from robustness.scoring.block import causal_block
+    from robustness.scoring.block import TextBlock, causal_block
     from robustness.scoring.forward import Scorer
     from robustness.scoring.masked import masked_block
     from robustness.scoring.sampling import BlockSeed
@@ -359,7 +359,9 @@ def random(
     scored = [
         causal_block(ids)
         if kind == "llama"
-        else masked_block(ids, special, mask_id=103, block_seed=BlockSeed(0, "f", number))
+        else masked_block(
+            TextBlock(ids=ids, special=special, seed=BlockSeed(0, "f", number)), mask_id=103
+        )
         for number, ids in enumerate(rows)
     ]
     scorer = Scorer(network)

@@ -6,7 +6,33 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from robustness.scoring.sampling import BlockSeed, masked_positions
+
 ShiftRight = Callable[[NDArray[np.int64]], NDArray[np.int64]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextBlock:
+    """A text block of a corpus.
+
+    Attributes:
+        ids: its tokens, shape (T,).
+        special: true at special tokens, for which no model is asked, shape (T,).
+        seed: what its random choices depend on.
+        words: number of the word that each token belongs to, shape (T,), if that is known.
+        given: tokens at the beginning that a causal model is not asked for.
+    """
+
+    ids: NDArray[np.int64]
+    special: NDArray[np.bool_]
+    seed: BlockSeed
+    words: NDArray[np.int64] | None = None
+    given: int = 1
+
+    @property
+    def masked(self) -> NDArray[np.int64]:
+        """Positions that masked scoring masks, ascending."""
+        return masked_positions(self.special, block_seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +63,10 @@ class ScoredBlock:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PlannedChunk:
-    """All that a model is asked about the text blocks of a chunk.
+    """All that a model is asked about the text blocks of a chunk, each in one or several rows.
 
     Attributes:
-        rows: what it is asked; a text block may be asked about in several rows.
+        rows: what it is asked.
         owner: place in the chunk of the text block that each row is about, shape (rows,).
         n_blocks: text blocks of the chunk.
     """
@@ -74,12 +100,10 @@ def causal_block(ids: NDArray[np.int64], *, given: int = 1) -> ScoredBlock:
 def model_inputs(
     blocks: Sequence[ScoredBlock], *, pad_id: int, shift_right: ShiftRight
 ) -> dict[str, NDArray[np.generic]]:
-    """Inputs of one batch, padded on the right to the longest row.
+    """Inputs of one batch of rows of one sort, padded on the right to the longest.
 
-    Args:
-        blocks: rows of one sort.
-        pad_id: any token id; padding is masked out, or lies behind everything that is scored.
-        shift_right: what the model's decoder reads while it produces a target, shapes (U,).
+    Padding is masked out, or lies behind everything that is scored. ``shift_right`` gives what the
+    model's decoder reads while it produces a target.
     """
     length = max(len(block.ids) for block in blocks)
     ids = np.full((len(blocks), length), pad_id, dtype=np.int64)  # (B, T)

@@ -10,23 +10,17 @@ from torch import nn
 
 from robustness.errors import MeasurementError, PolicyError
 from robustness.runtime.devices import Dtype
-from robustness.scoring.block import ScoredBlock, model_inputs
+from robustness.scoring.block import ScoredBlock, TextBlock, model_inputs
 from robustness.scoring.forward import Scorer
+from robustness.scoring.masked import masked_block
 from robustness.scoring.replaced import sampled_tokens
 
 if TYPE_CHECKING:
     from robustness.checkpoint.checkpoint import Checkpoint
-    from robustness.scoring.questions import Questions
 
 
 class Discriminator:
-    """A model with one logit per token, in evaluation mode.
-
-    Args:
-        model: a transformers model.
-        pad_id: any token id; padding is masked out.
-        dtype: of the matrix products; the losses are computed in float64.
-    """
+    """A model with one logit per token, in evaluation mode; losses are computed in float64."""
 
     def __init__(self, model: nn.Module, *, pad_id: int = 0, dtype: Dtype = "float32") -> None:
         self.model = model
@@ -34,11 +28,7 @@ class Discriminator:
         self.dtype = dtype
 
     def nll_nats(self, blocks: Sequence[ScoredBlock]) -> NDArray[np.float64]:
-        """Summed binary cross-entropy of each row's scored tokens, in nats, shape (B,).
-
-        Raises:
-            MeasurementError: if the model does not return one logit per token.
-        """
+        """Summed binary cross-entropy of each row's scored tokens, in nats, shape (B,)."""
         values = self._logits(blocks)
         return np.array(
             [_cross_entropy(values[row], block) for row, block in enumerate(blocks)],
@@ -46,11 +36,7 @@ class Discriminator:
         )
 
     def predictions(self, blocks: Sequence[ScoredBlock]) -> list[NDArray[np.int64]]:
-        """Whether each scored token is taken for a replaced one, B arrays of shape (n,).
-
-        Raises:
-            MeasurementError: if a logit is NaN, or there is not one per token.
-        """
+        """Whether each scored token is taken for a replaced one, B arrays of shape (n,)."""
         values = self._logits(blocks)
         scored = [values[row][block.positions] for row, block in enumerate(blocks)]
         if any(np.isnan(logits).any() for logits in scored):
@@ -96,14 +82,11 @@ class Sampler:
         self._mask_id: int = own.mask_token_id
         self._scorer = Scorer(generator.load_model(device=device))
 
-    def __call__(self, questions: "Questions", block: int) -> NDArray[np.int64]:
+    def __call__(self, block: TextBlock) -> NDArray[np.int64]:
         """Tokens for the positions of one text block that are to be replaced, shape (n,)."""
-        masked = questions.masked(block, mask_id=self._mask_id)
-        return sampled_tokens(
-            self._scorer.logits(masked).cpu().double().numpy(),
-            masked.positions.tolist(),
-            block_seed=questions.seed_of(block),
-        )
+        masked = masked_block(block, mask_id=self._mask_id)
+        logits = self._scorer.logits(masked).cpu().double().numpy()
+        return sampled_tokens(logits, masked.positions.tolist(), block_seed=block.seed)
 
 
 def _cross_entropy(logits: NDArray[np.float64], block: ScoredBlock) -> float:

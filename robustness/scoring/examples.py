@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from robustness.scoring.block import ScoredBlock
-from robustness.scoring.sampling import BlockSeed, masked_positions, uniform_index
+from robustness.scoring.block import ScoredBlock, TextBlock
+from robustness.scoring.sampling import uniform_index
 
 if TYPE_CHECKING:
     from robustness.checkpoint.architecture import Scoring
@@ -58,13 +58,7 @@ class Excerpt:
 
 @dataclass(frozen=True, kw_only=True)
 class Guess:
-    """What a model says in one place.
-
-    Attributes:
-        token: the most likely one.
-        p: its probability; NaN where the model's logits are not finite.
-        p_target: that of the token that stands there.
-    """
+    """The token that a model finds most likely in a place, its probability, and the true one's."""
 
     token: int
     p: float
@@ -76,41 +70,25 @@ SCORINGS = ("masked", "permutation", "causal")
 
 
 def excerpt(
-    rows: Sequence[ScoredBlock],
-    ids: NDArray[np.int64],
-    special: NDArray[np.bool_],
-    *,
-    scoring: "Scoring",
-    words: NDArray[np.int64] | None,
-    decode: Decode,
-    given: int,
-    block_seed: BlockSeed,
+    rows: Sequence[ScoredBlock], block: TextBlock, *, scoring: "Scoring", decode: Decode
 ) -> Excerpt | None:
-    """What is shown of a text block; ``None`` where nothing of it can be.
+    """What is shown of a text block that a model is asked the rows about, in a way that shows.
 
-    Args:
-        rows: what the model is asked about the text block.
-        ids: its tokens, shape (T,).
-        special: true at special tokens, shape (T,).
-        scoring: how the model is scored, one of :data:`SCORINGS`.
-        words: number of the word that each token belongs to, shape (T,), if that is known.
-        decode: text of tokens.
-        given: tokens at the beginning that a causal model is not asked for.
-        block_seed: what its random choices depend on.
+    That is one of :data:`SCORINGS`; ``None`` where nothing of it can be shown.
     """
     if scoring == "causal":
-        return _continued(ids, special, given=given, block=block_seed.block)
-    shown = set(masked_positions(special, block_seed=block_seed).tolist())
+        return _continued(block)
+    shown = set(block.masked.tolist())
     scored = sorted(shown & {position for row in rows for position in row.positions.tolist()})
-    windows = _windows(ids, special, scored, words=words, decode=decode)
+    windows = _windows(block, scored, decode)
     if not windows:
         return None
-    start, end = windows[uniform_index(len(windows), "example", *block_seed)]
+    start, end = windows[uniform_index(len(windows), "example", *block.seed)]
     targets = [position for position in scored if start <= position < end]
     return Excerpt(
-        block=block_seed.block,
+        block=block.seed.block,
         kind="masked",
-        ids=tuple(ids[start:end].tolist()),
+        ids=tuple(block.ids[start:end].tolist()),
         targets=tuple(position - start for position in targets),
         rows=tuple(_only(row, targets) for row in rows if set(row.positions.tolist()) & {*targets}),
     )
@@ -153,13 +131,12 @@ def example(
     return {**record, "pieces": pieces}
 
 
-def _continued(
-    ids: NDArray[np.int64], special: NDArray[np.bool_], *, given: int, block: int
-) -> Excerpt | None:
+def _continued(block: TextBlock) -> Excerpt | None:
     """The beginning of a text block, of which a causal model reads no more than that."""
+    ids, given = block.ids, block.given
     # What lies before is read and, if it is long, not shown.
     earliest = max(0, given - MOST_TOKENS // 2)
-    runs = [(max(start, earliest), end) for start, end in _runs(special)]
+    runs = [(max(start, earliest), end) for start, end in _runs(block.special)]
     runs = [(start, end) for start, end in runs if end > max(start + 1, given)]
     if not runs:
         return None
@@ -172,7 +149,7 @@ def _continued(
         return None
     row = ScoredBlock(ids=ids[: end - 1], positions=targets - 1, targets=ids[targets])
     return Excerpt(
-        block=block,
+        block=block.seed.block,
         kind="continued",
         ids=tuple(ids[start:end].tolist()),
         targets=tuple((targets - start).tolist()),
@@ -180,27 +157,20 @@ def _continued(
     )
 
 
-def _windows(
-    ids: NDArray[np.int64],
-    special: NDArray[np.bool_],
-    scored: Sequence[int],
-    *,
-    words: NDArray[np.int64] | None,
-    decode: Decode,
-) -> list[tuple[int, int]]:
+def _windows(block: TextBlock, scored: Sequence[int], decode: Decode) -> list[tuple[int, int]]:
     """Where an example of a text block may begin and end: around whole sentences if there are any.
 
     Each holds something that is asked, the whole sentences at least two such tokens.
     """
-    sentences, others = [], []
-    for start, end in _runs(special):
+    sentences, others, words = [], [], block.words
+    for start, end in _runs(block.special):
         if end - start <= MOST_TOKENS:
             others.append((start, end))
             continue
         ends = [
             place + 1
             for place in range(start, end)
-            if decode([int(ids[place])]).rstrip(" ").endswith(_ENDS_A_SENTENCE)
+            if decode([int(block.ids[place])]).rstrip(" ").endswith(_ENDS_A_SENTENCE)
             and (words is None or place + 1 == end or words[place + 1] != words[place])
         ]
         for begin in [start, *ends]:

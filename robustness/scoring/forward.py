@@ -27,14 +27,11 @@ _SOFTMAX_BYTES = 8 * 1024**2
 
 
 class Scorer:
-    """A model in evaluation mode and what is needed to score text blocks with it.
+    """A model with a language-model head, in evaluation mode, that scores text blocks.
 
-    Args:
-        model: a transformers model with a language-model head.
-        pad_id: any token id; padding is masked out.
-        dtype: of matrix products and convolutions, but for the head's: logits are always float32.
-            The weights stay as they are and are rounded as they are used, so that processes go on
-            sharing one copy of them.
+    The ``dtype`` is that of matrix products and convolutions, but for the head's: logits are always
+    float32. The weights stay as they are and are rounded as they are used, so that processes go on
+    sharing one copy of them.
     """
 
     def __init__(self, model: nn.Module, *, pad_id: int = 0, dtype: Dtype = "float32") -> None:
@@ -56,9 +53,6 @@ class Scorer:
         """Summed negative log-likelihood of each block's scored tokens, in nats, shape (B,).
 
         All blocks run as one batch, padded on the right to the longest.
-
-        Raises:
-            MeasurementError: if the model does not return one row of logits per scored position.
         """
         rows, token_nll = self._read(blocks, _nll)
         summed = np.zeros(len(blocks))
@@ -71,7 +65,7 @@ class Scorer:
         Of equally probable tokens it is the one with the lowest number.
 
         Raises:
-            MeasurementError: if a logit is NaN, or there is not one row per scored position.
+            MeasurementError: if a logit is NaN.
         """
         rows, tokens = self._read(blocks, _most_probable)
         predictions = tokens.cpu().numpy()
@@ -82,9 +76,7 @@ class Scorer:
     ) -> tuple[NDArray[np.int64], Tensor]:
         """What is read of every scored position's logits, and which block it is of, (N,).
 
-        Args:
-            blocks: run as one batch.
-            read: makes something of some positions' logits, (n, V), and targets, (n,).
+        ``read`` makes something of some positions' logits, (n, V), and targets, (n,).
         """
         device = next(self.model.parameters()).device
         rows = np.repeat(np.arange(len(blocks)), [len(block.positions) for block in blocks])

@@ -12,23 +12,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantity:
-    """The measured quantity: perplexity, or a loss whose exponential is none.
-
-    Attributes:
-        name: in reports.
-        is_perplexity: whether it is the exponential of the mean NLL, not the mean itself.
-    """
+    """The measured quantity by its name: perplexity, or a loss whose exponential is none."""
 
     name: str
     is_perplexity: bool
 
     def grows(self, bound: str, ratio: float) -> str:
-        """The words for a degradation.
-
-        Args:
-            bound: ``at least`` or ``less than``.
-            ratio: what exp(mean ΔNLL per token) is compared with.
-        """
+        """The words for a degradation that is ``at least``, or ``less than``, a ratio."""
         if self.is_perplexity:
             return f"multiplies {self.name} by {bound} {ratio:g}"
         return (

@@ -13,50 +13,32 @@ from numpy.typing import NDArray
 
 from robustness.checkpoint.reading import ReadOptions
 from robustness.errors import PolicyError
-from robustness.scoring.block import ScoredBlock
+from robustness.scoring.block import ScoredBlock, TextBlock
 from robustness.scoring.options import UNIGRAM
-from robustness.scoring.sampling import BlockSeed, masked_positions, uniform_index
+from robustness.scoring.sampling import BlockSeed, uniform_index
 
 if TYPE_CHECKING:
     from robustness.checkpoint.checkpoint import Checkpoint
 
 
-def replaced_block(
-    ids: NDArray[np.int64],
-    special: NDArray[np.bool_],
-    *,
-    replacements: NDArray[np.int64],
-    block_seed: BlockSeed,
-) -> ScoredBlock:
+def replaced_block(block: TextBlock, *, replacements: NDArray[np.int64]) -> ScoredBlock:
     """Every token that is not special: was it replaced (1) or is it the original one (0)?
 
     The replacements stand at the positions that masked scoring would mask, ascending; one that is
     the original token counts as original.
     """
-    corrupted = ids.copy()
-    replaced = masked_positions(special, block_seed=block_seed)
-    corrupted[replaced] = replacements
-    positions = np.flatnonzero(~special)
-    return ScoredBlock(
-        ids=corrupted,
-        positions=positions,
-        targets=(corrupted != ids)[positions].astype(np.int64),
-    )
+    corrupted, positions = block.ids.copy(), np.flatnonzero(~block.special)
+    corrupted[block.masked] = replacements
+    replaced = (corrupted != block.ids)[positions].astype(np.int64)
+    return ScoredBlock(ids=corrupted, positions=positions, targets=replaced)
 
 
 def unigram_replacements(
-    special: NDArray[np.bool_],
-    *,
-    corpus_tokens: NDArray[np.int64],
-    block_seed: BlockSeed,
+    block: TextBlock, *, corpus_tokens: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Tokens drawn from all of the corpus' tokens that are not special, shape (n,)."""
-    positions = masked_positions(special, block_seed=block_seed)
-    drawn = [
-        uniform_index(len(corpus_tokens), "replace", *block_seed, position)
-        for position in positions.tolist()
-    ]
-    return corpus_tokens[drawn]
+    n, positions = len(corpus_tokens), block.masked.tolist()
+    return corpus_tokens[[uniform_index(n, "replace", *block.seed, each) for each in positions]]
 
 
 def sampled_tokens(
@@ -91,7 +73,6 @@ def chosen_generator(
 
     Raises:
         PolicyError: if it is no masked language model, or has another vocabulary.
-        CheckpointError: if there is no such checkpoint.
     """
     if reference == UNIGRAM:
         return None

@@ -30,10 +30,7 @@ TOKENS_PER_DRAW = 64
 class BlockSeed(NamedTuple):
     """What every random choice about a text block depends on.
 
-    Attributes:
-        seed: the run's seed.
-        fingerprint: the corpus' fingerprint.
-        block: index of the text block in the corpus, not in the seeded order.
+    That is the run's seed, the corpus' fingerprint, and the index in the corpus, not in the order.
     """
 
     seed: int
@@ -93,14 +90,8 @@ def corrupted_spans(
     """Spans of one text block to corrupt, as positions (first, behind the last), ascending.
 
     As T5's pre-training draws them: of the n tokens that are not special, m = round(share * n) lie
-    in s = round(m / 3) spans; both the m and the n - m others are parted at random into s pieces of
-    at least one token, which alternate, beginning with the others.
-
-    Args:
-        special: shape (T,), true at special tokens, which are in no span.
-        share: of the tokens that lie in spans.
-        most_spans: a bound on s.
-        block_seed: what its random choices depend on.
+    in s = round(m / 3) spans, or in fewer; both the m and the n - m others are parted at random
+    into s pieces of at least one token, which alternate, beginning with the others.
     """
     candidates = np.flatnonzero(~special).tolist()
     n = len(candidates)
@@ -129,11 +120,7 @@ def _parted(total: int, parts: int, *label: object) -> list[int]:
 
 
 def random_dims(candidates: Sequence[int], size: int, *, seed: int, draw: int) -> tuple[int, ...]:
-    """Draw number ``draw``: ``size`` different dimensions, uniform over ``candidates``, ascending.
-
-    Raises:
-        ValueError: if there are fewer than ``size`` candidates.
-    """
+    """Draw number ``draw``: ``size`` different ones of the candidates, uniform, ascending."""
     if len(candidates) < size:
         raise ValueError(f"cannot draw {size} dimensions from {len(candidates)}")
     chosen: set[int] = set()
@@ -148,10 +135,8 @@ class DrawClock:
     """Which random draw each text block of an endless stream of text blocks belongs to.
 
     A draw stays for consecutive text blocks until ``TOKENS_PER_DRAW`` tokens have been scored
-    with it, so that a draw's degradation is not dominated by the noise of a few tokens.
-
-    Attributes:
-        complete: draws that have all their text blocks.
+    with it, so that its degradation is not dominated by the noise of a few tokens. ``complete``
+    draws have all their text blocks.
     """
 
     def __init__(self) -> None:
@@ -170,11 +155,7 @@ class DrawClock:
 
 
 def random_candidates(outliers: Iterable[int], *, hidden_size: int, size: int) -> list[int]:
-    """The dimensions that ``size`` random ones are drawn from: all but the outliers.
-
-    Raises:
-        MeasurementError: if there are not that many.
-    """
+    """The dimensions that ``size`` random ones are drawn from: all but the outliers."""
     candidates = sorted(set(range(hidden_size)) - set(outliers))
     if not 0 < size <= len(candidates):
         raise MeasurementError(

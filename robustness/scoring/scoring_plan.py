@@ -56,43 +56,23 @@ class Layout:
     begins_with: str | None
 
 
+@dataclass(kw_only=True, eq=False)
 class ScoringPlan:
     """What one checkpoint is asked about one corpus.
 
-    Args:
-        checkpoint: who is asked.
-        corpus: the text.
-        block_size: tokens of a text block, special tokens included.
-        seed: of the order of text blocks and of the masks.
-        device: where a generator runs.
-        options: how the model is scored, as far as that can be chosen.
-        generator: a masked language model that replaces a discriminator's tokens.
-        store: where what was found out once is kept.
-        block_store: where the text blocks are kept.
+    The seed decides the order of text blocks and the masks; a generator, if there is one, replaces
+    a discriminator's tokens. The text blocks are kept in a store of their own.
     """
 
-    def __init__(
-        self,
-        *,
-        checkpoint: "Checkpoint",
-        corpus: "Corpus",
-        block_size: int,
-        seed: int,
-        device: str,
-        options: "ScoringOptions",
-        generator: "Checkpoint | None",
-        store: Store,
-        block_store: Store,
-    ) -> None:
-        self.checkpoint = checkpoint
-        self.corpus = corpus
-        self.block_size = block_size
-        self.seed = seed
-        self.device = device
-        self.options = options
-        self.generator = generator
-        self.store = store
-        self.block_store = block_store
+    checkpoint: "Checkpoint"
+    corpus: "Corpus"
+    block_size: int
+    seed: int
+    device: str
+    options: "ScoringOptions"
+    generator: "Checkpoint | None"
+    store: Store
+    block_store: Store
 
     @cached_property
     def layout(self) -> Layout:
@@ -112,9 +92,8 @@ class ScoringPlan:
     @cached_property
     def order(self) -> NDArray[np.int64]:
         """Corpus indices of the text blocks in the order of measurement, shape (n_blocks,)."""
-        return block_order(
-            self.layout.n_blocks, seed=self.seed, fingerprint=self.corpus.fingerprint
-        )
+        n_blocks, fingerprint = self.layout.n_blocks, self.corpus.fingerprint
+        return block_order(n_blocks, seed=self.seed, fingerprint=fingerprint)
 
     @property
     def n_chunks(self) -> int:
@@ -154,24 +133,17 @@ class ScoringPlan:
         """What is shown of a text block, given by its index in the corpus, as an example."""
         from robustness.scoring.examples import excerpt
 
-        blocks = self._blocks
         return excerpt(
             self._questions.rows(block),
-            blocks.ids[block],
-            blocks.special[block],
+            self._questions.block(block),
             scoring=self.checkpoint.scoring,
-            words=None if blocks.words is None else blocks.words[block],
             decode=self.decode,
-            given=blocks.given[block],
-            block_seed=self._questions.seed_of(block),
         )
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens as the tokenizer sees it: nothing is left out or tidied up."""
-        text: str = self._tokenizer.decode(
-            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        return text
+        untouched = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        return str(self._tokenizer.decode(list(ids), **untouched))
 
     @property
     def pad_id(self) -> int:
@@ -246,8 +218,6 @@ class ScoringPlan:
             generated=None if self.generator is None else self._generated,
         )
 
-    # ---------------------------------------------------------------- replaced tokens
-
     @cached_property
     def chance_nats(self) -> float:
         """Mean NLL per scored token of a guess that looks at no text.
@@ -273,11 +243,9 @@ class ScoringPlan:
         return np.array(record["tokens"][place], dtype=np.int64)
 
     def _generate(self, key: Mapping[str, Any]) -> Record:
-        sample = self._sampler
         start = key["replacements"] * CHUNK_BLOCKS
         blocks = self.order[start : start + CHUNK_BLOCKS].tolist()
-        tokens = [sample(self._questions, block).tolist() for block in blocks]
-        return {"tokens": tokens}
+        return {"tokens": [self._sampler(self._questions.block(each)).tolist() for each in blocks]}
 
     @cached_property
     def _sampler(self) -> "Sampler":

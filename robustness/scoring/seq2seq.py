@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from robustness.scoring.block import ScoredBlock
-from robustness.scoring.sampling import BlockSeed, corrupted_spans
+from robustness.scoring.block import ScoredBlock, TextBlock
+from robustness.scoring.sampling import corrupted_spans
 
 SENTINEL_DENSITY = 0.15
 """Share of the tokens in spans (T5)."""
@@ -22,57 +22,43 @@ MASK_DENSITY = 0.3
 
 
 def span_block(
-    ids: NDArray[np.int64],
-    special: NDArray[np.bool_],
-    *,
-    sentinels: Sequence[int],
-    suffix: NDArray[np.int64],
-    block_seed: BlockSeed,
+    block: TextBlock, *, sentinels: Sequence[int], suffix: NDArray[np.int64]
 ) -> ScoredBlock:
     """T5: spans of 15 % of the tokens, 3 long on average, become sentinels.
 
     Scored are the tokens of the spans; sentinels and the suffix that ends the target are not text.
     """
     spans = corrupted_spans(
-        special,
-        share=SENTINEL_DENSITY,
-        most_spans=len(sentinels),
-        block_seed=block_seed,
+        block.special, share=SENTINEL_DENSITY, most_spans=len(sentinels), block_seed=block.seed
     )
     target: list[int] = []
     positions: list[int] = []
     for sentinel, (start, end) in zip(sentinels, spans, strict=False):
         target.append(sentinel)
         positions += range(len(target), len(target) + end - start)
-        target += ids[start:end].tolist()
+        target += block.ids[start:end].tolist()
     labels = np.array([*target, *suffix], dtype=np.int64)
     scored = np.array(positions, dtype=np.int64)
     return ScoredBlock(
-        ids=_replaced(ids, spans, sentinels),
+        ids=_replaced(block.ids, spans, sentinels),
         positions=scored,
         targets=labels[scored],
         decoder_target=labels,
     )
 
 
-def infilling_block(
-    ids: NDArray[np.int64],
-    special: NDArray[np.bool_],
-    *,
-    mask_id: int,
-    block_seed: BlockSeed,
-) -> ScoredBlock:
+def infilling_block(block: TextBlock, *, mask_id: int) -> ScoredBlock:
     """BART: spans of 30 % of the tokens, 3 long on average, become one mask token each.
 
     The decoder produces the whole text block; scored are its tokens that are not special.
     """
-    spans = corrupted_spans(special, share=MASK_DENSITY, block_seed=block_seed)
-    scored = np.flatnonzero(~special)
+    spans = corrupted_spans(block.special, share=MASK_DENSITY, block_seed=block.seed)
+    scored = np.flatnonzero(~block.special)
     return ScoredBlock(
-        ids=_replaced(ids, spans, [mask_id] * len(spans)),
+        ids=_replaced(block.ids, spans, [mask_id] * len(spans)),
         positions=scored,
-        targets=ids[scored],
-        decoder_target=ids,
+        targets=block.ids[scored],
+        decoder_target=block.ids,
     )
 
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from robustness.checkpoint.checkpoint import Checkpoint
 from robustness.checkpoint.resolving import resolve
 from robustness.policy.policy import load_policy
-from robustness.scoring.block import causal_block
+from robustness.scoring.block import TextBlock, causal_block
 from robustness.scoring.examples import MOST_CONTINUED, MOST_TOKENS, Guess, example, excerpt
 from robustness.scoring.masked import masked_block
 from robustness.scoring.sampling import BlockSeed, masked_positions
@@ -274,18 +274,10 @@ def test_the_pieces_of_an_example_are_its_text(kind: str, data: st.DataObject) -
     row = (
         causal_block(ids, given=given_)
         if scoring == "causal"
-        else masked_block(ids, special, mask_id=0, block_seed=seed)
+        else masked_block(TextBlock(ids=ids, special=special, seed=seed), mask_id=0)
     )
-    shown = excerpt(
-        [row],
-        ids,
-        special,
-        scoring=scoring,
-        words=None,
-        decode=decode,
-        given=given_,
-        block_seed=seed,
-    )
+    block = TextBlock(ids=ids, special=special, seed=seed, given=given_)
+    shown = excerpt([row], block, scoring=scoring, decode=decode)
     if shown is None:
         assert scoring == "causal"
         return
@@ -307,10 +299,8 @@ def test_a_guess_stands_in_the_text_as_the_tokenizer_would_put_it() -> None:
     decode = decoder_of(TOKENIZERS["pieces"])
     (c, at, mat) = TOKENIZERS["pieces"].convert_tokens_to_ids(["c", "##at", "mat"])
     ids = np.array([mat, c, at])
-    shown = excerpt(
-        [causal_block(ids)], ids, np.zeros(3, dtype=bool), scoring="causal", words=None,
-        decode=decode, given=1, block_seed=BlockSeed(0, "f", 7),
-    )  # fmt: skip
+    block = TextBlock(ids=ids, special=np.zeros(3, dtype=bool), seed=BlockSeed(0, "f", 7))
+    shown = excerpt([causal_block(ids)], block, scoring="causal", decode=decode)
     assert shown is not None
     guesses = [Guess(token=mat, p=0.5, p_target=0.1)]
     nothing = [Guess(token=at, p=math.nan, p_target=math.nan)]
@@ -347,19 +337,10 @@ def test_whole_sentences_are_preferred() -> None:
         return " ".join(vocabulary[one] for one in some)
 
     seen = set()
-    for block in range(20):
-        seed = BlockSeed(0, "f", block)
-        row = masked_block(ids, special, mask_id=0, block_seed=seed)
-        shown = excerpt(
-            [row],
-            ids,
-            special,
-            scoring="masked",
-            words=None,
-            decode=decode,
-            given=1,
-            block_seed=seed,
-        )
+    for number in range(20):
+        block = TextBlock(ids=ids, special=special, seed=BlockSeed(0, "f", number))
+        row = masked_block(block, mask_id=0)
+        shown = excerpt([row], block, scoring="masked", decode=decode)
         assert shown is not None
         seen.add(decode(shown.ids))
     assert seen == {" ".join(words), " ".join([*["x"] * 30, "."])}

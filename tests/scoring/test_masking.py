@@ -21,6 +21,7 @@ from robustness.errors import CorpusError, PolicyError
 from robustness.measurement.batching import CPU_TOKENS
 from robustness.policy.policy import load_policy
 from robustness.run.planning import make_plan
+from robustness.scoring.block import TextBlock
 from robustness.scoring.forward import Scorer
 from robustness.scoring.masked import masked_rows
 from robustness.scoring.options import ScoringOptions
@@ -195,15 +196,8 @@ def test_maskings_do_not_share_stored_numbers_and_the_usual_one_keeps_its_name(
 def test_bert_masks_about_eight_in_ten(seed: int) -> None:
     special = np.zeros(2000, dtype=bool)
     ids = np.full(2000, 7)
-    (row,) = masked_rows(
-        ids,
-        special,
-        masking="bert",
-        mask_id=4,
-        vocabulary=range(100, 200),
-        words=None,
-        block_seed=BlockSeed(seed, "f", 0),
-    )
+    block = TextBlock(ids=ids, special=special, seed=BlockSeed(seed, "f", 0))
+    (row,) = masked_rows(block, masking="bert", mask_id=4, vocabulary=range(100, 200))
     shown = row.ids[row.positions]
     assert len(shown) == 300
     assert (np.delete(row.ids, row.positions) == 7).all()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustness.errors import MeasurementError, UnsupportedArchitecture
-from robustness.scoring.block import ScoredBlock, causal_block
+from robustness.scoring.block import ScoredBlock, TextBlock, causal_block
 from robustness.scoring.forward import Scorer
 from robustness.scoring.masked import masked_block
 from robustness.scoring.sampling import BlockSeed
@@ -38,8 +38,8 @@ def _blocks(kind: str, lengths: list[int]) -> list[ScoredBlock]:
         else:
             special = np.zeros(length, dtype=bool)
             special[[0, -1]] = True
-            block = masked_block(ids, special, mask_id=62, block_seed=BlockSeed(0, "f", number))
-            blocks.append(block)
+            text = TextBlock(ids=ids, special=special, seed=BlockSeed(0, "f", number))
+            blocks.append(masked_block(text, mask_id=62))
     return blocks
 
 
@@ -104,7 +104,8 @@ def test_masked_blocks_keep_special_tokens_and_targets() -> None:
     ids = np.arange(10, 40)
     special = np.zeros(30, dtype=bool)
     special[[0, 29]] = True
-    block = masked_block(ids, special, mask_id=5, block_seed=BlockSeed(1, "f", 2))
+    text = TextBlock(ids=ids, special=special, seed=BlockSeed(1, "f", 2))
+    block = masked_block(text, mask_id=5)
     assert len(block.positions) == round(0.15 * 28)
     assert (block.ids[block.positions] == 5).all()
     assert (block.targets == ids[block.positions]).all()

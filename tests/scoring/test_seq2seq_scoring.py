@@ -16,7 +16,7 @@ from robustness.ablation.interventions import FixedAblation, PerBlockAblation
 from robustness.checkpoint.tokenization import sentinels
 from robustness.policy.policy import load_policy
 from robustness.run.planning import make_plan
-from robustness.scoring.block import ScoredBlock
+from robustness.scoring.block import ScoredBlock, TextBlock
 from robustness.scoring.forward import Scorer
 from robustness.scoring.masked import Masking, permutation_rows
 from robustness.scoring.sampling import BlockSeed, corrupted_spans
@@ -30,6 +30,10 @@ from tests.support.checkpoints.tiny_models import tiny_model
 MASK, EOS, BOS = 63, 2, 0
 SENTINELS = [62, 61, 60, 59, 58, 57, 56]
 SEED = BlockSeed(3, "f", 5)
+
+
+def _block(ids: Any, special: Any, words: Any = None) -> TextBlock:
+    return TextBlock(ids=ids, special=special, seed=SEED, words=words)
 
 
 def _number(label: str) -> int:
@@ -115,7 +119,7 @@ def test_sentinels_are_scored_as_a_plain_loop_scores_them(kind: str, lengths: li
     model = tiny_model(kind)
     texts = [_text(length, bos=False) for length in lengths]
     blocks = [
-        span_block(ids, special, sentinels=SENTINELS, suffix=ids[-1:], block_seed=SEED)
+        span_block(_block(ids, special), sentinels=SENTINELS, suffix=ids[-1:])
         for ids, special in texts
     ]
     expected = [_plain_t5(model, ids.tolist()) for ids, _ in texts]
@@ -128,9 +132,7 @@ def test_sentinels_are_scored_as_a_plain_loop_scores_them(kind: str, lengths: li
 def test_infilling_is_scored_as_a_plain_loop_scores_it(kind: str, lengths: list[int]) -> None:
     model: Any = tiny_model(kind)
     texts = [_text(length, bos=True) for length in lengths]
-    blocks = [
-        infilling_block(ids, special, mask_id=MASK, block_seed=SEED) for ids, special in texts
-    ]
+    blocks = [infilling_block(_block(ids, special), mask_id=MASK) for ids, special in texts]
     # mBART's decoder starts with what ends the text (its language code), BART's with a fixed token.
     start = {"bart": model.config.decoder_start_token_id, "mbart": EOS}[kind]
     expected = [_plain_bart(model, ids.tolist(), start) for ids, _ in texts]
@@ -182,7 +184,7 @@ def _plain_permutation(model: Any, ids: list[int], position: int, hidden: list[i
 
 
 def _rows(ids: Any, special: Any, masking: Masking, words: Any = None) -> list[ScoredBlock]:
-    return list(permutation_rows(ids, special, masking=masking, words=words, block_seed=SEED))
+    return list(permutation_rows(_block(ids, special, words), masking=masking))
 
 
 @settings(max_examples=6, deadline=None)
