@@ -1,11 +1,10 @@
 """A checkpoint beside its baseline: what is measured now, against what was saved."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from robustness.ablation.ablation import Ablation
@@ -13,68 +12,41 @@ from robustness.ablation.interventions import FixedAblation
 from robustness.checks.check import Check, Cost, PlanContext
 from robustness.checks.limits import Limits, Tolerance
 from robustness.checks.planned import PlannedCheck
-from robustness.checks.subject import Subject
-from robustness.checks.verdicts import intact_figures
-from robustness.measurement.evidence import InterventionEvidence, intervention_evidence
+from robustness.checks.subject import Level, Model, Subject, intact_figures
+from robustness.measurement.evidence import intervention_evidence
 from robustness.outliers.outliers import Detection
 from robustness.reference.baseline import Flagged
-from robustness.reference.comparison import (
-    PairedDecision,
-    change_of_delta,
-    decide_paired,
-    degradation_verdict,
-    figures_of,
-    outlier_verdict,
-    perplexity_verdict,
-)
-from robustness.statistics.loop import Decided, Statistic, decided
+from robustness.reference.comparison import PairedDecision, Pairing, outlier_verdict
+from robustness.statistics.loop import Evidence, Statistic
 from robustness.statistics.verdict import Verdict
 
 OUTLIERS, PERPLEXITY = "outliers", "perplexity"
 """Parts of a comparison, beside the baseline's ablations."""
 
-Change = Callable[[InterventionEvidence], NDArray[np.float64]]
-
 
 @dataclass(kw_only=True)
-class PairedRatio(Statistic[InterventionEvidence, PairedDecision]):
-    """The ratio between two checkpoints on the same text blocks, against a tolerance.
+class PairedRatio(Statistic[PairedDecision]):
+    """The ratio of a column to that of a baseline, on the same text blocks, against a tolerance."""
 
-    Attributes:
-        change: what a text block's NLL, or ΔNLL, differs from the baseline's.
-        within: tolerance, a ratio above 1.
-        both_ways: whether its inverse is an end of the tolerance, too.
-        alpha: error probability.
-        held: text blocks that the baseline holds.
-    """
-
-    change: Change
-    within: float
-    both_ways: bool
+    pairing: Pairing
+    column: str
     alpha: float
-    held: int
 
-    def decide(self, evidence: InterventionEvidence) -> PairedDecision:
-        """See :func:`robustness.reference.comparison.decide_paired`."""
-        return decide_paired(
-            self.change(evidence),
-            evidence.intact.tokens,
-            within=self.within,
-            both_ways=self.both_ways,
-            alpha=self.alpha,
-            exhausted=evidence.whole,
-        )
+    def decide(self, evidence: Evidence) -> PairedDecision:
+        now, tokens = evidence[self.column], evidence["tokens"]
+        return self.pairing.decide(now, tokens, alpha=self.alpha, exhausted=evidence.whole)
 
-    def most(self, evidence: InterventionEvidence) -> int:
-        """All that the baseline holds."""
-        return self.held
+    def most(self, evidence: Evidence) -> int:
+        return len(self.pairing.then)
 
 
-class AgainstBaseline:
+class AgainstBaseline(Model):
     """See :attr:`robustness.vetting.Vetting.baseline`; ask it for verdicts."""
 
+    questions = ".keeps_outliers(), .keeps_perplexity(within=…) or .keeps_degradation(…)"
+
     def __init__(self, subject: Subject) -> None:
-        self.subject = subject
+        super().__init__(subject)
         self.profile = subject.baseline_entry
 
     def keeps_outliers(self, allowed: str = "same") -> Verdict:
@@ -82,80 +54,42 @@ class AgainstBaseline:
         now = flagged(self.subject.model_profile.detection)
         return outlier_verdict(self.profile.outliers, now, allowed=allowed)
 
-    def keeps_perplexity(
-        self, *, within: float, confidence: float | None = None, alpha: float | None = None
-    ) -> Verdict:
+    def keeps_perplexity(self, *, within: float, **level: Unpack[Level]) -> Verdict:
         """Whether perplexity is less than ``within`` times the baseline's, on its text blocks."""
-        level, then = self.subject.alpha(confidence, alpha), np.array(self.profile.nll_nats)
-        statistic = PairedRatio(
-            change=lambda evidence: evidence.intact.nll_nats - then[: evidence.seen],
-            within=within,
-            both_ways=False,
-            alpha=level,
-            held=len(then),
-        )
-        end = self._decided(PERPLEXITY, statistic, None)
-        intact = end.evidence.intact
-        before = then[: end.evidence.seen]
-        return perplexity_verdict(
-            end.decision,
-            figures=figures_of(before, intact.nll_nats, intact.tokens, len(then)),
-            intact=intact_figures(self.subject, intact),
-            history=end.history,
-            alpha=level,
-        )
+        then = np.array(self.profile.nll_nats)
+        pairing = Pairing(then=then, held=len(then), within=within)
+        return self._compared(PERPLEXITY, pairing, None, self.subject.alpha(**level))
 
-    def keeps_degradation(
-        self,
-        name: str,
-        *,
-        within: float,
-        confidence: float | None = None,
-        alpha: float | None = None,
-    ) -> Verdict:
-        """Whether an ablation of the baseline does as much harm as then, within a factor.
+    def keeps_degradation(self, name: str, *, within: float, **level: Unpack[Level]) -> Verdict:
+        """Whether an ablation of the baseline (``dim308``) does as much harm as then, or nearly.
 
-        Args:
-            name: of the ablation in the baseline: ``dim308``.
-            within: the factor, above 1; less harm counts as much as more.
-            confidence: of the verdict.
-            alpha: its error probability.
+        ``within`` is a factor above 1; less harm counts as much as more.
         """
-        level = self.subject.alpha(confidence, alpha)
         ablation = Ablation.from_dict(self.profile.ablated(name).ablation)
         then = self.profile.delta_nll(name)
-        statistic = PairedRatio(
-            change=lambda evidence: change_of_delta(evidence.delta_nll, then[: evidence.seen]),
-            within=within,
-            both_ways=True,
-            alpha=level,
-            held=len(then),
-        )
-        end = self._decided(f"ablation {name}", statistic, ablation)
-        intact = end.evidence.intact
-        before = then[: end.evidence.seen]
-        return degradation_verdict(
-            end.decision,
-            ablation.dims,
-            within=within,
-            figures=figures_of(before, end.evidence.delta_nll, intact.tokens, len(then)),
-            intact=intact_figures(self.subject, intact),
-            history=end.history,
-            alpha=level,
-        )
+        pairing = Pairing(then=then, held=len(then), within=within, dims=ablation.dims)
+        return self._compared(f"ablation {name}", pairing, ablation, self.subject.alpha(**level))
 
-    def _decided(
-        self, what: str, statistic: PairedRatio, ablation: Ablation | None
-    ) -> Decided[InterventionEvidence, PairedDecision]:
+    def _compared(
+        self, what: str, pairing: Pairing, ablation: Ablation | None, alpha: float
+    ) -> Verdict:
         """Always in float32, as what the baseline holds was measured."""
+        column = "nll" if ablation is None else "delta"
         interventions = [] if ablation is None else [FixedAblation(ablation=ablation)]
-        return decided(
-            statistic,
+        end = self.decided(
+            what,
+            PairedRatio(pairing=pairing, column=column, alpha=alpha),
             lambda _: intervention_evidence(
-                self.subject.measurement, interventions, most_blocks=statistic.held
+                self.subject.measurement, interventions, most_blocks=len(pairing.then)
             ),
-            exhaustive=self.subject.terms.exhaustive,
-            watch=self.subject.watch(what),
+        )
+        return pairing.verdict(
+            end.decision,
+            end.evidence[column],
+            end.evidence["tokens"],
+            intact=intact_figures(self.subject, end.evidence),
+            alpha=alpha,
+            history=end.history,
         )
 
 
@@ -197,7 +131,6 @@ class MatchesBaseline(Check[MatchesBaselineLimits]):
         yield from (self.case(ablated.dims, ablated.name) for ablated in entry.ablations)
 
     def cost(self, planned: PlannedCheck) -> Cost:
-        """What its part measures."""
         return Cost() if planned.suffix == OUTLIERS else super().cost(planned)
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:

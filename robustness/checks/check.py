@@ -134,13 +134,7 @@ class Check(ABC, Generic[L]):
 
     @abstractmethod
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
-        """Decide a planned check.
-
-        Args:
-            planned: one of its cases.
-            subject: the checkpoint.
-            alpha: error probability of a statistical comparison.
-        """
+        """Decide a planned check of this kind, at an error probability if it is statistical."""
 
     def cost(self, planned: PlannedCheck) -> Cost:
         """What a planned check measures: its dimensions ablated, for most."""

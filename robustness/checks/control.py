@@ -1,6 +1,7 @@
 """The random control: what matters is which dimensions are ablated, not that some are."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import numpy as np
 from pydantic import Field
@@ -8,16 +9,14 @@ from pydantic import Field
 from robustness.ablation.ablation import Ablation
 from robustness.checks.check import ControlCheck, Cost, PaperCheck
 from robustness.checks.limits import Limits, Ratio
-from robustness.checks.model import Model, random_dimensions, where
 from robustness.checks.planned import PlannedCheck
 from robustness.checks.statistic import EffectFactor, MedianOfDraws
-from robustness.checks.subject import Subject
-from robustness.checks.verdicts import intact_figures, precision_figures, scored, verdict
-from robustness.measurement.evidence import ControlEvidence, control_evidence
+from robustness.checks.subject import Level, Model, Subject, random_dimensions, where
+from robustness.measurement.evidence import control_evidence
 from robustness.scoring.sampling import random_candidates, random_dims
 from robustness.statistics.draw_decisions import MedianDecision
-from robustness.statistics.figures import Details, DrawFigure, DrawFigures, FactorFigures
-from robustness.statistics.loop import Grow, decided
+from robustness.statistics.figures import DrawFigure, DrawFigures, FactorFigures
+from robustness.statistics.loop import Evidence, Grow
 from robustness.statistics.verdict import Verdict
 
 DRAWS_FOR_MEDIAN, DRAWS_FOR_FACTOR = 64, 128
@@ -27,10 +26,7 @@ DRAWS_FOR_MEDIAN, DRAWS_FOR_FACTOR = 64, 128
 class RandomlyAblatedModel(Model):
     """A model without random dimensions; see :meth:`robustness.vetting.Vetting.ablate_random`.
 
-    Args:
-        subject: the checkpoint.
-        size: dimensions of a draw.
-        template: where and how they are ablated, its own dimensions aside.
+    Where and how ``size`` of them are ablated is as in the template, its own dimensions aside.
     """
 
     questions = ".is_harmless(within=…)"
@@ -47,68 +43,47 @@ class RandomlyAblatedModel(Model):
     def __repr__(self) -> str:
         return f"<{self.subject.checkpoint.label} without {random_dimensions(self._size)}>"
 
-    def is_harmless(
-        self, *, within: float, confidence: float | None = None, alpha: float | None = None
-    ) -> Verdict:
+    def is_harmless(self, *, within: float, **level: Unpack[Level]) -> Verdict:
         """Whether the typical (median) draw multiplies perplexity by less than ``within``."""
-        subject, level = self.subject, self.subject.alpha(confidence, alpha)
-        growth = subject.quantity.grows("less than", within)
+        growth = self.subject.quantity.grows("less than", within)
         dims = f"{random_dimensions(self._size)}{self._template.where}"
         statement = f"the median ablation of {dims} {growth}"
-        end = decided(
-            MedianOfDraws(threshold=within, alpha=level, max_draws=self._max_draws),
-            self._grow(None),
-            exhaustive=subject.terms.exhaustive,
-            watch=subject.watch(statement),
-        )
+        alpha = self.subject.alpha(**level)
+        statistic = MedianOfDraws(threshold=within, alpha=alpha, max_draws=self._max_draws)
+        end = self.decided(statement, statistic, self._grow(None))
         undecided = "the draws allowed by max_draws do not decide the median"
-        return verdict(
+        return self.verdict(
             end,
             statement,
-            threshold=within,
             passes="below",
-            tokens=scored(end.evidence),
-            details=Details(
-                intact=intact_figures(subject, end.evidence.intact),
-                draws=self._figures(end.evidence, end.decision),
-                precision=precision_figures(end.evidence.comparison),
-            ),
+            threshold=within,
+            details={"draws": self._figures(end.evidence, end.decision)},
             reason="" if end.decision.side else undecided,
         )
 
     def decide_factor(self, joint: Ablation, factor: float, alpha: float) -> Verdict:
         """Whether the joint ΔNLL is positive and at least ``factor`` times the mean control's."""
-        subject = self.subject
         statement = (
             f"ablating {where(joint)} adds at least {factor:g} times as many nats as ablating "
             f"{random_dimensions(self._size)}"
         )
-        end = decided(
-            EffectFactor(factor=factor, alpha=alpha, max_draws=self._max_draws),
-            self._grow(joint),
-            exhaustive=subject.terms.exhaustive,
-            watch=subject.watch(statement),
-        )
-        means = end.decision
-        return verdict(
+        statistic = EffectFactor(factor=factor, alpha=alpha, max_draws=self._max_draws)
+        end = self.decided(statement, statistic, self._grow(joint))
+        means = FactorFigures(joint=end.decision.joint_mean, control=end.decision.control_mean)
+        return self.verdict(
             end,
             statement,
-            threshold=factor,
             passes="above",
+            threshold=factor,
             measure="factor",
-            tokens=scored(end.evidence),
-            details=Details(
-                intact=intact_figures(subject, end.evidence.intact),
-                factor=FactorFigures(joint=means.joint_mean, control=means.control_mean),
-                precision=precision_figures(end.evidence.comparison),
-            ),
+            details={"factor": means},
             reason=(
-                f"{means.joint_mean:.3g} nats per text block against {means.control_mean:.3g} of "
-                "the random control" + ("" if means.side else "; max_draws draws do not decide it")
+                f"{means.joint:.3g} nats per text block against {means.control:.3g} of the random "
+                "control" + ("" if end.decision.side else "; max_draws draws do not decide it")
             ),
         )
 
-    def _grow(self, joint: Ablation | None) -> Grow[ControlEvidence]:
+    def _grow(self, joint: Ablation | None) -> Grow:
         return lambda judge: control_evidence(
             self.subject.measurement,
             judge,
@@ -118,9 +93,9 @@ class RandomlyAblatedModel(Model):
             joint=joint,
         )
 
-    def _figures(self, evidence: ControlEvidence, decision: MedianDecision) -> DrawFigures:
+    def _figures(self, evidence: Evidence, decision: MedianDecision) -> DrawFigures:
         with np.errstate(over="ignore"):
-            ratios = np.exp(evidence.draw_delta_nll / evidence.draw_tokens).tolist()
+            ratios = np.exp(evidence.per_draw("delta") / evidence.per_draw("tokens")).tolist()
         worst: dict[tuple[int, ...], float] = {}  # the same dimensions may be drawn twice
         for draw in decision.worst:
             seed = self.subject.terms.seed
@@ -151,7 +126,6 @@ class RandomAblationIsHarmless(ControlCheck[RandomAblationIsHarmlessLimits]):
     limits = RandomAblationIsHarmlessLimits
 
     def cost(self, planned: PlannedCheck) -> Cost:
-        """Random draws."""
         return Cost(draws=DRAWS_FOR_MEDIAN)
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
@@ -159,7 +133,6 @@ class RandomAblationIsHarmless(ControlCheck[RandomAblationIsHarmlessLimits]):
         return model.is_harmless(within=self.limits_in(subject.terms).max_ratio, alpha=alpha)
 
     def row(self, dims: Sequence[int]) -> str:
-        """``3 random``."""
         return f"{len(dims)} random"
 
 
@@ -179,7 +152,6 @@ class OutliersMatterMoreThanChance(PaperCheck[OutliersMatterMoreThanChanceLimits
     role = "factor"
 
     def cost(self, planned: PlannedCheck) -> Cost:
-        """Random draws beside the joint ablation."""
         return Cost(ablations=(planned.dims,), draws=DRAWS_FOR_FACTOR)
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:

@@ -2,20 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Unpack
 
 from pydantic import Field
 
 from robustness.ablation.ablation import Ablation
 from robustness.checks.check import Check, PlanContext, joint_suffix
-from robustness.checks.limits import Limits, RatioOrRecord
-from robustness.checks.model import Model, where
+from robustness.checks.limits import OptInLimits, RatioOrRecord
 from robustness.checks.planned import PlannedCheck
 from robustness.checks.statistic import DegradationByLayer, LayersDecision, Recorded
-from robustness.checks.subject import Subject
-from robustness.checks.verdicts import intact_figures, scored, verdict
-from robustness.measurement.evidence import InterventionEvidence, layer_evidence
-from robustness.statistics.figures import Details, LayerFigure
-from robustness.statistics.loop import Statistic, decided
+from robustness.checks.subject import Level, Model, Subject, where
+from robustness.measurement.evidence import layer_evidence
+from robustness.statistics.figures import LayerFigure
+from robustness.statistics.loop import Statistic
 from robustness.statistics.verdict import Verdict
 
 RECORDED_BLOCKS = 64
@@ -34,51 +33,39 @@ class LayerSweep(Model):
         super().__init__(subject)
         self.ablation = ablation
 
-    def recorded(self, *, confidence: float | None = None, alpha: float | None = None) -> Verdict:
+    def recorded(self, **level: Unpack[Level]) -> Verdict:
         """Every layer's own degradation, compared with nothing: it passes in any case."""
-        subject = self.subject
         statistic = Recorded(
-            statistic=DegradationByLayer(threshold=1.0, alpha=subject.alpha(confidence, alpha)),
+            statistic=DegradationByLayer(threshold=1.0, alpha=self.subject.alpha(**level)),
             enough=RECORDED_BLOCKS,
-            total=subject.measurement.layout.n_blocks,
-            exhaustive=subject.terms.exhaustive,
+            exhaustive=self.subject.terms.exhaustive,
         )
         return self._decided("is recorded", statistic, None)
 
-    def stays_below(
-        self, within: float, *, confidence: float | None = None, alpha: float | None = None
-    ) -> Verdict:
+    def stays_below(self, within: float, **level: Unpack[Level]) -> Verdict:
         """Whether every layer's own degradation is less than ``within``, all together."""
         growth = f"{self.subject.quantity.grows('less than', within)}, in every layer"
-        level = self.subject.alpha(confidence, alpha)
-        return self._decided(growth, DegradationByLayer(threshold=within, alpha=level), within)
+        alpha = self.subject.alpha(**level)
+        return self._decided(growth, DegradationByLayer(threshold=within, alpha=alpha), within)
 
     def _decided(
-        self,
-        what: str,
-        statistic: Statistic[InterventionEvidence, LayersDecision],
-        threshold: float | None,
+        self, what: str, statistic: Statistic[LayersDecision], threshold: float | None
     ) -> Verdict:
-        subject = self.subject
         statement = f"ablating {where(self.ablation)} in one layer at a time {what}"
-        end = decided(
-            statistic,
-            lambda _: layer_evidence(subject.measurement, self.ablation),
-            exhaustive=subject.terms.exhaustive,
-            watch=subject.watch(statement),
+        measurement = self.subject.measurement
+        end = self.decided(
+            statement, statistic, lambda _: layer_evidence(measurement, self.ablation)
         )
         layers = tuple(
             LayerFigure(layer=number, ratio=float(layer.measured), interval=layer.interval)
             for number, layer in enumerate(end.decision.layers)
         )
-        return verdict(
+        return self.verdict(
             end,
             statement,
-            threshold=threshold,
             passes=None if threshold is None else "below",
-            outcome="pass" if threshold is None else None,
-            tokens=scored(end.evidence.intact),
-            details=Details(intact=intact_figures(subject, end.evidence.intact), layers=layers),
+            threshold=threshold,
+            details={"layers": layers},
             reason=described([layer.ratio for layer in layers]),
         )
 
@@ -92,10 +79,9 @@ def described(ratios: Sequence[float]) -> str:
     return f"layer profile: largest {', '.join(shown)}{least}"
 
 
-class LayerProfileLimits(Limits):
+class LayerProfileLimits(OptInLimits):
     """Ablating the outlier dimensions in one layer at a time."""
 
-    enabled: bool = Field(default=False, description="whether the check runs")
     max_ratio: RatioOrRecord = Field(
         default="record", description="each layer must stay below this factor; or is only recorded"
     )
@@ -127,11 +113,7 @@ class LayerProfile(Check[LayerProfileLimits]):
 def layer_sweep(
     subject: Subject, dims: tuple[int, ...], *, site: str | None = None, mode: str | None = None
 ) -> LayerSweep:
-    """The model without these dimensions in one layer at a time.
-
-    Raises:
-        UnsupportedSite: if its layers have no such site.
-    """
+    """The model without these dimensions in one layer at a time, at a site that its layers have."""
     layers = range(subject.model_profile.layers)
     ablation = subject.ablation(dims, site=site, mode=mode, layers=layers)
     return LayerSweep(subject, replace(ablation, layers=None))

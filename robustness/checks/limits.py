@@ -70,6 +70,12 @@ class Limits(StrictTable):
         return self
 
 
+class OptInLimits(Limits):
+    """What a check has that only runs where it is asked for."""
+
+    enabled: bool = Field(default=False, description="whether the check runs")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Terms:
     """What a policy says of how a checkpoint's checks are decided.

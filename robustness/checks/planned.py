@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import Any, Protocol
 
+from robustness.checks.limits import Limits
 from robustness.statistics.figures import Figures
+from robustness.store.documents import PlainRecord
 
 
 class ExpectedFailure(Figures):
@@ -29,7 +30,7 @@ class ExpectedFailure(Figures):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlannedCheck:
+class PlannedCheck(PlainRecord):
     """One check of one checkpoint.
 
     Attributes:
@@ -66,62 +67,17 @@ class PlannedCheck:
         """Its test as pytest names it: ``test_ablation_degrades[bert-dim308]``."""
         return f"{self.test}[{self.test_id(label)}]"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {
-            "check": self.check,
-            "dims": list(self.dims),
-            "suffix": self.suffix,
-            "statistical": self.statistical,
-            "not_applicable": self.not_applicable,
-            "expected_failure": self.expected_failure and self.expected_failure.model_dump(),
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "PlannedCheck":
-        """The inverse of :meth:`to_dict`."""
-        expected = data["expected_failure"]
-        return cls(
-            **{
-                **data,
-                "dims": tuple(data["dims"]),
-                "expected_failure": expected and ExpectedFailure(**expected),
-            }
-        )
-
-
-class Marked(Protocol):
-    """The part of a check's limits that marks failures as expected."""
-
-    @property
-    def expected(self) -> str | None:
-        """``fail``, or nothing."""
-
-    @property
-    def reason(self) -> str | None:
-        """Why."""
-
-    @property
-    def expires(self) -> date | None:
-        """The last day on which it may."""
-
 
 def with_expectations(
-    checks: Iterable[PlannedCheck], limits: Mapping[str, Marked], *, today: date
+    checks: Iterable[PlannedCheck], limits: Mapping[str, Limits], *, today: date
 ) -> tuple[PlannedCheck, ...]:
-    """The checks, those marked ``expected = "fail"`` in the policy with their mark.
-
-    Args:
-        checks: of one checkpoint.
-        limits: of every check, by its name.
-        today: decides what has expired.
-    """
+    """The checks of a checkpoint, those that the policy expects to fail with their mark."""
     return tuple(
         replace(check, expected_failure=_expected(limits[check.check], today)) for check in checks
     )
 
 
-def _expected(limits: Marked, today: date) -> ExpectedFailure | None:
+def _expected(limits: Limits, today: date) -> ExpectedFailure | None:
     if limits.expected is None or limits.reason is None or limits.expires is None:
         return None
     return ExpectedFailure(
@@ -137,12 +93,8 @@ def unexpected_passes(
     """Marks that nothing needs any more: sentences, one per test function of a checkpoint.
 
     A mark is of all a checkpoint's tests of one function, and is needed while one of them does not
-    pass. That nobody needs it is a problem: it would hide the next failure.
-
-    Args:
-        label: the checkpoint's.
-        checks: all that are planned for it.
-        outcomes: by test name, as far as there are any.
+    pass. That nobody needs it is a problem: it would hide the next failure. ``outcomes`` are by
+    test name, as far as there are any.
     """
     marked: dict[str, list[PlannedCheck]] = {}
     for check in checks:

@@ -2,56 +2,49 @@
 
 import math
 from collections.abc import Iterable
+from typing import Unpack
 
-import numpy as np
 from pydantic import Field
 
 from robustness.ablation.interventions import Quantized
-from robustness.checks.ablation import decide_degradation, degradation_details
+from robustness.checks.ablation import DegradedModel
 from robustness.checks.check import Check, Cost, PlanContext
-from robustness.checks.limits import Limits, Ratio
-from robustness.checks.model import Model
+from robustness.checks.limits import OptInLimits, Ratio
 from robustness.checks.planned import PlannedCheck
-from robustness.checks.subject import Subject
-from robustness.checks.verdicts import scored, verdict
+from robustness.checks.subject import Level, Subject
 from robustness.measurement.evidence import intervention_evidence
 from robustness.outliers.outlier_dimensions import named
+from robustness.statistics.decisions import exp
 from robustness.statistics.figures import Int8Figures
 from robustness.statistics.verdict import Verdict
 
 
-class QuantizedModel(Model):
-    """A model with 8-bit weights and activations.
-
-    See :meth:`robustness.vetting.Vetting.quantized`.
-    """
+class QuantizedModel(DegradedModel):
+    """A model with 8-bit weights and activations; :meth:`robustness.vetting.Vetting.quantized`."""
 
     questions = ".is_harmless(within=…)"
 
     def __repr__(self) -> str:
         return f"<{self.subject.checkpoint.label} in int8>"
 
-    def is_harmless(
-        self, *, within: float, confidence: float | None = None, alpha: float | None = None
-    ) -> Verdict:
+    def is_harmless(self, *, within: float, **level: Unpack[Level]) -> Verdict:
         """Whether it multiplies perplexity by less than ``within``.
 
         The details say what remains of the loss, on the same text blocks, where the outlier
         dimensions stay in float.
         """
-        subject, level = self.subject, self.subject.alpha(confidence, alpha)
-        growth = subject.quantity.grows("less than", within)
+        alpha = self.subject.alpha(**level)
+        growth = self.subject.quantity.grows("less than", within)
         statement = f"int8 weights and activations {growth}"
-        end = decide_degradation(subject, Quantized(), statement, threshold=within, alpha=level)
+        end = self.degradation(Quantized(), statement, within, alpha)
         figures = self._without_outliers(end.evidence.seen)
-        details = degradation_details(subject, end, level)
-        return verdict(
+        return self.verdict(
             end,
             statement,
-            threshold=within,
             passes="below",
-            tokens=scored(end.evidence.intact),
-            details=details.model_copy(update={"int8": figures}),
+            threshold=within,
+            alpha=alpha,
+            details={"int8": figures},
             reason="" if figures is None else described(figures),
         )
 
@@ -64,11 +57,11 @@ class QuantizedModel(Model):
         *_, evidence = intervention_evidence(
             self.subject.measurement, both, most_blocks=text_blocks
         )
-        tokens = scored(evidence.intact)
-        all_nats, spared_nats = (float(delta.sum()) for delta in evidence.deltas_nll)
+        tokens = int(evidence["tokens"].sum())
+        all_nats, spared_nats = (float(delta.sum()) for delta in evidence.deltas)
         return Int8Figures(
-            ratio=_exp(all_nats / tokens),
-            ratio_without_outliers=_exp(spared_nats / tokens),
+            ratio=exp(all_nats / tokens),
+            ratio_without_outliers=exp(spared_nats / tokens),
             spared_dims=spared,
             share_of_outliers=share(all_nats, spared_nats),
         )
@@ -94,14 +87,9 @@ def described(figures: Int8Figures) -> str:
     return text if part is None else f"{text}, {part:.0%} of the loss gone"
 
 
-def _exp(value: float) -> float:
-    return float(np.exp(value)) if value < 700 else math.inf
-
-
-class QuantizationIsHarmlessLimits(Limits):
+class QuantizationIsHarmlessLimits(OptInLimits):
     """Simulated int8 weights and activations at the dense layers."""
 
-    enabled: bool = Field(default=False, description="whether the check runs")
     max_ratio: Ratio = Field(default=1.05, description="must stay below this factor")
 
 

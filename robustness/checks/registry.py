@@ -19,7 +19,7 @@ from robustness.checks.quantization import QuantizationIsHarmless
 from robustness.checks.sanity import OutliersArePresent, WeightsAreFinite
 from robustness.checks.tasks.ablated import OutliersMatterMoreForTask, TaskScoreDrops
 from robustness.checks.tasks.control import RandomAblationKeepsTaskScore
-from robustness.checks.tasks.intact import TaskIsLearned
+from robustness.checks.tasks.models import TaskIsLearned
 
 CHECKS: Mapping[str, Check[Any]] = {
     check.name: check

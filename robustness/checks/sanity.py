@@ -1,19 +1,16 @@
 """Whether the checkpoint is a working language model, and how many outlier dimensions it has."""
 
 from collections.abc import Iterable
+from typing import Unpack
 
 from pydantic import Field, model_validator
 
 from robustness.checks.check import Check, Cost, PlanContext
 from robustness.checks.limits import Limits
-from robustness.checks.model import Model
 from robustness.checks.planned import PlannedCheck
 from robustness.checks.statistic import AgainstChance
-from robustness.checks.subject import Subject
-from robustness.checks.verdicts import intact_figures, precision_figures, scored, verdict
-from robustness.measurement.evidence import intact_evidence
-from robustness.statistics.figures import Details
-from robustness.statistics.loop import decided
+from robustness.checks.subject import Level, Model, Subject
+from robustness.measurement.evidence import intervention_evidence
 from robustness.statistics.verdict import Verdict
 
 
@@ -22,34 +19,19 @@ class IntactModel(Model):
 
     questions = ".beats_uniform_guess()"
 
-    def beats_uniform_guess(
-        self, *, confidence: float | None = None, alpha: float | None = None
-    ) -> Verdict:
+    def beats_uniform_guess(self, **level: Unpack[Level]) -> Verdict:
         """Whether perplexity lies below the vocabulary size, that of a uniform guess.
 
         The verdict's number is perplexity / vocabulary size.
         """
-        subject = self.subject
-        level, measurement = subject.alpha(confidence, alpha), subject.measurement
-        chance = measurement.scoring_plan.chance_nats
-        statement = subject.quantity.better_than_chance(subject.checkpoint.vocab_size, chance)
-        end = decided(
-            AgainstChance(chance_nats=chance, alpha=level),
-            lambda judge: intact_evidence(measurement, judge),
-            exhaustive=subject.terms.exhaustive,
-            watch=subject.watch(statement),
+        measurement, quantity = self.subject.measurement, self.subject.quantity
+        chance, alpha = measurement.scoring_plan.chance_nats, self.subject.alpha(**level)
+        statement = quantity.better_than_chance(self.subject.checkpoint.vocab_size, chance)
+        statistic = AgainstChance(threshold=1.0, alpha=alpha, chance_nats=chance)
+        end = self.decided(
+            statement, statistic, lambda judge: intervention_evidence(measurement, (), judge)
         )
-        return verdict(
-            end,
-            statement,
-            threshold=1.0,
-            passes="below",
-            tokens=scored(end.evidence),
-            details=Details(
-                intact=intact_figures(subject, end.evidence),
-                precision=precision_figures(end.evidence.comparison),
-            ),
-        )
+        return self.verdict(end, statement, passes="below", threshold=1.0)
 
 
 class WeightsAreFiniteLimits(Limits):
@@ -72,7 +54,6 @@ class WeightsAreFinite(Check[WeightsAreFiniteLimits]):
         yield self.case(statistical=context.language_model)
 
     def cost(self, planned: PlannedCheck) -> Cost:
-        """The intact model alone."""
         return Cost()
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
@@ -110,7 +91,6 @@ class OutliersArePresent(Check[OutliersArePresentLimits]):
         yield self.case(context.dims, statistical=False)
 
     def cost(self, planned: PlannedCheck) -> Cost:
-        """Nothing is measured."""
         return Cost()
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:

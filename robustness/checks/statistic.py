@@ -1,4 +1,7 @@
-"""The statistics of checks on text: what growing evidence is asked."""
+"""The statistics of checks on text: what growing evidence is asked.
+
+Each is compared with a threshold at an error probability ``alpha``.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
@@ -6,270 +9,217 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from robustness.measurement.evidence import ControlEvidence, IntactEvidence, InterventionEvidence
-from robustness.statistics.decisions import Decision, Side, decide_ratio
+from robustness.statistics.decisions import (
+    Decision,
+    Side,
+    decide_ratio,
+    decide_share,
+    reduced_precision,
+)
 from robustness.statistics.draw_decisions import (
     FactorDecision,
     MedianDecision,
     decide_factor,
     decide_median,
 )
-from robustness.statistics.loop import Deltas, Evidence, Statistic
-from robustness.statistics.precision import Precision, reduced_precision
+from robustness.statistics.figures import PrecisionCost
+from robustness.statistics.loop import Columns, Evidence, Statistic
 
-E = TypeVar("E", bound=Evidence)
-Tokens = NDArray[np.int64]
+D = TypeVar("D", bound=Decision)
 
 
 @dataclass(kw_only=True)
-class AgainstChance(Statistic[IntactEvidence, Decision]):
-    """Perplexity over that of a guess which reads no text, against 1.
+class Degradation(Statistic[Decision]):
+    """The corpus' ratio of perplexities."""
 
-    Attributes:
-        chance_nats: of the guess, per token.
-        alpha: error probability.
-    """
-
-    chance_nats: float
+    threshold: float
     alpha: float
 
-    def decide(self, evidence: IntactEvidence) -> Decision:
-        """See :func:`robustness.statistics.decisions.decide_ratio`."""
+    def decide(self, evidence: Evidence) -> Decision:
         return decide_ratio(
-            evidence.nll_nats - self.chance_nats * evidence.tokens,
-            evidence.tokens,
-            threshold=1.0,
+            self.added(evidence.columns),
+            evidence["tokens"],
+            threshold=self.threshold,
             alpha=self.alpha,
             exhausted=evidence.whole,
             slack_nats=evidence.slack_nats[0],
         )
 
-    def costs(self, reduced: Deltas, full: Deltas, tokens: Tokens) -> tuple[Precision, ...]:
-        chance = self.chance_nats * tokens
-        pair = (reduced["nll"] - chance, full["nll"] - chance)
-        return (reduced_precision(*pair, tokens, threshold=1.0),)
+    def added(self, columns: Columns) -> NDArray[np.float64]:
+        """Nats per text block by whose mean the ratio is one."""
+        return columns["delta"]
+
+    def costs(self, reduced: Columns, full: Columns) -> tuple[PrecisionCost, ...]:
+        pair = (self.added(reduced), self.added(full))
+        return (reduced_precision(*pair, full["tokens"], threshold=self.threshold),)
+
+
+@dataclass(kw_only=True)
+class AgainstChance(Degradation):
+    """Perplexity over that of a guess which reads no text, of ``chance_nats`` per token."""
+
+    chance_nats: float
+
+    def added(self, columns: Columns) -> NDArray[np.float64]:
+        return np.asarray(columns["nll"] - self.chance_nats * columns["tokens"])
 
     def shown(
-        self, evidence: IntactEvidence, decision: Decision | None
+        self, evidence: Evidence, decision: Decision | None
     ) -> tuple[str, tuple[float, float] | None]:
         """The number that the statement is about, from the first chunk on."""
         number = float(np.exp(evidence.mean_nll_nats - self.chance_nats))
         return f"{number:.4g}", None if decision is None else decision.interval
 
 
-@dataclass(kw_only=True)
-class Degradation(Statistic[InterventionEvidence, Decision]):
-    """The corpus' ratio of perplexities, against a threshold."""
-
-    threshold: float
-    alpha: float
-
-    def decide(self, evidence: InterventionEvidence) -> Decision:
-        """See :func:`robustness.statistics.decisions.decide_ratio`."""
-        return decide_ratio(
-            evidence.delta_nll,
-            evidence.intact.tokens,
-            threshold=self.threshold,
-            alpha=self.alpha,
-            exhausted=evidence.whole,
-            slack_nats=evidence.slack_nats[0],
-        )
-
-    def costs(self, reduced: Deltas, full: Deltas, tokens: Tokens) -> tuple[Precision, ...]:
-        pair = (reduced["delta"], full["delta"])
-        return (reduced_precision(*pair, tokens, threshold=self.threshold),)
-
-
 @dataclass(frozen=True, kw_only=True)
-class LayersDecision:
-    """What is known of one ratio per layer.
+class LayersDecision(Decision):
+    """``below`` once all layers lie there, ``above`` once one does; the number is the largest."""
 
-    Attributes:
-        side: ``below`` once all layers lie there, ``above`` once one does.
-        layers: the decision on each.
-    """
-
-    side: Side | None
     layers: tuple[Decision, ...]
 
-    @property
-    def largest(self) -> Decision:
-        """Of the layer with the largest ratio so far, which may be another one later."""
-        return max(self.layers, key=lambda layer: layer.measured)
-
-    @property
-    def measured(self) -> float:
-        """The largest ratio."""
-        return self.largest.measured
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """Of the layer with the largest ratio."""
-        return self.largest.interval
-
-    @property
-    def exact(self) -> bool:
-        """Whether the ratios are the corpus' own."""
-        return self.largest.exact
-
 
 @dataclass(kw_only=True)
-class DegradationByLayer(Statistic[InterventionEvidence, LayersDecision]):
+class DegradationByLayer(Statistic[LayersDecision]):
     """Every layer's ratio against one threshold; the layers share alpha."""
 
     threshold: float
     alpha: float
 
-    def decide(self, evidence: InterventionEvidence) -> LayersDecision:
-        """See :func:`robustness.statistics.decisions.decide_ratio`."""
-        n_layers = len(evidence.deltas_nll)
+    def decide(self, evidence: Evidence) -> LayersDecision:
         layers = tuple(
             decide_ratio(
                 delta,
-                evidence.intact.tokens,
+                evidence["tokens"],
                 threshold=self.threshold,
-                alpha=self.alpha / n_layers,
+                alpha=self.alpha / len(evidence.deltas),
                 exhausted=evidence.whole,
             )
-            for delta in evidence.deltas_nll
+            for delta in evidence.deltas
         )
         sides = {layer.side for layer in layers}
         side: Side | None = "above" if "above" in sides else None
-        return LayersDecision(side="below" if sides == {"below"} else side, layers=layers)
-
-
-D = TypeVar("D", Decision, LayersDecision)
+        largest = max(layers, key=lambda layer: layer.measured)
+        all_below = "below" if sides == {"below"} else side
+        return LayersDecision(**{**vars(largest), "side": all_below}, layers=layers)
 
 
 @dataclass(kw_only=True)
-class Recorded(Statistic[E, D], Generic[E, D]):
-    """A statistic that is compared with nothing: it ends after so much, and never takes sides.
+class ChangedShare(Statistic[Decision]):
+    """The share of scored positions whose most probable token changes."""
 
-    Attributes:
-        statistic: whose number is recorded.
-        enough: text blocks or examples after which it ends.
-        total: of the corpus or task.
-    """
+    threshold: float
+    alpha: float
 
-    statistic: Statistic[E, D]
+    def decide(self, evidence: Evidence) -> Decision:
+        return decide_share(
+            evidence["changed"],
+            evidence["tokens"],
+            threshold=self.threshold,
+            alpha=self.alpha,
+            exhausted=evidence.whole,
+        )
+
+    def shown(
+        self, evidence: Evidence, decision: Decision | None
+    ) -> tuple[str, tuple[float, float] | None]:
+        return ("", None) if decision is None else (f"{decision.measured:.4g}", decision.interval)
+
+
+@dataclass(kw_only=True)
+class Recorded(Statistic[D], Generic[D]):
+    """Compared with nothing: it ends after ``enough`` text blocks or examples, without a side."""
+
+    statistic: Statistic[D]
     enough: int
-    total: int
     exhaustive: bool
 
-    def decide(self, evidence: E) -> D | None:
-        """The number so far."""
+    def decide(self, evidence: Evidence) -> D | None:
         decision = self.statistic.decide(evidence)
         return None if decision is None else replace(decision, side=None)
 
-    def spent(self, evidence: E) -> bool:
-        """After enough of it."""
+    def spent(self, evidence: Evidence) -> bool:
         return evidence.seen >= self.enough
 
-    def most(self, evidence: E) -> int:
-        return self.total if self.exhaustive else min(self.total, self.enough)
+    def most(self, evidence: Evidence) -> int:
+        return evidence.total if self.exhaustive else min(evidence.total, self.enough)
 
-    def shown(self, evidence: E, decision: D | None) -> tuple[str, tuple[float, float] | None]:
+    def shown(
+        self, evidence: Evidence, decision: D | None
+    ) -> tuple[str, tuple[float, float] | None]:
         return self.statistic.shown(evidence, decision)
 
 
 @dataclass(kw_only=True)
-class MedianOfDraws(Statistic[ControlEvidence, MedianDecision]):
-    """The median ratio of random draws, against a threshold.
+class OfDraws(Statistic[D], Generic[D]):
+    """What random draws are asked; it ends after ``max_draws`` of them."""
 
-    Attributes:
-        threshold: on the ratio.
-        alpha: error probability.
-        max_draws: after which it ends.
-    """
-
-    threshold: float
     alpha: float
     max_draws: int
 
-    def decide(self, evidence: ControlEvidence) -> MedianDecision | None:
-        """See :func:`robustness.statistics.draw_decisions.decide_median`."""
-        if not len(evidence.draw_tokens):
-            return None
-        return decide_median(
-            evidence.draw_delta_nll,
-            evidence.draw_tokens,
-            threshold=self.threshold,
-            alpha=self.alpha,
-            slack=evidence.slack_nats[0] / float(np.mean(evidence.tokens)),
-        )
+    def spent(self, evidence: Evidence) -> bool:
+        return evidence.draws >= self.max_draws
 
-    def costs(self, reduced: Deltas, full: Deltas, tokens: Tokens) -> tuple[Precision, ...]:
-        pair = (reduced["delta"], full["delta"])
-        return (reduced_precision(*pair, tokens, threshold=self.threshold, of_draws=True),)
-
-    def spent(self, evidence: ControlEvidence) -> bool:
-        """After ``max_draws`` draws."""
-        return len(evidence.draw_tokens) >= self.max_draws
-
-    def most(self, evidence: ControlEvidence) -> int:
-        """Text blocks after which ``max_draws`` draws, about as long as those so far, are done."""
-        return _blocks_of_draws(evidence, self.max_draws)
+    def most(self, evidence: Evidence) -> int:
+        """Text blocks after which so many draws, about as long as those so far, are done."""
+        if not evidence.draws:
+            return evidence.seen
+        return round(evidence.seen * self.max_draws / evidence.draws)
 
 
 @dataclass(kw_only=True)
-class EffectFactor(Statistic[ControlEvidence, FactorDecision]):
-    """The joint ΔNLL against a multiple of the mean control's.
+class MedianOfDraws(OfDraws[MedianDecision]):
+    """The median ratio of random draws."""
 
-    Attributes:
-        factor: the multiple.
-        alpha: error probability.
-        max_draws: after which it ends.
-    """
+    threshold: float
+
+    def decide(self, evidence: Evidence) -> MedianDecision | None:
+        if not evidence.draws:
+            return None
+        return decide_median(
+            evidence.per_draw("delta"),
+            evidence.per_draw("tokens"),
+            threshold=self.threshold,
+            alpha=self.alpha,
+            slack=evidence.slack_nats[0] / float(np.mean(evidence["tokens"])),
+        )
+
+    def costs(self, reduced: Columns, full: Columns) -> tuple[PrecisionCost, ...]:
+        threshold, pair = self.threshold, (reduced["delta"], full["delta"])
+        return (reduced_precision(*pair, full["tokens"], threshold=threshold, of_draws=True),)
+
+
+@dataclass(kw_only=True)
+class EffectFactor(OfDraws[FactorDecision]):
+    """The joint ΔNLL against a multiple, ``factor``, of the mean control's."""
 
     factor: float
-    alpha: float
-    max_draws: int
 
-    def decide(self, evidence: ControlEvidence) -> FactorDecision | None:
-        """See :func:`robustness.statistics.draw_decisions.decide_factor`."""
-        assert evidence.joint_delta_nll is not None
+    def decide(self, evidence: Evidence) -> FactorDecision | None:
         slack = (*evidence.slack_nats, 0.0)[:2]
         # Text blocks of one draw share its harm: a draw is the unit, and only if complete.
-        complete = evidence.draw < len(evidence.draw_tokens)
+        complete = evidence["draw"] < evidence.draws
         if not complete.any():
             return None
+        known = evidence.whole and not any(slack)
         return decide_factor(
-            evidence.joint_delta_nll[complete],
-            evidence.delta_nll[complete],
+            evidence["joint"][complete],
+            evidence["delta"][complete],
             factor=self.factor,
             alpha=self.alpha,
-            draws=evidence.draw[complete],
-            joint_corpus_nats=None if any(slack) else evidence.joint_corpus_nats,
+            draws=evidence["draw"][complete],
+            joint_corpus_nats=float(evidence.once["joint"].sum()) if known else None,
             slack_nats=(slack[0], slack[1]),
         )
 
-    def costs(self, reduced: Deltas, full: Deltas, tokens: Tokens) -> tuple[Precision, ...]:
-        pairs = (self._excess(reduced), self._excess(full)), (reduced["joint"], full["joint"])
-        return tuple(reduced_precision(*pair, tokens, threshold=1.0) for pair in pairs)
+    def costs(self, reduced: Columns, full: Columns) -> tuple[PrecisionCost, ...]:
+        def cost(factor: float) -> PrecisionCost:
+            excess = [each["joint"] - factor * each["delta"] for each in (reduced, full)]
+            return reduced_precision(excess[0], excess[1], full["tokens"], threshold=1.0)
 
-    def _excess(self, deltas: Deltas) -> NDArray[np.float64]:
-        return np.asarray(deltas["joint"] - self.factor * deltas["delta"])
+        return cost(self.factor), cost(0.0)
 
-    def spent(self, evidence: ControlEvidence) -> bool:
-        """After ``max_draws`` draws."""
-        return len(evidence.draw_tokens) >= self.max_draws
-
-    def most(self, evidence: ControlEvidence) -> int | None:
-        return _blocks_of_draws(evidence, self.max_draws)
-
-    def shown(
-        self,
-        evidence: ControlEvidence,
-        decision: FactorDecision | None,
-    ) -> tuple[str, None]:
-        """Both means."""
+    def shown(self, evidence: Evidence, decision: FactorDecision | None) -> tuple[str, None]:
         if decision is None:
             return "", None
         means = f"{decision.joint_mean:.3g} and {decision.control_mean:.3g}"
         return f"{means} nats per text block", None
-
-
-def _blocks_of_draws(evidence: ControlEvidence, draws: int) -> int:
-    if not len(evidence.draw_tokens):
-        return evidence.seen
-    return round(evidence.seen * draws / len(evidence.draw_tokens))

@@ -71,13 +71,7 @@ class Flagged:
 @with_config(_STRICT)
 @dataclass(frozen=True, kw_only=True)
 class AblationBaseline:
-    """The model under one ablation.
-
-    Attributes:
-        name: ``dim308``, ``dims308+381``.
-        ablation: :meth:`robustness.ablation.ablation.Ablation.to_dict`.
-        nll_nats: per text block, in the order of measurement; may be infinite.
-    """
+    """The model under one ablation, ``dim308``; NLLs per text block may be infinite."""
 
     name: Text
     ablation: dict[str, JsonValue]
@@ -96,10 +90,8 @@ class CheckpointBaseline:
     """One checkpoint as it was measured.
 
     Attributes:
-        label: its short name in the run.
         reference: the checkpoint as it was named; its ``revision`` is the resolved one.
-        corpus: description of the text.
-        text_blocks: text blocks of the corpus; the profile may hold fewer.
+        text_blocks: of the corpus; the profile may hold fewer.
         conditions: what has to be equal for numbers to be compared.
         provenance: what else the numbers depend on: hashes, versions, device.
         outliers: ascending by dimension.
@@ -191,11 +183,7 @@ class CheckpointBaseline:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "CheckpointBaseline":
-        """The inverse of :meth:`to_dict`.
-
-        Raises:
-            BaselineError: if it is no profile of a checkpoint.
-        """
+        """The inverse of :meth:`to_dict`; a BaselineError says what is wrong."""
         text = json.dumps(data).encode()
         return _checked(TypeAdapter(cls), text, "the profile of a checkpoint")
 
@@ -220,8 +208,7 @@ class Baseline:
     def entry(self, label: str, *, only: bool, source: str) -> CheckpointBaseline:
         """The checkpoint with this label, or the only one for the ``only`` one to compare.
 
-        Raises:
-            BaselineError: if the profile read from ``source`` has none.
+        A BaselineError says that the profile, read from ``source``, has none.
         """
         for entry in self.checkpoints:
             if entry.label == label:
@@ -247,11 +234,7 @@ class _Head:
 
 
 def read_baseline(file: Path) -> Baseline:
-    """Read a profile, whatever the file turns out to be.
-
-    Raises:
-        BaselineError: one sentence on why it cannot be read.
-    """
+    """Read a profile, whatever the file is; a BaselineError says why it cannot be read."""
     text = read_document(
         file, kind="profile", name="a profile that a run has saved", error=BaselineError
     )
@@ -265,11 +248,7 @@ def read_baseline(file: Path) -> Baseline:
 
 
 def write_baseline(profile: Baseline, file: Path) -> None:
-    """Write a profile, all of it or nothing.
-
-    Raises:
-        OSError: if the file cannot be written.
-    """
+    """Write a profile, all of it or nothing (OSError)."""
     write_atomically(file, json.dumps(profile.to_dict(), allow_nan=False) + "\n")
 
 

@@ -18,12 +18,9 @@ Outcome = Literal["same", "regressed"]
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointDiff:
-    """One checkpoint in two profiles, the older and the newer one.
+    """One checkpoint in an older and a newer profile, and ablations that only one of them holds.
 
-    Attributes:
-        verdicts: by what they are about: ``outliers``, ``perplexity``, ``dim308``.
-        left_out: ablations of the older profile that the newer one does not hold.
-        new: ablations of the newer profile that the older one does not hold.
+    Verdicts are by what they are about: ``outliers``, ``perplexity``, ``dim308``.
     """
 
     then: CheckpointBaseline
@@ -64,8 +61,7 @@ def diff(
 ) -> tuple[CheckpointDiff, ...]:
     """Every checkpoint of two profiles, which were read from ``sources``.
 
-    Raises:
-        BaselineError: if they hold other checkpoints, or were measured under other conditions.
+    A BaselineError says that they hold other checkpoints, or were measured otherwise.
     """
     only = len(then.checkpoints) == len(now.checkpoints) == 1
     for entry in now.checkpoints:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from robustness.outliers.outlier_dimensions import named
 from robustness.reference.baseline import CheckpointBaseline, Flagged
 from robustness.statistics.decisions import Decision, Side, decide_ratio
-from robustness.statistics.figures import (
-    BaselineFigures,
-    Details,
-    HistoryEntry,
-    IntactFigures,
-    OutlierChanges,
-)
+from robustness.statistics.figures import BaselineFigures, Details, IntactFigures, OutlierChanges
 from robustness.statistics.sequential import blind_share
-from robustness.statistics.verdict import Outcome, Verdict
+from robustness.statistics.verdict import Verdict, verdict_of
 
 NAMES = {
     "corpus": "corpus",
@@ -50,7 +44,8 @@ class Tolerances:
     """How far two checkpoints may lie apart.
 
     Attributes:
-        dims: which outlier dimensions the newer may have; see :func:`outlier_verdict`.
+        dims: which outlier dimensions the newer may have: the ``same``, a ``subset`` of the
+            baseline's, a ``superset`` or ``any``.
         max_perplexity_ratio: how much larger perplexity may be than the older one's.
         max_degradation_ratio: how far degradations may lie apart, up or down.
     """
@@ -62,12 +57,7 @@ class Tolerances:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedDecision(Decision):
-    """What is known of a ratio between two checkpoints after some text blocks.
-
-    Attributes:
-        threshold: the end of the tolerance on whose side the ratio lies.
-        passes: on which side of the threshold the tolerance is.
-    """
+    """What is known of a ratio, and the end of the tolerance next to it, with its good side."""
 
     threshold: float
     passes: Side
@@ -96,10 +86,7 @@ def difference(
 def outlier_verdict(
     then: Sequence[Flagged], now: Sequence[Flagged], *, allowed: str = "same"
 ) -> Verdict:
-    """Which outlier dimensions appeared, vanished, or are flagged in other layers.
-
-    Allowed is ``same``, a ``subset`` of the baseline's, a ``superset`` or ``any``.
-    """
+    """Which outlier dimensions appeared, vanished, or are flagged in other layers."""
     before = {flagged.dim: flagged.layers for flagged in then}
     after = {flagged.dim: flagged.layers for flagged in now}
     appeared, vanished = sorted(after.keys() - before), sorted(before.keys() - after)
@@ -139,15 +126,9 @@ def decide_paired(
 ) -> PairedDecision:
     """Whether exp(Σchange / Σtokens) lies below ``within``, and above its inverse if both ways.
 
-    One confidence sequence holds on both sides at once, so this is one comparison.
-
-    Args:
-        change_nats: what a text block's NLL, or ΔNLL, differs from the baseline's; shape (n,).
-        tokens: scored tokens, shape (n,).
-        within: tolerance, a ratio above 1.
-        both_ways: whether its inverse is an end of the tolerance, too.
-        alpha: error probability over all looks.
-        exhausted: whether these are all text blocks that the baseline holds.
+    One confidence sequence holds on both sides at once, so this is one comparison. A change is what
+    a text block's NLL, or ΔNLL, differs from the baseline's, shape (n,); ``exhausted`` are all that
+    the baseline holds.
     """
     change = np.asarray(change_nats, dtype=np.float64)
     ends: list[tuple[float, Side]] = [(within, "below")]
@@ -181,66 +162,73 @@ def change_of_delta(
     return np.subtract(now_delta, then_delta, out=np.zeros_like(now_delta), where=~both)
 
 
-def perplexity_verdict(
-    decision: PairedDecision, *, figures: BaselineFigures, **more: Any
-) -> Verdict:
-    """That perplexity has not grown beyond the tolerance; see :func:`paired_verdict`."""
-    statement = f"perplexity is less than {decision.threshold:g} times the baseline's"
-    reason = f"{figures.now:.4g} against {figures.then:.4g} on the same text blocks"
-    return paired_verdict(decision, statement, reason, figures, **more)
+@dataclass(frozen=True, kw_only=True)
+class Pairing:
+    """Perplexity, or what an ablation does to it, beside a baseline's on the same text blocks.
 
-
-def degradation_verdict(
-    decision: PairedDecision,
-    dims: Iterable[int],
-    *,
-    within: float,
-    figures: BaselineFigures,
-    **more: Any,
-) -> Verdict:
-    """That ablating ``dims`` multiplies perplexity by about as much as in the baseline.
-
-    See :func:`paired_verdict`.
+    Attributes:
+        then: the baseline's NLLs, or ΔNLLs, in nats, shape (n,).
+        held: text blocks that the baseline holds.
+        within: tolerance, a ratio above 1.
+        dims: that are ablated: less harm counts as much as more. Without, only growth counts.
     """
-    statement = (
-        f"ablating {named(dims)} multiplies perplexity by as much as in the baseline, within a "
-        f"factor of {within:g}"
-    )
-    reason = f"x{figures.now:.4g} against x{figures.then:.4g} on the same text blocks"
-    return paired_verdict(decision, statement, reason, figures, **more)
 
+    then: NDArray[np.float64]
+    held: int
+    within: float
+    dims: tuple[int, ...] = ()
 
-def paired_verdict(
-    decision: PairedDecision,
-    statement: str,
-    reason: str,
-    figures: BaselineFigures,
-    *,
-    history: Sequence[HistoryEntry] = (),
-    intact: IntactFigures | None = None,
-    alpha: float | None = None,
-) -> Verdict:
-    """The verdict that a paired decision amounts to; ``alpha`` if that was sequential."""
-    outcome: Outcome = "inconclusive"
-    if decision.side is not None:
-        outcome = "pass" if decision.side == decision.passes else "fail"
-    blind = None
-    if outcome == "pass" and not decision.exact and alpha is not None:
-        blind = blind_share(decision.seen, alpha)
-    return Verdict(
-        outcome=outcome,
-        statement=statement,
-        measured=float(decision.measured),
-        interval=decision.interval,
-        threshold=float(decision.threshold),
-        passes=decision.passes,
-        seen=decision.seen,
-        tokens=decision.tokens,
-        exact=decision.exact,
-        details=Details(baseline=figures, intact=intact, blind_share=blind),
-        reason=reason,
-        history=tuple(history),
-    )
+    def decide(
+        self, now: NDArray[np.float64], tokens: ArrayLike, *, alpha: float, exhausted: bool
+    ) -> PairedDecision:
+        """See :func:`decide_paired`; ``now`` may be of fewer text blocks."""
+        return decide_paired(
+            change_of_delta(now, self.then[: len(now)]),
+            tokens,
+            within=self.within,
+            both_ways=bool(self.dims),
+            alpha=alpha,
+            exhausted=exhausted,
+        )
+
+    def verdict(
+        self,
+        decision: PairedDecision,
+        now: NDArray[np.float64],
+        tokens: ArrayLike,
+        *,
+        intact: IntactFigures | None = None,
+        alpha: float | None = None,
+        **fields: Any,
+    ) -> Verdict:
+        """The verdict that a decision amounts to; ``alpha`` if that was sequential."""
+        figures = BaselineFigures(
+            text_blocks=self.held,
+            then=ratio(self.then[: len(now)], tokens),
+            now=ratio(now, tokens),
+        )
+        kept, times = decision.side == decision.passes, "x" if self.dims else ""
+        statement = f"perplexity is less than {decision.threshold:g} times the baseline's"
+        if self.dims:
+            statement = (
+                f"ablating {named(self.dims)} multiplies perplexity by as much as in the baseline, "
+                f"within a factor of {self.within:g}"
+            )
+        blind = None
+        if kept and not decision.exact and alpha is not None:
+            blind = blind_share(decision.seen, alpha)
+        return verdict_of(
+            decision,
+            statement,
+            passes=decision.passes,
+            threshold=float(decision.threshold),
+            details=Details(baseline=figures, intact=intact, blind_share=blind),
+            reason=(
+                f"{times}{figures.now:.4g} against {times}{figures.then:.4g} on the same text "
+                "blocks"
+            ),
+            **fields,
+        )
 
 
 def compare_baselines(
@@ -255,36 +243,25 @@ def compare_baselines(
     The profiles must have been measured under the same conditions (:func:`difference`).
     """
 
-    def paired(
-        before: ArrayLike, after: ArrayLike, **tolerance: Any
-    ) -> tuple[PairedDecision, BaselineFigures]:
-        held = min(len(np.asarray(before)), len(np.asarray(after)))
-        before, after = np.asarray(before)[:held], np.asarray(after)[:held]
-        tokens, change = then.tokens[:held], change_of_delta(after, before)
-        decision = decide_paired(change, tokens, alpha=alpha, exhausted=True, **tolerance)
-        return decision, figures_of(before, after, tokens, then.held)
+    def compared(before: ArrayLike, after: ArrayLike, **tolerance: Any) -> Verdict:
+        both = min(len(np.asarray(before)), len(np.asarray(after)))
+        pairing = Pairing(then=np.asarray(before)[:both], held=then.held, **tolerance)
+        seen = np.asarray(after)[:both], then.tokens[:both]
+        return pairing.verdict(pairing.decide(*seen, alpha=alpha, exhausted=True), *seen)
 
-    decision, figures = paired(
-        then.nll_nats, now.nll_nats, within=tolerances.max_perplexity_ratio, both_ways=False
-    )
     verdicts = {
         "outliers": outlier_verdict(then.outliers, now.outliers, allowed=tolerances.dims),
-        "perplexity": perplexity_verdict(decision, figures=figures),
+        "perplexity": compared(then.nll_nats, now.nll_nats, within=tolerances.max_perplexity_ratio),
     }
     names, within = now.names_by_ablation, tolerances.max_degradation_ratio
     for key, name in then.names_by_ablation.items():
         if key in names:
-            deltas = then.delta_nll(name), now.delta_nll(names[key])
-            decision, figures = paired(*deltas, within=within, both_ways=True)
-            verdicts[name] = degradation_verdict(
-                decision, then.ablated(name).dims, within=within, figures=figures
+            deltas, dims = (
+                (then.delta_nll(name), now.delta_nll(names[key])),
+                then.ablated(name).dims,
             )
+            verdicts[name] = compared(*deltas, within=within, dims=dims)
     return verdicts
-
-
-def figures_of(then: ArrayLike, now: ArrayLike, tokens: ArrayLike, held: int) -> BaselineFigures:
-    """What nats per text block then and now amount to, of a baseline that holds so many."""
-    return BaselineFigures(text_blocks=held, then=ratio(then, tokens), now=ratio(now, tokens))
 
 
 def ratio(nats: ArrayLike, tokens: ArrayLike) -> float:

@@ -1,9 +1,6 @@
 """Sequential decision: on which side of a threshold a growing stream of ΔNLLs lies.
 
-The functions ``decide_…`` are asked after every chunk of text blocks with everything seen so far,
-and say on which side of a threshold the corpus lies, or that it is still open. They keep nothing
-between calls. Decisions on random draws are in :mod:`robustness.statistics.draw_decisions`.
-
+The functions ``decide_…`` are asked after every chunk of text blocks with everything seen so far.
 A side is ``above`` when the corpus value is at least the threshold, as "multiplies perplexity by at
 least 1.05" asks, and ``below`` otherwise.
 """
@@ -17,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from robustness.errors import MeasurementError
-from robustness.statistics.sequential import check_alpha, ratio_interval, ratio_side
+from robustness.statistics.figures import PrecisionCost
+from robustness.statistics.sequential import check_alpha, ratio_interval, ratio_side, summarise
 
 Side: TypeAlias = Literal["above", "below"]
 
@@ -34,21 +32,28 @@ class Decision:
 
     Attributes:
         side: where the corpus value lies relative to the threshold; ``None`` while undecided.
-        measured: the number for what was seen: exp(ΣΔNLL / Σtokens), which may be infinite, or
-            the drop of a score.
-        interval: the thresholds that the evidence does not exclude; ``None`` if exact.
-        exact: the number is the corpus value itself and not an estimate: the corpus is used up, or
-            an infinite ΔNLL makes it infinite whatever follows.
+        measured: the number for what was seen, say exp(ΣΔNLL / Σtokens); may be infinite.
+        interval: the thresholds that the evidence does not exclude; ``None`` if it is exact, or is
+            no estimate.
+        exact: the number is the corpus value itself: the corpus is used up, or an infinite ΔNLL
+            makes it infinite whatever follows.
         seen: text blocks, or examples, that it rests on.
         tokens: scored tokens in them.
+        draws: random draws, where these are what is compared.
     """
 
     side: Side | None
     measured: float
-    interval: tuple[float, float] | None
-    exact: bool
+    interval: tuple[float, float] | None = None
+    exact: bool = False
     seen: int
     tokens: int = 0
+    draws: int | None = None
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """The interval as a report holds it, in plain floats."""
+        return None if self.interval is None else (float(self.interval[0]), float(self.interval[1]))
 
 
 def decide_ratio(
@@ -73,7 +78,7 @@ def decide_ratio(
         alpha: error probability over all looks.
         exhausted: whether these are all text blocks of the corpus.
         minimum: text blocks before which nothing is excluded.
-        slack_nats: see :func:`robustness.statistics.precision.reduced_precision`.
+        slack_nats: see :func:`reduced_precision`.
 
     Raises:
         MeasurementError: if a ΔNLL is NaN or -inf, or no token was scored.
@@ -121,10 +126,6 @@ def decide_share(
 
     By the rule for ratios, on r = counted - threshold * of of each text block; ``alpha``,
     ``exhausted`` and ``minimum`` are those of :func:`decide_ratio`.
-
-    Raises:
-        MeasurementError: if nothing was counted at all.
-        ValueError: if an argument is out of its range.
     """
     part = nats(counted)
     whole = counts_of(of, of=part)
@@ -150,13 +151,42 @@ def decide_share(
     )
 
 
-def nats(delta_nll: ArrayLike) -> NDArray[np.float64]:
-    """ΔNLLs as an array of shape (n,), n >= 1.
+def reduced_precision(
+    reduced_delta_nll: ArrayLike,
+    float32_delta_nll: ArrayLike,
+    tokens: ArrayLike,
+    *,
+    threshold: float,
+    of_draws: bool = False,
+) -> PrecisionCost:
+    """What reduced precision costs one check: how far its interval has to be widened.
 
-    Raises:
-        MeasurementError: if one is NaN or -inf.
-        ValueError: if they are not in a row.
+    With e = r(reduced) - r(float32) per text block, where the threshold cancels, the interval of a
+    mean has to be widened by abs(mean e) + 3 standard errors of it.
+
+    Args:
+        reduced_delta_nll: nats per text block, shape (n,), n >= 2.
+        float32_delta_nll: of the same text blocks (and draws).
+        tokens: scored tokens per text block.
+        threshold: on the ratio.
+        of_draws: whether the median of random draws is decided: its distance from the threshold is
+            that of the typical text block, not the mean one.
     """
+    reduced, full = nats(reduced_delta_nll), nats(float32_delta_nll)
+    counts = counts_of(tokens, of=full)
+    if reduced.shape != full.shape or len(full) < 2:
+        raise ValueError("two precisions are compared on the same text blocks, at least two")
+    if np.isinf(reduced).any() or np.isinf(full).any():
+        return PrecisionCost(slack_nats=math.inf, distance_nats=math.inf)
+    error = summarise(reduced - full)
+    slack = abs(float(error.mean)) + 3 * float(error.std) / math.sqrt(len(full))
+    middle = np.median if of_draws else np.mean
+    distance = abs(float(middle(full - log_of(threshold) * counts)))
+    return PrecisionCost(slack_nats=slack, distance_nats=distance)
+
+
+def nats(delta_nll: ArrayLike) -> NDArray[np.float64]:
+    """ΔNLLs as an array of shape (n,), n >= 1; refused are NaN and -inf."""
     values = np.asarray(delta_nll, dtype=np.float64)
     if values.ndim != 1 or not len(values):
         raise ValueError(f"ΔNLLs must be one or more numbers in a row, not of shape {values.shape}")
@@ -169,12 +199,7 @@ def nats(delta_nll: ArrayLike) -> NDArray[np.float64]:
 
 
 def counts_of(tokens: ArrayLike, *, of: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Token counts of as many text blocks.
-
-    Raises:
-        MeasurementError: if no token was scored.
-        ValueError: if they are not counts, or not as many.
-    """
+    """Token counts of as many text blocks, refused where they are none, or nothing was scored."""
     counts = np.asarray(tokens, dtype=np.float64)
     if counts.shape != of.shape:
         raise ValueError(f"{len(of)} ΔNLLs need as many token counts, not {counts.shape}")
@@ -186,11 +211,7 @@ def counts_of(tokens: ArrayLike, *, of: NDArray[np.float64]) -> NDArray[np.float
 
 
 def log_of(threshold: float) -> float:
-    """The logarithm of a threshold on a ratio.
-
-    Raises:
-        ValueError: if it is not positive and finite.
-    """
+    """The logarithm of a threshold on a ratio, which must be positive and finite."""
     if not 0 < threshold < math.inf:
         raise ValueError(f"a threshold on a ratio must be positive and finite, not {threshold!r}")
     return math.log(threshold)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +11,7 @@ from robustness.errors import MeasurementError
 from robustness.statistics.decisions import (
     NOTHING_EXCLUDED,
     SIDES,
+    Decision,
     Side,
     agreeing,
     counts_of,
@@ -24,7 +24,6 @@ from robustness.statistics.sequential import (
     mean_side,
     median_interval,
     median_side,
-    sign_log_e_values,
     summarise,
 )
 
@@ -34,66 +33,51 @@ _WORST_DRAWS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class MedianDecision:
-    """What is known of random draws.
+class MedianDecision(Decision):
+    """What is known of random draws; the number is their median degradation.
 
     Attributes:
-        side: where the median degradation of a draw lies; ``None`` while undecided.
-        e_values: evidence for ``below`` and for ``above``; either decides from 1/alpha on.
-        draws: draws seen.
-        tokens: scored tokens seen.
-        median: the middle degradation (of two, their geometric mean).
         mean: exp(ΣΔNLL / Σtokens) over all draws, the average loss of the paper's 1000 draws.
-        interval: the medians that the evidence does not exclude.
         worst: indices of the draws with the largest degradation, the largest first.
         quantiles: level, as text, to degradation: an order statistic with at least 3 draws beyond.
     """
 
-    side: Side | None
-    e_values: tuple[float, float]
-    draws: int
-    tokens: int
-    median: float
     mean: float
-    interval: tuple[float, float]
     worst: tuple[int, ...]
     quantiles: Mapping[str, float]
-    exact: ClassVar[bool] = False
-
-    @property
-    def measured(self) -> float:
-        """The median."""
-        return self.median
 
 
 @dataclass(frozen=True, kw_only=True)
-class FactorDecision:
+class FactorDecision(Decision):
     """What is known of a joint ablation beside random ones on the same text blocks or examples.
 
+    The side is ``above`` when the joint mean is positive and at least a factor times the control's,
+    ``below`` when one of these does not hold. The number, joint over control mean, decides nothing.
+
     Attributes:
-        side: ``above`` when the joint mean is positive and at least ``factor`` times the control's,
-            ``below`` when one of these does not hold; ``None`` while undecided.
         joint_mean: nats per text block, or the drop of a score; may be infinite.
         control_mean: that of the random ablations.
-        seen: text blocks or draws, over all passes.
     """
 
-    side: Side | None
     joint_mean: float
     control_mean: float
-    seen: int
-    interval: ClassVar[None] = None
-    exact: ClassVar[bool] = False
 
-    @property
-    def measured(self) -> float:
-        """Joint over control mean, a description that decides nothing.
-
-        With a control mean of 0 or less it is infinite if the joint mean is positive, else 0.
-        """
-        if self.control_mean <= 0:
-            return math.inf if self.joint_mean > 0 else 0.0
-        return self.joint_mean / self.control_mean if math.isfinite(self.control_mean) else 0.0
+    @classmethod
+    def of(
+        cls, side: Side | None, joint: NDArray[np.float64], control: NDArray[np.float64]
+    ) -> "FactorDecision":
+        """The decision with its means; where no control does harm the number is infinite or 0."""
+        joint_mean, control_mean = float(np.mean(joint)), float(np.mean(control))
+        measured = math.inf if control_mean <= 0 < joint_mean else 0.0
+        if 0 < control_mean < math.inf:
+            measured = joint_mean / control_mean
+        return cls(
+            side=side,
+            measured=measured,
+            seen=len(joint),
+            joint_mean=joint_mean,
+            control_mean=control_mean,
+        )
 
 
 def decide_median(
@@ -107,8 +91,8 @@ def decide_median(
 ) -> MedianDecision:
     """Compare the median degradation of a random draw with a threshold.
 
-    By the exact sign test of :func:`robustness.statistics.sequential.sign_log_e_values` on the
-    draws' X = ΣΔNLL / Σtokens. A draw exactly at the threshold counts against either decision.
+    By the exact sign test (:func:`robustness.statistics.sequential.median_side`) on the draws'
+    X = ΣΔNLL / Σtokens. A draw exactly at the threshold counts against either decision.
 
     Args:
         draw_delta_nll: nats per draw, shape (draws,), +inf allowed.
@@ -129,7 +113,6 @@ def decide_median(
     log_ratio = delta / counts
     relative = log_ratio - log_of(threshold)
     n = len(relative)
-    log_e_values = sign_log_e_values(n)
     side: Side | None = None
     interval = NOTHING_EXCLUDED
     if n >= minimum:
@@ -141,15 +124,12 @@ def decide_median(
     ordered = np.sort(log_ratio)
     return MedianDecision(
         side=side,
-        e_values=(
-            exp(log_e_values[(relative + slack >= 0).sum()]),
-            exp(log_e_values[(relative - slack <= 0).sum()]),
-        ),
+        measured=exp((ordered[(n - 1) // 2] + ordered[n // 2]) / 2),
+        interval=interval,
+        seen=n,
         draws=n,
         tokens=int(counts.sum()),
-        median=exp((ordered[(n - 1) // 2] + ordered[n // 2]) / 2),
         mean=exp(math.fsum(delta) / math.fsum(counts)),
-        interval=interval,
         worst=tuple(np.argsort(-log_ratio, kind="stable")[:_WORST_DRAWS].tolist()),
         quantiles=_quantiles(ordered),
     )
@@ -173,8 +153,7 @@ def decide_factor(
     fixed one: once the corpus is used up its ΔNLL is known, and decides its part exactly.
 
     Text blocks that share a random draw share its harm, and n of them are no n independent
-    observations. With ``draws`` the sums over the text blocks of each draw are the sample; without,
-    every text block counts as a draw of its own.
+    observations: the sample is the sums over the text blocks of each draw.
 
     Args:
         joint_delta_nll: nats per text block that a fixed ablation adds, shape (n,).
@@ -182,7 +161,8 @@ def decide_factor(
         factor: positive.
         alpha: error probability over all looks.
         minimum: draws before the first decision.
-        draws: number of the draw that each text block belongs to, from 0 on, shape (n,).
+        draws: number of the draw that each text block belongs to, from 0 on, shape (n,); without,
+            every text block counts as a draw of its own.
         joint_corpus_nats: the joint ΔNLL of the whole corpus, where it is known.
         slack_nats: of joint - factor * control and of joint, per text block, where they were
             measured in reduced precision; the joint ΔNLL is then never exactly known.
@@ -211,9 +191,7 @@ def decide_factor(
     elif len(np.unique(numbers)) >= minimum:
         samples = [joint - factor * control, *([joint] if joint_corpus_nats is None else [])]
         side = SIDES[_least_side(samples, numbers, alpha, slack_nats)]
-    return FactorDecision(
-        side=side, joint_mean=joint_mean, control_mean=control_mean, seen=len(joint)
-    )
+    return FactorDecision.of(side, joint, control)
 
 
 def _least_side(

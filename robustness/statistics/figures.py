@@ -31,6 +31,9 @@ Number = Annotated[
 
 Interval = tuple[Number, Number]
 
+NEAR = 0.1
+"""Share of a mean's distance from its threshold that the error of reduced precision may take."""
+
 
 class Figures(BaseModel):
     """Numbers that belong together."""
@@ -95,12 +98,22 @@ class PrecisionCost(Figures):
     slack_nats: Number
     distance_nats: Number
 
+    @property
+    def needs_float32(self) -> bool:
+        """Whether the possible error is no small part of the distance."""
+        return self.slack_nats > NEAR * self.distance_nats or math.isinf(self.slack_nats)
+
 
 class PrecisionFigures(Figures):
     """The precision of the text blocks behind the first ones, and what the reduced one costs."""
 
     dtype: str
     costs: tuple[PrecisionCost, ...]
+
+    @property
+    def slack_nats(self) -> tuple[float, ...]:
+        """By how much each mean's interval has to be widened, per text block."""
+        return tuple(0.0 if self.dtype == "float32" else cost.slack_nats for cost in self.costs)
 
 
 class DrawFigure(Figures):

@@ -47,14 +47,8 @@ class Pace:
     ) -> str:
         """How far a decision has come: numbers first, the line may be cut.
 
-        Args:
-            statement: what is decided.
-            seen: units measured, over all passes.
-            figure: what is measured so far.
-            interval: of that figure, if it excludes anything.
-            total: units in one pass.
-            most: units after which it ends whatever the figure is; by default after one pass.
-            unit: ``text blocks`` or ``examples``.
+        The figure stands for what was ``seen``, over all passes of ``total`` units. After ``most``
+        of them, by default one pass, it ends whatever the figure is.
         """
         passes, place = divmod(seen - 1, total)
         again = f", pass {passes + 1}" if passes else ""

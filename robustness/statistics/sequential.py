@@ -23,12 +23,7 @@ _UNBOUNDED = 750.0  # exp of a larger number overflows, exp of a smaller negativ
 class Summary:
     """What the confidence sequence needs to know of a sample; all arrays broadcast together.
 
-    Attributes:
-        n: sample size.
-        mean: sample mean.
-        std: square root of the unbiased variance, infinite for a single value.
-        minimum: smallest value.
-        maximum: largest value.
+    ``std`` is the square root of the unbiased variance, infinite for a single value.
     """
 
     n: Floats
@@ -238,12 +233,9 @@ def median_side(
 ) -> NDArray[np.int8]:
     """Where the population's median lies: 1 above 0, -1 below 0, 0 undecided.
 
-    A value of exactly 0 counts against either decision.
-
-    Args:
-        values: shape (..., n), in the order in which they were drawn; infinite ones are allowed.
-        alpha: error probability in each direction, exact for any population.
-        looks: ascending sample sizes, as for :func:`summarise`.
+    A value of exactly 0 counts against either decision. Of values in the order in which they were
+    drawn, shape (..., n), infinite ones allowed, at sample sizes as for :func:`summarise`. The
+    error probability in each direction is exact for any population.
     """
     values = np.asarray(values)
     sizes = [values.shape[-1]] if looks is None else list(looks)
@@ -283,12 +275,7 @@ def _missed_share(n: Floats | np.float64, alpha: float) -> Any:
 def alpha_for(confidence: float, comparisons: int) -> float:
     """Error probability of one verdict, so that all are right together (Bonferroni).
 
-    Args:
-        confidence: probability that all of them are right, at least 0.5.
-        comparisons: statistical comparisons in the full plan of the run.
-
-    Raises:
-        ValueError: if the confidence is not in [0.5, 1), or the number of comparisons negative.
+    ``comparisons`` are the statistical ones in the full plan of the run.
     """
     if not 0.5 <= confidence < 1:
         raise ValueError(f"confidence must be at least 0.5 and below 1, not {confidence!r}")
@@ -298,10 +285,6 @@ def alpha_for(confidence: float, comparisons: int) -> float:
 
 
 def check_alpha(alpha: float) -> None:
-    """Refuse an error probability that the formulas do not cover.
-
-    Raises:
-        ValueError: if it is not above 0 and at most 0.5.
-    """
+    """Refuse an error probability that the formulas do not cover."""
     if not 0 < alpha <= 0.5:
         raise ValueError(f"the error probability must be above 0 and at most 0.5, not {alpha!r}")

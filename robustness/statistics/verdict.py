@@ -1,10 +1,10 @@
 """What the user gets: a verdict, with the numbers it rests on."""
 
 import math
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from robustness.runtime.plain import plain
-from robustness.statistics.decisions import Side
+from robustness.statistics.decisions import Decision, Side
 from robustness.statistics.figures import Details, Figures, HistoryEntry, Interval, Number
 
 Outcome: TypeAlias = Literal["pass", "fail", "inconclusive", "error", "not applicable"]
@@ -102,6 +102,27 @@ class Verdict(Figures):
             if share is None
             else f"; blind to effects in fewer than {100 * share:.2g} % of {self.unit}"
         )
+
+
+def verdict_of(
+    decision: Decision, statement: str, *, passes: Side | None, **fields: Any
+) -> Verdict:
+    """The verdict that a decision amounts to, with further fields, or others than it says.
+
+    It passes on one side of the threshold, or in any case where there is none (``None``).
+    """
+    outcome: Outcome = "pass" if passes is None else "inconclusive"
+    if passes is not None and decision.side is not None:
+        outcome = "pass" if decision.side == passes else "fail"
+    said = {
+        "measured": float(decision.measured),
+        "interval": decision.ends,
+        "seen": decision.seen,
+        "tokens": decision.tokens,
+        "exact": decision.exact,
+    }
+    fields = {**said, **fields}
+    return Verdict(outcome=outcome, statement=statement, passes=passes, **fields)
 
 
 def _number(value: float) -> str:

@@ -1,11 +1,11 @@
 """Deciding how far a task's score drops, from the examples seen so far.
 
 Where the score is a mean over examples, by the confidence sequence that verdicts on perplexity rest
-on, with an example in the place of a text block. An example's drop is 1, 0 or -1: a sample may have
-met none of the rare examples that make up a mean, so that the tail guard takes the largest drop
-that there can be, and not the largest seen. Where it is not (F1, correlations), by a paired
-bootstrap at a few sample sizes that are fixed beforehand and share the error probability. When the
-examples are used up, the drop of a fixed ablation is known and decides.
+on. An example's drop is 1, 0 or -1: a sample may have met none of the rare examples that make up a
+mean, so that the tail guard takes the largest drop that there can be, and not the largest seen.
+Where it is not (F1, correlations), by a paired bootstrap at a few sample sizes that are fixed
+beforehand and share the error probability. When the examples are used up, the drop of a fixed
+ablation is known and decides.
 """
 
 import math
@@ -50,20 +50,10 @@ _NOTHING_EXCLUDED = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawsDecision(Decision):
-    """What is known of the median of so many random draws."""
-
-    draws: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Paired:
-    """Two predictions for each of the examples seen, shapes (n,).
+    """Labels (class numbers, or values) of the examples seen, and two predictions; shapes (n,).
 
-    Attributes:
-        labels: class numbers, or values.
-        first: the predictions whose score should be the higher one.
-        second: the others.
+    The first is the one whose score should be the higher.
     """
 
     labels: Floats
@@ -110,12 +100,9 @@ def decide_mean(
 ) -> Decision:
     """Compare the mean drop with a threshold.
 
-    Args:
-        drops: per example, from -1 to 1, shape (n,), in the order in which they were seen.
-        threshold: on the mean.
-        alpha: error probability over all looks.
-        minimum: examples before which nothing is excluded.
-        exhausted: whether these are all examples, of a fixed ablation.
+    Drops are per example, from -1 to 1, shape (n,), in the order in which they were seen. Before a
+    ``minimum`` of them nothing is excluded; they are ``exhausted`` if these are all, of a fixed
+    ablation. It errs with probability ``alpha`` over all looks.
     """
     values = np.asarray(drops, dtype=np.float64)
     n, mean = len(values), math.fsum(values) / len(values)
@@ -131,11 +118,8 @@ def decide_mean(
 class FactorRule(TypedDict):
     """What two drops are asked.
 
-    Attributes:
-        factor: positive.
-        alpha: error probability over all looks.
-        bound: the largest drop there can be, where drops are those of single examples.
-        joint_drop: what the fixed ablation does on the whole task, once that is known.
+    ``bound`` is the largest drop there can be, where drops are those of single examples;
+    ``joint_drop`` is the fixed ablation's on the whole task, once that is known.
     """
 
     factor: float
@@ -149,9 +133,7 @@ def decide_factor(
 ) -> FactorDecision:
     """Ask whether a joint drop is positive and at least ``factor`` times the mean control's.
 
-    As for perplexity, on joint - factor * control of each draw, never on a ratio of estimates.
-    ``joint`` are the drops of a fixed ablation per draw, shape (n,), ``control`` those of a random
-    one on the same examples.
+    As for perplexity, on joint - factor * control of each draw, shapes (n,), on the same examples.
     """
     fixed, random = np.asarray(joint, dtype=np.float64), np.asarray(control, dtype=np.float64)
     side: Side | None = None
@@ -160,8 +142,7 @@ def decide_factor(
     elif len(fixed) >= FIRST_LOOK_AT_DRAWS:
         samples = _samples_for_factor(fixed, random, rule)
         side = SIDES[min(int(mean_side(sample, rule["alpha"])) for sample in samples)]
-    means = {"joint_mean": float(fixed.mean()), "control_mean": float(random.mean())}
-    return FactorDecision(side=side, seen=len(fixed), **means)
+    return FactorDecision.of(side, fixed, random)
 
 
 def draws_for_factor(
@@ -264,7 +245,7 @@ def guarded(
     )
 
 
-def decide_median_drop(drops: ArrayLike, *, threshold: float, alpha: float) -> DrawsDecision:
+def decide_median_drop(drops: ArrayLike, *, threshold: float, alpha: float) -> Decision:
     """Compare the median draw's drop with a threshold, by the exact sign test.
 
     It errs with probability ``alpha`` in each direction, over all looks. A draw exactly at the
@@ -276,9 +257,7 @@ def decide_median_drop(drops: ArrayLike, *, threshold: float, alpha: float) -> D
     if n >= FIRST_LOOK_AT_BLOCKS:
         interval = median_interval(values, alpha=alpha)
         side = SIDES[int(median_side(values - threshold, alpha=alpha))]
-    return DrawsDecision(
-        side=side, measured=middle, interval=_finite(interval), exact=False, seen=n, draws=n
-    )
+    return Decision(side=side, measured=middle, interval=_finite(interval), seen=n, draws=n)
 
 
 def _exact(drop: float, threshold: float, n: int) -> Decision:

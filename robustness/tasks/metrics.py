@@ -36,8 +36,7 @@ def chosen_metric(
 ) -> Metric:
     """The metric of a task, called ``what``: the policy's choice, or the data set's ``usual`` one.
 
-    Raises:
-        TaskError: if the metric does not suit the task, or needs a package that is not installed.
+    A TaskError says that it does not suit the task, or needs a package that is not installed.
     """
     fitting = OF_CLASSES if kind == "classification" else OF_VALUES
     if choice == "auto":

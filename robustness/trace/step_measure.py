@@ -14,16 +14,12 @@ from numpy.typing import NDArray
 
 from robustness.ablation.ablation import Ablation
 from robustness.ablation.interventions import FixedAblation
-from robustness.measurement.evidence import (
-    ControlEvidence,
-    IntactEvidence,
-    control_evidence,
-    intervention_evidence,
-)
+from robustness.measurement.evidence import control_evidence, intervention_evidence
 from robustness.scoring.sampling import random_candidates
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
-from robustness.statistics.decisions import NOTHING_EXCLUDED, decide_ratio
+from robustness.statistics.decisions import decide_ratio
 from robustness.statistics.draw_decisions import decide_median
+from robustness.statistics.loop import Evidence, known
 
 if TYPE_CHECKING:
     from robustness.scoring.quantity import Quantity
@@ -143,20 +139,19 @@ def measured(
     n_chunks = math.ceil(min(text_blocks or n_blocks, n_blocks) / CHUNK_BLOCKS)
     wanted = min(n_chunks * CHUNK_BLOCKS, n_blocks)
     for _ in range(n_chunks):
-        evidence = next(fixed)
+        model = next(fixed)
         drawn = None if random is None else next(random)
-        model = evidence.intact
         progress(model.seen, wanted, vetting.quantity.figure(model.mean_nll_nats))
     degradations = [
         _degradation(each, delta, model, alpha)
-        for each, delta in zip(sets, evidence.deltas_nll, strict=True)
+        for each, delta in zip(sets, model.deltas, strict=True)
     ]
     return Measured(
         quantity=vetting.quantity.name,
         figure=vetting.quantity.figure(model.mean_nll_nats),
         interval=_of_figure(model, vetting.quantity, alpha),
         text_blocks=model.seen,
-        tokens=int(model.tokens.sum()),
+        tokens=int(model["tokens"].sum()),
         exact=model.whole,
         joint=degradations[0] if dims else None,
         alone=tuple(degradations[1:]),
@@ -169,7 +164,7 @@ def _random(
     dims: tuple[int, ...],
     ablations: Sequence[Ablation],
     never_drawn: Collection[int],
-) -> Iterator[ControlEvidence] | None:
+) -> Iterator[Evidence] | None:
     """As many random dimensions; nothing where there are not that many."""
     others, hidden_size = set(never_drawn) | set(dims), vetting.model_profile.hidden_size
     if not dims or hidden_size - len(others) < len(dims):
@@ -186,15 +181,11 @@ def _alone(dims: Collection[int]) -> list[tuple[int, ...]]:
     return [(dim,) for dim in dims] if 1 < len(dims) <= MOST_ALONE else []
 
 
-def _of_figure(evidence: IntactEvidence, quantity: "Quantity", alpha: float) -> Interval | None:
+def _of_figure(evidence: Evidence, quantity: "Quantity", alpha: float) -> Interval | None:
     decision = decide_ratio(
-        evidence.nll_nats,
-        evidence.tokens,
-        threshold=1.0,
-        alpha=alpha,
-        exhausted=evidence.whole,
+        evidence["nll"], evidence["tokens"], threshold=1.0, alpha=alpha, exhausted=evidence.whole
     )
-    finite = _known(decision.interval)
+    finite = known(decision.interval)
     if finite is None or quantity.is_perplexity:
         return finite
     low, high = (math.log(end) if end > 0 else -math.inf for end in finite)
@@ -202,33 +193,27 @@ def _of_figure(evidence: IntactEvidence, quantity: "Quantity", alpha: float) -> 
 
 
 def _degradation(
-    dims: Sequence[int], delta_nll: NDArray[np.float64], intact: IntactEvidence, alpha: float
+    dims: Sequence[int], delta_nll: NDArray[np.float64], intact: Evidence, alpha: float
 ) -> Degradation:
     decision = decide_ratio(
-        delta_nll, intact.tokens, threshold=1.0, alpha=alpha, exhausted=intact.whole
+        delta_nll, intact["tokens"], threshold=1.0, alpha=alpha, exhausted=intact.whole
     )
-    return Degradation(
-        dims=tuple(dims), ratio=decision.measured, interval=_known(decision.interval)
-    )
+    interval = known(decision.interval)
+    return Degradation(dims=tuple(dims), ratio=decision.measured, interval=interval)
 
 
-def _of_draws(evidence: ControlEvidence, size: int, alpha: float) -> RandomDegradation | None:
-    if not len(evidence.draw_tokens):
+def _of_draws(evidence: Evidence, size: int, alpha: float) -> RandomDegradation | None:
+    if not evidence.draws:
         return None
-    decision = decide_median(
-        evidence.draw_delta_nll, evidence.draw_tokens, threshold=1.0, alpha=alpha
-    )
+    delta, tokens = evidence.per_draw("delta"), evidence.per_draw("tokens")
+    decision = decide_median(delta, tokens, threshold=1.0, alpha=alpha)
     return RandomDegradation(
         size=size,
-        draws=decision.draws,
-        median=decision.median,
+        draws=evidence.draws,
+        median=decision.measured,
         mean=decision.mean,
-        interval=_known(decision.interval),
+        interval=known(decision.interval),
     )
-
-
-def _known(interval: Interval | None) -> Interval | None:
-    return None if interval == NOTHING_EXCLUDED else interval
 
 
 def _plain(value: Any) -> Any:

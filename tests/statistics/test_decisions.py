@@ -11,9 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from robustness.errors import MeasurementError
-from robustness.statistics.decisions import decide_ratio
+from robustness.statistics.decisions import decide_ratio, reduced_precision
 from robustness.statistics.draw_decisions import decide_median
-from robustness.statistics.precision import reduced_precision
 from robustness.statistics.sequential import alpha_for, ratio_side
 from tests.support.records.streams import stream, streams
 

@@ -2,47 +2,37 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pytest
 
-from robustness.statistics.decisions import NOTHING_EXCLUDED, Side
-from robustness.statistics.figures import HistoryEntry
-from robustness.statistics.loop import MOST_ENTRIES, Decided, Statistic, decided, known, thinned
+from robustness.statistics.decisions import NOTHING_EXCLUDED, Decision, Side
+from robustness.statistics.figures import HistoryEntry, PrecisionCost, PrecisionFigures
+from robustness.statistics.loop import (
+    MOST_ENTRIES,
+    Decided,
+    Evidence,
+    Statistic,
+    decided,
+    known,
+    thinned,
+)
 
 TOTAL = 160
 
 Told = tuple[int, str, tuple[float, float] | None, int | None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Counted:
-    """Evidence of as many text blocks, in this precision."""
-
-    seen: int
-    total: int = TOTAL
-    slack_nats: tuple[float, ...] = (0.0,)
-
-    @property
-    def whole(self) -> bool:
-        return self.seen >= self.total
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    side: Side | None
-    measured: float
-    interval: tuple[float, float] | None
-    exact: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoundOfDraws(Found):
-    draws: int
+def counted(seen: int, *, slack_nats: float = 0.0) -> Evidence:
+    """Evidence of as many text blocks; what reduced precision costs their only mean."""
+    costs = (PrecisionCost(slack_nats=slack_nats, distance_nats=1.0),)
+    precision = PrecisionFigures(dtype="bfloat16", costs=costs)
+    return Evidence(total=TOTAL, columns={"tokens": np.ones(seen)}, precision=precision)
 
 
 @dataclass(kw_only=True)
-class Stub(Statistic[Counted, Found]):
+class Stub(Statistic[Decision]):
     """Takes a side after some text blocks, and is asked nothing before others.
 
     Attributes:
@@ -58,19 +48,21 @@ class Stub(Statistic[Counted, Found]):
     open_if_reduced: bool = False
     asked: list[int] = field(default_factory=list)
 
-    def decide(self, evidence: Counted) -> Found | None:
+    def decide(self, evidence: Evidence) -> Decision | None:
         self.asked.append(evidence.seen)
         if evidence.seen < self.asked_from:
             return None
         is_open = self.open_if_reduced and any(evidence.slack_nats)
         side: Side | None = "below" if evidence.seen >= self.sided and not is_open else None
         ends = NOTHING_EXCLUDED if evidence.seen < 32 else (0.5, 1.0 + 16 / evidence.seen)
-        return Found(side=side, measured=1 + 1 / evidence.seen, interval=ends)
+        return Decision(
+            side=side, measured=1 + 1 / evidence.seen, interval=ends, seen=evidence.seen
+        )
 
-    def spent(self, evidence: Counted) -> bool:
+    def spent(self, evidence: Evidence) -> bool:
         return evidence.seen >= self.spent_at
 
-    def most(self, evidence: Counted) -> int:  # noqa: ARG002
+    def most(self, evidence: Evidence) -> int:  # noqa: ARG002
         return 999
 
 
@@ -88,19 +80,19 @@ class Growing:
     judges: list[object] = field(default_factory=list)
     made: list[int] = field(default_factory=list)
 
-    def __call__(self, judge: Statistic[Counted, Found] | None) -> Iterator[Counted]:
+    def __call__(self, judge: Statistic[Decision] | None) -> Iterator[Evidence]:
         self.judges.append(judge)
         seen = 0
         while self.endless or seen < TOTAL:
             seen += 16
             self.made.append(seen)
             reduced = judge is not None and seen > 32
-            yield Counted(seen=seen, slack_nats=(self.slack_nats if reduced else 0.0,))
+            yield counted(seen, slack_nats=self.slack_nats if reduced else 0.0)
 
 
 def loop(
     statistic: Stub, grow: Growing, *, exhaustive: bool = False
-) -> tuple[Decided[Counted, Found], list[Told]]:
+) -> tuple[Decided[Decision], list[Told]]:
     told: list[Told] = []
 
     def watch(
@@ -201,7 +193,7 @@ def test_what_was_not_asked_is_neither_told_nor_kept() -> None:
 def test_what_a_statistic_shows_without_a_decision_is_told() -> None:
     class Talking(Stub):
         def shown(
-            self, evidence: Counted, decision: Found | None
+            self, evidence: Evidence, decision: Decision | None
         ) -> tuple[str, tuple[float, float] | None]:
             return f"{evidence.seen} {'open' if decision is None else 'asked'}", None
 
@@ -232,9 +224,9 @@ def test_what_excludes_nothing_is_kept_as_that() -> None:
 
 def test_draws_are_kept_where_they_are_what_is_compared() -> None:
     class OfDraws(Stub):
-        def decide(self, evidence: Counted) -> Found | None:
+        def decide(self, evidence: Evidence) -> Decision | None:
             found = super().decide(evidence)
-            return found and FoundOfDraws(**vars(found), draws=evidence.seen // 4)
+            return found and replace(found, draws=evidence.seen // 4)
 
     end, _ = loop(OfDraws(sided=32), Growing())
     assert [entry.draws for entry in end.history] == [4, 8]

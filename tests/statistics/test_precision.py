@@ -22,8 +22,8 @@ from robustness.runtime.devices import chosen_dtype
 from robustness.scoring.block import causal_block
 from robustness.scoring.forward import Scorer
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
+from robustness.statistics.decisions import reduced_precision
 from robustness.statistics.draw_decisions import decide_factor, decide_median
-from robustness.statistics.precision import reduced_precision
 from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.planted import PLANTED, save_planted
@@ -235,7 +235,7 @@ def test_what_reduced_precision_leaves_open_at_the_end_is_measured_in_float32(
     planned: RunPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A threshold that is far from the first text blocks' ratio, and near that of the corpus."""
-    monkeypatch.setattr("robustness.statistics.precision.NEAR", math.inf)
+    monkeypatch.setattr("robustness.statistics.figures.NEAR", math.inf)
     exact = _vetting(planned, dtype="float32", exhaustive=True).ablate(PLANTED).degrades(by=1.05)
     assert exact.measured
     verdict = _vetting(planned).ablate(PLANTED).degrades(by=exact.measured * (1 + 1e-6))
@@ -249,7 +249,7 @@ def test_evidence_says_what_was_compared(planned: RunPlan) -> None:
     intervention = FixedAblation(ablation=Ablation(dims=(PLANTED,)))
     judge = Degradation(threshold=1.05, alpha=0.01)
     found = list(intervention_evidence(measurement, [intervention], judge))
-    assert [each.comparison for each in found[:COMPARED_CHUNKS]] == [None] * COMPARED_CHUNKS
+    assert [each.precision for each in found[:COMPARED_CHUNKS]] == [None] * COMPARED_CHUNKS
     error, full, tokens = [], [], []
     for index in range(COMPARED_CHUNKS):
         one = measurement.chunk(index, Intact(), intervention)
@@ -257,9 +257,9 @@ def test_evidence_says_what_was_compared(planned: RunPlan) -> None:
         full += (one[1].nll_nats - one[0].nll_nats).tolist()
         error += (other[1].nll_nats - other[0].nll_nats).tolist()
         tokens += one[0].tokens.tolist()
-    comparison = found[-1].comparison
-    assert comparison is not None
-    assert comparison.precisions == (reduced_precision(error, full, tokens, threshold=1.05),)
+    precision = found[-1].precision
+    assert precision is not None
+    assert precision.costs == (reduced_precision(error, full, tokens, threshold=1.05),)
     later = slice(COMPARED_CHUNKS * CHUNK_BLOCKS, (COMPARED_CHUNKS + 1) * CHUNK_BLOCKS)
     intact, ablation = measurement.chunk(COMPARED_CHUNKS, Intact(), intervention, dtype="bfloat16")
-    np.testing.assert_array_equal(found[-1].delta_nll[later], ablation.nll_nats - intact.nll_nats)
+    np.testing.assert_array_equal(found[-1]["delta"][later], ablation.nll_nats - intact.nll_nats)

@@ -5,6 +5,7 @@ downstream task performance".
 """
 
 from collections.abc import Iterable
+from typing import Unpack
 
 from pydantic import Field
 
@@ -12,103 +13,85 @@ from robustness.ablation.ablation import Ablation
 from robustness.ablation.interventions import FixedAblation
 from robustness.checks.check import Check, Cost, PaperCheck, PlanContext, joint_suffix
 from robustness.checks.limits import Drop, DropOrRecord, Limits, Ratio
-from robustness.checks.model import Model, where
 from robustness.checks.planned import PlannedCheck
 from robustness.checks.statistic import Recorded
-from robustness.checks.subject import Subject
+from robustness.checks.subject import Level, Subject, where
 from robustness.checks.tasks.control import DRAWS_FOR_FACTOR, RandomlyAblatedOnTask
 from robustness.checks.tasks.statistic import ScoreDrop
-from robustness.checks.tasks.task import AnswerEvidence, Task
-from robustness.checks.verdicts import blindness, verdict
+from robustness.checks.tasks.task import ModelOnTask, Task, paired
 from robustness.outliers.outlier_dimensions import named
 from robustness.statistics.decisions import Decision, Side
-from robustness.statistics.figures import Details
-from robustness.statistics.loop import Statistic, decided
+from robustness.statistics.loop import Statistic
 from robustness.statistics.verdict import Verdict
 
 RECORDED_EXAMPLES = 256
 """Examples of a drop that is compared with nothing, unless all are measured."""
 
 
-class AblatedOnTask(Model):
+class AblatedOnTask(ModelOnTask):
     """A model without some dimensions, on its task."""
 
     questions = ".score_drops(by=…), .score_holds(within=…) or .matters_more_than_chance()"
 
     def __init__(self, task: Task, ablation: Ablation) -> None:
-        super().__init__(task.subject)
-        self._task = task
+        super().__init__(task)
         self.ablation = ablation
 
     def __repr__(self) -> str:
         return f"<{self.subject.checkpoint.label} without {named(self.ablation.dims)}>"
 
-    def score_drops(
-        self, *, by: float, confidence: float | None = None, alpha: float | None = None
-    ) -> Verdict:
+    def score_drops(self, *, by: float, **level: Unpack[Level]) -> Verdict:
         """Whether the ablation lowers the task's score by at least ``by``."""
-        level = self.subject.alpha(confidence, alpha)
-        return self._compared(f"{self._lowers} by at least {by:g}", by, level, "above")
+        return self._compared("at least", by, self.subject.alpha(**level), "above")
 
-    def score_holds(
-        self, *, within: float, confidence: float | None = None, alpha: float | None = None
-    ) -> Verdict:
+    def score_holds(self, *, within: float, **level: Unpack[Level]) -> Verdict:
         """Whether the ablation lowers the task's score by less than ``within``."""
-        level = self.subject.alpha(confidence, alpha)
-        return self._compared(f"{self._lowers} by less than {within:g}", within, level, "below")
+        return self._compared("less than", within, self.subject.alpha(**level), "below")
 
-    def recorded(self, *, confidence: float | None = None, alpha: float | None = None) -> Verdict:
+    def recorded(self, **level: Unpack[Level]) -> Verdict:
         """How far the score drops, compared with nothing: it passes in any case."""
-        level = self.subject.alpha(confidence, alpha)
+        alpha = self.subject.alpha(**level)
         statistic = Recorded(
-            statistic=ScoreDrop(task=self._task, threshold=0.0, alpha=level),
+            statistic=ScoreDrop(task=self._task, threshold=0.0, alpha=alpha),
             enough=RECORDED_EXAMPLES,
-            total=self._task.measurement.n_examples,
             exhaustive=self.subject.terms.exhaustive,
         )
-        return self._decided(f"how far {self._lowers} is recorded", statistic, None, level, None)
+        return self._decided(f"how far {self._lowers} is recorded", statistic, None, alpha, None)
 
-    def matters_more_than_chance(
-        self, *, factor: float = 5.0, confidence: float | None = None, alpha: float | None = None
-    ) -> Verdict:
+    def matters_more_than_chance(self, *, factor: float = 5.0, **level: Unpack[Level]) -> Verdict:
         """Whether the score drops by ``factor`` times as much as without random dimensions."""
         control = RandomlyAblatedOnTask(self._task, len(self.ablation.dims), self.ablation)
-        level = self.subject.alpha(confidence, alpha)
-        return control.decide_factor(self.ablation, factor, level)
+        return control.decide_factor(self.ablation, factor, self.subject.alpha(**level))
 
     @property
     def _lowers(self) -> str:
         return f"ablating {where(self.ablation)} lowers the {self._task.score_of}"
 
-    def _compared(self, statement: str, threshold: float, alpha: float, passes: Side) -> Verdict:
+    def _compared(self, bound: str, threshold: float, alpha: float, passes: Side) -> Verdict:
+        statement = f"{self._lowers} by {bound} {threshold:g}"
         statistic = ScoreDrop(task=self._task, threshold=threshold, alpha=alpha)
         return self._decided(statement, statistic, threshold, alpha, passes)
 
     def _decided(
         self,
         statement: str,
-        statistic: Statistic[AnswerEvidence, Decision],
+        statistic: Statistic[Decision],
         threshold: float | None,
         alpha: float,
         passes: Side | None,
     ) -> Verdict:
-        task = self._task
-        end = decided(
-            statistic,
-            lambda _: task.evidence(FixedAblation(ablation=self.ablation)),
-            exhaustive=self.subject.terms.exhaustive,
-            watch=self.subject.watch(statement, "examples"),
+        ablation = FixedAblation(ablation=self.ablation)
+        end = self.decided(
+            statement, statistic, lambda _: self._task.evidence(lambda *_: {"other": ablation})
         )
-        figures = task.figures(end.evidence.paired)
-        return verdict(
+        return self.verdict(
             end,
             statement,
-            threshold=threshold,
             passes=passes,
+            threshold=threshold,
+            alpha=alpha,
             measure="drop",
-            unit="examples",
-            outcome="pass" if threshold is None else None,
-            details=Details(task=figures, blind_share=blindness(end, alpha)),
+            details={"task": self._task.figures(paired(end.evidence), end.evidence.seen)},
         )
 
 
@@ -175,7 +158,6 @@ class OutliersMatterMoreForTask(PaperCheck[OutliersMatterMoreForTaskLimits]):
     source, role = "task", "factor"
 
     def cost(self, planned: PlannedCheck) -> Cost:
-        """Random draws beside the joint ablation."""
         return Cost(ablations=(planned.dims,), draws=DRAWS_FOR_FACTOR)
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:

@@ -1,29 +1,25 @@
 """The random control on a task: its score without random dimensions."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import Unpack
 
 import numpy as np
 from pydantic import Field
 
 from robustness.ablation.ablation import Ablation
+from robustness.ablation.interventions import FixedAblation, Intervention
 from robustness.checks.check import ControlCheck, Cost
 from robustness.checks.limits import Drop, Limits
-from robustness.checks.model import Model, random_dimensions, where
 from robustness.checks.planned import PlannedCheck
-from robustness.checks.subject import Subject
+from robustness.checks.subject import Level, Subject, random_dimensions, where
 from robustness.checks.tasks.statistic import DropFactor, DropOfDraws, DropsOfDraws
-from robustness.checks.tasks.task import Draws, Task
-from robustness.checks.verdicts import blindness, verdict
+from robustness.checks.tasks.task import Draws, ModelOnTask, Task, paired
 from robustness.scoring.sampling import random_candidates
-from robustness.statistics.figures import Details, DrawFigure, DrawFigures, FactorFigures
-from robustness.statistics.loop import decided
+from robustness.statistics.figures import DrawFigure, DrawFigures, FactorFigures
+from robustness.statistics.loop import Grow
 from robustness.statistics.verdict import Verdict
 from robustness.tasks.decisions import FIRST_LOOK_AT_BLOCKS, FIRST_LOOK_AT_DRAWS
 from robustness.tasks.metrics import Floats
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 EXAMPLES_PER_DRAW = 32
 """Examples that a random draw stays for, where single examples have no score."""
@@ -34,7 +30,7 @@ DRAWS_FOR_MEDIAN = FIRST_LOOK_AT_BLOCKS
 _MOST = "checks.random_ablation_keeps_task_score.max_examples"
 
 
-class RandomlyAblatedOnTask(Model):
+class RandomlyAblatedOnTask(ModelOnTask):
     """A model without random dimensions, on its task.
 
     Where the score is a mean, every example has a draw of its own and the mean drop is decided on.
@@ -44,13 +40,12 @@ class RandomlyAblatedOnTask(Model):
     questions = ".score_holds(within=…)"
 
     def __init__(self, task: Task, size: int, template: Ablation) -> None:
-        super().__init__(task.subject)
+        super().__init__(task)
         candidates = random_candidates(
             self.subject.outliers().dims,
             hidden_size=self.subject.model_profile.hidden_size,
             size=size,
         )
-        self._task = task
         self._draws = Draws(
             candidates=candidates,
             size=size,
@@ -63,38 +58,29 @@ class RandomlyAblatedOnTask(Model):
     def __repr__(self) -> str:
         return f"<{self.subject.checkpoint.label} without {self._counted}>"
 
-    def score_holds(
-        self, *, within: float, confidence: float | None = None, alpha: float | None = None
-    ) -> Verdict:
+    def score_holds(self, *, within: float, **level: Unpack[Level]) -> Verdict:
         """Whether the task's score drops by less than ``within``: on average, or typically."""
-        task, level = self._task, self.subject.alpha(confidence, alpha)
+        task, alpha = self._task, self.subject.alpha(**level)
         how = "on average" if task.is_mean else "for the median draw"
         statement = (
             f"ablating {self._counted}{self._draws.template.where} lowers the {task.score_of} by "
             f"less than {within:g} {how}"
         )
         drops = DropsOfDraws(task=task, examples=self._draws.examples)
-        end = decided(
-            DropOfDraws(drops=drops, threshold=within, alpha=level, max_examples=self._most),
-            lambda _: task.control_evidence(self._draws, None),
-            exhaustive=self.subject.terms.exhaustive,
-            watch=self.subject.watch(statement, "examples"),
-        )
-        paired = end.evidence.paired
-        once = paired.part(slice(0, end.evidence.total))
+        statistic = DropOfDraws(drops=drops, threshold=within, alpha=alpha, max_examples=self._most)
+        end = self.decided(statement, statistic, self._grow({}))
         undecided = f"{self._most:,} examples do not decide it: raise {_MOST}"
-        return verdict(
+        return self.verdict(
             end,
             statement,
-            threshold=within,
             passes="below",
+            threshold=within,
+            alpha=alpha,
             measure="drop",
-            unit="examples",
-            details=Details(
-                task=task.figures(once, examples=end.evidence.seen),
-                draws=self._figures(drops.of(paired)),
-                blind_share=blindness(end, level),
-            ),
+            details={
+                "task": task.figures(paired(end.evidence.once), end.evidence.seen),
+                "draws": self._figures(drops.of(paired(end.evidence))),
+            },
             reason="" if end.decision.side else undecided,
         )
 
@@ -112,30 +98,27 @@ class RandomlyAblatedOnTask(Model):
             alpha=alpha,
             max_examples=self._most,
         )
-        end = decided(
-            statistic,
-            lambda _: task.control_evidence(self._draws, joint),
-            exhaustive=self.subject.terms.exhaustive,
-            watch=self.subject.watch(statement, "examples"),
-        )
-        beside, means = end.evidence.joint, end.decision
-        assert beside is not None
-        once = beside.part(slice(0, end.evidence.total))
-        return verdict(
+        fixed: dict[str, Intervention] = {"joint": FixedAblation(ablation=joint)}
+        end = self.decided(statement, statistic, self._grow(fixed))
+        means = FactorFigures(joint=end.decision.joint_mean, control=end.decision.control_mean)
+        once = paired(end.evidence.once, second="joint")
+        undecided = "" if end.decision.side else f"; {self._undecided(statistic.needed)}"
+        return self.verdict(
             end,
             statement,
-            threshold=factor,
             passes="above",
+            threshold=factor,
             measure="factor",
-            unit="examples",
-            details=Details(
-                task=task.figures(once, examples=end.evidence.seen),
-                factor=FactorFigures(joint=means.joint_mean, control=means.control_mean),
-            ),
+            details={"task": task.figures(once, end.evidence.seen), "factor": means},
             reason=(
-                f"a drop of {means.joint_mean:.3g} against {means.control_mean:.3g} of the random "
-                "control" + ("" if means.side else f"; {self._undecided(statistic.needed)}")
+                f"a drop of {means.joint:.3g} against {means.control:.3g} of the random control"
+                f"{undecided}"
             ),
+        )
+
+    def _grow(self, fixed: dict[str, Intervention]) -> Grow:
+        return lambda _: self._task.evidence(
+            lambda start, n: {"other": self._draws.intervention(start, n), **fixed}, endless=True
         )
 
     @property
@@ -155,9 +138,8 @@ class RandomlyAblatedOnTask(Model):
 
     def _figures(self, drops: Floats) -> DrawFigures:
         """The draws with the largest drops; single examples show nothing."""
-        worst: Sequence[int] = ()
-        if not self._task.is_mean:
-            worst = np.argsort(-drops, kind="stable")[:5].tolist()
+        order = np.argsort(-drops, kind="stable").tolist()
+        worst = [] if self._task.is_mean else order[:5]
         return DrawFigures(
             draws=len(drops),
             mean=float(np.mean(drops)),
@@ -185,7 +167,6 @@ class RandomAblationKeepsTaskScore(ControlCheck[RandomAblationKeepsTaskScoreLimi
     source = "task"
 
     def cost(self, planned: PlannedCheck) -> Cost:
-        """Random draws."""
         return Cost(draws=DRAWS_FOR_MEDIAN)
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:

@@ -1,15 +1,18 @@
-"""The statistics of checks on a task: what growing answers are asked."""
+"""The statistics of checks on a task: what growing answers are asked.
+
+Each is compared with a threshold, or a factor, at an error probability ``alpha``.
+"""
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from robustness.checks.tasks.task import AnswerEvidence, Task
+from robustness.checks.tasks.task import Task, paired
 from robustness.statistics.decisions import Decision
 from robustness.statistics.draw_decisions import FactorDecision
-from robustness.statistics.loop import Statistic
+from robustness.statistics.loop import Evidence, Statistic
 from robustness.tasks.decisions import (
     FIRST_LOOK_AT_DRAWS,
     Paired,
@@ -27,61 +30,44 @@ told apart within the examples that are allowed."""
 _OPTIMISM = 2.0
 """Standard errors by which the two may lie farther apart than they were seen to."""
 
+D = TypeVar("D", bound=Decision)
+
 
 @dataclass(kw_only=True)
-class ScoreDrop(Statistic[AnswerEvidence, Decision]):
-    """How far the score of a fixed ablation drops, against a threshold."""
+class ScoreDrop(Statistic[Decision]):
+    """How far the score of one column of answers lies below that of another."""
 
     task: Task
     threshold: float
     alpha: float
+    columns: tuple[str, str] = ("intact", "other")
     signed: ClassVar[bool] = True
 
-    def decide(self, evidence: AnswerEvidence) -> Decision | None:
-        """See :meth:`Task.decide`."""
-        return self.task.decide(evidence.paired, threshold=self.threshold, alpha=self.alpha)
+    def decide(self, evidence: Evidence) -> Decision | None:
+        pair = paired(evidence, *self.columns)
+        return self.task.decide(pair, threshold=self.threshold, alpha=self.alpha)
 
     def shown(
-        self, evidence: AnswerEvidence, decision: Decision | None
+        self, evidence: Evidence, decision: Decision | None
     ) -> tuple[str, tuple[float, float] | None]:
         """The drop so far, also where it is not the time to decide."""
         if decision is None:
-            return f"{evidence.paired.drop(self.task.planned.metric):+.4g}", None
+            drop = paired(evidence, *self.columns).drop(self.task.planned.metric)
+            return f"{drop:+.4g}", None
         return super().shown(evidence, decision)
 
 
 @dataclass(kw_only=True)
-class AgainstGuess(ScoreDrop):
-    """How much better a guess that reads no text does than the model.
+class AccuracyDrop(ScoreDrop):
+    """The same of accuracies, whatever the task's metric."""
 
-    Attributes:
-        guess: its answers, in the order of measurement.
-    """
-
-    guess: Floats
-
-    def against(self, paired: Paired) -> Paired:
-        """The guess and the model, side by side."""
-        n = len(paired.labels)
-        return Paired(labels=paired.labels, first=self.guess[:n], second=paired.first)
-
-    def decide(self, evidence: AnswerEvidence) -> Decision | None:
-        """Accuracies are compared where classes are guessed; see :meth:`Task.decide`."""
-        against = self.against(evidence.paired)
-        if self.task.planned.kind != "classification":
-            return self.task.decide(against, threshold=self.threshold, alpha=self.alpha)
+    def decide(self, evidence: Evidence) -> Decision:
         return decide_mean(
-            against.drop_per_example(),
+            paired(evidence, *self.columns).drop_per_example(),
             threshold=self.threshold,
             alpha=self.alpha,
             exhausted=evidence.whole,
         )
-
-    def shown(
-        self, evidence: AnswerEvidence, decision: Decision | None
-    ) -> tuple[str, tuple[float, float] | None]:
-        against = AnswerEvidence(paired=self.against(evidence.paired), total=evidence.total)
-        return super().shown(against, decision)
 
 
 @dataclass(kw_only=True)
@@ -92,89 +78,74 @@ class DropsOfDraws:
     examples: int
     _drops: list[float] = field(default_factory=list)
 
-    def of(self, paired: Paired) -> Floats:
+    def of(self, pair: Paired) -> Floats:
         """Shape (draws,); where single examples have a score, each is a draw of its own."""
         if self.task.is_mean:
-            return paired.drop_per_example()
-        for draw in range(len(self._drops), len(paired.labels) // self.examples):
+            return pair.drop_per_example()
+        for draw in range(len(self._drops), len(pair.labels) // self.examples):
             part = slice(draw * self.examples, (draw + 1) * self.examples)
-            self._drops.append(paired.part(part).drop(self.task.planned.metric))
+            self._drops.append(pair.part(part).drop(self.task.planned.metric))
         return np.array(self._drops)
 
 
 @dataclass(kw_only=True)
-class DropOfDraws(Statistic[AnswerEvidence, Decision]):
-    """The mean drop over random draws, or the median draw's, against a threshold.
-
-    Attributes:
-        drops: of the draws.
-        threshold: on the drop.
-        alpha: error probability.
-        max_examples: after which it ends.
-    """
+class OfExamples(Statistic[D], Generic[D]):
+    """What random draws are asked; it ends after ``max_examples``."""
 
     drops: DropsOfDraws
-    threshold: float
     alpha: float
     max_examples: int
-    signed: ClassVar[bool] = True
 
-    def decide(self, evidence: AnswerEvidence) -> Decision | None:
-        """The mean where the score is one, else the median."""
-        drops = self.drops.of(evidence.paired)
-        if not len(drops):
-            return None
-        if self.drops.task.is_mean:
-            return decide_mean(
-                drops,
-                threshold=self.threshold,
-                alpha=self.alpha,
-                minimum=FIRST_LOOK_AT_DRAWS,
-                exhausted=False,
-            )
-        return decide_median_drop(drops, threshold=self.threshold, alpha=self.alpha)
-
-    def spent(self, evidence: AnswerEvidence) -> bool:
-        """After ``max_examples``."""
+    def spent(self, evidence: Evidence) -> bool:
         return evidence.seen >= self.max_examples
 
-    def most(self, evidence: AnswerEvidence) -> int:
+    def most(self, evidence: Evidence) -> int:
         return self.max_examples
 
 
 @dataclass(kw_only=True)
-class DropFactor(Statistic[AnswerEvidence, FactorDecision]):
-    """The joint drop against a multiple of the mean control's.
+class DropOfDraws(OfExamples[Decision]):
+    """The mean drop over random draws where the score is a mean, or else the median draw's."""
 
-    Attributes:
-        drops: of the random draws.
-        joint_drops: of the fixed ablation on the same examples.
-        factor: the multiple.
-        alpha: error probability.
-        max_examples: after which it ends.
-        needed: examples that it would take to decide, once that was asked.
+    threshold: float
+    signed: ClassVar[bool] = True
+
+    def decide(self, evidence: Evidence) -> Decision | None:
+        drops = self.drops.of(paired(evidence))
+        if not len(drops):
+            return None
+        if not self.drops.task.is_mean:
+            return decide_median_drop(drops, threshold=self.threshold, alpha=self.alpha)
+        return decide_mean(
+            drops,
+            threshold=self.threshold,
+            alpha=self.alpha,
+            minimum=FIRST_LOOK_AT_DRAWS,
+            exhausted=False,
+        )
+
+
+@dataclass(kw_only=True)
+class DropFactor(OfExamples[FactorDecision]):
+    """The joint drop against a multiple, ``factor``, of the mean control's.
+
+    ``needed`` are the examples that it would take to decide, once that was asked.
     """
 
-    drops: DropsOfDraws
     joint_drops: DropsOfDraws
     factor: float
-    alpha: float
-    max_examples: int
     needed: float = math.inf
     _due: int = FIRST_ESTIMATE
     _hopeless: bool = False
 
-    def decide(self, evidence: AnswerEvidence) -> FactorDecision | None:
-        """See :func:`robustness.tasks.decisions.decide_factor`."""
-        assert evidence.joint is not None
-        drops = self.drops.of(evidence.paired)
-        joints = self.joint_drops.of(evidence.joint)
+    def decide(self, evidence: Evidence) -> FactorDecision | None:
+        drops = self.drops.of(paired(evidence))
+        joints = self.joint_drops.of(paired(evidence, second="joint"))
         if not len(drops):
             return None
         task, whole = self.drops.task, None
         if evidence.whole:
-            metric = task.planned.metric
-            whole = evidence.joint.part(slice(0, evidence.total)).drop(metric)
+            whole = paired(evidence.once, second="joint").drop(task.planned.metric)
         options: dict[str, Any] = {
             "factor": self.factor,
             "alpha": self.alpha,
@@ -198,19 +169,10 @@ class DropFactor(Statistic[AnswerEvidence, FactorDecision]):
         self.needed = draws_for_factor(joints, drops, **options) * self.drops.examples
         return best * self.drops.examples > self.max_examples
 
-    def spent(self, evidence: AnswerEvidence) -> bool:
-        """After ``max_examples``, or where these would not decide it."""
-        return self._hopeless or evidence.seen >= self.max_examples
+    def spent(self, evidence: Evidence) -> bool:
+        return self._hopeless or super().spent(evidence)
 
-    def most(self, evidence: AnswerEvidence) -> int:
-        return self.max_examples
-
-    def shown(
-        self,
-        evidence: AnswerEvidence,
-        decision: FactorDecision | None,
-    ) -> tuple[str, None]:
-        """Both drops."""
+    def shown(self, evidence: Evidence, decision: FactorDecision | None) -> tuple[str, None]:
         if decision is None:
             return "", None
         return f"{decision.joint_mean:+.4g} and {decision.control_mean:+.4g}", None

@@ -1,61 +1,30 @@
 """A checkpoint on its downstream task: what it answers, and how drops of its score are decided."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from itertools import cycle
+from typing import Any, ClassVar
 
 import numpy as np
 
 from robustness.ablation.ablation import Ablation
-from robustness.ablation.interventions import (
-    FixedAblation,
-    Intact,
-    Intervention,
-    PerBlockAblation,
-)
-from robustness.checks.subject import Subject
+from robustness.ablation.interventions import Intact, Intervention, PerBlockAblation
+from robustness.checks.subject import Model, Subject
 from robustness.scoring.sampling import random_dims, uniform_index
 from robustness.statistics.decisions import Decision
 from robustness.statistics.figures import TaskFigures
+from robustness.statistics.loop import Evidence
+from robustness.statistics.verdict import Unit
 from robustness.tasks.decisions import Paired, bootstrap_looks, decide_mean, decide_score
 from robustness.tasks.metrics import MEANS, Floats, score
 
-
-@dataclass(frozen=True, kw_only=True)
-class AnswerEvidence:
-    """Answers side by side for the examples seen so far.
-
-    Attributes:
-        paired: of the intact and of the other model.
-        total: examples of the task.
-        joint: of the intact model and without fixed dimensions, on the same examples.
-    """
-
-    paired: Paired
-    total: int
-    joint: Paired | None = None
-    slack_nats: tuple[float, ...] = ()
-
-    @property
-    def seen(self) -> int:
-        """Examples, over all passes."""
-        return len(self.paired.labels)
-
-    @property
-    def whole(self) -> bool:
-        """Whether these are all examples of the task."""
-        return self.seen >= self.total
+Intervene = Callable[[int, int], dict[str, Intervention]]
+"""What is done, by the name of its column, for so many examples behind the first so many."""
 
 
 class Task:
-    """A checkpoint on its downstream task.
-
-    Attributes:
-        subject: the checkpoint.
-        planned: the task.
-        measurement: predictions.
-    """
+    """A checkpoint on its downstream task."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
@@ -77,12 +46,6 @@ class Task:
         """In the order of measurement, shape (n,)."""
         return self.planned.labels[self.measurement.order]
 
-    def answers(self, outputs: "np.ndarray[Any, Any]") -> Floats:
-        """Class numbers or values of predictions, shape (n,)."""
-        if self.planned.kind == "classification":
-            return np.asarray(outputs.argmax(1), dtype=np.float64)
-        return np.asarray(outputs[:, 0], dtype=np.float64)
-
     def decide(self, paired: Paired, *, threshold: float, alpha: float) -> Decision | None:
         """Compare the drop of a fixed ablation with a threshold, where it is time to do so."""
         n, total = len(paired.labels), self.measurement.n_examples
@@ -91,26 +54,20 @@ class Task:
             return decide_mean(drops, threshold=threshold, alpha=alpha, exhausted=n >= total)
         if n < total and n not in bootstrap_looks(total):
             return None
+        of_texts = self.measurement.data.texts_fingerprint
         return decide_score(
             paired,
             self.planned.metric,
             threshold=threshold,
             alpha=alpha,
             n_examples=total,
-            seed=self._seed(n),
+            seed=uniform_index(2**63, "bootstrap", self.measurement.seed, of_texts, n),
         )
 
-    def _seed(self, n: int) -> int:
-        """Of the bootstrap on the first n examples: the same in every process."""
-        data = self.measurement.data
-        return uniform_index(2**63, "bootstrap", self.measurement.seed, data.texts_fingerprint, n)
+    def figures(self, paired: Paired, examples: int) -> TaskFigures:
+        """What every verdict says of both models, to each example once; measured were ``examples``.
 
-    def figures(self, paired: Paired, *, examples: int | None = None) -> TaskFigures:
-        """What every verdict says of the intact model and of the other one.
-
-        Args:
-            paired: their answers, to each example once.
-            examples: measured over all passes; by default as many.
+        These are counted over all passes.
         """
         metric = self.planned.metric
         return TaskFigures(
@@ -118,65 +75,53 @@ class Task:
             metric=metric,
             intact_score=float(score(metric, paired.labels, paired.first)),
             ablated_score=float(score(metric, paired.labels, paired.second)),
-            examples=len(paired.labels) if examples is None else examples,
+            examples=examples,
             task_examples=self.measurement.n_examples,
         )
 
-    def evidence(self, intervention: Intervention | None) -> Iterator[AnswerEvidence]:
-        """Answers of the intact model and under an intervention, one item per chunk."""
-        interventions = [Intact(), *([] if intervention is None else [intervention])]
-        first: list[Floats] = []
-        second: list[Floats] = []
-        for index in range(self.measurement.n_chunks):
-            outputs = self.measurement.chunk(index, *interventions)
-            first.append(self.answers(outputs[0]))
-            second.append(self.answers(outputs[-1]))
-            intact = np.concatenate(first)
-            labels = self.labels[: len(intact)]
-            paired = Paired(labels=labels, first=intact, second=np.concatenate(second))
-            yield AnswerEvidence(paired=paired, total=self.measurement.n_examples)
+    def evidence(self, intervene: Intervene, *, endless: bool = False) -> Iterator[Evidence]:
+        """Answers of the intact model and under interventions, one item per chunk.
 
-    def control_evidence(self, draws: "Draws", joint: Ablation | None) -> Iterator[AnswerEvidence]:
-        """Answers without random dimensions, and without fixed ones beside them.
-
-        Chunk by chunk, pass after pass with new draws, without end.
+        The columns are ``labels``, ``intact``, and those of the interventions. Where it is endless
+        pass follows pass, for each of which something else may be done.
         """
         measurement = self.measurement
-        fixed = [] if joint is None else [FixedAblation(ablation=joint)]
-        columns: dict[str, list[Floats]] = {"labels": [], "intact": [], "random": [], "joint": []}
-        start = 0
-        while True:
-            for index in range(measurement.n_chunks):
-                n = len(measurement.examples(index))
-                done = index * len(measurement.examples(0))
-                random = draws.intervention(start, n)
-                start += n
-                outputs = measurement.chunk(index, Intact(), random, *fixed)
-                columns["labels"].append(self.labels[done : done + n])
-                for name, output in zip(("intact", "random", "joint"), outputs, strict=False):
-                    columns[name].append(self.answers(output))
-                yield self._beside(columns)
+        evidence, chunks = Evidence(total=measurement.n_examples), range(measurement.n_chunks)
+        for index in cycle(chunks) if endless else chunks:
+            n, first = len(measurement.examples(index)), index * len(measurement.examples(0))
+            done = intervene(evidence.seen, n)
+            outputs = measurement.chunk(index, Intact(), *done.values())
+            answers = map(self._answers, outputs)
+            columns = dict(zip(("intact", *done), answers, strict=True))
+            evidence = evidence.grown(labels=self.labels[first : first + n], **columns)
+            yield evidence
 
-    def _beside(self, columns: dict[str, list[Floats]]) -> AnswerEvidence:
-        joined = {name: np.concatenate(parts) for name, parts in columns.items() if parts}
-        both = {"labels": joined["labels"], "first": joined["intact"]}
-        return AnswerEvidence(
-            paired=Paired(**both, second=joined["random"]),
-            joint=Paired(**both, second=joined["joint"]) if "joint" in joined else None,
-            total=self.measurement.n_examples,
-        )
+    def _answers(self, outputs: "np.ndarray[Any, Any]") -> Floats:
+        """Class numbers or values of predictions, shape (n,)."""
+        answers = outputs.argmax(1) if self.planned.kind == "classification" else outputs[:, 0]
+        return np.asarray(answers, dtype=np.float64)
+
+
+def paired(evidence: Evidence, first: str = "intact", second: str = "other") -> Paired:
+    """Two columns of answers side by side."""
+    return Paired(labels=evidence["labels"], first=evidence[first], second=evidence[second])
+
+
+class ModelOnTask(Model):
+    """A model in some state, to be asked for verdicts on its task."""
+
+    unit: ClassVar[Unit] = "examples"
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task.subject)
+        self._task = task
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
     """Random dimensions for a stream of examples.
 
-    Attributes:
-        candidates: the dimensions to draw from.
-        size: of a draw.
-        template: where and how they are ablated, its own dimensions aside.
-        examples: that a draw stays for.
-        seed: of the draws.
+    ``size`` of the candidates stay for so many examples, and are ablated as in the template.
     """
 
     candidates: list[int]
@@ -192,6 +137,4 @@ class Draws:
     def intervention(self, start: int, n: int) -> PerBlockAblation:
         """What is done for ``n`` examples of the stream, from ``start`` on."""
         numbers = ((start + place) // self.examples for place in range(n))
-        return PerBlockAblation(
-            dims=tuple(self.dims(number) for number in numbers), template=self.template
-        )
+        return PerBlockAblation(dims=tuple(map(self.dims, numbers)), template=self.template)
