@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import TypeAdapter
 
 from robustness.anatomy.recorded import recorded_anatomy
 from robustness.anatomy.stacks import StackChoice
@@ -18,6 +17,7 @@ from robustness.outliers.model_profile import ModelProfile
 from robustness.runtime.libraries import library_versions
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
 from robustness.store.context import Context
+from robustness.store.documents import PlainRecord
 from robustness.store.store import Record, digest
 from robustness.tasks.data import TaskData, load_task
 from robustness.tasks.metrics import Floats, chosen_metric
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlannedTask:
+class PlannedTask(PlainRecord):
     """What a checkpoint is asked beside, or instead of, being a language model.
 
     Attributes:
@@ -95,23 +95,9 @@ class PlannedTask:
             chunk_examples=chunk_examples,
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        plain: dict[str, Any] = TypeAdapter(PlannedTask).dump_python(self, mode="json")
-        return plain
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "PlannedTask":
-        """The inverse of :meth:`to_dict`."""
-        return TypeAdapter(cls).validate_python(data)
-
 
 def labels_of(data: TaskData, kind: TaskKind, classes: tuple[str, ...]) -> Floats:
-    """Class numbers or values of the examples, shape (n,).
-
-    Raises:
-        TaskError: if they do not suit the checkpoint's head.
-    """
+    """Class numbers or values of the examples, shape (n,); a TaskError if the head has no such."""
     if kind == "classification":
         return np.array(data.classes(dict(enumerate(classes))), dtype=np.float64)
     return np.array(data.values(), dtype=np.float64)
@@ -127,8 +113,6 @@ def plan_task(
     options: ReadOptions = PLAIN,
 ) -> PlannedTask:
     """Resolve a checkpoint for the policy's task, and see whether they suit each other.
-
-    The checkpoint was resolved as a language model or for the task.
 
     Raises:
         TaskError: if the policy names no task, or none that suits the checkpoint.

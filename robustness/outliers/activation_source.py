@@ -1,6 +1,7 @@
 """The few text blocks of the corpus that rules on activations read, and the model reading them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,70 +19,52 @@ if TYPE_CHECKING:
     from robustness.outliers.rules.summaries import DenseInputs, LayerOutputs, Spikes
 
 
+@dataclass(kw_only=True, eq=False)
 class ActivationSource:
     """The first text blocks of the seeded order, as they stand: nothing is masked.
 
     The model is loaded when the first rule asks for what it computes, and let go with this object.
-
-    Args:
-        checkpoint: what reads.
-        corpus: the text, loaded when the first rule asks for it.
-        text_blocks: how many are read.
-        block_size: tokens in each, fewer where the model takes fewer.
-        bos: whether text blocks begin with the token that begins a sequence.
-        seed: of the order of text blocks.
-        device: where the model reads.
-        context: the processor's cores, and who is told about every text block.
     """
 
-    def __init__(
-        self,
-        *,
-        checkpoint: "Checkpoint",
-        corpus: Callable[[], Corpus],
-        text_blocks: int,
-        block_size: int,
-        bos: Bos,
-        seed: int,
-        device: str,
-        context: Context,
-    ) -> None:
-        self._checkpoint = checkpoint
-        self._load_corpus = corpus
-        self._n_blocks = text_blocks
-        self._block_size = min(block_size, checkpoint.max_positions or block_size)
-        self._bos: Bos = bos
-        self._seed = seed
-        self._device = device
-        self._context = context
-        self._outputs: LayerOutputs | None = None
+    checkpoint: "Checkpoint"
+    load_corpus: Callable[[], Corpus]
+    n_blocks: int
+    block_size: int
+    bos: Bos
+    seed: int
+    device: str
+    context: Context
+
+    def __post_init__(self) -> None:
+        """Take no longer text blocks than the model takes."""
+        self.block_size = min(self.block_size, self.checkpoint.max_positions or self.block_size)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What is read, and how, beyond the weights: part of every finding's identity."""
         return {
-            "tokenizer": self._checkpoint.tokenizer_hash,
+            "tokenizer": self.checkpoint.tokenizer_hash,
             "corpus": self._corpus.fingerprint,
-            "scoring": self._checkpoint.scoring,
-            "block_size": self._block_size,
-            "bos": self._bos,
-            "text_blocks": self._n_blocks,
-            "seed": self._seed,
+            "scoring": self.checkpoint.scoring,
+            "block_size": self.block_size,
+            "bos": self.bos,
+            "text_blocks": self.n_blocks,
+            "seed": self.seed,
             "dtype": "float32",
-            "device": self._device.split(":")[0],
+            "device": self.device.split(":")[0],
         }
 
     def outputs(self, stack: "Stack") -> "LayerOutputs":
         """The hidden states behind the layers; read once for all rules."""
         from robustness.outliers.activations.outputs import layer_outputs
 
-        if self._outputs is None:
+        if "_outputs" not in vars(self):
             self._outputs = layer_outputs(
                 self._model,
                 stack,
                 self._blocks,
-                sentence_first=self._checkpoint.scoring == "masked",
-                progress=self._context.progress,
+                sentence_first=self.checkpoint.scoring == "masked",
+                progress=self.context.progress,
             )
         return self._outputs
 
@@ -90,7 +73,7 @@ class ActivationSource:
         from robustness.outliers.activations.inputs import dense_inputs
 
         return dense_inputs(
-            self._model, stack, self._blocks, threshold=threshold, progress=self._context.progress
+            self._model, stack, self._blocks, threshold=threshold, progress=self.context.progress
         )
 
     def spikes(self, stack: "Stack", *, threshold: float, max_rounds: int) -> "list[Spikes]":
@@ -104,28 +87,28 @@ class ActivationSource:
             self._blocks,
             threshold=threshold,
             max_rounds=max_rounds,
-            progress=self._context.progress,
+            progress=self.context.progress,
         )
 
     @cached_property
     def _corpus(self) -> Corpus:
-        return self._load_corpus()
+        return self.load_corpus()
 
     @cached_property
     def _blocks(self) -> "list[NDArray[np.int64]]":
         from robustness.corpus.blocks import text_blocks
 
-        tokenizer = self._checkpoint.load_tokenizer()
-        blocks = text_blocks(self._corpus, tokenizer, block_size=self._block_size, bos=self._bos)
-        order = block_order(blocks.n_blocks, seed=self._seed, fingerprint=self._corpus.fingerprint)
-        return [blocks.ids[block] for block in order[: self._n_blocks]]
+        tokenizer = self.checkpoint.load_tokenizer()
+        blocks = text_blocks(self._corpus, tokenizer, block_size=self.block_size, bos=self.bos)
+        order = block_order(blocks.n_blocks, seed=self.seed, fingerprint=self._corpus.fingerprint)
+        return [blocks.ids[block] for block in order[: self.n_blocks]]
 
     @cached_property
     def _model(self) -> Any:
         import torch
 
-        share = self._context.threads
+        share = self.context.threads
         threads = None if share is None else share()
         if threads is not None:
             torch.set_num_threads(threads)
-        return self._checkpoint.load_model(device=self._device, progress=self._context.progress)
+        return self.checkpoint.load_model(device=self.device, progress=self.context.progress)

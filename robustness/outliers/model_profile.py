@@ -7,7 +7,9 @@ few text blocks with it.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from robustness.ablation.ablation import Ablation
 from robustness.anatomy.recorded import recorded_anatomy
@@ -20,6 +22,7 @@ from robustness.outliers.rules.settings import Rules
 from robustness.outliers.site_values import SiteValues, site_values
 from robustness.runtime.libraries import library_versions
 from robustness.store.context import Context
+from robustness.store.documents import PlainRecord
 from robustness.store.store import Record
 
 if TYPE_CHECKING:
@@ -32,20 +35,19 @@ MODEL_PROFILE = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelProfile:
+class ModelProfile(PlainRecord):
     """What is known of a checkpoint before it is measured.
 
     Attributes:
         anatomy_record: the anatomy in plain JSON types.
         detection: what the primary rule found: its dimensions are ablated.
-        stack: the vetted stack's role: ``only``, ``encoder`` or ``decoder``.
-        sites: where its features can be ablated.
-        layers: layers of that stack.
+        layers: L, of the vetted stack.
         hidden_size: D.
         distinct_sites: different modules among the layers' output sites (1 when layers share).
+        stack: its role: ``only``, ``encoder`` or ``decoder``.
+        sites: where its features can be ablated.
         compared: what the other rules found that were asked for, in their order.
-        values: the parameters at the output sites, for reports; in the process that asked for
-            them alone: too much to hand on.
+        values: the parameters at the output sites, for reports; too much to hand on.
     """
 
     anatomy_record: Mapping[str, Any]
@@ -56,7 +58,9 @@ class ModelProfile:
     stack: str = "only"
     sites: tuple[str, ...] = ("output", "residual")
     compared: tuple[Detection, ...] = ()
-    values: SiteValues | None = field(default=None, compare=False, repr=False)
+    values: Annotated[SiteValues | None, Field(exclude=True)] = field(
+        default=None, compare=False, repr=False
+    )
 
     @property
     def detections(self) -> tuple[Detection, ...]:
@@ -71,11 +75,7 @@ class ModelProfile:
         return Anatomy.from_dict(self.anatomy_record)
 
     def require(self, ablation: Ablation) -> None:
-        """Refuse an ablation that the model has no place for.
-
-        Raises:
-            UnsupportedSite: it has no such site, or no such layer.
-        """
+        """Refuse an ablation of a site or layer that the model does not have."""
         if ablation.site not in self.sites:
             self.anatomy.stack.at(ablation.site)  # says why
         beyond = [layer for layer in ablation.layers or () if layer >= self.layers]
@@ -84,33 +84,6 @@ class ModelProfile:
                 f"There is no layer {beyond[0]}: the model's layers are numbered from 0 to "
                 f"{self.layers - 1}."
             )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, without :attr:`values`."""
-        return {
-            "anatomy": dict(self.anatomy_record),
-            "detection": self.detection.to_dict(),
-            "layers": self.layers,
-            "hidden_size": self.hidden_size,
-            "distinct_sites": self.distinct_sites,
-            "stack": self.stack,
-            "compared": [detection.to_dict() for detection in self.compared],
-            "sites": list(self.sites),
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "ModelProfile":
-        """The inverse of :meth:`to_dict`, but for :attr:`values`."""
-        return cls(
-            anatomy_record=data["anatomy"],
-            detection=Detection.from_dict(data["detection"]),
-            layers=data["layers"],
-            hidden_size=data["hidden_size"],
-            distinct_sites=data["distinct_sites"],
-            stack=data["stack"],
-            compared=tuple(map(Detection.from_dict, data["compared"])),
-            sites=tuple(data["sites"]),
-        )
 
 
 def profile_model(
@@ -125,14 +98,8 @@ def profile_model(
 ) -> ModelProfile:
     """Trace a weightless copy of the model and apply rules.
 
-    Args:
-        checkpoint: resolved.
-        rules: the settings of all rules.
-        names: which rules are applied; the first is the primary one.
-        stack: which stack, of several.
-        source: the text, and the model reading it, for rules on activations.
-        context: where what was found once is kept, so that it is not looked for again.
-        values: whether to keep the parameters at the output sites for a report, too.
+    The first of the ``names`` is the primary rule; ``source`` is the text, and the model that reads
+    it, for rules on activations; ``values`` keeps the parameters at the output sites for a report.
 
     Raises:
         UnsupportedArchitecture, UnsupportedSite: if tracing finds no layers or no output site, or
@@ -155,13 +122,11 @@ def profile_model(
     if values:
         dims = sorted({dim for detection in (primary, *compared) for dim in detection.dims})
         (kept,) = store.obtain([{"values": dims, "stack": stack}], search.values)
+    names_of_facts = ("stack", "layers", "hidden_size", "distinct_sites")
     return ModelProfile(
+        **{name: anatomy[name] for name in names_of_facts},
         anatomy_record=anatomy["anatomy"],
         detection=primary,
-        stack=anatomy["stack"],
-        layers=anatomy["layers"],
-        hidden_size=anatomy["hidden_size"],
-        distinct_sites=anatomy["distinct_sites"],
         sites=tuple(anatomy["sites"]),
         compared=tuple(compared),
         values=kept["values"] and SiteValues.from_dict(kept["values"]),

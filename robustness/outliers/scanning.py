@@ -27,12 +27,9 @@ SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What one rule says of a checkpoint.
+    """What one rule, with its variant where it has several, says of a checkpoint.
 
-    Attributes:
-        rule: its name, with its variant where it has several: ``puccetti (code)``.
-        detection: what it found; ``None`` where it cannot say anything.
-        reason: why it cannot.
+    ``detection`` is ``None`` where the rule cannot say anything, for a ``reason``.
     """
 
     rule: str
@@ -73,10 +70,8 @@ class Scan:
         kind: what the rules read, see :class:`robustness.anatomy.stacks.Site`.
         distinct_sites: different modules among them.
         findings: one for each rule on weights, in the order of the rules.
-        scale: of every feature in every layer, shape (L, D).
-        bias: likewise; ``None`` where the sites have none.
-        z_scale: distance of every scale from its layer's mean in unbiased std, shape (L, D).
-        z_bias: likewise of every bias; ``None`` where the sites have none.
+        scale, bias: of every feature in every layer, shape (L, D); ``None`` where there is none.
+        z_scale, z_bias: their distances from the layer's mean in unbiased std.
     """
 
     label: str
@@ -131,11 +126,7 @@ class Scan:
         return None if self.z_bias is None else [float(z) for z in self.z_bias[:, dim]]
 
     def to_dict(self, dims: Iterable[int] | None = None) -> dict[str, Any]:
-        """Plain JSON types.
-
-        Args:
-            dims: which dimensions' z to include; those that some rule found where not given.
-        """
+        """Plain JSON types; of some dimensions the z, by default of those that some rule found."""
         return {
             "label": self.label,
             "reference": self.reference,
@@ -169,15 +160,7 @@ def scan(
     context: Context,
     options: ReadOptions = PLAIN,
 ) -> Scan:
-    """Apply every rule on weights to a checkpoint.
-
-    Args:
-        reference: a Hub id, a folder, a ``.gguf`` file, or ``pkg:package/path``.
-        label: its short name.
-        rules: settings of the rules; their defaults where not given.
-        stack: which stack, of several.
-        options: how the reference is read.
-        context: where what was read is kept, and who is told when a long step starts.
+    """Apply every rule on weights to a checkpoint, called ``label``.
 
     Raises:
         CheckpointError: it cannot be found or reached, is damaged, or lacks weights.

@@ -1,13 +1,14 @@
 """What the busters rule sees at a checkpoint's output sites, as numbers that a report can show."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robustness.outliers.rules.weights import z_scores
+from robustness.store.documents import PlainRecord
 
 if TYPE_CHECKING:
     from robustness.anatomy.parameters import SiteParameters
@@ -19,22 +20,19 @@ VALUE_DIGITS, Z_DIGITS = 5, 4
 """Significant digits that are kept."""
 
 Matrix: TypeAlias = tuple[tuple[float, ...], ...]
-_MATRICES = ("scale", "bias", "scale_z", "bias_z")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SiteValues:
+class SiteValues(PlainRecord):
     """Scale and bias of the features at the output sites; rows are layers.
 
     Attributes:
         site: what the rows are of: ``output norm``, ``output writer``, ``output site`` where it is
             one in some layers and the other in others, or ``reading norm``.
         dims: the dimensions of the columns, ascending; ``None`` if there is one for each.
-        scale: shape (L, columns), to five significant digits.
-        bias: likewise; ``None`` where a site has none.
-        scale_z: distance from the layer's mean over all dimensions in unbiased standard deviations,
-            to four significant digits; ``None`` where values are not finite.
-        bias_z: likewise.
+        scale, bias: shapes (L, columns), to five significant digits; ``None`` where there is none.
+        scale_z, bias_z: distance from the layer's mean over all dimensions in unbiased standard
+            deviations, to four significant digits; ``None`` where values are not finite.
     """
 
     site: str
@@ -43,28 +41,6 @@ class SiteValues:
     bias: Matrix | None
     scale_z: Matrix | None
     bias_z: Matrix | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; floats that are not finite stay floats."""
-        matrices = {name: getattr(self, name) for name in _MATRICES}
-        return {
-            "site": self.site,
-            "dims": None if self.dims is None else list(self.dims),
-            **{
-                name: None if rows is None else [list(row) for row in rows]
-                for name, rows in matrices.items()
-            },
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "SiteValues":
-        """The inverse of :meth:`to_dict`."""
-        matrices: dict[str, Any] = {
-            name: None if data[name] is None else tuple(map(tuple, data[name]))
-            for name in _MATRICES
-        }
-        dims = data["dims"]
-        return cls(site=data["site"], dims=None if dims is None else tuple(dims), **matrices)
 
 
 def site_values(
@@ -76,12 +52,8 @@ def site_values(
 ) -> SiteValues:
     """The parameters and their z-scores, rounded, and without columns where there are too many.
 
-    Args:
-        parameters: of all layers.
-        kinds: the sites' (``norm``, ``writer`` or ``reader``).
-        keep: dimensions whose columns are kept whatever their number; the most extreme ones, by
-            the largest |z| in any one layer, fill up what there is room for.
-        most_entries: of one matrix.
+    Columns of the dimensions to ``keep`` stay whatever their number; the most extreme ones, by the
+    largest |z| in any one layer, fill up what there is room for.
     """
     scale, bias = parameters.scale, parameters.bias
     scale_z, bias_z = _z_scores(scale), None if bias is None else _z_scores(bias)

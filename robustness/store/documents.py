@@ -1,8 +1,12 @@
 """What users write or name: a policy's tables and JSON documents, refused in one sentence."""
 
+import json
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from typing import Any, Self, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from robustness.errors import RobustnessError
 
@@ -19,14 +23,32 @@ class StrictTable(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, serialize_by_alias=True)
 
 
-def read_document(file: Path, *, kind: str, name: str, error: type[RobustnessError]) -> bytes:
-    """What a file holds, if it can be a document at all.
+class PlainRecord:
+    """A dataclass that is stored, or travels to other processes, in plain JSON types."""
 
-    Args:
-        file: that the user has named.
-        kind: of document, for messages: ``report``.
-        name: what should have been named instead of no file.
-        error: raised with one sentence on why it cannot be read.
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; floats that are not finite stay floats."""
+        plain: dict[str, Any] = json.loads(
+            json.dumps(_adapter(cast("Any", type(self))).dump_python(self))
+        )
+        return plain
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`."""
+        record: Self = _adapter(cast("Any", cls)).validate_python(data)
+        return record
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def read_document(file: Path, *, kind: str, name: str, error: type[RobustnessError]) -> bytes:
+    """What a file that the user has named holds, if it can be a document of this kind at all.
+
+    The error says in one sentence why not, and that ``name`` should have been named.
     """
     try:
         if not file.is_file():

@@ -42,12 +42,10 @@ def dense_inputs(
 
     A tensor counts where it *is* the layer's input or what a normalisation made within the layer
     (not what attention or an activation made), and a module with a weight matrix reads it. Several
-    modules that read one tensor (query, key, value) count it once. Hits are values of at least the
-    threshold in size.
+    modules that read one tensor (query, key, value) count it once.
 
     Raises:
         RuleError: No such tensor is found, or one holds NaN or infinity.
-        MeasurementError: The forward pass executes other layers than were traced.
     """
     readers = _DenseReaders(stack.hidden_size, threshold)
     with ExitStack() as hooks:

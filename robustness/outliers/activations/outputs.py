@@ -32,7 +32,6 @@ def layer_outputs(
 
     Raises:
         RuleError: A hidden state holds NaN or infinity.
-        MeasurementError: The forward pass executes other layers than were traced.
     """
     parts: list[list[dict[str, Any]]] = [[] for _ in range(stack.n_layers)]
     sentences: list[Array] = []

@@ -37,13 +37,11 @@ def spike_rounds(
 ) -> list[Spikes]:
     """Extremes at the output writers: of the intact model, then without the weights that spike.
 
-    Both input and output of a spike exceed the threshold in size. A weight is taken as 0 by
-    computing what its row writes without it: no parameter changes.
+    A weight is taken as 0 by computing what its row writes without it: no parameter changes.
 
     Raises:
         UnsupportedSite: The output sites are no dense layers.
         RuleError: An input or output holds NaN or infinity.
-        MeasurementError: The forward pass executes other layers than were traced.
     """
     require_dense_writers(stack)
     if not all(has_matrix(model.get_submodule(site.module)) for site in stack.sites):
@@ -65,11 +63,7 @@ def spike_rounds(
 
 
 def require_dense_writers(stack: Stack) -> None:
-    """Refuse what needs a dense output writer where the layers end in a norm.
-
-    Raises:
-        UnsupportedSite: They do.
-    """
+    """Refuse what needs a dense output writer where the layers end in a norm."""
     if any(site.kind != "writer" for site in stack.sites):
         raise _no_dense_writer()
 

@@ -19,14 +19,10 @@ Reads = Literal["parameters", "outputs", "inputs", "spikes"]
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One rule.
+    """A rule, whose keyword arguments are its settings in the policy, and what it reads.
 
-    Attributes:
-        reads: what its first arguments are: ``parameters`` (scale and bias at the output sites),
-            ``outputs`` (:class:`~robustness.outliers.rules.summaries.LayerOutputs`), ``inputs``
-            (:class:`~robustness.outliers.rules.summaries.DenseInputs`) or ``spikes`` (a sequence of
-            :class:`~robustness.outliers.rules.summaries.Spikes`).
-        find: the rule; its keyword arguments are its settings in the policy.
+    That is ``parameters`` (scale and bias at the output sites), or ``outputs``, ``inputs`` or
+    ``spikes``, see :mod:`robustness.outliers.rules.summaries`.
     """
 
     reads: Reads

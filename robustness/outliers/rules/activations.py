@@ -33,12 +33,6 @@ def llm_int8(
     at ``min_position_share`` of the sequence positions, counted over all these hidden states. The
     threshold is absolute, so nothing is defined by chance.
 
-    Args:
-        inputs: what the dense layers read, counted at this threshold.
-        threshold: on |value|, inclusive.
-        min_layer_share: share of the layers.
-        min_position_share: share of the positions of all hidden states together.
-
     Raises:
         ValueError: if the inputs were counted at another threshold.
     """
@@ -73,13 +67,8 @@ def massive(
     """Massive activations (Sun, Chen, Kolter and Liu 2024, arXiv 2402.17762).
 
     A dimension is an outlier where, behind some layer and in some text block, a |value| exceeds
-    ``threshold`` and is at least ``median_factor`` times the median |value| of that hidden state.
-    Both numbers are fixed, so nothing is defined by chance.
-
-    Args:
-        outputs: hidden states behind the layers.
-        threshold: on |value|, exclusive.
-        median_factor: times the median over all positions and features of the text block.
+    ``threshold`` and is at least ``median_factor`` times the median |value| of that hidden state,
+    over all positions and features. Both are fixed, so nothing is defined by chance.
     """
     largest, median = outputs.largest, outputs.median_abs[:, :, None]
     both = (largest > threshold) & (largest >= median_factor * median)
@@ -115,10 +104,6 @@ def variance(outputs: LayerOutputs, *, factor: float = 5.0) -> Detection:
 
     By chance: with independent Gaussian features of equal variance, a feature's share of the summed
     variances is Beta((B - 1)/2, (D - 1)(B - 1)/2); the expected number is D times its tail.
-
-    Args:
-        outputs: hidden states behind the layers, of at least two text blocks.
-        factor: of the mean variance.
 
     Raises:
         RuleError: if there are fewer than two text blocks, or D is smaller than the factor.
@@ -169,14 +154,8 @@ def kurtosis(
     than ``n_std`` standard deviations from the mean of all its values. That it is to be so in
     ``min_layer_share`` of the layers is ours: without it, one token in one layer decides.
 
-    Args:
-        outputs: hidden states behind the layers.
-        n_std: standard deviations, two-sided, exclusive.
-        min_layer_share: share of the layers.
-
     Raises:
-        RuleError: if the text blocks have so few values that none can lie ``n_std`` standard
-            deviations out.
+        RuleError: if the text blocks have so few values that none can lie that far out.
     """
     n_layers, hidden_size = outputs.mean_square.shape
     n_values = int(outputs.tokens.max()) * hidden_size
@@ -210,11 +189,7 @@ def kurtosis(
 def he_kurtosis(mean_square: NDArray[np.float64]) -> NDArray[np.float64]:
     """Kurt = mean_j(s_j⁴) / mean_j(s_j²)² of He et al. 2024 (arXiv 2405.19279), in [1, D].
 
-    Args:
-        mean_square: s_j², the mean square of each feature, shape (L, D).
-
-    Returns:
-        Shape (L,); 1 where all features are 0, for they are all alike.
+    Of the features' mean squares, shape (L, D), per layer; 1 where all features are 0.
     """
     square = mean_square.mean(axis=1) ** 2
     fourth = (mean_square**2).mean(axis=1)

@@ -56,11 +56,7 @@ def most_extreme(n: int) -> float:
 
 
 def require_finite(rule: str, what: str, values: NDArray[np.float64]) -> None:
-    """Refuse values that no rule can compare.
-
-    Raises:
-        RuleError: naming the first dimension and layer that hold NaN or infinity.
-    """
+    """Refuse values that no rule can compare, naming the first that is NaN or infinite."""
     if not np.isfinite(values).all():
         layer, dim = np.argwhere(~np.isfinite(values))[0].tolist()
         raise RuleError(

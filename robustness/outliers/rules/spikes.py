@@ -11,13 +11,7 @@ from robustness.outliers.rules.summaries import Spikes
 
 
 class Weight(NamedTuple):
-    """Where a weight of an output writer is.
-
-    Attributes:
-        layer: the layer.
-        row: the hidden dimension that it writes.
-        column: the inner feature that it reads.
-    """
+    """Where a weight of an output writer is: it writes a hidden dimension, and reads a column."""
 
     layer: int
     row: int
@@ -39,12 +33,8 @@ def super_weight(rounds: Sequence[Spikes], *, threshold: float = 50.0) -> Detect
     Per layer, the input and the output of the output writer (``down_proj``) that are largest in
     size: where both exceed ``threshold``, the input's feature is the column and the output's the
     row of a super weight. These are taken as 0 and the text is read again, until no new spikes
-    appear or the rounds are used up, which the rule says; every such reading is one of the rounds.
-    The rows are the outlier dimensions. The threshold is absolute, so nothing is defined by chance.
-
-    Args:
-        rounds: extremes of each reading, the intact model's first.
-        threshold: on |value|, exclusive.
+    appear or the ``rounds``, the intact model's first, are used up. The rows are the outlier
+    dimensions. The threshold is absolute, so nothing is defined by chance.
     """
     largest: dict[Weight, tuple[float, float]] = {}
     for spikes in rounds:

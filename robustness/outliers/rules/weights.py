@@ -23,14 +23,7 @@ from robustness.outliers.rules.common import (
 
 
 def z_scores(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Distance from the layer's mean in unbiased standard deviations.
-
-    Args:
-        values: shape (L, D).
-
-    Returns:
-        Shape (L, D); zero where all of a layer's values are equal.
-    """
+    """Distance from the layer's mean in unbiased std, shape (L, D); 0 where all are equal."""
     values = np.asarray(values, dtype=np.float64)
     deviation = values - values.mean(axis=1, keepdims=True)
     std = values.std(axis=1, ddof=1, keepdims=True)
@@ -50,15 +43,9 @@ def busters(
     """The rule of Kovaleva et al. 2021 (arXiv 2105.06990, section 3).
 
     A dimension is an outlier where ``|x - mean| > k * std`` holds in the same layer for scale and
-    bias (two-sided, strict, unbiased standard deviation), in at least ``min_layer_share`` of the
-    layers. Where the site has no bias the scale decides alone.
-
-    Args:
-        scale: shape (L, D).
-        bias: shape (L, D), or ``None``.
-        k: standard deviations.
-        min_layer_share: share of layers, in (0, 1].
-        n_distinct: different modules among the layers, if some share theirs; matters by chance.
+    bias, shapes (L, D) (two-sided, strict, unbiased standard deviation), in at least
+    ``min_layer_share`` of the layers. Where the site has no bias the scale decides alone.
+    ``n_distinct``, the different modules among the layers, matters by chance.
 
     Raises:
         RuleError: if values are not finite, or D is so small that no value can lie ``k`` standard
@@ -99,26 +86,18 @@ def puccetti(
     """The rule of Puccetti et al. 2022 (arXiv 2205.11380), as coded or as the paper describes it.
 
     Both test every parameter by itself, ``|x - mean| > n_std * std`` (two-sided, strict, unbiased
-    standard deviation), and do not ask for scale and bias at once.
+    standard deviation; the paper: 3 for BERT, 2 for RoBERTa), and do not ask for scale and bias,
+    shapes (L, D), at once.
 
     ``code`` (``outliersvsfreq/parameter_access.py``): the dimensions flagged in at least
-    ``min_layers`` layers, a fixed number whatever the depth, are ranked by the number of layers
-    (ties: ascending), for scale and bias separately. The two lists are interleaved up to the
-    shorter one's length (scale first), and the first ``topk`` entries are taken, duplicates once:
-    nothing is found where either list is empty.
+    ``min_layers`` layers (there, ``> 3``), a fixed number whatever the depth, are ranked by the
+    number of layers (ties: ascending), for scale and bias separately. The two lists are interleaved
+    up to the shorter one's length (scale first), and the first ``topk`` entries are taken,
+    duplicates once: nothing is found where either list is empty.
 
     ``paper``: a dimension's scale, or its bias, is flagged in all layers. The paper goes on to ask
     that the dimension's removal hurts at least 5 times as much as that of a random one; that gate
     is no part of detection here: ``test_outliers_matter_more_than_chance`` decides it.
-
-    Args:
-        scale: shape (L, D).
-        bias: shape (L, D), or ``None``.
-        variant: as coded or as described.
-        n_std: standard deviations (the paper: 3 for BERT, 2 for RoBERTa).
-        min_layers: of ``code`` only; there, ``> 3``.
-        topk: of ``code`` only.
-        n_distinct: different modules among the layers, if some share theirs; matters by chance.
 
     Raises:
         RuleError: if values are not finite, or the rule cannot flag anything in a site without
@@ -150,12 +129,7 @@ def expected_by_chance(
 ) -> float:
     """Expected number of flagged dimensions if all parameters were independent Gaussians.
 
-    Args:
-        hidden_size: D.
-        n_layers: L.
-        needed: layers in which a dimension must stand out.
-        k: standard deviations.
-        n_tests: parameters that must do so at once (1: scale; 2: scale and bias).
+    ``n_tests`` parameters must stand out at once (1: scale; 2: scale and bias).
     """
     return hidden_size * at_least(needed, n_layers, tail_share(k) ** n_tests)
 
