@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from functools import cached_property
 from operator import index
-from typing import SupportsIndex
+from typing import SupportsIndex, Unpack
 
-from robustness.ablation.ablation import Ablation
+from robustness.ablation.ablation import Ablation, Place
 from robustness.checkpoint.checkpoint import Checkpoint
 from robustness.checks.ablation import AblatedModel
 from robustness.checks.baseline import AgainstBaseline
@@ -44,18 +44,8 @@ class Vetting:
     """One checkpoint on one corpus under one policy.
 
     Nothing is loaded or measured before it is asked for, and nothing is measured twice: numbers
-    come from the store where any process has measured them before.
-
-    Args:
-        checkpoint: resolved.
-        settings: the policy's settings for it.
-        context: store, threads, freshness and progress.
-        confidence: of a verdict that does not name its own.
-        model_profile: what is known of it already; found when needed otherwise.
-        corpus: the text, if it has been read already.
-        generator: the settings' generator, if it is resolved already.
-        baseline: what it is compared with.
-        task: the downstream task, if it is known already.
+    come from the store where any process has measured them before. What is known of the checkpoint
+    already can be given; ``confidence`` is that of a verdict that does not name its own.
     """
 
     def __init__(
@@ -98,8 +88,8 @@ class Vetting:
     def _profiled(self, settings: Settings, *, values: bool = False) -> ModelProfile:
         source = ActivationSource(
             checkpoint=self.checkpoint,
-            corpus=lambda: self.corpus,
-            text_blocks=settings.rules.text_blocks,
+            load_corpus=lambda: self.corpus,
+            n_blocks=settings.rules.text_blocks,
             block_size=settings.block_size,
             bos=settings.bos,
             seed=settings.seed,
@@ -128,11 +118,7 @@ class Vetting:
 
     @cached_property
     def generator(self) -> Checkpoint | None:
-        """The masked language model that replaces a discriminator's tokens, if one is named.
-
-        Raises:
-            PolicyError: if it is no masked language model, or has another vocabulary.
-        """
+        """The masked language model that replaces a discriminator's tokens, if one is named."""
         return chosen_generator(
             self.settings.generator,
             self.checkpoint,
@@ -158,11 +144,7 @@ class Vetting:
 
     @cached_property
     def planned_task(self) -> PlannedTask:
-        """The downstream task.
-
-        Raises:
-            TaskError: if the policy names none, or it does not suit the checkpoint.
-        """
+        """The downstream task; a TaskError if there is none, or it does not suit the checkpoint."""
         return plan_task(
             self.checkpoint,
             self.settings.task,
@@ -184,11 +166,7 @@ class Vetting:
 
     @property
     def baseline_entry(self) -> CheckpointBaseline:
-        """What the checkpoint is compared with.
-
-        Raises:
-            BaselineError: if the run has none.
-        """
+        """What the checkpoint is compared with; a BaselineError if the run has nothing."""
         if self._baseline is None:
             raise BaselineError(
                 f"{self.checkpoint.label} has no baseline: run with --robustness-baseline=FILE"
@@ -230,32 +208,19 @@ class Vetting:
         """Find out before anything is measured that the policy's site or layers do not exist."""
         self.ablation((0,))
 
-    def ablation(
-        self,
-        dims: tuple[int, ...],
-        *,
-        site: str | None = None,
-        mode: str | None = None,
-        layers: Iterable[int] | None = None,
-        embeddings: bool = False,
-    ) -> Ablation:
+    def ablation(self, dims: tuple[int, ...], **place: Unpack[Place]) -> Ablation:
         """An ablation that this model knows, the policy's where nothing else is said.
 
         Raises:
             UnsupportedSite: if the model has no such site, mode or layer.
             ValueError: if a dimension is out of range, or an index given twice.
         """
-        usual = self.settings.where_possible(self.model_profile.sites).ablation(dims)
-        chosen = usual.site if site is None else site
-        if layers is None and chosen != "embedding-norm":
-            layers = usual.layers
-        ablation = Ablation(
-            dims=dims,
-            site=chosen,
-            mode=usual.mode if mode is None else mode,
-            layers=None if layers is None else tuple(layers),
-            embeddings=embeddings,
-        )
+        said = {name: value for name, value in place.items() if value is not None}
+        settings = self.settings.where_possible(self.model_profile.sites)
+        usual = settings.ablation(dims).to_dict()
+        if said.get("site", usual["site"]) == "embedding-norm":
+            usual["layers"] = None
+        ablation = Ablation(**{**usual, **said, "dims": dims})
         self.model_profile.require(ablation)
         if max(ablation.dims) >= self.model_profile.hidden_size:
             raise ValueError(
@@ -272,53 +237,30 @@ class Vetting:
         """The model as it is."""
         return IntactModel(self)
 
-    def ablate(
-        self,
-        dims: SupportsIndex | Iterable[int],
-        *,
-        site: str | None = None,
-        mode: str | None = None,
-        layers: Iterable[int] | None = None,
-        embeddings: bool = False,
-    ) -> AblatedModel:
+    def ablate(self, dims: SupportsIndex | Iterable[int], **place: Unpack[Place]) -> AblatedModel:
         """The model without these dimensions, to be asked for verdicts.
 
         Args:
             dims: indices in the hidden vector.
-            site: where they are switched off: ``output``, ``residual``, ``attention-norm`` or
-                ``embedding-norm``; by default the policy's.
-            mode: ``zero``: the feature becomes 0 everywhere; ``mean``: it becomes the intact
-                model's mean; by default the policy's.
-            layers: in which layers (0-based); by default the policy's.
-            embeddings: at the site ``residual``, also in what enters the first layer.
+            **place: by default the policy's: the ``site`` where they are switched off (``output``,
+                ``residual``, ``attention-norm`` or ``embedding-norm``), the ``mode`` (``zero``:
+                the feature becomes 0 everywhere; ``mean``: the intact model's mean), in which
+                ``layers`` (0-based); and whether ``embeddings``, at the site ``residual``, are
+                switched off in what enters the first layer, too.
 
         Raises:
             UnsupportedSite: if the model has no such site, mode or layer.
             ValueError: if a dimension is out of range, or an index given twice.
         """
-        ablation = self.ablation(
-            tuple(dims) if isinstance(dims, Iterable) else (index(dims),),
-            site=site,
-            mode=mode,
-            layers=layers,
-            embeddings=embeddings,
-        )
-        return AblatedModel(self, ablation)
+        chosen = tuple(dims) if isinstance(dims, Iterable) else (index(dims),)
+        return AblatedModel(self, self.ablation(chosen, **place))
 
-    def ablate_random(
-        self,
-        size: int,
-        *,
-        site: str | None = None,
-        mode: str | None = None,
-        layers: Iterable[int] | None = None,
-    ) -> RandomlyAblatedModel:
+    def ablate_random(self, size: int, **place: Unpack[Place]) -> RandomlyAblatedModel:
         """The model without ``size`` random non-outlier dimensions, drawn anew all the time.
 
         Where and how is as in :meth:`ablate`.
         """
-        template = self.ablation((0,), site=site, mode=mode, layers=layers)
-        return RandomlyAblatedModel(self, size, template)
+        return RandomlyAblatedModel(self, size, self.ablation((0,), **place))
 
     def layer_sweep(
         self, dims: Iterable[int], *, site: str | None = None, mode: str | None = None
@@ -352,31 +294,22 @@ class Vetting:
         dims: Iterable[int] | None = None,
         *,
         number: int | None = None,
-        site: str | None = None,
-        mode: str | None = None,
+        **place: Unpack[Place],
     ) -> list[Example]:
         """What the model says about pieces of the corpus, intact and without these dimensions.
 
-        Plain JSON types, see :data:`robustness.scoring.examples.Example`; measured once and then
-        kept. There are none without dimensions, and for models that are scored as
-        encoder-decoders or discriminators.
-
-        By default without the outlier dimensions, and as many pieces, each of another text block,
-        as the policy says. Where and how is as in :meth:`ablate`.
+        Plain JSON types, see :data:`robustness.scoring.examples.Example`; by default without the
+        outlier dimensions, and as many pieces as the policy says. There are none without dimensions
+        and for models that are scored as encoder-decoders or discriminators.
         """
         chosen = tuple(self.outliers().dims if dims is None else dims)
         wanted = self.settings.examples if number is None else number
         if not chosen or wanted < 1:
             return []
-        ablation = self.ablate(chosen, site=site, mode=mode).ablation
-        return self.measurement.examples(ablation, number=wanted)
+        return self.measurement.examples(self.ablation(chosen, **place), number=wanted)
 
-    def alpha(self, confidence: float | None, alpha: float | None) -> float:
-        """Error probability of one verdict.
-
-        Raises:
-            PolicyError: if the confidence is not a probability.
-        """
+    def alpha(self, confidence: float | None = None, alpha: float | None = None) -> float:
+        """Error probability of one verdict; a PolicyError if the confidence is no probability."""
         if alpha is not None:
             return alpha
         chosen = self.confidence if confidence is None else confidence

@@ -1,11 +1,12 @@
 """What is switched off: dimensions, a site, layers and a mode. Plain data, without torch."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from operator import index
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from robustness.errors import UnsupportedSite
+from robustness.store.documents import PlainRecord
 
 SiteName: TypeAlias = Literal["output", "residual", "attention-norm", "embedding-norm"]
 Mode: TypeAlias = Literal["zero", "mean"]
@@ -13,12 +14,22 @@ Mode: TypeAlias = Literal["zero", "mean"]
 SITES: tuple[str, ...] = get_args(SiteName)
 MODES: tuple[str, ...] = get_args(Mode)
 
+
+class Place(TypedDict, total=False):
+    """Where and how dimensions are ablated, as in :class:`Ablation`, if not as the policy says."""
+
+    site: str | None
+    mode: str | None
+    layers: Iterable[int] | None
+    embeddings: bool
+
+
 MEAN_BLOCKS = 64
 """Text blocks of the seeded order, the first ones, over which a mean is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ablation:
+class Ablation(PlainRecord):
     """Which dimensions are switched off, where, and how.
 
     Attributes:
@@ -27,12 +38,11 @@ class Ablation:
             or else the module whose result is added to the residual stream last; ``residual``, the
             layer's whole output; ``attention-norm``, the norm that follows the attention within
             the layer; ``embedding-norm``, the norm between the embedding and the first layer.
-        mode: ``zero``, the feature is exactly 0 at every position; ``mean``, it is the intact
-            model's mean at that site and layer over all positions of the first `MEAN_BLOCKS` text
-            blocks.
+        mode: ``zero``, the feature is exactly 0 at every position; ``mean``, the intact model's
+            mean at that site and layer over all positions of the first `MEAN_BLOCKS` text blocks.
         layers: Layer indices, ascending; None for all layers.
-        embeddings: Whether the feature is switched off in what enters the first layer, too; at
-            the site ``residual``, in all layers, nothing of it is left then.
+        embeddings: At the site ``residual``, also in what enters the first layer: in all layers,
+            nothing of the feature is left then.
     """
 
     dims: tuple[int, ...]
@@ -42,12 +52,7 @@ class Ablation:
     embeddings: bool = False
 
     def __post_init__(self) -> None:
-        """Sort the indices and refuse what cannot be ablated.
-
-        Raises:
-            ValueError: There are no indices, negative ones, or duplicates.
-            UnsupportedSite: The site or the mode is not known, or they do not go together.
-        """
+        """Sort the indices; a `ValueError` or `UnsupportedSite` says what cannot be ablated."""
         object.__setattr__(self, "dims", plain_indices(self.dims, "dimension"))
         if self.layers is not None:
             object.__setattr__(self, "layers", plain_indices(self.layers, "layer"))
@@ -67,17 +72,6 @@ class Ablation:
                 "What enters the first layer belongs to the site 'residual', not to "
                 f"{self.site!r}; leave embeddings out, or choose that site."
             )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        layers = None if self.layers is None else list(self.layers)
-        return {**asdict(self), "dims": list(self.dims), "layers": layers}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Ablation":
-        """The inverse of `to_dict`."""
-        layers = None if data["layers"] is None else tuple(data["layers"])
-        return cls(**{**data, "dims": tuple(data["dims"]), "layers": layers})
 
     @property
     def where(self) -> str:
@@ -104,11 +98,7 @@ def _either(names: Iterable[str]) -> str:
 
 
 def plain_indices(values: Iterable[int], what: str) -> tuple[int, ...]:
-    """Ascending plain integers; numpy's are accepted.
-
-    Raises:
-        ValueError: There are none, negative ones, or duplicates.
-    """
+    """Ascending plain integers, refused where there are none, negative ones or duplicates."""
     indices = sorted(index(value) for value in values)
     if not indices or indices[0] < 0 or len(set(indices)) < len(indices):
         raise ValueError(

@@ -13,12 +13,7 @@ Edit: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class Replace:
-    """Gives the same features the same values everywhere.
-
-    Args:
-        dims: Feature indices, shape (k,).
-        values: What they become, shape (k,); None for 0.
-    """
+    """Gives some features, indices of shape (k,), the same values (k,) everywhere; None for 0."""
 
     def __init__(self, dims: Tensor, values: Tensor | None = None) -> None:
         self._dims = dims
@@ -43,9 +38,6 @@ class ReplaceRows:
         place: Where the features are, for its axes.
         off: Which ones, shape (B, D).
         values: What features become, shape (D,); None for 0.
-
-    Raises:
-        UnsupportedSite: It was not found which axis carries the rows of the batch.
     """
 
     def __init__(self, place: HookPoint, off: Tensor, values: Tensor | None = None) -> None:
@@ -91,12 +83,7 @@ class ReplaceRows:
 
 
 class Sum:
-    """Sums the features over all positions, in float64, and leaves them as they are.
-
-    Attributes:
-        total: Shape (D,).
-        count: Positions.
-    """
+    """Sums the features over all positions, (D,), in float64, and leaves them as they are."""
 
     def __init__(self, hidden_size: int) -> None:
         self.total = torch.zeros(hidden_size, dtype=torch.float64)
@@ -113,11 +100,9 @@ class Sum:
 def with_features(output: Any, edit: Edit, *, streams: bool = False) -> Any:
     """A module's output with its feature tensor, the first floating one, edited.
 
-    Args:
-        output: A tensor, or a tuple, list or mapping (such as a ModelOutput) with one in it.
-        edit: What happens to the features, ``(..., D)``.
-        streams: Whether tensors behind it that have as many axes and features are edited alike:
-            a layer of XLNet hands two streams of features on.
+    The output is a tensor, or a tuple, list or mapping (such as a ModelOutput) with one in it. With
+    ``streams``, tensors behind it that have as many axes and features are edited alike: a layer of
+    XLNet hands two streams of features on.
 
     Raises:
         MeasurementError: There is no feature tensor.

@@ -30,13 +30,7 @@ def ablated(
     """Switch dimensions off in all rows of every forward pass within the context.
 
     Contexts can be nested: each switches off its own. On leaving, also by an exception, the model
-    is as it was.
-
-    Args:
-        model: The model that the stack belongs to.
-        stack: Where its sites are.
-        ablation: What to switch off.
-        means: Of the intact model at these sites, for the mode ``mean``.
+    is as it was. The mode ``mean`` needs the intact model's means at these sites.
 
     Raises:
         UnsupportedSite: The model has no such dimension, layer or site.
@@ -62,20 +56,14 @@ def ablated_rows(
     template: Ablation | None = None,
     means: Means | None = None,
 ) -> Iterator[None]:
-    """Switch other dimensions off in each row of the batch.
+    """Switch other dimensions off in each row of the batch; none leaves a row intact.
 
-    Args:
-        model: The model that the stack belongs to.
-        stack: Where its sites are.
-        rows: For each row of the batch, its dimensions; none leaves the row intact.
-        template: Where and how, its own dimensions aside; by default zero at the output sites.
-        means: Of the intact model at these sites, for the mode ``mean``.
+    Where and how is as in the template, its own dimensions aside; by default zero at the output
+    sites. For the rest see `ablated`.
 
     Raises:
-        UnsupportedSite: The model has no such dimension, layer or site, or it was not found where
-            a site carries the rows of the batch.
-        MeasurementError: In the forward pass, when the batch has another number of rows, or when
-            it executes other layers than were traced.
+        UnsupportedSite: It was not found where a site carries the rows of the batch.
+        MeasurementError: In the forward pass, when the batch has another number of rows.
     """
     if not rows:
         raise ValueError("ablated_rows needs the dimensions of one or more rows")
@@ -97,11 +85,7 @@ def ablated_rows(
 
 @contextmanager
 def summed(model: nn.Module, stack: Stack, ablation: Ablation) -> Iterator[dict[int, Sum]]:
-    """Sum up the intact features at the sites of an ablation, over all forward passes within.
-
-    Yields:
-        By layer, or `EMBEDDING`.
-    """
+    """Sum up the intact features at the sites of an ablation, by layer, or `EMBEDDING`."""
     sums = {place.layer: Sum(stack.hidden_size) for place in _places(stack, ablation)}
     with _edited(model, stack, ablation.site, sums):
         yield sums

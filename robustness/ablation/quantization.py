@@ -5,11 +5,8 @@ what a dense layer makes of it ``s_x · s_w · (q_x q_w)`` plus its bias in floa
 such integers are exact in float32 up to 2^24 (1,040 inputs, all at their largest and of one sign);
 beyond, they are rounded in the eighth digit.
 
-The scale of the activations is that of the tensor that a forward pass hands to the layer. So that
-no result depends on which text blocks share a batch, nor on padding, one text block runs at a time.
-
-Nothing is kept: each layer's weights are quantised when it is called, and forgotten. That takes
-memory for one matrix, and processes go on sharing the weights.
+So that no result depends on which text blocks share a batch, nor on padding, one runs at a time.
+Each layer's weights are quantised when it is called, and forgotten: processes go on sharing them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,14 +29,9 @@ def quantized(
     """Compute the dense layers with 8-bit weights and activations within the context.
 
     On leaving, also by an exception, the model is as it was; no parameter is changed at any time.
-
-    Args:
-        model: Run with one text block at a time.
-        layers: Its dense layers.
-        spared: Hidden dimensions that stay in float, as the outlier features of LLM.int8()
-            (Dettmers et al. 2022): where they are read, both their activations and the weights
-            that multiply these; where they are written, the weights that do so and what these
-            multiply.
+    The spared hidden dimensions stay in float, as the outlier features of LLM.int8() (Dettmers et
+    al. 2022): where they are read, both their activations and the weights that multiply these;
+    where they are written, the weights that do so and what these multiply.
     """
     dims = torch.tensor(sorted(spared), dtype=torch.long)
     with ExitStack() as undo:
@@ -80,13 +72,9 @@ def _forward(module: nn.Module, layer: DenseLayer, dims: Tensor, x: Tensor) -> T
 
 
 def dense_int8(x: Tensor, weight: Tensor, *, reads: Tensor, writes: Tensor) -> Tensor:
-    """``x @ weight.T`` in simulated int8, but for some features, in float32.
+    """``x @ weight.T``, shapes (…, in) and (out, in), in simulated int8, some features in float32.
 
-    Args:
-        x: Activations, (…, in).
-        weight: (out, in).
-        reads: Input features that stay in float.
-        writes: Output features that stay in float.
+    These are the input features ``reads`` and the output features ``writes``.
     """
     q_weight = weight
     if len(reads) or len(writes):

@@ -20,13 +20,7 @@ from robustness.errors import MeasurementError, UnsupportedArchitecture
 
 @dataclass(kw_only=True)
 class Kept:
-    """What the layers of a stack returned.
-
-    Attributes:
-        outputs: By layer, in the last forward pass: a tensor, or whatever structure of tensors the
-            layers return.
-        passes: How many forward passes there were.
-    """
+    """What the layers of a stack returned in the last of so many forward passes, by layer."""
 
     outputs: list[Any] = field(default_factory=list)
     passes: int = 0
@@ -57,14 +51,8 @@ def kept(model: nn.Module, stack: Stack) -> Iterator[Kept]:
 def resumed(model: nn.Module, stack: Stack, returned: Kept, layer: int) -> Iterator[None]:
     """Run only the layers from one on, in every forward pass within the context.
 
-    They must be of the batch that the outputs were kept of. On leaving, also by an
-    exception, the model is as it was.
-
-    Args:
-        model: The model that the stack belongs to.
-        stack: Its layers.
-        returned: What all layers returned, see `kept`.
-        layer: The first layer to run; those before it are skipped.
+    They must be of the batch that the outputs were kept of. On leaving, also by an exception, the
+    model is as it was.
 
     Raises:
         UnsupportedArchitecture: What follows a layer reads more of those before it than what it

@@ -1,57 +1,39 @@
 """How text blocks run: forward passes under interventions, in whole or layer by layer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from robustness.ablation.hooks import Means
 from robustness.ablation.interventions import Intact, Intervention
 from robustness.ablation.resume import kept, resumed
 from robustness.measurement.loaded_model import LoadedModel
 from robustness.runtime.devices import Dtype
-from robustness.runtime.threads import Threads
 from robustness.scoring.block import ScoredBlock
 from robustness.scoring.discriminator import Discriminator
 from robustness.scoring.examples import Guess
 from robustness.scoring.forward import LOGITS_BYTES, Scorer
 
 if TYPE_CHECKING:
-    from robustness.anatomy.stacks import Anatomy
     from robustness.checkpoint.architecture import Scoring
     from robustness.scoring.block import PlannedChunk
 
 
+@dataclass(kw_only=True, eq=False)
 class Execution(LoadedModel[ScoredBlock]):
-    """A model that scores text blocks.
-
-    Args:
-        load: see :class:`LoadedModel`, as for ``anatomy``, ``device`` and ``threads``.
-        scoring: how the checkpoint is scored.
-        pad_id: any token id; padding is masked out.
-    """
+    """A model that scores text blocks; ``pad_id`` is any token id."""
 
     reserved_bytes = 2 * LOGITS_BYTES
     row_and_remedy = ("text block", "block size")
 
-    def __init__(
-        self,
-        *,
-        load: Callable[[], nn.Module],
-        scoring: "Scoring",
-        anatomy: "Anatomy",
-        pad_id: int,
-        device: str,
-        threads: Threads | None,
-    ) -> None:
-        super().__init__(load=load, anatomy=anatomy, device=device, threads=threads)
-        self._scoring = scoring
-        self._pad_id = pad_id
-        self._scorers: dict[Dtype, Scorer | Discriminator] = {}
+    scoring: "Scoring"
+    pad_id: int
+    _scorers: dict[Dtype, Scorer | Discriminator] = field(default_factory=dict, init=False)
 
     def run(
         self,
@@ -63,12 +45,8 @@ class Execution(LoadedModel[ScoredBlock]):
     ) -> tuple[list[NDArray[np.float64]], int]:
         """NLLs under each intervention, all in batches of the same size, and that size in tokens.
 
-        Args:
-            chunk: what is asked about its text blocks.
-            interventions: what is done to the model.
-            most_tokens: the largest batch to try at first.
-            dtype: precision of the model's matrix products.
-            means: mean features of the intact model, for interventions that need them.
+        ``most_tokens`` is the largest batch to try at first. Interventions may need ``means``, the
+        mean features of the intact model.
 
         Raises:
             MeasurementError: if memory does not even suffice for one text block at a time.
@@ -115,7 +93,7 @@ class Execution(LoadedModel[ScoredBlock]):
 
         Each run starts from what the intact model handed the layer, where that is possible.
         """
-        scorer, stack = self._scorer("float32"), self._anatomy.stack
+        scorer, stack = self._scorer("float32"), self.anatomy.stack
         nll = np.zeros((len(interventions), chunk.n_blocks))
         for batch in self._sharing(self._micro_batches(chunk.rows, self.most_tokens)):
             rows = [chunk.rows[row] for row in batch]
@@ -155,6 +133,6 @@ class Execution(LoadedModel[ScoredBlock]):
 
     def _scorer(self, dtype: Dtype) -> Scorer | Discriminator:
         if dtype not in self._scorers:
-            kind = Discriminator if self._scoring == "replaced-token" else Scorer
-            self._scorers[dtype] = kind(self._model, pad_id=self._pad_id, dtype=dtype)
+            kind = Discriminator if self.scoring == "replaced-token" else Scorer
+            self._scorers[dtype] = kind(self._model, pad_id=self.pad_id, dtype=dtype)
         return self._scorers[dtype]

@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
 
@@ -12,14 +13,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 from robustness.ablation.edits import Sum
-from robustness.ablation.hooks import Means, summed
-from robustness.ablation.interventions import Intervention, PerBlockAblation, Quantized
+from robustness.ablation.hooks import Means, ablated, ablated_rows, summed
+from robustness.ablation.interventions import (
+    FixedAblation,
+    Intervention,
+    PerBlockAblation,
+    Quantized,
+)
 from robustness.ablation.quantization import quantized
 from robustness.anatomy.live import dense_layers_of
 from robustness.errors import MeasurementError
 from robustness.measurement.batching import first_guess, micro_batches
 from robustness.runtime.devices import is_out_of_memory
-from robustness.runtime.threads import LibraryChoice, Threads
+from robustness.runtime.threads import SharedCores
 
 if TYPE_CHECKING:
     from robustness.ablation.ablation import Ablation
@@ -40,11 +46,12 @@ class Row(Protocol):
 R = TypeVar("R", bound=Row)
 
 
+@dataclass(kw_only=True, eq=False)
 class LoadedModel(ABC, Generic[R]):
     """A model, loaded when it first runs.
 
-    Args:
-        load: loads the model to its device.
+    Attributes:
+        load_model: loads the model to its device.
         anatomy: where it can be ablated.
         device: ``cpu``, ``cuda[:n]`` or ``mps``.
         threads: a share of the processor's cores; ``None`` leaves the library's choice.
@@ -56,18 +63,10 @@ class LoadedModel(ABC, Generic[R]):
     row_and_remedy: ClassVar[tuple[str, str]]
     """What a row is, and what may be smaller where memory does not suffice for one."""
 
-    def __init__(
-        self,
-        *,
-        load: Callable[[], nn.Module],
-        anatomy: "Anatomy",
-        device: str,
-        threads: Threads | None,
-    ) -> None:
-        self._load = load
-        self._anatomy = anatomy
-        self._device = device
-        self._threads = threads or LibraryChoice()
+    load_model: Callable[[], nn.Module]
+    anatomy: "Anatomy"
+    device: str
+    threads: SharedCores | None
 
     @abstractmethod
     def _run_alone(self, row: R) -> None:
@@ -76,8 +75,8 @@ class LoadedModel(ABC, Generic[R]):
     @cached_property
     def most_tokens(self) -> int:
         """Tokens of a batch at most; becomes smaller where memory runs out."""
-        hidden_size = self._anatomy.hidden_size
-        return first_guess(self._device, hidden_size=hidden_size, reserved=self.reserved_bytes)
+        hidden_size = self.anatomy.hidden_size
+        return first_guess(self.device, hidden_size=hidden_size, reserved=self.reserved_bytes)
 
     def load(self) -> None:
         """Have the model in memory, should it not be there yet."""
@@ -88,7 +87,7 @@ class LoadedModel(ABC, Generic[R]):
 
         The rows run one by one, so that there is no padding.
         """
-        with summed(self._model, self._anatomy.stack, ablation) as sums:
+        with summed(self._model, self.anatomy.stack, ablation) as sums:
             for row in self._sharing(rows):
                 self._run_alone(row)
         return sums
@@ -96,20 +95,16 @@ class LoadedModel(ABC, Generic[R]):
     @cached_property
     def _model(self) -> nn.Module:
         self._take_threads()
-        return self._load()
+        return self.load_model()
 
     @cached_property
     def _dense_layers(self) -> "tuple[DenseLayer, ...]":
-        return dense_layers_of(self._model, self._anatomy.stack)
+        return dense_layers_of(self._model, self.anatomy.stack)
 
     def _within_memory(
         self, rows: Sequence[R], most_tokens: int, run: Callable[[int], T]
     ) -> tuple[T, int]:
-        """What runs in batches of so many tokens, of fewer where memory ends, and how many.
-
-        Raises:
-            MeasurementError: if memory does not even suffice for one row at a time.
-        """
+        """What runs in batches of so many tokens, of fewer where memory ends, and how many."""
         while True:
             try:
                 return run(most_tokens), most_tokens
@@ -158,7 +153,7 @@ class LoadedModel(ABC, Generic[R]):
         if isinstance(intervention, Quantized):
             return [[row] for row in rows]
         if isinstance(intervention, PerBlockAblation):
-            sites = self._anatomy.stack.at(intervention.template.site)
+            sites = self.anatomy.stack.at(intervention.template.site)
             if any(site.batch_axis is None for site in sites):
                 about = dict.fromkeys(owner[rows].tolist())
                 return [[row for row in rows if owner[row] == each] for each in about]
@@ -167,18 +162,27 @@ class LoadedModel(ABC, Generic[R]):
     def _applied(
         self, intervention: Intervention, about: Sequence[int], means: Means | None
     ) -> AbstractContextManager[None]:
+        """The context in which rows about text blocks or examples of a chunk run as one batch."""
+        model, stack = self._model, self.anatomy.stack
         if isinstance(intervention, Quantized):
-            return quantized(self._model, self._dense_layers, intervention.spared)
-        return intervention.applied(self._model, self._anatomy, about, means)
+            return quantized(model, self._dense_layers, intervention.spared)
+        if isinstance(intervention, FixedAblation):
+            return ablated(model, stack, intervention.ablation, means)
+        if not isinstance(intervention, PerBlockAblation):
+            return nullcontext()
+        dims = [intervention.dims[block] for block in about]
+        if len(set(about)) == 1:
+            return ablated(model, stack, replace(intervention.template, dims=dims[0]), means)
+        return ablated_rows(model, stack, dims, template=intervention.template, means=means)
 
     def _sharing(self, batches: Iterable[T]) -> Iterator[T]:
         """The batches, each with the threads that other processes leave to this one by then."""
-        with self._threads.computing():
+        with nullcontext() if self.threads is None else self.threads.computing():
             for batch in batches:
                 self._take_threads()
                 yield batch
 
     def _take_threads(self) -> None:
-        number = self._threads()
+        number = None if self.threads is None else self.threads()
         if number is not None and number != torch.get_num_threads():
             torch.set_num_threads(number)

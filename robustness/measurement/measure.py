@@ -1,7 +1,7 @@
 """What turns (checkpoint, corpus, ablation) into stored negative log-likelihoods."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,6 @@ from robustness.measurement.stored import StoredMeasurement, not_finite
 from robustness.runtime.devices import Dtype
 from robustness.runtime.libraries import library_versions
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS, Layout, ScoringPlan
-from robustness.store.context import Context
 from robustness.store.store import Record, canonical_json
 
 if TYPE_CHECKING:
@@ -39,68 +38,50 @@ METHOD = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkNLL:
-    """Measured values of one chunk, per text block in the seeded order.
-
-    Attributes:
-        nll_nats: summed negative log-likelihood of the scored tokens, shape (n,).
-        tokens: how many tokens were scored, shape (n,).
-    """
+    """Summed NLL in nats, and scored tokens, per text block of a chunk, shapes (n,)."""
 
     nll_nats: NDArray[np.float64]
     tokens: NDArray[np.int64]
 
 
+@dataclass(kw_only=True, eq=False)
 class Measurement(StoredMeasurement):
     """One checkpoint on one corpus: NLLs per chunk of text blocks, each measured once.
 
-    Args:
-        checkpoint: see :class:`StoredMeasurement`, as for ``seed``, ``device`` and ``context``.
+    Attributes:
         corpus: the text.
         model_profile: where the model can be ablated.
         block_size: tokens of a text block, special tokens included.
-        dtype: the precision that may be used besides float32.
         options: how the model is scored, as far as that can be chosen.
+        dtype: the precision that may be used besides float32.
         generator: a masked language model that replaces a discriminator's tokens.
     """
 
     chunk_key = "chunk"
     means_key = "blocks"
 
-    def __init__(
-        self,
-        *,
-        checkpoint: "Checkpoint",
-        corpus: "Corpus",
-        model_profile: "ModelProfile",
-        block_size: int,
-        seed: int,
-        device: str,
-        context: Context,
-        options: "ScoringOptions",
-        dtype: Dtype = "float32",
-        generator: "Checkpoint | None" = None,
-    ) -> None:
-        super().__init__(
-            checkpoint=checkpoint,
-            anatomy_record=model_profile.anatomy_record,
-            seed=seed,
-            device=device,
-            context=context,
-        )
-        self.corpus = corpus
-        self.model_profile = model_profile
-        self.block_size = min(block_size, checkpoint.max_positions or block_size)
-        self.options = options
-        self.dtype = dtype
-        self.generator = generator
-        bos, before = options.bos, options.context
+    anatomy_record: Mapping[str, Any] = field(init=False)
+    corpus: "Corpus"
+    model_profile: "ModelProfile"
+    block_size: int
+    options: "ScoringOptions"
+    dtype: Dtype = FULL_PRECISION
+    generator: "Checkpoint | None" = None
+
+    def __post_init__(self) -> None:
+        """Find the places in the store of what is measured in either precision."""
+        self.anatomy_record = self.model_profile.anatomy_record
+        self.block_size = min(self.block_size, self.checkpoint.max_positions or self.block_size)
         blocks = block_context(
-            checkpoint, corpus, block_size=self.block_size, bos=bos, context=before
+            self.checkpoint,
+            self.corpus,
+            block_size=self.block_size,
+            bos=self.options.bos,
+            context=self.options.context,
         )
-        self._block_store = context.store(blocks)
-        self._stores = {
-            each: context.store(self._identity(each)) for each in {FULL_PRECISION, dtype}
-        }
+        self._block_store = self.context.store(blocks)
+        precisions = {FULL_PRECISION, self.dtype}
+        self._stores = {each: self.context.store(self._identity(each)) for each in precisions}
         self.store = self._stores[FULL_PRECISION]
 
     @property
@@ -197,12 +178,12 @@ class Measurement(StoredMeasurement):
         from robustness.measurement.execution import Execution
 
         return Execution(
-            load=partial(self.checkpoint.load_model, device=self.device),
+            load_model=partial(self.checkpoint.load_model, device=self.device),
             scoring=self.checkpoint.scoring,
             anatomy=self.model_profile.anatomy,
             pad_id=self.scoring_plan.pad_id,
             device=self.device,
-            threads=self._threads,
+            threads=self.context.threads,
         )
 
     def _load(self) -> None:
@@ -247,9 +228,6 @@ class Measurement(StoredMeasurement):
         """One chunk of the seeded order with an ablation in each layer alone, by layer.
 
         Each layer's run starts from what the intact model handed it, where that is possible.
-
-        Raises:
-            MeasurementError: if a value is NaN.
         """
         layers = range(self.model_profile.layers)
         interventions = [

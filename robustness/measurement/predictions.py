@@ -1,6 +1,7 @@
 """What turns (checkpoint, task, ablation) into stored predictions."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,27 +14,24 @@ from robustness.measurement.stored import StoredMeasurement, not_finite
 from robustness.runtime.libraries import library_versions
 from robustness.scoring.sampling import block_order
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
-from robustness.store.context import Context
 from robustness.store.store import Record
 from robustness.tasks.data import TaskData
 
 if TYPE_CHECKING:
-    from robustness.checkpoint.checkpoint import Checkpoint
     from robustness.measurement.predictor import Predictor, TextRow
 
 TASK_METHOD = 1
 """Version of how tasks are measured (docs/PROTOCOL.md); part of every prediction's identity."""
 
 
+@dataclass(kw_only=True, eq=False)
 class TaskMeasurement(StoredMeasurement):
     """One checkpoint on one task: predictions per chunk of examples, each made once.
 
     Labels and metrics are not part of a prediction's identity: other ones measure nothing anew.
     Predictions are always made in float32.
 
-    Args:
-        checkpoint: resolved for the task; see :class:`StoredMeasurement`, as for
-            ``anatomy_record``, ``seed``, ``device`` and ``context``.
+    Attributes:
         data: the examples.
         kind: what the model is asked.
         max_length: tokens of an example at most.
@@ -43,43 +41,27 @@ class TaskMeasurement(StoredMeasurement):
     chunk_key = "examples"
     means_key = "examples"
 
-    def __init__(
-        self,
-        *,
-        checkpoint: "Checkpoint",
-        data: TaskData,
-        kind: TaskKind,
-        anatomy_record: Mapping[str, Any],
-        max_length: int,
-        seed: int,
-        device: str,
-        context: Context,
-        chunk_examples: int = CHUNK_BLOCKS,
-    ) -> None:
-        super().__init__(
-            checkpoint=checkpoint,
-            anatomy_record=anatomy_record,
-            seed=seed,
-            device=device,
-            context=context,
-        )
-        self.data = data
-        self.kind = kind
-        self.chunk_examples = chunk_examples
-        self._max_length = min(max_length, checkpoint.max_positions or max_length)
+    data: TaskData
+    kind: TaskKind
+    max_length: int
+    chunk_examples: int = CHUNK_BLOCKS
+
+    def __post_init__(self) -> None:
+        """Find the predictions' place in the store."""
+        self.max_length = min(self.max_length, self.checkpoint.max_positions or self.max_length)
         identity = {
             "task_method": TASK_METHOD,
-            **checkpoint.identity,
-            "texts": data.texts_fingerprint,
-            "kind": kind,
-            "max_length": self._max_length,
-            "chunk_examples": chunk_examples,
-            "seed": seed,
+            **self.checkpoint.identity,
+            "texts": self.data.texts_fingerprint,
+            "kind": self.kind,
+            "max_length": self.max_length,
+            "chunk_examples": self.chunk_examples,
+            "seed": self.seed,
             "dtype": "float32",
-            "device": device.split(":")[0],
+            "device": self.device.split(":")[0],
             "versions": library_versions(),
         }
-        self.store = context.store(identity)
+        self.store = self.context.store(identity)
         self._tokenized: tuple[int, list[list[TextRow]]] | None = None  # of the last chunk
 
     @property
@@ -136,7 +118,7 @@ class TaskMeasurement(StoredMeasurement):
         from robustness.measurement.predictor import tokenized
 
         texts = [self.data.texts[int(example)] for example in examples]
-        return tokenized(texts, self._tokenizer, kind=self.kind, max_length=self._max_length)
+        return tokenized(texts, self._tokenizer, kind=self.kind, max_length=self.max_length)
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -148,9 +130,9 @@ class TaskMeasurement(StoredMeasurement):
         from robustness.measurement.predictor import Predictor
 
         return Predictor(
-            load=partial(self.checkpoint.load_model, device=self.device),
+            load_model=partial(self.checkpoint.load_model, device=self.device),
             kind=self.kind,
-            anatomy=Anatomy.from_dict(self._anatomy_record),
+            anatomy=Anatomy.from_dict(self.anatomy_record),
             device=self.device,
-            threads=self._threads,
+            threads=self.context.threads,
         )

@@ -1,34 +1,25 @@
 """Forward passes on a task's examples: what a model answers, batch by batch."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustness.ablation.hooks import Means
 from robustness.ablation.interventions import Intervention
 from robustness.checkpoint.task_heads import TaskKind
 from robustness.errors import MeasurementError
 from robustness.measurement.loaded_model import LoadedModel
-from robustness.runtime.threads import Threads
-
-if TYPE_CHECKING:
-    from robustness.anatomy.stacks import Anatomy
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextRow:
-    """One text or pair as a model reads it, each of shape (T,).
-
-    Attributes:
-        ids: tokens, special ones included.
-        types: which of the two texts a token belongs to, where the tokenizer says.
-    """
+    """One text or pair as a model reads it: tokens and, where the tokenizer says, their types."""
 
     ids: tuple[int, ...]
     types: tuple[int, ...] | None = None
@@ -58,27 +49,13 @@ def tokenized(
     return [[row(text) for text in example] if alone else [row(*example)] for example in texts]
 
 
+@dataclass(kw_only=True, eq=False)
 class Predictor(LoadedModel[TextRow]):
-    """A model that answers a task.
-
-    Args:
-        load: see :class:`LoadedModel`, as for ``anatomy``, ``device`` and ``threads``.
-        kind: what it is asked.
-    """
+    """A model that answers a task of some kind."""
 
     row_and_remedy = ("example", "max_length")
 
-    def __init__(
-        self,
-        *,
-        load: Callable[[], nn.Module],
-        kind: TaskKind,
-        anatomy: "Anatomy",
-        device: str,
-        threads: Threads | None,
-    ) -> None:
-        super().__init__(load=load, anatomy=anatomy, device=device, threads=threads)
-        self._kind = kind
+    kind: TaskKind
 
     def predict(
         self,
@@ -87,11 +64,6 @@ class Predictor(LoadedModel[TextRow]):
         means: Means | None = None,
     ) -> NDArray[np.float64]:
         """Answers to the examples of a chunk, shape (n, outputs): logits, a number, or a cosine.
-
-        Args:
-            examples: rows of each.
-            intervention: what is done to the model, by number of the example.
-            means: mean features of the intact model, where they are needed.
 
         Raises:
             MeasurementError: if memory does not even suffice for one row at a time.
@@ -104,7 +76,7 @@ class Predictor(LoadedModel[TextRow]):
             return np.stack([outputs[row] for row in range(len(rows))])
 
         outputs, _ = self._within_memory(rows, self.most_tokens, run)
-        if self._kind != "similarity":
+        if self.kind != "similarity":
             return outputs
         first = np.flatnonzero(np.diff(owner, prepend=-1))
         return cosines(outputs[first], outputs[first + 1])[:, None]
@@ -118,7 +90,7 @@ class Predictor(LoadedModel[TextRow]):
         with torch.inference_mode():
             inputs = self._batch(model, rows)
             output = model(**inputs)
-            if self._kind != "similarity":
+            if self.kind != "similarity":
                 answers = output.logits
             else:
                 real = inputs["attention_mask"][..., None]  # (B, T, 1)
@@ -144,7 +116,7 @@ class Predictor(LoadedModel[TextRow]):
         inputs = {"input_ids": ids, "attention_mask": real}
         if rows[0].types is not None and _reads_types(model):
             inputs["token_type_ids"] = types
-        return {name: value.to(self._device) for name, value in inputs.items()}
+        return {name: value.to(self.device) for name, value in inputs.items()}
 
 
 def _reads_types(model: Any) -> bool:

@@ -2,11 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from robustness.ablation.ablation import MEAN_BLOCKS, Ablation
-from robustness.ablation.interventions import Intact, Intervention, Quantized, stored_means
+from robustness.ablation.interventions import (
+    Intact,
+    Intervention,
+    Quantized,
+    needs_means,
+    stored_means,
+)
 from robustness.errors import MeasurementError
 from robustness.store.context import Context
 from robustness.store.store import Record, Store, canonical_json, digest
@@ -20,13 +27,14 @@ if TYPE_CHECKING:
 Key = Mapping[str, Any]
 
 
+@dataclass(kw_only=True, eq=False)
 class StoredMeasurement(ABC):
     """A checkpoint under interventions, chunk by chunk of text blocks or examples.
 
     The model and its libraries are loaded when the first number is missing from the store, and not
     before.
 
-    Args:
+    Attributes:
         checkpoint: what is measured.
         anatomy_record: where it can be ablated, in plain JSON types.
         seed: decides the order of measurement.
@@ -40,22 +48,12 @@ class StoredMeasurement(ABC):
     means_key: ClassVar[str]
     """The name, in the key of mean features, of how much they are the means of."""
 
-    store: Store
-
-    def __init__(
-        self,
-        *,
-        checkpoint: "Checkpoint",
-        anatomy_record: Mapping[str, Any],
-        seed: int,
-        device: str,
-        context: Context,
-    ) -> None:
-        self.checkpoint = checkpoint
-        self.seed = seed
-        self.device = device
-        self._anatomy_record = anatomy_record
-        self._threads = context.threads
+    checkpoint: "Checkpoint"
+    anatomy_record: Mapping[str, Any]
+    seed: int
+    device: str
+    context: Context
+    store: Store = field(init=False)
 
     @property
     @abstractmethod
@@ -69,7 +67,7 @@ class StoredMeasurement(ABC):
     @cached_property
     def _sites(self) -> str:
         """Identifies the places that an ablation acts on: tracing may find others one day."""
-        return digest(dict(self._anatomy_record))
+        return digest(dict(self.anatomy_record))
 
     def _key(self, index: int, intervention: Intervention) -> dict[str, Any]:
         """The key of a chunk's record."""
@@ -104,7 +102,7 @@ class StoredMeasurement(ABC):
         """The intact model's mean features where an intervention puts them, if it does."""
         return stored_means(
             self.store,
-            intervention.needs_means,
+            needs_means(intervention),
             identity={self.means_key: MEAN_BLOCKS, "sites": self._sites},
             sums=self._feature_sums,
         )

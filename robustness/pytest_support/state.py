@@ -8,7 +8,7 @@ import pytest
 from robustness.pytest_support.progress import Progress
 from robustness.run.plan import RunPlan
 from robustness.runtime.devices import device_count
-from robustness.runtime.threads import Threads
+from robustness.runtime.threads import SharedCores
 from robustness.store.context import Context
 from robustness.vetting import Vetting
 
@@ -21,7 +21,7 @@ class RunState:
     """
 
     plan: RunPlan
-    threads: Threads | None
+    threads: SharedCores | None
     progress: Progress
     worker: int = 0
     _vettings: dict[str, Vetting] = field(default_factory=dict)

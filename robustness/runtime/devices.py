@@ -29,10 +29,6 @@ def chosen_dtype(choice: DtypeChoice, device: str) -> Dtype:
     ``auto`` goes by capability and not by a timed trial: what a run measures, and under which key,
     must be the same in every process, on a busy machine too. Where a processor only emulates
     bfloat16, by widening every operand, it is slower than float32, and is not taken.
-
-    Args:
-        choice: the policy's setting.
-        device: ``cpu``, ``cuda[:n]`` or ``mps``.
     """
     if choice != "auto":
         return choice

@@ -13,11 +13,8 @@ def plain(text: str, *, limit: int | None = _MAX_CHARACTERS) -> str:
     r"""The text as one printable line that no terminal and no CI runner acts upon.
 
     Control characters, line ends, invisible and reordering characters and broken surrogates become
-    escapes as in Python's source (``\x1b``, ``\n``, ``\u202e``); all other text stays as it is.
-
-    Args:
-        text: any text.
-        limit: length from which the middle is left out, in characters.
+    escapes as in Python's source (``\x1b``, ``\n``, ``\u202e``). Of more than ``limit`` characters
+    the middle is left out.
     """
     if limit is not None and len(text) > limit:
         text = f"{text[: limit // 2]} … {text[-(limit // 2) :]}"

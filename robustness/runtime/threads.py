@@ -2,57 +2,26 @@
 
 import os
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from filelock import FileLock, Timeout
 
 _PATIENCE_S = 0.02
 """Between tries to mark this process as computing: others look at the mark for microseconds."""
 
-
 _SPIN_COUNT = "3000"
 """Tries of GNU's OpenMP before a waiting thread sleeps: some microseconds; by itself 300,000."""
 
 
-class Threads(Protocol):
-    """A share of the processor's cores."""
-
-    def computing(self) -> AbstractContextManager[None]:
-        """Around what this process computes."""
-
-    def __call__(self) -> int | None:
-        """Threads that it may use now; ``None`` leaves the library's choice."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LibraryChoice:
-    """A process on its own: as many threads as the library takes."""
-
-    def computing(self) -> AbstractContextManager[None]:
-        """Nobody else is told."""
-        return nullcontext()
-
-    def __call__(self) -> None:
-        """The library decides."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class SharedCores:
-    """One of several processes: cores ÷ processes that compute right now.
+    """One of several processes: cores ÷ processes that compute right now, ``most`` of them at most.
 
     A process that waits for what another one measures, or has no test left, leaves its cores to the
-    others. That a process computes is a lock that it holds, so that one that dies gives its cores
-    back.
-
-    Attributes:
-        folder: of the run, for the locks.
-        number: of this process, from 0 on.
-        processes: how many there are.
-        cores: how many they share.
-        most: threads that one of them may have at most.
+    others. That a process computes is a lock that it holds in the run's folder, so that one that
+    dies gives its cores back.
     """
 
     folder: Path

@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -23,15 +22,6 @@ IN_USE_S = 3600.0
 _KEPT_IN = ("gguf", "float32", "pickle", "merged", "v1")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Unit:
-    """A folder that is kept or removed as a whole."""
-
-    folder: Path
-    n_bytes: int
-    used: float
-
-
 def mark_used(folder: Path) -> None:
     """Remember that a unit is in use: a folder's own time changes with nothing inside it."""
     with suppress(OSError):  # a store of somebody else's
@@ -39,24 +29,21 @@ def mark_used(folder: Path) -> None:
 
 
 def evict(root: Path, *, limit_bytes: int, now: float) -> list[Path]:
-    """Remove the least recently used units until the store is no larger than its bound.
-
-    Returns:
-        What was removed.
-    """
-    units = sorted(_units(root), key=lambda unit: unit.used)
-    excess = sum(unit.n_bytes for unit in units) - limit_bytes
+    """Remove the least recently used units until the store is within its bound; say which."""
+    units = sorted(_units(root))
+    excess = sum(n_bytes for _, n_bytes, _ in units) - limit_bytes
     removed = []
-    for unit in units:
-        if excess <= 0 or now - unit.used < IN_USE_S:
+    for used, n_bytes, folder in units:
+        if excess <= 0 or now - used < IN_USE_S:
             break
-        if _remove(unit.folder):
-            removed.append(unit.folder)
-            excess -= unit.n_bytes
+        if _remove(folder):
+            removed.append(folder)
+            excess -= n_bytes
     return removed
 
 
-def _units(root: Path) -> Iterator[_Unit]:
+def _units(root: Path) -> Iterator[tuple[float, int, Path]]:
+    """When each was used, its bytes, and its folder, which is kept or removed as a whole."""
     for kind in _KEPT_IN:
         folders: list[Path] = []
         with suppress(OSError):  # a store of somebody else's
@@ -65,7 +52,7 @@ def _units(root: Path) -> Iterator[_Unit]:
             with suppress(OSError):  # removed by another process meanwhile
                 if folder.is_dir() and not folder.name.startswith("."):
                     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-                    yield _Unit(folder=folder, n_bytes=size, used=folder.stat().st_mtime)
+                    yield folder.stat().st_mtime, size, folder
 
 
 def _remove(folder: Path) -> bool:

@@ -10,11 +10,7 @@ from typing import Any
 
 
 def write_atomically(file: Path, text: str) -> None:
-    """Write a small file so that a reader sees all of it or none.
-
-    Raises:
-        OSError: The folder cannot be written, or the disk is full; nothing is left behind.
-    """
+    """Write a small file so that a reader sees all of it or none, also after an OSError."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=".tmp")
     try:
@@ -34,11 +30,7 @@ def missing_folder(place: Path) -> Path | None:
 
 
 def remember(file: Path, facts: Mapping[str, Any]) -> None:
-    """Write a few facts (JSON types) with their checksum.
-
-    Raises:
-        OSError: As of :func:`write_atomically`.
-    """
+    """Write a few facts (JSON types) with their checksum, as :func:`write_atomically` does."""
     write_atomically(file, json.dumps({"facts": facts, "sha256": _checksum(facts)}))
 
 
@@ -75,9 +67,6 @@ def linked_elsewhere(folder: Path, files: Iterable[Path]) -> list[Path]:
     """Those files of a folder that are links to others, which lie outside of it.
 
     The blobs beside a snapshot in a Hub cache, named by their content, are a part of it.
-
-    Raises:
-        OSError: A file is gone.
     """
     real = folder.resolve(strict=True)
     own = [real]
@@ -90,11 +79,7 @@ def linked_elsewhere(folder: Path, files: Iterable[Path]) -> list[Path]:
 
 
 def stamp(files: Iterable[Path]) -> str:
-    """Changes when one of the files is written or replaced: a digest of size, time and inode.
-
-    Raises:
-        OSError: A file is gone.
-    """
+    """Changes when one of the files is written or replaced: a digest of size, time and inode."""
     facts = []
     for file in sorted(files):
         status = file.stat()

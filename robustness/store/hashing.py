@@ -25,12 +25,8 @@ def file_sha256(
 ) -> str:
     """Hex sha256 of a file's bytes, from memory where the file has not changed since.
 
-    A file that links to a Hub blob named by its own sha256 is not read at all.
-
-    Args:
-        file: The file.
-        memory: Folder of remembered hashes; None remembers nothing.
-        progress: Told in a short phrase when hashing will take longer than a moment.
+    A file that links to a Hub blob named by its own sha256 is not read at all. Hashes are
+    remembered in a folder, if one is named; who waits is told of a file that takes a while.
 
     Raises:
         CheckpointError: The file cannot be read, or changes while it is.
@@ -71,10 +67,7 @@ def file_stamp(real: Path, status: os.stat_result) -> list[str | int]:
 
 
 def file_stamps(files: Iterable[Path]) -> tuple[list[list[str | int]], bool]:
-    """The stamps of some files, links resolved, without reading them.
-
-    Returns:
-        The stamps, and whether all are old enough for another change to show in them.
+    """The stamps of some files, links resolved, and whether all are old enough to show a change.
 
     Raises:
         CheckpointError: A file is gone.

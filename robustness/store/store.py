@@ -49,12 +49,9 @@ def default_root() -> Path:
 
 
 class Store:
-    """The records of one context.
+    """The records of one context, in a folder that is created when the first one is written.
 
-    Args:
-        root: the store's folder; created when the first record is written.
-        context: what all records have in common (JSON types).
-        newer_than: seconds since the epoch; what was written before counts as missing.
+    What was written before ``newer_than`` (seconds since the epoch) counts as missing.
     """
 
     def __init__(

@@ -272,7 +272,7 @@ def test_results_do_not_depend_on_batches(wrecked: Vetting) -> None:
     found = []
     for most_tokens in (32, 10_000):
         execution = Execution(
-            load=lambda: wrecked.checkpoint.load_model(device="cpu"),
+            load_model=lambda: wrecked.checkpoint.load_model(device="cpu"),
             scoring="causal",
             anatomy=wrecked.model_profile.anatomy,
             pad_id=0,

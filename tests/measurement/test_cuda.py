@@ -51,7 +51,7 @@ def _chunk(n: int = 16) -> PlannedChunk:
 def _execution(model: Any, kind: str, device: str) -> Execution:
     anatomy = trace_anatomy(model.cpu(), tiny_inputs(kind))
     return Execution(
-        load=lambda: model.to(device),
+        load_model=lambda: model.to(device),
         scoring="causal",
         anatomy=anatomy,
         pad_id=1,

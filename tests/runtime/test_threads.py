@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustness.runtime.threads import LibraryChoice, SharedCores, wait_asleep, wanted_at_most
+from robustness.runtime.threads import SharedCores, wait_asleep, wanted_at_most
 
 
 def shared(folder: Path, *, processes: int = 4, cores: int = 8, number: int = 0) -> SharedCores:
@@ -71,11 +71,6 @@ def test_the_user_can_bound_the_threads_of_a_process(tmp_path: Path) -> None:
     for text in ("", "many", "0", "-1"):
         assert wanted_at_most({"OMP_NUM_THREADS": text}) is None
     assert wanted_at_most({}) is None
-
-
-def test_a_process_without_others_leaves_the_choice_to_the_library() -> None:
-    with LibraryChoice().computing():
-        assert LibraryChoice()() is None
 
 
 def test_waiting_threads_sleep_unless_the_user_has_said_otherwise() -> None:
