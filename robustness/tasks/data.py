@@ -64,12 +64,10 @@ _GLUE: Mapping[str, _Glue] = {
 
 @dataclass(frozen=True, kw_only=True)
 class TaskData:
-    """Labelled examples.
+    """Labelled examples, of one or two texts each.
 
     Attributes:
         name: a short name for reports.
-        texts: one or two for each example.
-        labels: one for each example, as they stand there.
         numbers: those of the labels, where the data set numbers them itself.
         metric: the task's own, where it is known.
         texts_fingerprint: identifies the texts and their order, wherever they lie.
@@ -101,11 +99,7 @@ class TaskData:
         """The examples' labels as numbers of a classifier's outputs, called ``names``.
 
         By name where both sides have names (two data sets may number the same labels differently),
-        else by number; ``true`` and ``false`` are 1 and 0.
-
-        Raises:
-            TaskError: if a label is neither a name nor a number that it has, or if only some of the
-                labels are names that it has.
+        else by number; ``true`` and ``false`` are 1 and 0. A TaskError names one that is neither.
         """
         by_name = {_bare(name): number for number, name in names.items()}
         unknown = [label for label in dict.fromkeys(self.labels) if _bare(label) not in by_name]
@@ -131,11 +125,7 @@ class TaskData:
         return [int(number) for number in numbers if number is not None]
 
     def values(self) -> list[float]:
-        """The examples' labels as numbers on a scale.
-
-        Raises:
-            TaskError: if one is none.
-        """
+        """The examples' labels as numbers on a scale; a TaskError names one that is none."""
         values = []
         for place, label in enumerate(self.labels, start=1):
             try:
@@ -152,11 +142,7 @@ class TaskData:
 
 
 def load_task(reference: str) -> TaskData:
-    """Read the examples that a reference names.
-
-    Raises:
-        TaskError: it names nothing that can be read as labelled examples.
-    """
+    """Read the examples that a reference names; a TaskError says why it names none."""
     try:
         return _read(reference)
     except CorpusError as error:

@@ -139,6 +139,7 @@ def test_draws_within_the_slack_of_the_threshold_decide_nothing() -> None:
     }
     assert [look.side for look in looks.values()] == ["below", "below", None]
     narrow, _, wide = (look.interval for look in looks.values())
+    assert narrow
     assert wide == pytest.approx((narrow[0] * math.exp(-0.02), narrow[1] * math.exp(0.02)))
 
 
