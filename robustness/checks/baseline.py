@@ -131,7 +131,7 @@ class MatchesBaseline(Check[MatchesBaselineLimits]):
         yield from (self.case(ablated.dims, ablated.name) for ablated in entry.ablations)
 
     def cost(self, planned: PlannedCheck) -> Cost:
-        return Cost() if planned.suffix == OUTLIERS else super().cost(planned)
+        return Cost() if planned.suffix == OUTLIERS else Cost(ablations=(planned.dims,))
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
         limits, against = self.limits_in(subject.terms), AgainstBaseline(subject)

@@ -18,6 +18,9 @@ from robustness.statistics.verdict import Verdict
 
 NO_OUTLIERS = "no outlier dimensions were found"
 
+DRAWS_FOR_MEDIAN, DRAWS_FOR_FACTOR = 64, 128
+"""Random draws before the first decision (STATISTICS.md)."""
+
 Role: TypeAlias = Literal["presence", "alone", "joint", "control", "factor"]
 """A part that a check plays in what reports tell of a checkpoint: that there are outlier
 dimensions, what one of them does, what all do together, what random ones do, and how the last two
@@ -137,8 +140,8 @@ class Check(ABC, Generic[L]):
         """Decide a planned check of this kind, at an error probability if it is statistical."""
 
     def cost(self, planned: PlannedCheck) -> Cost:
-        """What a planned check measures: its dimensions ablated, for most."""
-        return Cost(ablations=(planned.dims,))
+        """What a planned check measures: its outlier dimensions ablated, if it is about any."""
+        return Cost(ablations=(planned.dims,)) if self.needs_outliers else Cost()
 
     def row(self, dims: Sequence[int]) -> str | None:
         """Its row among the degradations that a report draws; ``None`` where it measures none."""
@@ -165,8 +168,13 @@ def joint_suffix(dims: Sequence[int]) -> str:
     return f"dims{'+'.join(map(str, dims))}" if len(dims) <= 4 else f"{len(dims)}dims"
 
 
-class PaperCheck(Check[L]):
-    """A check that only the paper's findings ask for."""
+class FactorCheck(Check[L]):
+    """The joint effect against that of random dimensions: only the paper's findings ask for it."""
+
+    role = "factor"
+
+    def cost(self, planned: PlannedCheck) -> Cost:
+        return Cost(ablations=(planned.dims,), draws=DRAWS_FOR_FACTOR)
 
     def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
         """One about all dimensions, unless the model is to have no outliers."""
@@ -182,6 +190,9 @@ class ControlCheck(Check[L]):
     """A check of as many random dimensions."""
 
     role, random = "control", True
+
+    def cost(self, planned: PlannedCheck) -> Cost:
+        return Cost(draws=DRAWS_FOR_MEDIAN)
 
     def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
         """One; its id says how many dimensions a draw has."""

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from robustness.ablation.ablation import Ablation
-from robustness.checks.check import ControlCheck, Cost, PaperCheck
+from robustness.checks.check import ControlCheck, FactorCheck
 from robustness.checks.limits import Limits, Ratio
 from robustness.checks.planned import PlannedCheck
 from robustness.checks.statistic import EffectFactor, MedianOfDraws
@@ -18,9 +18,6 @@ from robustness.statistics.draw_decisions import MedianDecision
 from robustness.statistics.figures import DrawFigure, DrawFigures, FactorFigures
 from robustness.statistics.loop import Evidence, Grow
 from robustness.statistics.verdict import Verdict
-
-DRAWS_FOR_MEDIAN, DRAWS_FOR_FACTOR = 64, 128
-"""Draws before the first decision (STATISTICS.md)."""
 
 
 class RandomlyAblatedModel(Model):
@@ -125,9 +122,6 @@ class RandomAblationIsHarmless(ControlCheck[RandomAblationIsHarmlessLimits]):
     name, title = "random_ablation_is_harmless", "random control"
     limits = RandomAblationIsHarmlessLimits
 
-    def cost(self, planned: PlannedCheck) -> Cost:
-        return Cost(draws=DRAWS_FOR_MEDIAN)
-
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
         model = RandomlyAblatedModel(subject, len(planned.dims), subject.ablation((0,)))
         return model.is_harmless(within=self.limits_in(subject.terms).max_ratio, alpha=alpha)
@@ -144,15 +138,11 @@ class OutliersMatterMoreThanChanceLimits(Limits):
     )
 
 
-class OutliersMatterMoreThanChance(PaperCheck[OutliersMatterMoreThanChanceLimits]):
+class OutliersMatterMoreThanChance(FactorCheck[OutliersMatterMoreThanChanceLimits]):
     """The joint ΔNLL is positive and at least ``factor`` times the mean control's."""
 
     name, title = "outliers_matter_more_than_chance", "effect over chance"
     limits = OutliersMatterMoreThanChanceLimits
-    role = "factor"
-
-    def cost(self, planned: PlannedCheck) -> Cost:
-        return Cost(ablations=(planned.dims,), draws=DRAWS_FOR_FACTOR)
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
         joint = subject.ablation(planned.dims)

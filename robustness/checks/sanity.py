@@ -5,7 +5,7 @@ from typing import Unpack
 
 from pydantic import Field, model_validator
 
-from robustness.checks.check import Check, Cost, PlanContext
+from robustness.checks.check import Check, PlanContext
 from robustness.checks.limits import Limits
 from robustness.checks.planned import PlannedCheck
 from robustness.checks.statistic import AgainstChance
@@ -53,9 +53,6 @@ class WeightsAreFinite(Check[WeightsAreFiniteLimits]):
     def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
         yield self.case(statistical=context.language_model)
 
-    def cost(self, planned: PlannedCheck) -> Cost:
-        return Cost()
-
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
         statement = "all parameters are finite numbers"
         if broken := subject.non_finite_tensors():
@@ -89,9 +86,6 @@ class OutliersArePresent(Check[OutliersArePresentLimits]):
 
     def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
         yield self.case(context.dims, statistical=False)
-
-    def cost(self, planned: PlannedCheck) -> Cost:
-        return Cost()
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
         limits, outliers = self.limits_in(subject.terms), subject.outliers()

@@ -23,17 +23,14 @@ from robustness.statistics.draw_decisions import (
     decide_median,
 )
 from robustness.statistics.figures import PrecisionCost
-from robustness.statistics.loop import Columns, Evidence, Statistic
+from robustness.statistics.loop import Columns, Compared, Evidence, Statistic
 
 D = TypeVar("D", bound=Decision)
 
 
 @dataclass(kw_only=True)
-class Degradation(Statistic[Decision]):
+class Degradation(Compared[Decision]):
     """The corpus' ratio of perplexities."""
-
-    threshold: float
-    alpha: float
 
     def decide(self, evidence: Evidence) -> Decision:
         return decide_ratio(
@@ -79,11 +76,8 @@ class LayersDecision(Decision):
 
 
 @dataclass(kw_only=True)
-class DegradationByLayer(Statistic[LayersDecision]):
+class DegradationByLayer(Compared[LayersDecision]):
     """Every layer's ratio against one threshold; the layers share alpha."""
-
-    threshold: float
-    alpha: float
 
     def decide(self, evidence: Evidence) -> LayersDecision:
         layers = tuple(
@@ -104,11 +98,8 @@ class DegradationByLayer(Statistic[LayersDecision]):
 
 
 @dataclass(kw_only=True)
-class ChangedShare(Statistic[Decision]):
+class ChangedShare(Compared[Decision]):
     """The share of scored positions whose most probable token changes."""
-
-    threshold: float
-    alpha: float
 
     def decide(self, evidence: Evidence) -> Decision:
         return decide_share(

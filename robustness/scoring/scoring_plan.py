@@ -177,15 +177,13 @@ class ScoringPlan:
 
     def _measure_layout(self, _: Mapping[str, Any]) -> Record:
         blocks = self._blocks
+        counted = ("split_examples", "dropped_tokens", "unknown_tokens", "begins_with")
         self._questions.require_answerable()
         self.checkpoint.require_unchanged()
         return {
             "n_blocks": len(blocks.ids),
             "n_tokens": sum(map(len, blocks.ids)),
-            "split_examples": blocks.split_examples,
-            "dropped_tokens": blocks.dropped_tokens,
-            "unknown_tokens": blocks.unknown_tokens,
-            "begins_with": blocks.begins_with,
+            **{name: getattr(blocks, name) for name in counted},
         }
 
     def _measure_sizes(self, _: Mapping[str, Any]) -> Record:

@@ -130,6 +130,14 @@ class Statistic(ABC, Generic[D]):
         return form.format(decision.measured), decision.interval
 
 
+@dataclass(kw_only=True)
+class Compared(Statistic[D], Generic[D]):
+    """A statistic that is compared with a threshold at an error probability."""
+
+    threshold: float
+    alpha: float
+
+
 Judge = Statistic[Any] | None
 """Judges by its ``costs`` whether reduced precision may be used; without one, all is float32."""
 

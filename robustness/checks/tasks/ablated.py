@@ -11,12 +11,12 @@ from pydantic import Field
 
 from robustness.ablation.ablation import Ablation
 from robustness.ablation.interventions import FixedAblation
-from robustness.checks.check import Check, Cost, PaperCheck, PlanContext, joint_suffix
+from robustness.checks.check import Check, Cost, FactorCheck, PlanContext, joint_suffix
 from robustness.checks.limits import Drop, DropOrRecord, Limits, Ratio
 from robustness.checks.planned import PlannedCheck
 from robustness.checks.statistic import Recorded
 from robustness.checks.subject import Level, Subject, where
-from robustness.checks.tasks.control import DRAWS_FOR_FACTOR, RandomlyAblatedOnTask
+from robustness.checks.tasks.control import RandomlyAblatedOnTask
 from robustness.checks.tasks.statistic import ScoreDrop
 from robustness.checks.tasks.task import ModelOnTask, Task, paired
 from robustness.outliers.outlier_dimensions import named
@@ -150,15 +150,12 @@ class OutliersMatterMoreForTaskLimits(Limits):
     )
 
 
-class OutliersMatterMoreForTask(PaperCheck[OutliersMatterMoreForTaskLimits]):
+class OutliersMatterMoreForTask(FactorCheck[OutliersMatterMoreForTaskLimits]):
     """The score's joint drop is positive and at least ``factor`` times the mean control's."""
 
     name, title = "outliers_matter_more_for_task", "task score, effect over chance"
     limits = OutliersMatterMoreForTaskLimits
-    source, role = "task", "factor"
-
-    def cost(self, planned: PlannedCheck) -> Cost:
-        return Cost(ablations=(planned.dims,), draws=DRAWS_FOR_FACTOR)
+    source = "task"
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
         model = AblatedOnTask(Task(subject), subject.ablation(planned.dims))

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from robustness.ablation.ablation import Ablation
 from robustness.ablation.interventions import FixedAblation, Intervention
-from robustness.checks.check import ControlCheck, Cost
+from robustness.checks.check import ControlCheck
 from robustness.checks.limits import Drop, Limits
 from robustness.checks.planned import PlannedCheck
 from robustness.checks.subject import Level, Subject, random_dimensions, where
@@ -18,14 +18,10 @@ from robustness.scoring.sampling import random_candidates
 from robustness.statistics.figures import DrawFigure, DrawFigures, FactorFigures
 from robustness.statistics.loop import Grow
 from robustness.statistics.verdict import Verdict
-from robustness.tasks.decisions import FIRST_LOOK_AT_BLOCKS, FIRST_LOOK_AT_DRAWS
 from robustness.tasks.metrics import Floats
 
 EXAMPLES_PER_DRAW = 32
 """Examples that a random draw stays for, where single examples have no score."""
-
-DRAWS_FOR_FACTOR = FIRST_LOOK_AT_DRAWS
-DRAWS_FOR_MEDIAN = FIRST_LOOK_AT_BLOCKS
 
 _MOST = "checks.random_ablation_keeps_task_score.max_examples"
 
@@ -165,9 +161,6 @@ class RandomAblationKeepsTaskScore(ControlCheck[RandomAblationKeepsTaskScoreLimi
     name, title = "random_ablation_keeps_task_score", "task score, random control"
     limits = RandomAblationKeepsTaskScoreLimits
     source = "task"
-
-    def cost(self, planned: PlannedCheck) -> Cost:
-        return Cost(draws=DRAWS_FOR_MEDIAN)
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
         model = RandomlyAblatedOnTask(Task(subject), len(planned.dims), subject.ablation((0,)))

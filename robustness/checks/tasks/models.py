@@ -8,7 +8,7 @@ from typing import SupportsIndex, Unpack
 import numpy as np
 
 from robustness.ablation.ablation import Place
-from robustness.checks.check import Check, Cost, PlanContext
+from robustness.checks.check import Check, PlanContext
 from robustness.checks.limits import Limits
 from robustness.checks.planned import PlannedCheck
 from robustness.checks.subject import Level, Subject
@@ -85,9 +85,6 @@ class TaskIsLearned(Check[TaskIsLearnedLimits]):
 
     def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
         yield self.case()
-
-    def cost(self, planned: PlannedCheck) -> Cost:
-        return Cost()
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
         return IntactOnTask(Task(subject)).beats_a_guess(alpha=alpha)

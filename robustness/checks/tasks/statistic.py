@@ -12,7 +12,7 @@ import numpy as np
 from robustness.checks.tasks.task import Task, paired
 from robustness.statistics.decisions import Decision
 from robustness.statistics.draw_decisions import FactorDecision
-from robustness.statistics.loop import Evidence, Statistic
+from robustness.statistics.loop import Compared, Evidence, Statistic
 from robustness.tasks.decisions import (
     FIRST_LOOK_AT_DRAWS,
     Paired,
@@ -34,12 +34,10 @@ D = TypeVar("D", bound=Decision)
 
 
 @dataclass(kw_only=True)
-class ScoreDrop(Statistic[Decision]):
+class ScoreDrop(Compared[Decision]):
     """How far the score of one column of answers lies below that of another."""
 
     task: Task
-    threshold: float
-    alpha: float
     columns: tuple[str, str] = ("intact", "other")
     signed: ClassVar[bool] = True
 

@@ -91,12 +91,12 @@ class Task:
             n, first = len(measurement.examples(index)), index * len(measurement.examples(0))
             done = intervene(evidence.seen, n)
             outputs = measurement.chunk(index, Intact(), *done.values())
-            answers = map(self._answers, outputs)
+            answers = map(self.answers, outputs)
             columns = dict(zip(("intact", *done), answers, strict=True))
             evidence = evidence.grown(labels=self.labels[first : first + n], **columns)
             yield evidence
 
-    def _answers(self, outputs: "np.ndarray[Any, Any]") -> Floats:
+    def answers(self, outputs: "np.ndarray[Any, Any]") -> Floats:
         """Class numbers or values of predictions, shape (n,)."""
         answers = outputs.argmax(1) if self.planned.kind == "classification" else outputs[:, 0]
         return np.asarray(answers, dtype=np.float64)
