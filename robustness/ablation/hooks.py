@@ -5,10 +5,10 @@ values. No parameter changes, so several processes can share one memory-mapped c
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -91,54 +91,119 @@ def summed(model: nn.Module, stack: Stack, ablation: Ablation) -> Iterator[dict[
         yield sums
 
 
-class _Execution:
-    """Follows a forward pass through hooks, to know which layer's site returns something."""
+def _nothing(*_: object) -> None:
+    """Called where nobody listens."""
 
-    def __init__(self, stack: Stack, edits: Mapping[int, Edit], *, streams: bool) -> None:
+
+class LayerHooks:
+    """Follows a forward pass through hooks, to know which layer of a stack is being executed."""
+
+    def __init__(
+        self,
+        stack: Stack,
+        *,
+        begins: Callable[[int, tuple[Any, ...]], None] = _nothing,
+        ends: Callable[[int, Any], None] = _nothing,
+    ) -> None:
+        self._layers = {(site.layer_module, site.execution): site.layer for site in stack.layers}
         self._name = stack.name
-        self._layers = {
-            (place.layer_module, place.execution): place.layer for place in stack.layers
-        }
-        self._edits = {layer: edit for layer, edit in edits.items() if layer != EMBEDDING}
-        self._streams = streams
+        self._begins = begins
+        self._ends = ends
         self._calls: Counter[str] = Counter()
-        self._layer: int | None = None  # the one being executed
-        self._missing: set[int] = set()
+        self.layer: int | None = None
 
     def stack_begins(self, *_: object) -> None:
         """Forget what an earlier forward pass, perhaps one that failed, left behind."""
         self._calls.clear()
-        self._layer = None
-        self._missing = set(self._edits)
+        self.layer = None
 
     def stack_ends(self, *_: object) -> None:
-        """Make sure that no layer escaped."""
-        if self._missing:
-            raise self._other_layers(f"nothing was ablated in the layers {sorted(self._missing)}")
+        """Make sure that all layers were seen."""
+        if self._calls.total() != len(self._layers):
+            raise self.other_layers(f"{self._calls.total()} instead of {len(self._layers)}")
 
-    def layer_begins(self, name: str, *_: object) -> None:
+    def layer_begins(
+        self, name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         """Note which layer this is: its module may be shared with others."""
-        self._layer = self._layers.get((name, self._calls[name]))
-        if self._layer is None:
-            raise self._other_layers(f"{name!r} was executed more than {self._calls[name]} times")
+        self.layer = self._layers.get((name, self._calls[name]))
+        if self.layer is None:
+            raise self.other_layers(f"{name!r} was executed more than {self._calls[name]} times")
         self._calls[name] += 1
+        self._begins(self.layer, (*args, *kwargs.values()))
 
-    def layer_ends(self, *_: object) -> None:
-        """Nothing is edited between layers."""
-        self._layer = None
+    def layer_ends(self, _: nn.Module, __: object, output: Any) -> None:
+        """Hand its output on; between layers there is none."""
+        if self.layer is not None:
+            self._ends(self.layer, output)
+        self.layer = None
 
-    def site_returns(self, module: nn.Module, args: object, output: Any) -> Any:  # noqa: ARG002
-        """The output of a site's module, edited if its layer is among those to edit."""
-        if self._layer is None or self._layer not in self._edits:
-            return output
-        self._missing.discard(self._layer)
-        return with_features(output, self._edits[self._layer], streams=self._streams)
-
-    def _other_layers(self, what: str) -> MeasurementError:
+    def other_layers(self, what: str) -> MeasurementError:
+        """The error for a forward pass that is not like the traced one."""
         return MeasurementError(
             f"This forward pass executes other layers of {self._name!r} than the traced one "
             f"({what}); trace the model with inputs like those that it is measured with."
         )
+
+
+H = TypeVar("H", bound=LayerHooks)
+
+
+@contextmanager
+def followed(
+    model: nn.Module,
+    stack: Stack,
+    running: H,
+    sites: Mapping[str, Callable[..., Any]] | None = None,
+) -> Iterator[H]:
+    """Know where the forward pass is, and run forward hooks of modules within the layers.
+
+    On leaving, the model has no hooks of ours.
+    """
+    layers = dict.fromkeys(place.layer_module for place in stack.layers)
+    with ExitStack() as hooks:
+        caller = model.get_submodule(stack.name)
+        keep(hooks, caller.register_forward_pre_hook(running.stack_begins))
+        keep(hooks, caller.register_forward_hook(running.stack_ends))
+        for name in layers:
+            begins = partial(running.layer_begins, name)
+            layer = model.get_submodule(name)
+            keep(hooks, layer.register_forward_pre_hook(begins, with_kwargs=True))
+        for name, hook in (sites or {}).items():
+            keep(hooks, model.get_submodule(name).register_forward_hook(hook))
+        for name in layers:  # last, since a site can be the layer itself
+            keep(hooks, model.get_submodule(name).register_forward_hook(running.layer_ends))
+        yield running
+
+
+def keep(hooks: ExitStack, handle: RemovableHandle) -> None:
+    """Remove a hook when the context ends."""
+    hooks.callback(handle.remove)
+
+
+class _Editing(LayerHooks):
+    """Edits what the sites of some layers return, and makes sure that none of them escapes."""
+
+    def __init__(self, stack: Stack, edits: Mapping[int, Edit], *, streams: bool) -> None:
+        super().__init__(stack)
+        self._edits = {layer: edit for layer, edit in edits.items() if layer != EMBEDDING}
+        self._streams = streams
+        self._missing: set[int] = set()
+
+    def stack_begins(self, *_: object) -> None:
+        super().stack_begins()
+        self._missing = set(self._edits)
+
+    def stack_ends(self, *_: object) -> None:
+        if self._missing:
+            raise self.other_layers(f"nothing was ablated in the layers {sorted(self._missing)}")
+
+    def site_returns(self, module: nn.Module, args: object, output: Any) -> Any:  # noqa: ARG002
+        """The output of a site's module, edited if its layer is among those to edit."""
+        if self.layer is None or self.layer not in self._edits:
+            return output
+        self._missing.discard(self.layer)
+        return with_features(output, self._edits[self.layer], streams=self._streams)
 
 
 class _Entrance:
@@ -175,36 +240,24 @@ class _Entrance:
 @contextmanager
 def _edited(model: nn.Module, stack: Stack, site: str, edits: Mapping[int, Edit]) -> Iterator[None]:
     """Apply an edit to the features at each chosen layer's place of that site."""
-    execution = _Execution(stack, edits, streams=site == "residual")
     with ExitStack() as hooks:
-
-        def register(handle: RemovableHandle) -> None:
-            hooks.callback(handle.remove)
-
         if site == "embedding-norm":
             (place,) = stack.at(site)
             edit = edits[EMBEDDING]
             norm = model.get_submodule(place.module)
-            register(norm.register_forward_hook(lambda _, __, out: with_features(out, edit)))
+            keep(hooks, norm.register_forward_hook(lambda _, __, out: with_features(out, edit)))
             yield
             return
         caller = model.get_submodule(stack.name)
-        register(caller.register_forward_pre_hook(execution.stack_begins))
-        register(caller.register_forward_hook(execution.stack_ends))
         for entry in stack.entries if EMBEDDING in edits else ():
             entrance = _Entrance(entry, edits[EMBEDDING])
-            register(caller.register_forward_pre_hook(entrance.stack_begins))
+            keep(hooks, caller.register_forward_pre_hook(entrance.stack_begins))
             entered = model.get_submodule(entry.module)
-            register(entered.register_forward_pre_hook(entrance.before, with_kwargs=True))
-        layers = dict.fromkeys(place.layer_module for place in stack.layers)
-        for name in layers:
-            begins = partial(execution.layer_begins, name)
-            register(model.get_submodule(name).register_forward_pre_hook(begins))
+            keep(hooks, entered.register_forward_pre_hook(entrance.before, with_kwargs=True))
+        editing = _Editing(stack, edits, streams=site == "residual")
         places = [place for place in stack.at(site) if place.layer in edits]
-        for name in dict.fromkeys(place.module for place in places):
-            register(model.get_submodule(name).register_forward_hook(execution.site_returns))
-        for name in layers:  # last, since the site can be the layer itself
-            register(model.get_submodule(name).register_forward_hook(execution.layer_ends))
+        sites = dict.fromkeys((place.module for place in places), editing.site_returns)
+        hooks.enter_context(followed(model, stack, editing, sites))
         yield
 
 

@@ -9,13 +9,14 @@ So that no result depends on which text blocks share a batch, nor on padding, on
 Each layer's weights are quantised when it is called, and forgotten: processes go on sharing them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from robustness.ablation.resume import forward_replaced
 from robustness.anatomy.dense import DenseLayer, named_modules
 
 STEPS = 127
@@ -37,22 +38,8 @@ def quantized(
     with ExitStack() as undo:
         for layer, module in named_modules(model, tuple(layers)):
             compute = partial(_forward, module, layer, dims)
-            undo.callback(_forward_replaced(module, compute))
+            undo.enter_context(forward_replaced(module, compute))
         yield
-
-
-def _forward_replaced(module: nn.Module, compute: Callable[[Tensor], Tensor]) -> Callable[[], None]:
-    """Let a module compute something else; what comes back undoes it."""
-    before = vars(module).get("forward")  # accelerate's, for instance
-    vars(module)["forward"] = compute
-
-    def undo() -> None:
-        if before is None:
-            del vars(module)["forward"]
-        else:
-            vars(module)["forward"] = before
-
-    return undo
 
 
 def _forward(module: nn.Module, layer: DenseLayer, dims: Tensor, x: Tensor) -> Tensor:

@@ -5,10 +5,9 @@ a while those layers' modules have another ``forward``, which returns that inste
 everything around them, hooks included, runs as ever.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -82,10 +81,7 @@ def resumed(model: nn.Module, stack: Stack, returned: Kept, layer: int) -> Itera
             stand_in = _StandIn(module, executions, returned.outputs[layer - 1])
             handle = caller.register_forward_pre_hook(stand_in.stack_begins)
             undo.callback(handle.remove)
-            # An earlier one is an attribute of the instance only where somebody else put it there.
-            earlier = vars(module).get("forward")
-            undo.callback(partial(_restore, module, earlier))
-            module.__dict__["forward"] = stand_in
+            undo.enter_context(forward_replaced(module, stand_in))
         yield
 
 
@@ -109,11 +105,18 @@ class _StandIn:
         return self._forward(*args, **kwargs)
 
 
-def _restore(module: nn.Module, earlier: Any) -> None:
-    if earlier is None:
-        del module.__dict__["forward"]
-    else:
-        module.__dict__["forward"] = earlier
+@contextmanager
+def forward_replaced(module: nn.Module, compute: Callable[..., Any]) -> Iterator[None]:
+    """Let a module compute something else for a while; its hooks run as ever."""
+    before = vars(module).get("forward")  # of the instance: accelerate's, for instance
+    vars(module)["forward"] = compute
+    try:
+        yield
+    finally:
+        if before is None:
+            del vars(module)["forward"]
+        else:
+            vars(module)["forward"] = before
 
 
 def _copied(output: Any) -> Any:

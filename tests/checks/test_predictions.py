@@ -113,7 +113,7 @@ def test_logits_that_are_no_numbers_predict_nothing(make: Make) -> None:
         model.bert.encoder.layer[1].output.LayerNorm.weight[0] = float("nan")
     measurement = vetting.measurement
     execution = measurement._execution
-    execution._load = lambda: model
+    execution.load_model = lambda: model
     with pytest.raises(MeasurementError, match="not numbers"):
         measurement.changed_predictions(0, FixedAblation(ablation=Ablation(dims=DIMS)))
 

@@ -8,18 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustness.ablation.hooks import LayerHooks, followed, keep
 from robustness.anatomy.stacks import Stack
 from robustness.errors import RuleError
 from robustness.outliers.activations.layer_hooks import (
     Array,
     Blocks,
-    LayerHooks,
     Progress,
     first_floating,
     float64,
     has_matrix,
-    keep,
-    layer_hooks,
     not_finite,
     run,
     within_layers,
@@ -49,7 +47,8 @@ def dense_inputs(
     """
     readers = _DenseReaders(stack.hidden_size, threshold)
     with ExitStack() as hooks:
-        running = hooks.enter_context(layer_hooks(model, stack, begins=readers.layer_begins))
+        running = LayerHooks(stack, begins=readers.layer_begins)
+        hooks.enter_context(followed(model, stack, running))
         for module in within_layers(model, stack):
             if has_matrix(module):
                 hook = partial(readers.dense_begins, running)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from robustness.ablation.hooks import LayerHooks, followed
 from robustness.anatomy.stacks import Stack
 from robustness.errors import MeasurementError
 from robustness.outliers.activations.layer_hooks import (
@@ -13,7 +14,6 @@ from robustness.outliers.activations.layer_hooks import (
     Progress,
     first_floating,
     float64,
-    layer_hooks,
     not_finite,
     run,
 )
@@ -42,7 +42,7 @@ def layer_outputs(
         if layer == stack.n_layers - 1:
             sentences.append(hidden[0 if sentence_first else -1])
 
-    with layer_hooks(model, stack, ends=layer_ends):
+    with followed(model, stack, LayerHooks(stack, ends=layer_ends)):
         for block, ids in enumerate(blocks):
             run(model, ids)
             progress(f"{block + 1}/{len(blocks)} text blocks read")

@@ -8,17 +8,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from robustness.ablation.hooks import LayerHooks, followed, keep
 from robustness.anatomy.stacks import Stack
 from robustness.errors import UnsupportedSite
 from robustness.outliers.activations.layer_hooks import (
     Array,
     Blocks,
-    LayerHooks,
     Progress,
     float64,
     has_matrix,
-    keep,
-    layer_hooks,
     not_finite,
     run,
 )
@@ -50,7 +48,7 @@ def spike_rounds(
     rounds: list[Spikes] = []
     while len(rounds) < max_rounds:
         writers = _Writers(model, stack, tuple(without))
-        with layer_hooks(model, stack) as running, writers.watched(running):
+        with followed(model, stack, LayerHooks(stack)) as running, writers.watched(running):
             for block, ids in enumerate(blocks):
                 run(model, ids)
                 progress(f"{block + 1}/{len(blocks)} text blocks read, round {len(rounds) + 1}")
