@@ -165,11 +165,7 @@ def _alone(dims: Collection[int]) -> list[tuple[int, ...]]:
 
 def _of_figure(evidence: IntactEvidence, quantity: "Quantity", alpha: float) -> Interval | None:
     decision = decide_ratio(
-        evidence.nll_nats,
-        evidence.tokens,
-        threshold=1.0,
-        alpha=alpha,
-        exhausted=evidence.whole,
+        evidence.nll_nats, evidence.tokens, threshold=1.0, alpha=alpha, exhausted=evidence.whole
     )
     finite = _known(decision.interval)
     if finite is None or quantity.is_perplexity:
