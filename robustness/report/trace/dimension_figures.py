@@ -5,47 +5,46 @@ from collections.abc import Sequence
 from robustness.report.html.parts import Figure, axis, layout, line_across, lined, scatter
 from robustness.report.trace.step_axis import StepAxis
 from robustness.report.words import number
-from robustness.trace.emergence import Course, Step
-from robustness.trace.tracks import Track
+from robustness.trace.emergence import History, Step, Track
 
 HEIGHT_PX = 210
 
 
-def values(course: Course, steps: Sequence[Step], x: StepAxis, *, of: str, k: float) -> Figure:
+def values(history: History, steps: Sequence[Step], x: StepAxis, *, of: str, k: float) -> Figure:
     """Draw a parameter of a dimension in one layer, and where those of the others lie there.
 
     ``of`` is ``scale`` or ``bias``; ``k`` standard deviations are half of the band's width.
     """
-    track = _track(course, of)
+    track = _track(history, of)
     low = [m - k * s for m, s in zip(track.layer_mean, track.layer_std, strict=True)]
     high = [m + k * s for m, s in zip(track.layer_mean, track.layer_std, strict=True)]
     text = [
         f"<b>{at_step(step)}</b>, layer {track.layer}<br>{of} {number(value)}, "
-        f"the layer's mean {number(mean)} ± {number(std)}<br>{_flagged(course.flagged[place])}"
+        f"the layer's mean {number(mean)} ± {number(std)}<br>{_flagged(history.flagged[place])}"
         for place, (step, value, mean, std) in enumerate(
             zip(steps, track.value, track.layer_mean, track.layer_std, strict=True)
         )
     ]
-    return _course_figure(
-        course, x, low=low, high=high, values=track.value, text=text, title=f"{of}", lines=()
+    return _figure(
+        history, x, low=low, high=high, values=track.value, text=text, title=f"{of}", lines=()
     )
 
 
-def distances(course: Course, steps: Sequence[Step], x: StepAxis, *, of: str, k: float) -> Figure:
+def distances(history: History, steps: Sequence[Step], x: StepAxis, *, of: str, k: float) -> Figure:
     """Draw how far out a parameter of a dimension lies, in one layer and over all layers.
 
     The arguments are those of :func:`values`; beyond ``k`` the rule flags the dimension.
     """
-    track = _track(course, of)
+    track = _track(history, of)
     text = [
         f"<b>{at_step(step)}</b>, layer {track.layer}<br>z of the {of} {signed(z)}, over all "
-        f"layers {signed(low)} to {signed(high)}<br>{_flagged(course.flagged[place])}"
+        f"layers {signed(low)} to {signed(high)}<br>{_flagged(history.flagged[place])}"
         for place, (step, z, low, high) in enumerate(
             zip(steps, track.z, track.z_lowest, track.z_highest, strict=True)
         )
     ]
-    return _course_figure(
-        course,
+    return _figure(
+        history,
         x,
         low=track.z_lowest,
         high=track.z_highest,
@@ -56,8 +55,8 @@ def distances(course: Course, steps: Sequence[Step], x: StepAxis, *, of: str, k:
     )
 
 
-def _course_figure(
-    course: Course,
+def _figure(
+    history: History,
     x: StepAxis,
     *,
     low: Sequence[float],
@@ -70,10 +69,10 @@ def _course_figure(
     shown = [*low, *high, *values, *lines]
     room = 0.08 * (max(shown) - min(shown)) or 0.1
     trace = line_of(x.x, values, text, name="followed", mark="circle", colour="@accent")
-    trace["marker"]["symbol"] = ["circle" if each else "circle-open" for each in course.flagged]
+    trace["marker"]["symbol"] = ["circle" if each else "circle-open" for each in history.flagged]
     dashed = [line_across(at, width=1, dash="dash") for at in lines]
-    if course.emerged:  # not where it was there from the first checkpoint on
-        dashed.append(_upright(x.x[course.emerged]))
+    if history.emerged:  # not where it was there from the first checkpoint on
+        dashed.append(_upright(x.x[history.emerged]))
     return {
         "data": [*_bands(x.x, low, high), trace],
         "layout": layout(
@@ -106,8 +105,8 @@ def _upright(at: float) -> Figure:
     return {"type": "line", "yref": "paper", **ends, "line": dotted}
 
 
-def _track(course: Course, of: str) -> Track:
-    track = course.scale if of == "scale" else course.bias
+def _track(history: History, of: str) -> Track:
+    track = history.scale if of == "scale" else history.bias
     assert track is not None
     return track
 

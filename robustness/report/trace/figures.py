@@ -20,7 +20,7 @@ from robustness.report.html.parts import (
 from robustness.report.trace.dimension_figures import at_step, line_of, signed
 from robustness.report.trace.step_axis import StepAxis
 from robustness.report.words import number
-from robustness.trace.emergence import Course, Step
+from robustness.trace.emergence import History, Step
 from robustness.trace.step_measure import Degradation, Measured
 
 TIMELINE = 24
@@ -103,10 +103,10 @@ Row: TypeAlias = tuple[float, Callable[[str], tuple[list[Figure], Figure]]]
 """A height in pixels, and what draws traces and their upright axis for that axis' name."""
 
 
-def over_steps(steps: Sequence[Step], courses: Sequence[Course], x: StepAxis) -> Figure | None:
+def over_steps(steps: Sequence[Step], histories: Sequence[History], x: StepAxis) -> Figure | None:
     """Draw on one axis when each dimension was flagged, perplexity and degradations."""
     rows: list[Row] = []
-    shown = courses[:TIMELINE]
+    shown = histories[:TIMELINE]
     if shown:
         rows.append((ROW_PX * len(shown) + 8, lambda y: _timeline(steps, shown, x, y)))
     if any(step.measured for step in steps):
@@ -148,44 +148,46 @@ def _stacked(rows: Sequence[Row], x: StepAxis) -> Figure:
 
 
 def _timeline(
-    steps: Sequence[Step], courses: Sequence[Course], x: StepAxis, y: str
+    steps: Sequence[Step], histories: Sequence[History], x: StepAxis, y: str
 ) -> tuple[list[Figure], Figure]:
     stays: list[tuple[float | None, int | None]] = []
-    for row, course in enumerate(courses):
-        if course.emerged is not None:
-            stays += [(x.x[course.emerged], row), (x.x[-1], row), (None, None)]
+    for row, history in enumerate(histories):
+        if history.emerged is not None:
+            stays += [(x.x[history.emerged], row), (x.x[-1], row), (None, None)]
     bar = {"color": "@interval", "width": 10}
     traces = [
         scatter(
             "stays", [at for at, _ in stays], [row for _, row in stays], mode="lines", line=bar
         ),
-        _flags(steps, courses, x, "not flagged", lined("@muted", 1, symbol="circle-open", size=5)),
-        _flags(steps, courses, x, "flagged", lined("@accent", 1, symbol="circle", size=10)),
+        _flags(
+            steps, histories, x, "not flagged", lined("@muted", 1, symbol="circle-open", size=5)
+        ),
+        _flags(steps, histories, x, "flagged", lined("@accent", 1, symbol="circle", size=10)),
     ]
     traces = [{**trace, "yaxis": y} for trace in traces]
     return traces, axis(
-        "dimension" if len(courses) > 3 else "",
-        tickvals=list(range(len(courses))),
-        ticktext=[str(course.dim) for course in courses],
-        range=[len(courses) - 0.5, -0.5],
+        "dimension" if len(histories) > 3 else "",
+        tickvals=list(range(len(histories))),
+        ticktext=[str(history.dim) for history in histories],
+        range=[len(histories) - 0.5, -0.5],
         showgrid=False,
         tickfont={"color": "@ink", "size": 13},
     )
 
 
 def _flags(
-    steps: Sequence[Step], courses: Sequence[Course], x: StepAxis, name: str, marker: Figure
+    steps: Sequence[Step], histories: Sequence[History], x: StepAxis, name: str, marker: Figure
 ) -> Figure:
     """Return a point wherever a dimension is flagged, or is not."""
     points = [
         (row, place)
-        for row, course in enumerate(courses)
-        for place, is_flagged in enumerate(course.flagged)
+        for row, history in enumerate(histories)
+        for place, is_flagged in enumerate(history.flagged)
         if is_flagged == (name == "flagged")
     ]
     text = [
-        f"<b>dimension {courses[row].dim}</b>, {at_step(steps[place])}: {name}<br>"
-        + _furthest(courses[row], place)
+        f"<b>dimension {histories[row].dim}</b>, {at_step(steps[place])}: {name}<br>"
+        + _furthest(histories[row], place)
         for row, place in points
     ]
     across = [x.x[place] for _, place in points]
@@ -193,9 +195,9 @@ def _flags(
     return scatter(name, across, rows, text, cliponaxis=False, marker=marker)
 
 
-def _furthest(course: Course, place: int) -> str:
-    bias = "" if course.z_bias is None else f", of the bias {signed(course.z_bias[place])}"
-    return f"furthest layer: z of the scale {signed(course.z_scale[place])}{bias}"
+def _furthest(history: History, place: int) -> str:
+    bias = "" if history.z_bias is None else f", of the bias {signed(history.z_bias[place])}"
+    return f"furthest layer: z of the scale {signed(history.z_scale[place])}{bias}"
 
 
 def _perplexity(steps: Sequence[Step], x: StepAxis, y: str) -> tuple[list[Figure], Figure]:

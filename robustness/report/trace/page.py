@@ -11,7 +11,7 @@ from robustness.report.trace.figures import TIMELINE, Line, degradation_lines, o
 from robustness.report.trace.step_axis import StepAxis, step_axis, step_name
 from robustness.report.words import counted, listed, number
 from robustness.runtime.libraries import library_versions
-from robustness.trace.emergence import Course, Step, courses
+from robustness.trace.emergence import History, Step, histories
 
 if TYPE_CHECKING:
     from robustness.report.html.parts import Figure
@@ -28,7 +28,7 @@ class Section:
     """A dimension as it is shown."""
 
     anchor: str  # its id in the page
-    course: Course  # what it did
+    history: History  # what it did
     figures: tuple[tuple[str, str, str], ...]  # their ids, with what they show
 
 
@@ -52,13 +52,13 @@ def to_html(
     Raises:
         ReportError: a package is missing.
     """
-    dim_courses = courses(steps, rule, also=also)
+    dim_histories = histories(steps, rule, also=also)
     x = step_axis([step.step for step in steps])
     figures: dict[str, Figure] = {}
-    if (timeline := over_steps(steps, dim_courses, x)) is not None:
+    if (timeline := over_steps(steps, dim_histories, x)) is not None:
         figures["over-steps"] = timeline
     lines = degradation_lines(steps)
-    drawn = [_section(each, steps, x, k) for each in dim_courses[:DRAWN]]
+    drawn = [_section(each, steps, x, k) for each in dim_histories[:DRAWN]]
     for _, own in drawn:
         figures |= own
     return rendered(
@@ -70,11 +70,11 @@ def to_html(
         rule=rule,
         k=k,
         scan=steps[0].scan,
-        courses=dim_courses,
+        histories=dim_histories,
         sections=[section for section, _ in drawn],
         lines=lines,
-        caption=_caption(steps, dim_courses, lines, run),
-        heading=heading(steps, dim_courses),
+        caption=_caption(steps, dim_histories, lines, run),
+        heading=heading(steps, dim_histories),
         run=run,
         named=named,
         said=said,
@@ -84,12 +84,12 @@ def to_html(
 
 
 def _section(
-    course: Course, steps: Sequence[Step], x: StepAxis, k: float
+    history: History, steps: Sequence[Step], x: StepAxis, k: float
 ) -> "tuple[Section, dict[str, Figure]]":
     """Return what is shown of a dimension, and its figures by their ids in the page."""
-    anchor = f"dimension-{course.dim}"
+    anchor = f"dimension-{history.dim}"
     names, figures = [], {}
-    for of, track in (("scale", course.scale), ("bias", course.bias)):
+    for of, track in (("scale", history.scale), ("bias", history.bias)):
         if track is None:
             continue
         for kind, draw, shown in (
@@ -97,21 +97,21 @@ def _section(
             ("z", distances, f"{of}, in standard deviations from its layer's mean"),
         ):
             name = f"{anchor}-{of}-{kind}"
-            figures[name] = draw(course, steps, x, of=of, k=k)
-            names.append((name, shown, _described(course, steps, of)))
-    return Section(anchor=anchor, course=course, figures=tuple(names)), figures
+            figures[name] = draw(history, steps, x, of=of, k=k)
+            names.append((name, shown, _described(history, steps, of)))
+    return Section(anchor=anchor, history=history, figures=tuple(names)), figures
 
 
-def heading(steps: Sequence[Step], dim_courses: Sequence[Course]) -> str:
+def heading(steps: Sequence[Step], dim_histories: Sequence[History]) -> str:
     """What the trace found, in a few words."""
-    emerged = [course for course in dim_courses if course.emerged is not None]
+    emerged = [history for history in dim_histories if history.emerged is not None]
     if not emerged:
-        ever = any(any(course.flagged) for course in dim_courses)
+        ever = any(any(history.flagged) for history in dim_histories)
         return "No outlier dimension stayed" if ever else "No outlier dimension emerged"
     if len(steps) == 1:
         return f"{counted(len(emerged), 'outlier dimension')} at {named(steps[0])}"
-    later = sorted(course.dim for course in emerged if course.emerged)
-    first = sorted(course.dim for course in emerged if not course.emerged)
+    later = sorted(history.dim for history in emerged if history.emerged)
+    first = sorted(history.dim for history in emerged if not history.emerged)
     from_first = f"stand{'s' * (len(first) == 1)} out from the first checkpoint on"
     if not later:
         return f"{_subject(first)} {from_first}"
@@ -130,14 +130,16 @@ def _subject(dims: Sequence[int]) -> str:
 
 def _caption(
     steps: Sequence[Step],
-    dim_courses: Sequence[Course],
+    dim_histories: Sequence[History],
     lines: Sequence[Line],
     run: "RunMeasurement | None",
 ) -> str:
     parts = []
-    if dim_courses:
+    if dim_histories:
         more = (
-            f"; the first {TIMELINE} of {len(dim_courses)}" if len(dim_courses) > TIMELINE else ""
+            f"; the first {TIMELINE} of {len(dim_histories)}"
+            if len(dim_histories) > TIMELINE
+            else ""
         )
         parts.append(
             f"When each dimension is flagged (filled), and from when on it stays (bar){more}."
@@ -145,7 +147,7 @@ def _caption(
     if (some := next((step.measured for step in steps if step.measured), None)) is not None:
         what = ", with what it is multiplied by where dimensions are switched off" if lines else ""
         parts.append(
-            f"{'Below, the' if dim_courses else 'The'} intact model's {some.quantity}{what}."
+            f"{'Below, the' if dim_histories else 'The'} intact model's {some.quantity}{what}."
         )
         sure = "" if run is None else f", each right with confidence {number(run.confidence)}"
         parts.append(
@@ -162,9 +164,9 @@ def named(step: Step) -> str:
     return step.scan.label if step.step is None else f"step {step_name(step.step)}"
 
 
-def said(course: Course, steps: Sequence[Step]) -> str:
+def said(history: History, steps: Sequence[Step]) -> str:
     """When a dimension was flagged, in a sentence."""
-    times, n = sum(course.flagged), len(steps)
+    times, n = sum(history.flagged), len(steps)
     if not times:
         return "Never flagged; followed since it was asked for."
     if n == 1:
@@ -172,18 +174,18 @@ def said(course: Course, steps: Sequence[Step]) -> str:
     if times == n:
         return f"Flagged at all {n} checkpoints."
     often = f"Flagged at {times} of {n} checkpoints"
-    if course.emerged is not None:
-        return f"{often}; from {named(steps[course.emerged])} on it stays."
-    last = max(place for place, flagged in enumerate(course.flagged) if flagged)
+    if history.emerged is not None:
+        return f"{often}; from {named(steps[history.emerged])} on it stays."
+    last = max(place for place, flagged in enumerate(history.flagged) if flagged)
     return f"{often}, last at {named(steps[last])}; not in the end."
 
 
-def _described(course: Course, steps: Sequence[Step], of: str) -> str:
+def _described(history: History, steps: Sequence[Step], of: str) -> str:
     """Describe a figure of a dimension for those who do not see it."""
-    track = course.scale if of == "scale" else course.bias
+    track = history.scale if of == "scale" else history.bias
     assert track is not None
     ends = (
         f"{named(steps[place])}: {track.value[place]:.4g}, z {track.z[place]:+.1f}"
         for place in dict.fromkeys((0, len(steps) - 1))
     )
-    return f"The {of} of dimension {course.dim} in layer {track.layer}; {'; '.join(ends)}."
+    return f"The {of} of dimension {history.dim} in layer {track.layer}; {'; '.join(ends)}."

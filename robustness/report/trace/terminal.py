@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from robustness.report.terminal.sketch import legend, per_sign, sketch
 from robustness.report.words import DIMENSIONS, WIDTH, figure, listed, wrapped
-from robustness.trace.emergence import Course, Step, courses
+from robustness.trace.emergence import History, Step, histories
 from robustness.trace.step_measure import Degradation, Measured
 
 SKETCH = 40
@@ -16,7 +16,7 @@ def lines_of(
     steps: Sequence[Step], rule: str, *, also: Sequence[int] = (), unicode: bool
 ) -> list[str]:
     """The report, in lines of at most 100 columns."""
-    found = courses(steps, rule, also=also)
+    found = histories(steps, rule, also=also)
     scan = steps[0].scan
     n = len(steps)
     ends = f"{scan.label} to {steps[-1].scan.label}" if n > 1 else scan.label
@@ -84,18 +84,18 @@ def _explained(some: Measured) -> str:
     return f"{text}, or without as many random others (median of {some.random.draws} draws)"
 
 
-def _table(steps: Sequence[Step], drawn: Sequence[Course], *, unicode: bool) -> Iterator[str]:
+def _table(steps: Sequence[Step], drawn: Sequence[History], *, unicode: bool) -> Iterator[str]:
     cells = per_sign(len(steps), SKETCH)
     title = "over steps" + (f", {cells} a sign" if cells > 1 else "")
     width = max(len(title), -(-len(steps) // cells))
-    emerged = [_emerged(course, steps) for course in drawn[:DIMENSIONS]]
+    emerged = [_emerged(history, steps) for history in drawn[:DIMENSIONS]]
     wide = max(7, *map(len, emerged))
     yield f"dimension  {'emerged':{wide}}  parameter  {title:{width}}  {'first':>8}  {'last':>8}"
-    for course, at in zip(drawn, emerged, strict=False):
-        for name, z in (("scale", course.z_scale), ("bias", course.z_bias)):
+    for history, at in zip(drawn, emerged, strict=False):
+        for name, z in (("scale", history.z_scale), ("bias", history.z_bias)):
             if z is None:
                 continue
-            head = (str(course.dim), at) if name == "scale" else ("", "")
+            head = (str(history.dim), at) if name == "scale" else ("", "")
             yield (
                 f"{head[0]:>9}  {head[1]:{wide}}  {name:9}  "
                 f"{sketch(z, width=SKETCH, unicode=unicode):{width}}  {z[0]:>+8.1f}  {z[-1]:>+8.1f}"
@@ -104,11 +104,11 @@ def _table(steps: Sequence[Step], drawn: Sequence[Course], *, unicode: bool) -> 
         yield f"and {len(drawn) - DIMENSIONS} more; --json has them all"
 
 
-def _emerged(course: Course, steps: Sequence[Step]) -> str:
+def _emerged(history: History, steps: Sequence[Step]) -> str:
     """Where it emerged; before the first checkpoint nobody looked."""
-    if course.emerged is None:
-        return "(gone)" if any(course.flagged) else "(never)"
-    return _short(steps[course.emerged]) if course.emerged else "at the first"
+    if history.emerged is None:
+        return "(gone)" if any(history.flagged) else "(never)"
+    return _short(steps[history.emerged]) if history.emerged else "at the first"
 
 
 def _short(step: Step) -> str:
