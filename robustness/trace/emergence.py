@@ -61,6 +61,12 @@ class History:
     scale: Track  # the scale in one layer over the steps
     bias: Track | None  # the bias; ``None`` where the sites have none
 
+    def track(self, of: str) -> Track:
+        """Return the track of its ``scale``, or of the ``bias`` that it has."""
+        track = self.scale if of == "scale" else self.bias
+        assert track is not None
+        return track
+
 
 def require_one_run(steps: Sequence[Step]) -> None:
     """Refuse checkpoints that cannot be of one run: their dimensions are not the same ones."""

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from robustness.report.trace.dimension_figures import distances, values
+from robustness.report.trace.dimension_figures import distances, step_axis, step_name, values
 from robustness.report.trace.figures import degradation_lines, over_steps, tight
 from robustness.report.trace.page import heading, said, to_html
-from robustness.report.trace.step_axis import step_axis, step_name
 from robustness.report.trace.terminal import lines_of
 from robustness.trace.emergence import histories
 from tests.support.plugin.html_page import Page

@@ -17,8 +17,7 @@ from robustness.report.html.parts import (
     log_scale,
     scatter,
 )
-from robustness.report.trace.dimension_figures import at_step, line_of, signed
-from robustness.report.trace.step_axis import StepAxis
+from robustness.report.trace.dimension_figures import StepAxis, at_step, line_of, signed
 from robustness.report.words import number
 from robustness.trace.emergence import History, Step
 from robustness.trace.step_measure import Degradation, Measured

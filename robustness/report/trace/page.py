@@ -1,15 +1,18 @@
 """The page of a trace: one file that needs no network, as closed as the report of a run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from robustness import __version__
 from robustness.report.html.page import rendered
-from robustness.report.trace.dimension_figures import distances, values
-from robustness.report.trace.figures import TIMELINE, Line, degradation_lines, over_steps
-from robustness.report.trace.step_axis import StepAxis, step_axis, step_name
-from robustness.report.words import counted, listed, number
+from robustness.report.trace.dimension_figures import (
+    distances,
+    step_axis,
+    step_name,
+    values,
+)
+from robustness.report.trace.figures import TIMELINE, degradation_lines, over_steps
+from robustness.report.words import counted, listed
 from robustness.runtime.libraries import library_versions
 from robustness.trace.emergence import History, Step, histories
 
@@ -21,15 +24,6 @@ DRAWN = 12
 """Dimensions with figures of their own, at most."""
 K = 3.0
 """Standard deviations at which the figures draw a line, where a rule has no number of its own."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """A dimension as it is shown."""
-
-    anchor: str  # its id in the page
-    history: History  # what it did
-    figures: tuple[tuple[str, str, str], ...]  # their ids, with what they show
 
 
 def to_html(
@@ -57,10 +51,15 @@ def to_html(
     figures: dict[str, Figure] = {}
     if (timeline := over_steps(steps, dim_histories, x)) is not None:
         figures["over-steps"] = timeline
-    lines = degradation_lines(steps)
-    drawn = [_section(each, steps, x, k) for each in dim_histories[:DRAWN]]
-    for _, own in drawn:
-        figures |= own
+    sections = []
+    for history in dim_histories[:DRAWN]:
+        shown = []
+        for of in ("scale", "bias") if history.bias is not None else ("scale",):
+            for kind, draw in (("value", values), ("z", distances)):
+                name = f"dimension-{history.dim}-{of}-{kind}"
+                figures[name] = draw(history, steps, x, of=of, k=k)
+                shown.append((name, of, kind))
+        sections.append((history, shown))
     return rendered(
         "trace.html.j2",
         figures,
@@ -71,35 +70,16 @@ def to_html(
         k=k,
         scan=steps[0].scan,
         histories=dim_histories,
-        sections=[section for section, _ in drawn],
-        lines=lines,
-        caption=_caption(steps, dim_histories, lines, run),
+        sections=sections,
+        lines=degradation_lines(steps),
         heading=heading(steps, dim_histories),
         run=run,
         named=named,
         said=said,
         listed=listed,
         DRAWN=DRAWN,
+        TIMELINE=TIMELINE,
     )
-
-
-def _section(
-    history: History, steps: Sequence[Step], x: StepAxis, k: float
-) -> "tuple[Section, dict[str, Figure]]":
-    """Return what is shown of a dimension, and its figures by their ids in the page."""
-    anchor = f"dimension-{history.dim}"
-    names, figures = [], {}
-    for of, track in (("scale", history.scale), ("bias", history.bias)):
-        if track is None:
-            continue
-        for kind, draw, shown in (
-            ("value", values, f"{of} in layer {track.layer}"),
-            ("z", distances, f"{of}, in standard deviations from its layer's mean"),
-        ):
-            name = f"{anchor}-{of}-{kind}"
-            figures[name] = draw(history, steps, x, of=of, k=k)
-            names.append((name, shown, _described(history, steps, of)))
-    return Section(anchor=anchor, history=history, figures=tuple(names)), figures
 
 
 def heading(steps: Sequence[Step], dim_histories: Sequence[History]) -> str:
@@ -120,43 +100,9 @@ def heading(steps: Sequence[Step], dim_histories: Sequence[History]) -> str:
 
 
 def _subject(dims: Sequence[int]) -> str:
-    few = len(dims) <= 3
-    return (
-        f"Dimension{'s' * (len(dims) > 1)} {listed(dims)}"
-        if few
-        else counted(len(dims), "outlier dimension")
-    )
-
-
-def _caption(
-    steps: Sequence[Step],
-    dim_histories: Sequence[History],
-    lines: Sequence[Line],
-    run: "RunMeasurement | None",
-) -> str:
-    parts = []
-    if dim_histories:
-        more = (
-            f"; the first {TIMELINE} of {len(dim_histories)}"
-            if len(dim_histories) > TIMELINE
-            else ""
-        )
-        parts.append(
-            f"When each dimension is flagged (filled), and from when on it stays (bar){more}."
-        )
-    if (some := next((step.measured for step in steps if step.measured), None)) is not None:
-        what = ", with what it is multiplied by where dimensions are switched off" if lines else ""
-        parts.append(
-            f"{'Below, the' if dim_histories else 'The'} intact model's {some.quantity}{what}."
-        )
-        sure = "" if run is None else f", each right with confidence {number(run.confidence)}"
-        parts.append(
-            f"Upright bars are intervals for the whole corpus{sure}; a value without one is exact, "
-            "or rests on too few text blocks or draws."
-        )
-    if 0 in [step.step for step in steps] and len(steps) > 1:
-        parts.append("Step 0 has no place on a logarithmic axis: it stands before the others.")
-    return " ".join(parts)
+    if len(dims) > 3:
+        return counted(len(dims), "outlier dimension")
+    return f"Dimension{'s' * (len(dims) > 1)} {listed(dims)}"
 
 
 def named(step: Step) -> str:
@@ -178,14 +124,3 @@ def said(history: History, steps: Sequence[Step]) -> str:
         return f"{often}; from {named(steps[history.emerged])} on it stays."
     last = max(place for place, flagged in enumerate(history.flagged) if flagged)
     return f"{often}, last at {named(steps[last])}; not in the end."
-
-
-def _described(history: History, steps: Sequence[Step], of: str) -> str:
-    """Describe a figure of a dimension for those who do not see it."""
-    track = history.scale if of == "scale" else history.bias
-    assert track is not None
-    ends = (
-        f"{named(steps[place])}: {track.value[place]:.4g}, z {track.z[place]:+.1f}"
-        for place in dict.fromkeys((0, len(steps) - 1))
-    )
-    return f"The {of} of dimension {history.dim} in layer {track.layer}; {'; '.join(ends)}."
