@@ -13,8 +13,7 @@ from robustness.errors import RobustnessError
 from robustness.outliers import scanning
 from robustness.outliers.scanning import SCHEMA, Scan, comparable
 from robustness.policy.policy import Policy, load_policy
-from robustness.report.terminal.scan import lines_of
-from robustness.report.terminal.sketch import BARS
+from robustness.report.terminal.scan import BARS, lines_of
 from robustness.runtime.plain import is_encodable
 from robustness.store.context import Context
 from robustness.store.store import default_root

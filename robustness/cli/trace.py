@@ -17,7 +17,7 @@ from robustness.errors import PolicyError, ReportError, RuleError
 from robustness.outliers.scanning import Scan
 from robustness.policy.policy import Policy, load_policy
 from robustness.report.reporters import REPORTERS
-from robustness.report.terminal.sketch import BARS
+from robustness.report.terminal.scan import BARS
 from robustness.report.trace.page import K, to_html
 from robustness.report.trace.terminal import lines_of
 from robustness.runtime.plain import is_encodable, plain

@@ -28,9 +28,7 @@ from robustness.statistics.verdict import Verdict
 if TYPE_CHECKING:
     from robustness.checks.planned import PlannedCheck
     from robustness.measurement.planned_task import PlannedTask
-    from robustness.outliers.model_profile import ModelProfile
-    from robustness.outliers.outliers import Detection, Outlier
-    from robustness.outliers.site_values import SiteValues
+    from robustness.outliers.outliers import Detection
     from robustness.run.plan import PlannedCheckpoint, RunPlan
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pytest", "pytest-xdist")
@@ -56,14 +54,11 @@ def check_result(
     examples: Sequence[Mapping[str, Any]] = (),
 ) -> CheckResult:
     """Return what one test decided, with the examples that were measured to show it."""
-    fields = {name: getattr(verdict, name) for name in Verdict.model_fields}
     return CheckResult(
-        **fields,
+        **_of(verdict, *Verdict.model_fields),
+        **_of(check, "check", "dims", "expected_failure"),
         id=nodeid,
-        check=check.check,
-        dims=check.dims,
-        expected_failure=check.expected_failure,
-        examples=tuple(Example.model_validate(_plain(each), strict=False) for each in examples),
+        examples=tuple(Example.model_validate(_plain(shown), strict=False) for shown in examples),
     )
 
 
@@ -78,19 +73,15 @@ def collected(plan: "RunPlan", results: Mapping[str, CheckResult], ending: Endin
         schema=SCHEMA,
         robustness=__version__,
         versions=_versions(),
-        command=ending.command,
+        **_of(plan, "confidence", "comparisons", "alpha"),
+        **_of(ending, "command", "partial", "exit_status"),
         started=ending.started.isoformat(timespec="seconds"),
         duration_s=round(ending.duration_s, 3),
-        confidence=plan.confidence,
-        comparisons=plan.comparisons,
-        alpha=plan.alpha,
         policy=plan.policy_source,
         baseline=plan.baseline_source,
-        partial=ending.partial,
         problems=tuple(ending.problems),
-        exit_status=ending.exit_status,
         passed=whole and ending.exit_status == 0 and any(point.checks for point in checkpoints),
-        shard=None if plan.shard is None else Shard.model_validate_json(json.dumps(plan.shard)),
+        shard=plan.shard and Shard.model_validate_json(json.dumps(plan.shard)),
         merged=None,
         checkpoints=checkpoints,
     )
@@ -100,80 +91,46 @@ def checkpoint_result(
     planned: "PlannedCheckpoint", results: Mapping[str, CheckResult]
 ) -> CheckpointResult:
     """Return everything that was found out about one checkpoint; see :func:`collected`."""
-    baseline = planned.baseline
+    checkpoint, settings, profile = planned.checkpoint, planned.settings, planned.model_profile
+    scoring, baseline = checkpoint["scoring"], planned.baseline
     result = CheckpointResult(
-        label=planned.label,
-        **_model(planned),
-        **_scoring_options(planned),
-        **_outlier_results(planned.model_profile),
-        block_size=planned.block_size,
-        corpus=planned.corpus,
+        **_of(planned, "label", "dtype", "block_size", "corpus", "notes"),
+        **_of(settings, "site", "mode", "device", "expectation", "seed", "exhaustive", "bos"),
+        **_of(profile, "stack", "layers", "hidden_size"),
+        **{name: checkpoint[name] for name in ("reference", "revision", "architecture", "scoring")},
+        ablated_layers=_plain(settings.layers),
+        parameters=checkpoint["n_parameters"],
+        vocabulary=checkpoint["vocab_size"],
+        masking=settings.masking if scoring in ("masked", "permutation") else None,
+        context=settings.context if scoring == "causal" else None,
+        generator=settings.generator if scoring == "replaced-token" else None,
+        generator_revision=planned.generator and planned.generator["revision"],
         corpus_text_blocks=planned.text_blocks,
-        notes=tuple(planned.notes),
-        quantity=quantity(planned.checkpoint["scoring"]).name,
+        quantity=quantity(scoring).name,
         intact=None,
-        baseline=None
-        if baseline is None
-        else BaselineProfile.model_validate(baseline.summary(), strict=False),
-        task=None if planned.task is None else _task(planned.task),
+        rule=profile.detection.rule,
+        expected_by_chance=profile.detection.by_chance,
+        outliers=_outliers(profile.detection),
+        rules=tuple(map(_rule, profile.detections)),
+        agreement=tuple(_agreement(profile.detections)),
+        sites=profile.values and Sites.model_construct(**_of(profile.values, *Sites.model_fields)),
+        baseline=baseline and BaselineProfile.model_validate(baseline.summary(), strict=False),
+        task=planned.task and _task(planned.task),
         checks=(),
     )
     names = (check.test_name(planned.label) for check in planned.checks)
     return result.with_checks(results[name] for name in names if name in results)
 
 
-def _model(planned: "PlannedCheckpoint") -> dict[str, Any]:
-    checkpoint, settings, profile = planned.checkpoint, planned.settings, planned.model_profile
-    return {
-        "reference": checkpoint["reference"],
-        "revision": checkpoint["revision"],
-        "architecture": checkpoint["architecture"],
-        "stack": profile.stack,
-        "site": settings.site,
-        "mode": settings.mode,
-        "ablated_layers": _plain(settings.layers),
-        "layers": profile.layers,
-        "hidden_size": profile.hidden_size,
-        "parameters": checkpoint["n_parameters"],
-        "vocabulary": checkpoint["vocab_size"],
-        "scoring": checkpoint["scoring"],
-        "dtype": planned.dtype,
-        "device": settings.device,
-        "expectation": settings.expectation,
-        "seed": settings.seed,
-        "exhaustive": settings.exhaustive,
-    }
-
-
-def _outlier_results(profile: "ModelProfile") -> dict[str, Any]:
-    return {
-        "rule": profile.detection.rule,
-        "expected_by_chance": profile.detection.by_chance,
-        "outliers": _outliers(profile.detection),
-        "rules": tuple(map(_rule, profile.detections)),
-        "agreement": _agreement(profile.detections),
-        "sites": None if profile.values is None else _sites(profile.values),
-    }
-
-
-def _scoring_options(planned: "PlannedCheckpoint") -> dict[str, Any]:
-    """Return the settings that the scoring depends on, and ``None`` for the others."""
-    scoring, options = planned.checkpoint["scoring"], planned.settings.scoring_options
-    return {
-        "masking": options.masking if scoring in ("masked", "permutation") else None,
-        "bos": options.bos,
-        "context": options.context if scoring == "causal" else None,
-        "generator": options.generator if scoring == "replaced-token" else None,
-        "generator_revision": None if planned.generator is None else planned.generator["revision"],
-    }
-
-
-def _outlier(outlier: "Outlier") -> OutlierDimension:
-    return OutlierDimension.model_validate(_plain(outlier.to_dict()), strict=False)
+def _of(source: object, *names: str) -> dict[str, Any]:
+    return {name: getattr(source, name) for name in names}
 
 
 def _outliers(detection: "Detection") -> tuple[OutlierDimension, ...]:
-    return tuple(map(_outlier, detection.outliers))
+    return tuple(
+        OutlierDimension.model_validate(_plain(outlier.to_dict()), strict=False)
+        for outlier in detection.outliers
+    )
 
 
 def _rule(detection: "Detection") -> RuleResult:
@@ -187,31 +144,19 @@ def _rule(detection: "Detection") -> RuleResult:
     )
 
 
-def _agreement(detections: Sequence["Detection"]) -> tuple[Agreement, ...]:
-    rules = {
-        dim: tuple(detection.name for detection in detections if dim in detection.dims)
-        for dim in sorted({dim for detection in detections for dim in detection.dims})
-    }
-    order = sorted(rules, key=lambda dim: -len(rules[dim]))
-    return tuple(Agreement(dim=dim, rules=rules[dim]) for dim in order)
-
-
-def _sites(values: "SiteValues") -> Sites:
-    """Return what was found without checking every one of its many numbers."""
-    return Sites.model_construct(**{name: getattr(values, name) for name in Sites.model_fields})
+def _agreement(detections: Sequence["Detection"]) -> list[Agreement]:
+    """Return every dimension that some rule found, those of most rules first."""
+    found = [
+        Agreement(dim=dim, rules=tuple(rule.name for rule in detections if dim in rule.dims))
+        for dim in sorted({dim for rule in detections for dim in rule.dims})
+    ]
+    return sorted(found, key=lambda agreement: -len(agreement.rules))
 
 
 def _task(task: "PlannedTask") -> TaskResult:
-    return TaskResult(
-        name=task.name,
-        reference=task.reference,
-        kind=task.kind,
-        metric=task.metric,
-        architecture=task.checkpoint["architecture"],
-        examples=task.examples,
-        score=None,
-        score_examples=0,
-    )
+    told = _of(task, "name", "reference", "kind", "metric", "examples")
+    architecture = task.checkpoint["architecture"]
+    return TaskResult(**told, architecture=architecture, score=None, score_examples=0)
 
 
 def _plain(value: Any) -> Any:

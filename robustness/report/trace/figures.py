@@ -18,9 +18,9 @@ from robustness.report.html.parts import (
     scatter,
 )
 from robustness.report.trace.dimension_figures import StepAxis, at_step, line_of, signed
-from robustness.report.words import number
+from robustness.report.words import counted, number
 from robustness.trace.emergence import History, Step
-from robustness.trace.step_measure import Degradation, Measured
+from robustness.trace.step_measure import Degradation
 
 TIMELINE = 24
 """Dimensions in the figure of when they were flagged, at most."""
@@ -62,23 +62,23 @@ class Line:
 def degradation_lines(steps: Sequence[Step]) -> tuple[Line, ...]:
     """All that was switched off at some step: together, one by one, and at random."""
     points = [(place, step.measured) for place, step in enumerate(steps) if step.measured]
-    some = next((one for _, one in points if one.joint is not None), None)
+    some = next((measured for _, measured in points if measured.joint is not None), None)
     if some is None or some.joint is None:
         return ()
-    joint = [_point(place, one.joint) for place, one in points if one.joint is not None]
+    joint = [_point(place, m.joint) for place, m in points if m.joint is not None]
     lines = [Line(name=together(some.joint.dims), mark=TOGETHER, points=tuple(joint))]
     for n, (alone, mark) in enumerate(zip(some.alone, ALONE, strict=False)):
-        own = tuple(_point(place, one.alone[n]) for place, one in points)
+        own = tuple(_point(place, measured.alone[n]) for place, measured in points)
         lines.append(Line(name=f"{alone.dims[0]} alone", mark=mark, points=own))
     size = len(some.joint.dims)
     name = f"{size} random" if size > 1 else "a random one"
     drawn: list[Point] = [
-        (place, one.random.median, one.random.interval, f", {_draws(one)}")
-        for place, one in points
-        if one.random is not None
+        (place, draws.median, draws.interval, f", {median}, mean ×{number(draws.mean)}")
+        for place, draws in ((place, measured.random) for place, measured in points)
+        if draws is not None and (median := f"median of {counted(draws.draws, 'draw')}")
     ]
     lines.append(Line(name=name, mark=RANDOM, points=tuple(drawn)))
-    return tuple(each for each in lines if each.points)
+    return tuple(line for line in lines if line.points)
 
 
 def together(dims: Sequence[int]) -> str:
@@ -90,12 +90,6 @@ def together(dims: Sequence[int]) -> str:
 
 def _point(place: int, degradation: Degradation) -> Point:
     return place, degradation.ratio, degradation.interval, ""
-
-
-def _draws(measured: Measured) -> str:
-    assert measured.random is not None
-    draws = measured.random
-    return f"median of {draws.draws} draw{'s' * (draws.draws != 1)}, mean ×{number(draws.mean)}"
 
 
 Row: TypeAlias = tuple[float, Callable[[str], tuple[list[Figure], Figure]]]
@@ -113,9 +107,7 @@ def over_steps(steps: Sequence[Step], histories: Sequence[History], x: StepAxis)
     lines = degradation_lines(steps)
     if lines:
         rows.append((FIGURE_PX, lambda y: _degradations(steps, lines, x, y)))
-    if not rows:
-        return None
-    return _stacked(rows, x)
+    return _stacked(rows, x) if rows else None
 
 
 def _stacked(rows: Sequence[Row], x: StepAxis) -> Figure:
@@ -201,15 +193,15 @@ def _furthest(history: History, place: int) -> str:
 
 def _perplexity(steps: Sequence[Step], x: StepAxis, y: str) -> tuple[list[Figure], Figure]:
     points = [(place, step.measured) for place, step in enumerate(steps) if step.measured]
-    figures = [one.figure for _, one in points]
+    figures = [measured.figure for _, measured in points]
     name = points[0][1].quantity
     text = [
-        f"<b>{at_step(steps[place])}</b><br>{name} {number(one.figure)}"
-        f"{interval(one.interval, one.exact)}<br>{one.text_blocks} text blocks"
-        for place, one in points
+        f"<b>{at_step(steps[place])}</b><br>{name} {number(measured.figure)}"
+        f"{interval(measured.interval, measured.exact)}<br>{measured.text_blocks} text blocks"
+        for place, measured in points
     ]
     logarithmic = name == "perplexity"
-    scale = tight(figures, [end for _, one in points for end in one.interval or ()])
+    scale = tight(figures, [end for _, m in points for end in m.interval or ()])
     trace = line_of(
         [x.x[place] for place, _ in points],
         [scale.inside(f) if logarithmic else f for f in figures],
@@ -220,7 +212,7 @@ def _perplexity(steps: Sequence[Step], x: StepAxis, y: str) -> tuple[list[Figure
         y=y,
     )
     if logarithmic:
-        intervals = [one.interval for _, one in points]
+        intervals = [measured.interval for _, measured in points]
         trace["error_y"] = error_bars(figures, intervals, scale, "@muted", 1)
         own = {**log_scale(name, scale), "ticktext": scale.labels(scale.ticks, sign="")}
     else:

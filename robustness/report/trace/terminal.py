@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from robustness.report.terminal.sketch import legend, per_sign, sketch
+from robustness.report.terminal.scan import legend, per_sign, sketch
 from robustness.report.words import DIMENSIONS, WIDTH, figure, listed, wrapped
 from robustness.trace.emergence import History, Step, histories
-from robustness.trace.step_measure import Degradation, Measured
+from robustness.trace.step_measure import Measured
 
 SKETCH = 40
 LABEL = 28
@@ -31,18 +31,22 @@ def lines_of(
         for step in steps:
             lines += wrapped(f"  {step.scan.label}: {listed(step.dims(rule))}")
     if found:
-        lines += ["", *_table(steps, found, unicode=unicode), "", *wrapped(_signs(unicode))]
+        signs = f"{legend(unicode=unicode)}; of every step, in the layer where it is furthest out"
+        lines += ["", *_table(steps, found, unicode=unicode), "", *wrapped(signs)]
     return [line.rstrip() for line in lines]
 
 
 def _measured(steps: Sequence[Step], rule: str) -> Iterator[str]:
     """Return a row for each checkpoint, measured or not, and what the columns are."""
     some = next(step.measured for step in steps if step.measured)
-    labels = [_cut(step.scan.label) for step in steps]
+    labels = [
+        label if len(label) <= LABEL else f"...{label[3 - LABEL :]}"
+        for label in (step.scan.label for step in steps)
+    ]
     width = max(10, *map(len, labels))
     heads = [some.quantity.removeprefix("replaced-token ")]
     if some.joint is not None:
-        heads += [f"{each.dims[0]} off" for each in some.alone]
+        heads += [f"{alone.dims[0]} off" for alone in some.alone]
         heads.append("all off" if len(some.joint.dims) > 1 else f"{some.joint.dims[0]} off")
         heads.append("random off")
     head = f"{'checkpoint':{width}}" + "".join(f"{name:>12}" for name in heads)
@@ -61,14 +65,10 @@ def _measured(steps: Sequence[Step], rule: str) -> Iterator[str]:
 def _cells(measured: Measured, some: Measured) -> list[str]:
     cells = [figure(measured.figure)]
     if some.joint is not None:
-        cells += [_ratio(each) for each in (*measured.alone, measured.joint)]
-        random = measured.random
-        cells.append("-" if random is None else f"x{figure(random.median)}")
+        ratios = [off and off.ratio for off in (*measured.alone, measured.joint)]
+        ratios.append(measured.random and measured.random.median)
+        cells += ["-" if ratio is None else f"x{figure(ratio)}" for ratio in ratios]
     return cells
-
-
-def _ratio(degradation: Degradation | None) -> str:
-    return "-" if degradation is None else f"x{figure(degradation.ratio)}"
 
 
 def _explained(some: Measured) -> str:
@@ -105,20 +105,9 @@ def _table(steps: Sequence[Step], drawn: Sequence[History], *, unicode: bool) ->
 
 
 def _emerged(history: History, steps: Sequence[Step]) -> str:
-    """Where it emerged; before the first checkpoint nobody looked."""
+    """Return where it emerged; before the first checkpoint nobody looked."""
     if history.emerged is None:
         return "(gone)" if any(history.flagged) else "(never)"
-    return _short(steps[history.emerged]) if history.emerged else "at the first"
-
-
-def _short(step: Step) -> str:
-    """Return a step's number; the last 16 letters of its name where it has none."""
-    return step.scan.label[-16:] if step.step is None else str(step.step)
-
-
-def _cut(label: str) -> str:
-    return label if len(label) <= LABEL else f"...{label[3 - LABEL :]}"
-
-
-def _signs(unicode: bool) -> str:
-    return f"{legend(unicode=unicode)}; of every step, in the layer where it is furthest out"
+    step = steps[history.emerged]
+    name = step.scan.label[-16:] if step.step is None else str(step.step)
+    return name if history.emerged else "at the first"
