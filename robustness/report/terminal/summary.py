@@ -24,6 +24,10 @@ MARKUP: Mapping[str, Markup] = {
 }
 
 
+_NUMBERS = ("measured", "needed", "blocks")
+"""Columns that are aligned to the right."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Line:
     """A line of the terminal."""
@@ -97,12 +101,10 @@ def _table(checks: Sequence[CheckResult], n_blocks: int, *, verbosity: int) -> I
             markup = MARKUP.get(verdict, {"bold": True})
             yield Line(pieces=((before, {"bold": place == 0}), (verdict, markup)))
         if verbosity > 0 and place > 0:
-            yield from _paragraphs([f"    {_stated(checks[place - 1])}"])
-
-
-def _stated(check: CheckResult) -> str:
-    tokens = f"{check.tokens} tokens" if check.tokens else ""
-    return "; ".join(part for part in (check.statement, check.reason, tokens) if part)
+            check = checks[place - 1]
+            tokens = f"{check.tokens} tokens" if check.tokens else ""
+            told = "; ".join(part for part in (check.statement, check.reason, tokens) if part)
+            yield from _paragraphs([f"    {told}"])
 
 
 def _paragraphs(paragraphs: Iterable[str]) -> Iterator[Line]:
@@ -127,11 +129,9 @@ def laid_out(rows: Sequence[Sequence[str]]) -> list[list[tuple[str, str]]]:
     for row in rows:
         first, *more = textwrap.wrap(row[0], widths[0], break_long_words=False)
         cells = (first, *row[1:-1])
-        line = gap.join(_aligned(cell, widths[i], i) for i, cell in enumerate(cells))
+        line = gap.join(
+            cell.rjust(width) if column in _NUMBERS else cell.ljust(width)
+            for cell, width, column in zip(cells, widths, COLUMNS, strict=False)
+        )
         parts.append([(f"{line}{gap}", row[-1]), *((f"  {part}", "") for part in more)])
     return parts
-
-
-def _aligned(text: str, width: int, column: int) -> str:
-    to_the_right = COLUMNS[column] in ("measured", "needed", "blocks")
-    return text.rjust(width) if to_the_right else text.ljust(width)
