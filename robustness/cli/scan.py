@@ -65,7 +65,7 @@ def scan(
             failed(reference, error)
     if as_json:
         shown = comparable(scans)
-        checkpoints = [one.to_dict(shown[one.label]) for one in scans]
+        checkpoints = [scan.to_dict(shown[scan.label]) for scan in scans]
         show_json({"schema": SCHEMA, "checkpoints": checkpoints, "errors": errors})
     elif scans:
         lines = lines_of(scans, unicode=is_encodable(BARS, sys.stdout.encoding))

@@ -115,9 +115,7 @@ def _entry(planned: PlannedCheckpoint, plan: RunPlan) -> CheckpointBaseline:
             )
     return CheckpointBaseline(
         label=planned.label,
-        reference=checkpoint["reference"],
-        revision=checkpoint["revision"],
-        architecture=checkpoint["architecture"],
+        **{name: checkpoint[name] for name in ("reference", "revision", "architecture")},
         corpus=planned.corpus,
         text_blocks=planned.text_blocks,
         layers=planned.model_profile.layers,
