@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -98,11 +98,7 @@ def _indented(value: Any, line: str) -> str:
     if isinstance(value, Mapping) and value:
         items = (f"{json.dumps(str(key))}: {_indented(v, deeper)}" for key, v in value.items())
         return f"{{{deeper}{f',{deeper}'.join(items)}{line}}}"
-    if isinstance(value, list | tuple) and value and not _is_row(value):
+    rows = isinstance(value, list | tuple) and value
+    if rows and not any(isinstance(item, int | float) for item in value):
         return f"[{deeper}{f',{deeper}'.join(_indented(v, deeper) for v in value)}{line}]"
     return json.dumps(value, allow_nan=False)
-
-
-def _is_row(items: Sequence[Any]) -> bool:
-    """Tell whether these are numbers; infinities among them are text."""
-    return any(isinstance(item, int | float) for item in items)

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from html import escape
 
 from robustness.checks.check import Role
-from robustness.report.html.axes import LogAxis, log_axis
 from robustness.report.html.parts import (
     ROW_PX,
     SYMBOLS,
     Figure,
+    LogAxis,
     axis,
     bounded,
     colour,
@@ -17,6 +17,7 @@ from robustness.report.html.parts import (
     interval,
     layout,
     lined,
+    log_axis,
     log_scale,
     needed,
     scatter,

@@ -9,8 +9,8 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from robustness.report.html import sentences
@@ -21,6 +21,7 @@ from robustness.report.reporters import REPORTERS
 from robustness.report.results import CheckpointResult, CheckResult, Report
 from robustness.report.terminal.notes import factor_of_task
 from robustness.report.words import number, ranges
+from robustness.runtime.plain import visible
 
 SHOWN = 40
 """Rows of a table of dimensions at most; the JSON report has them all."""
@@ -106,26 +107,19 @@ def rendered(template: str, figures: Mapping[str, Figure], **names: Any) -> str:
     environment.filters.update(number=number, percent=percent, interval=interval, needed=needed)
     environment.filters.update(running=running, token=token, ranges=ranges)
     environment.globals.update(ICONS=ICONS, SHOWN=SHOWN)
-    read = partial(_source, environment)
+    folder = Path(__file__).parent / "templates"
     # A parser reads CR LF as LF: the hashes are of what it reads.
-    scripts = [get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n"), read("page.js")]
+    plotly = get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n")
+    scripts = [plotly, (folder / "page.js").read_text(encoding="utf-8")]
+    hashes = [b64encode(sha256(script.encode()).digest()).decode() for script in scripts]
     return environment.get_template(template).render(
         **names,
         figures=Markup(embedded(figures)),
         drawn=figures,
-        style=Markup(read("style.css")),
+        style=Markup((folder / "style.css").read_text(encoding="utf-8")),
         scripts=[Markup(script) for script in scripts],
-        hashes=" ".join(f"'sha256-{_hash(script)}'" for script in scripts),
+        hashes=" ".join(f"'sha256-{digest}'" for digest in hashes),
     )
-
-
-def _source(environment: Any, name: str) -> str:
-    source: str = environment.loader.get_source(environment, name)[0]
-    return source
-
-
-def _hash(script: str) -> str:
-    return b64encode(sha256(script.encode()).digest()).decode()
 
 
 def embedded(figures: Mapping[str, Figure]) -> str:
@@ -138,11 +132,7 @@ def _finalized(value: Any) -> Any:
     """Return text without characters that are invisible or turn its direction."""
     if type(value) is not str or value.isprintable():
         return value
-    return "".join(c if c.isprintable() or c == "\n" else _code(c) for c in value)
-
-
-def _code(character: str) -> str:
-    return character.encode("unicode_escape", errors="surrogatepass").decode("ascii")
+    return "\n".join(map(visible, value.split("\n")))
 
 
 def running(text: str) -> str:

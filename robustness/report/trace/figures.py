@@ -5,15 +5,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from robustness.report.html.axes import LogAxis, log_axis
 from robustness.report.html.parts import (
     Figure,
+    LogAxis,
     axis,
     bounded,
     error_bars,
     interval,
     layout,
     lined,
+    log_axis,
     log_scale,
     scatter,
 )
