@@ -14,7 +14,6 @@ from robustness.cli.console import AsJson, LiveLine, Stack, Store
 from robustness.cli.scan import scanned
 from robustness.corpus.corpus import load_corpus
 from robustness.errors import PolicyError, ReportError, RuleError
-from robustness.outliers.scanning import Scan
 from robustness.policy.policy import Policy, load_policy
 from robustness.report.reporters import REPORTERS
 from robustness.report.terminal.scan import BARS
@@ -163,19 +162,17 @@ def _scanned(
     checkpoints: Sequence[str], rule: str, policy: Policy, store: Path | None, line: LiveLine
 ) -> list[Step]:
     """Read every checkpoint's weights, in order."""
-
-    def read(reference: str, label: str) -> Scan:
-        line.show(f"reading {label}")
-        return scanned(reference, label, policy, store)
-
-    references = [reference for reference, _ in in_order(checkpoints)]
+    numbered = in_order(checkpoints)
+    labels = unique_labels([reference for reference, _ in numbered])
     steps: list[Step] = []
-    for step in emergence.traced_steps(references, read, unique_labels(references)):
-        steps.append(step)
-        names = [finding.rule for finding in step.scan.findings]
+    for (reference, number), label in zip(numbered, labels, strict=True):
+        line.show(f"reading {label}")
+        scan = scanned(reference, label, policy, store)
+        names = [finding.rule for finding in scan.findings]
         if rule not in names:
             raise RuleError(f"there is no rule {rule!r} on weights; known: {', '.join(names)}")
-        emergence.require_one_run([steps[0], step])
+        steps.append(Step(reference=reference, step=number, scan=scan))
+        emergence.require_one_run([steps[0], steps[-1]])
     return steps
 
 

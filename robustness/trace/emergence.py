@@ -1,6 +1,6 @@
 """When outlier dimensions emerged: the checkpoints of one run, in the order of its steps."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from robustness.errors import CheckpointError
 from robustness.outliers.scanning import Scan
-from robustness.trace.run_order import step_of
 
 if TYPE_CHECKING:
     from robustness.trace.step_measure import Measured
@@ -173,11 +172,3 @@ def _track(
         z_lowest=tuple(float(each[:, dim].min()) for each in z),
         z_highest=tuple(float(each[:, dim].max()) for each in z),
     )
-
-
-def traced_steps(
-    references: Sequence[str], scan: Callable[[str, str], Scan], labels: Sequence[str]
-) -> Iterator[Step]:
-    """Scan one checkpoint after the other, each by its reference and its unique label."""
-    for reference, label in zip(references, labels, strict=True):
-        yield Step(reference=reference, step=step_of(reference), scan=scan(reference, label))
