@@ -45,13 +45,9 @@ def diff(
     with refusing():
         try:
             limits = load_check(MatchesBaselineLimits, given)
-            differences = compared(
-                read_baseline(then),
-                read_baseline(now),
-                tolerances=Tolerances(**{name: getattr(limits, name) for name in given}),
-                alpha=0.01,
-                sources=(str(then), str(now)),
-            )
+            tolerances = Tolerances(**{name: getattr(limits, name) for name in given})
+            baselines, sources = (read_baseline(then), read_baseline(now)), (str(then), str(now))
+            differences = compared(*baselines, tolerances=tolerances, alpha=0.01, sources=sources)
         except RobustnessError as error:
             if as_json:
                 _show_json("not comparable", reason=str(error))

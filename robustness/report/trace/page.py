@@ -1,11 +1,12 @@
 """The page of a trace: one file that needs no network, as closed as the report of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from robustness import __version__
 from robustness.report.html.page import rendered
 from robustness.report.trace.dimension_figures import (
+    StepAxis,
     distances,
     step_axis,
     step_name,
@@ -53,13 +54,9 @@ def to_html(
         figures["over-steps"] = timeline
     sections = []
     for history in dim_histories[:DRAWN]:
-        shown = []
-        for of in ("scale", "bias") if history.bias is not None else ("scale",):
-            for kind, draw in (("value", values), ("z", distances)):
-                name = f"dimension-{history.dim}-{of}-{kind}"
-                figures[name] = draw(history, steps, x, of=of, k=k)
-                shown.append((name, of, kind))
-        sections.append((history, shown))
+        shown = dict(_figures(history, steps, x, k))
+        figures |= shown
+        sections.append((history, list(shown)))
     return rendered(
         "trace.html.j2",
         figures,
@@ -80,6 +77,15 @@ def to_html(
         DRAWN=DRAWN,
         TIMELINE=TIMELINE,
     )
+
+
+def _figures(
+    history: History, steps: Sequence[Step], x: StepAxis, k: float
+) -> "Iterator[tuple[str, Figure]]":
+    """Return a dimension's figures by their ids in the page, which end in what they are of."""
+    for of in ("scale", "bias") if history.bias is not None else ("scale",):
+        for kind, draw in (("value", values), ("z", distances)):
+            yield f"dimension-{history.dim}-{of}-{kind}", draw(history, steps, x, of=of, k=k)
 
 
 def heading(steps: Sequence[Step], dim_histories: Sequence[History]) -> str:
