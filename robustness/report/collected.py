@@ -81,7 +81,7 @@ def collected(plan: "RunPlan", results: Mapping[str, CheckResult], ending: Endin
         baseline=plan.baseline_source,
         problems=tuple(ending.problems),
         passed=whole and ending.exit_status == 0 and any(point.checks for point in checkpoints),
-        shard=plan.shard and Shard.model_validate_json(json.dumps(plan.shard)),
+        shard=None if plan.shard is None else Shard.model_validate_json(json.dumps(plan.shard)),
         merged=None,
         checkpoints=checkpoints,
     )
@@ -104,7 +104,7 @@ def checkpoint_result(
         masking=settings.masking if scoring in ("masked", "permutation") else None,
         context=settings.context if scoring == "causal" else None,
         generator=settings.generator if scoring == "replaced-token" else None,
-        generator_revision=planned.generator and planned.generator["revision"],
+        generator_revision=None if planned.generator is None else planned.generator["revision"],
         corpus_text_blocks=planned.text_blocks,
         quantity=quantity(scoring).name,
         intact=None,
@@ -113,9 +113,13 @@ def checkpoint_result(
         outliers=_outliers(profile.detection),
         rules=tuple(map(_rule, profile.detections)),
         agreement=tuple(_agreement(profile.detections)),
-        sites=profile.values and Sites.model_construct(**_of(profile.values, *Sites.model_fields)),
-        baseline=baseline and BaselineProfile.model_validate(baseline.summary(), strict=False),
-        task=planned.task and _task(planned.task),
+        sites=None
+        if profile.values is None
+        else Sites.model_construct(**_of(profile.values, *Sites.model_fields)),
+        baseline=None
+        if baseline is None
+        else BaselineProfile.model_validate(baseline.summary(), strict=False),
+        task=None if planned.task is None else _task(planned.task),
         checks=(),
     )
     names = (check.test_name(planned.label) for check in planned.checks)

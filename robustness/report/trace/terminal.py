@@ -65,8 +65,9 @@ def _measured(steps: Sequence[Step], rule: str) -> Iterator[str]:
 def _cells(measured: Measured, some: Measured) -> list[str]:
     cells = [figure(measured.figure)]
     if some.joint is not None:
-        ratios = [off and off.ratio for off in (*measured.alone, measured.joint)]
-        ratios.append(measured.random and measured.random.median)
+        switched, random = (*measured.alone, measured.joint), measured.random
+        ratios = [None if off is None else off.ratio for off in switched]
+        ratios.append(None if random is None else random.median)
         cells += ["-" if ratio is None else f"x{figure(ratio)}" for ratio in ratios]
     return cells
 
