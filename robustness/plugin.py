@@ -38,8 +38,10 @@ base X
 tokenizer X
     take the tokenizer of this checkpoint or folder instead of the vetted one's own
 corpus TEXT
-    text to measure on: 'builtin'; a .txt or FASTA file; a .csv, .jsonl or .parquet file with
-    ':column'; or a datasets id as 'id:config:split:column' (default: builtin)
+    text to measure on: 'builtin'; a .txt, .text, .raw, .md or FASTA file; a .csv, .tsv, .jsonl,
+    .json or .parquet file with ':column'; each also as .gz, .bz2, .xz or .zst; a folder of
+    save_to_disk with ':split:column'; or a datasets id as 'id:config:split:column'
+    (default: builtin)
 layout auto|packed|lines
     pack running text into fixed text blocks, or keep one example per line or row whole
     (default: auto, by kind of corpus)
@@ -58,9 +60,9 @@ generator X
     discriminators (ELECTRA): a masked language model whose predictions replace tokens, named as
     for --model; 'unigram': tokens of the corpus itself (default: unigram)
 task DATA
-    labelled examples of the checkpoint's downstream task: 'glue/NAME'; a .csv, .tsv, .jsonl or
-    .parquet file with ':text:label' or ':text,text:label'; or a datasets id as
-    'id:config:split:text,text:label'
+    labelled examples of the checkpoint's downstream task: 'glue/NAME'; a .csv, .tsv, .jsonl,
+    .json or .parquet file, compressed or not, with ':text:label' or ':text,text:label'; a folder
+    of save_to_disk with ':split:text:label'; or a datasets id as 'id:config:split:text,text:label'
 expectation paper|hardened
     paper: ablating outlier dimensions must hurt; hardened: it must not (default: paper)
 rule RULE...

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,7 +14,6 @@ from robustness.reference.baseline import read_baseline
 from robustness.reference.baseline_diff import SCHEMA, CheckpointDiff, degradation
 from robustness.reference.baseline_diff import diff as compared
 from robustness.reference.comparison import Tolerances
-from robustness.statistics.verdict import Verdict
 
 STYLES = {"pass": "green", "fail": "bold red"}
 
@@ -45,7 +44,10 @@ def diff(
     }
     with refusing():
         try:
-            differences = _compared(then, now, given)
+            limits = load_check(MatchesBaselineLimits, given)
+            tolerances = Tolerances(**{name: getattr(limits, name) for name in given})
+            baselines, sources = (read_baseline(then), read_baseline(now)), (str(then), str(now))
+            differences = compared(*baselines, tolerances=tolerances, alpha=0.01, sources=sources)
         except RobustnessError as error:
             if as_json:
                 _show_json("not comparable", reason=str(error))
@@ -57,17 +59,6 @@ def diff(
         for checkpoint in differences:
             _show(checkpoint)
     raise typer.Exit(int(regressed))
-
-
-def _compared(then: Path, now: Path, given: dict[str, Any]) -> tuple[CheckpointDiff, ...]:
-    limits = load_check(MatchesBaselineLimits, given)
-    return compared(
-        read_baseline(then),
-        read_baseline(now),
-        tolerances=Tolerances(**{name: getattr(limits, name) for name in given}),
-        alpha=0.01,
-        sources=(str(then), str(now)),
-    )
 
 
 def _show_json(
@@ -90,8 +81,11 @@ def _show(checkpoint: CheckpointDiff) -> None:
     console.print(Text(f"  and {now.reference} at {now.revision}, on {now.corpus}"))
     table = Table("compared", "ratio", "needed", "blocks", "verdict", "what was found")
     for name, verdict in checkpoint.verdicts.items():
-        style = STYLES.get(verdict.outcome, "bold")
-        cells = (name, *_figures(verdict), verdict.outcome, verdict.reason)
+        style, figures = STYLES.get(verdict.outcome, "bold"), ("", "", "")
+        if verdict.measured is not None and verdict.threshold is not None:
+            needed = f"{'<' if verdict.passes == 'below' else '>='} {verdict.threshold:.4g}"
+            figures = f"{verdict.measured:.4g}", needed, str(verdict.seen)
+        cells = (name, *figures, verdict.outcome, verdict.reason)
         table.add_row(*(Text(cell, style if cell == verdict.outcome else "") for cell in cells))
     for profile, names, when, not_when in (
         (then, checkpoint.left_out, "then", "now"),
@@ -101,10 +95,3 @@ def _show(checkpoint: CheckpointDiff) -> None:
             harm = f"x{degradation(profile, name):.4g} {when}; not ablated {not_when}"
             table.add_row(Text(name), "", "", "", "not compared", Text(harm))
     console.print(table)
-
-
-def _figures(verdict: Verdict) -> tuple[str, str, str]:
-    if verdict.measured is None or verdict.threshold is None:
-        return "", "", ""
-    sign = "<" if verdict.passes == "below" else ">="
-    return f"{verdict.measured:.4g}", f"{sign} {verdict.threshold:.4g}", str(verdict.seen)

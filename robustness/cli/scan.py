@@ -25,8 +25,7 @@ from robustness.errors import RobustnessError
 from robustness.outliers import scanning
 from robustness.outliers.scanning import SCHEMA, Scan, comparable
 from robustness.policy.policy import Policy, load_policy
-from robustness.report.terminal.scan import lines_of
-from robustness.report.terminal.sketch import BARS
+from robustness.report.terminal.scan import BARS, lines_of
 from robustness.runtime.plain import is_encodable
 from robustness.store.context import Context
 
@@ -80,7 +79,7 @@ def scan(
             failed(reference, error)
     if as_json:
         shown = comparable(scans)
-        checkpoints = [one.to_dict(shown[one.label]) for one in scans]
+        checkpoints = [scan.to_dict(shown[scan.label]) for scan in scans]
         show_json({"schema": SCHEMA, "checkpoints": checkpoints, "errors": errors})
     elif scans:
         lines = lines_of(scans, unicode=is_encodable(BARS, sys.stdout.encoding))

@@ -1,11 +1,10 @@
 """``robustness trace``: when the outlier dimensions of a training run emerged."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,20 +23,18 @@ from robustness.cli.console import (
 from robustness.cli.scan import scanned
 from robustness.corpus.corpus import load_corpus
 from robustness.errors import PolicyError, ReportError, RuleError
-from robustness.outliers.scanning import Scan
 from robustness.policy.policy import Policy, load_policy
 from robustness.report.reporters import REPORTERS
-from robustness.report.terminal.sketch import BARS
+from robustness.report.terminal.scan import BARS
 from robustness.report.trace.page import K, to_html
 from robustness.report.trace.terminal import lines_of
-from robustness.run.estimate import Estimate, processor_speed
 from robustness.runtime.plain import is_encodable, plain
 from robustness.statistics.pace import SOON_S, Pace, in_words
 from robustness.trace import emergence
 from robustness.trace.emergence import Step
 from robustness.trace.run_measure import RunMeasurement, common_settings
 from robustness.trace.run_order import chosen, in_order
-from robustness.trace.step_measure import TEXT_BLOCKS, Progress
+from robustness.trace.step_measure import TEXT_BLOCKS
 
 Checkpoints = Annotated[
     list[str],
@@ -72,16 +69,6 @@ HtmlFile = Annotated[
 PolicyFile = Annotated[
     Path | None, typer.Option(help="TOML file with settings of the rules, corpus, device …")
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """What a run's checkpoints are asked: by which rule, and of which dimensions besides."""
-
-    rule: str
-    also: tuple[int, ...]
-    policy: Policy
-    store: Path | None
 
 
 def trace(
@@ -120,20 +107,19 @@ def trace(
             REPORTERS["html"].require_packages()
         read = given(allow_pickle=allow_pickle, base=base, tokenizer=tokenizer)
         settings = load_policy(policy, options={**read, **given(stack=stack, corpus=corpus)})
-        choice = _Asked(rule=rule, also=_parsed_dims(dims), policy=settings, store=store)
-        budget = _parsed_budget(text_blocks)
-        steps = _scanned(checkpoints, choice, line)
-        _require_dims(choice.also, steps[0].scan.hidden_size)
+        also, budget = _parsed_dims(dims), _parsed_budget(text_blocks)
+        steps = _scanned(checkpoints, rule, settings, store, line)
+        _require_dims(also, steps[0].scan.hidden_size)
         if measure is not None:
-            run = _measurement(steps, choice, budget)
+            run = _run(steps, rule, also, settings, store, budget)
             steps = _measured(steps, measure, run, line)
         elif corpus is not None or text_blocks is not None:
             line.say("nothing is measured: --corpus and --text-blocks are for --measure")
         if html_file is not None:
-            _write_page(html_file, steps, choice, run)
-    _show(steps, choice, run, as_json=as_json)
-    if html_file is not None and not as_json:
-        console.show(plain(f"robustness: wrote {html_file}"))
+            own = settings.settings(steps[0].reference, steps[0].scan.label)
+            k = _threshold(own.rules.of(rule.split()[0]))
+            _write(html_file, to_html(steps, rule, also=also, run=run, k=k))
+    _show(steps, rule, also, run, html_file, as_json=as_json)
     _require_measured(steps, line)
 
 
@@ -145,93 +131,93 @@ def _require_measured(steps: Sequence[Step], line: LiveLine) -> None:
         raise typer.Exit(console.UNUSABLE)
 
 
-def _scanned(checkpoints: Sequence[str], choice: _Asked, line: LiveLine) -> list[Step]:
-    """Every checkpoint by its weights, in order."""
-
-    def read(reference: str, label: str) -> Scan:
-        line.show(f"reading {label}")
-        return scanned(reference, label, choice.policy, choice.store)
-
-    references = [reference for reference, _ in in_order(checkpoints)]
-    steps: list[Step] = []
-    for step in emergence.traced_steps(references, read, unique_labels(references)):
-        steps.append(step)
-        names = [finding.rule for finding in step.scan.findings]
-        if choice.rule not in names:
-            raise RuleError(
-                f"there is no rule {choice.rule!r} on weights; known: {', '.join(names)}"
-            )
-        emergence.require_one_run([steps[0], step])
-    return steps
-
-
-def _measurement(steps: Sequence[Step], choice: _Asked, text_blocks: int | None) -> RunMeasurement:
-    followed_courses = emergence.courses(steps, choice.rule, also=choice.also)
-    settings = common_settings(choice.policy, steps)
+def _run(
+    steps: Sequence[Step],
+    rule: str,
+    also: tuple[int, ...],
+    policy: Policy,
+    store: Path | None,
+    text_blocks: int | None,
+) -> RunMeasurement:
+    histories = emergence.histories(steps, rule, also=also)
+    settings = common_settings(policy, steps)
     return RunMeasurement(
         settings=settings,
         corpus=load_corpus(settings.corpus, layout=settings.layout),
-        dims=choice.also or emergence.followed(followed_courses),
-        never_drawn=tuple(sorted(course.dim for course in followed_courses)),
+        dims=also or emergence.followed(histories),
+        never_drawn=tuple(sorted(history.dim for history in histories)),
         text_blocks=text_blocks,
-        confidence=choice.policy.confidence,
-        store_root=console.store_root(choice.store),
+        confidence=policy.confidence,
+        store_root=console.store_root(store),
     )
 
 
-def _measured(steps: Sequence[Step], which: str, run: RunMeasurement, line: LiveLine) -> list[Step]:
-    """The steps, the wanted ones measured; tells how far that has come."""
-    wanted = chosen([step.step for step in steps], which)
-    pace = Pace()
-
-    def progress(place: int) -> Progress:
-        turn, label = wanted.index(place), steps[place].scan.label
-
-        def tell(seen: int, most: int, figure: float) -> None:
-            left = pace.left_s("all", turn * most + seen, len(wanted) * most)
-            soon = left is None or left < SOON_S
-            line.show(
-                f"{label} ({turn + 1} of {len(wanted)}): {figure:.4g} after {seen}/{most} text "
-                f"blocks{'' if left is None or soon else f', about {in_words(left)} left'}"
-            )
-
-        return tell
-
-    def started(cost: Estimate) -> None:
-        if not line.is_watched:
-            return
-        _, seconds = cost.seconds(processor_speed())
-        at_most = f", at most about {in_words(seconds)}" if run.settings.device == "cpu" else ""
-        line.say(
-            f"measuring {len(wanted)} checkpoint{'s' * (len(wanted) > 1)}: {cost.most_blocks:,} "
-            f"text blocks through the model{at_most}; fewer where the store holds numbers"
-        )
-
-    return list(run.steps(steps, wanted, progress=progress, started=started))
-
-
-def _write_page(
-    file: Path, steps: Sequence[Step], choice: _Asked, run: RunMeasurement | None
-) -> None:
-    own = choice.policy.settings(steps[0].reference, steps[0].scan.label)
-    options = own.rules.of(choice.rule.split()[0])
-    k = float(options.get("k", options.get("n_std", K)))
-    try:
-        console.write_file(file, to_html(steps, choice.rule, also=choice.also, run=run, k=k))
-    except OSError as error:
-        raise ReportError(f"{file} could not be written: {error.strerror or error}") from None
-
-
 def _show(
-    steps: Sequence[Step], choice: _Asked, run: RunMeasurement | None, *, as_json: bool
+    steps: Sequence[Step],
+    rule: str,
+    also: tuple[int, ...],
+    run: RunMeasurement | None,
+    html_file: Path | None,
+    *,
+    as_json: bool,
 ) -> None:
     if as_json:
-        facts = emergence.to_dict(steps, choice.rule, also=choice.also)
+        facts = emergence.to_dict(steps, rule, also=also)
         console.show_json({**facts, "measurement": run and run.to_dict()})
         return
     unicode = is_encodable(BARS, sys.stdout.encoding)
-    for text in lines_of(steps, choice.rule, also=choice.also, unicode=unicode):
+    for text in lines_of(steps, rule, also=also, unicode=unicode):
         console.show(text)
+    if html_file is not None:
+        console.show(plain(f"robustness: wrote {html_file}"))
+
+
+def _scanned(
+    checkpoints: Sequence[str], rule: str, policy: Policy, store: Path | None, line: LiveLine
+) -> list[Step]:
+    """Read every checkpoint's weights, in order."""
+    numbered = in_order(checkpoints)
+    labels = unique_labels([reference for reference, _ in numbered])
+    steps: list[Step] = []
+    for (reference, number), label in zip(numbered, labels, strict=True):
+        line.show(f"reading {label}")
+        scan = scanned(reference, label, policy, store)
+        names = [finding.rule for finding in scan.findings]
+        if rule not in names:
+            raise RuleError(f"there is no rule {rule!r} on weights; known: {', '.join(names)}")
+        steps.append(Step(reference=reference, step=number, scan=scan))
+        emergence.require_one_run([steps[0], steps[-1]])
+    return steps
+
+
+def _measured(steps: Sequence[Step], which: str, run: RunMeasurement, line: LiveLine) -> list[Step]:
+    """Measure the wanted steps, and tell how far that has come."""
+    wanted = chosen([step.step for step in steps], which)
+    pace = Pace()
+
+    def tell(place: int, seen: int, most: int, figure: float) -> None:
+        turn = wanted.index(place)
+        left = pace.left_s("all", turn * most + seen, len(wanted) * most)
+        soon = left is None or left < SOON_S
+        line.show(
+            f"{steps[place].scan.label} ({turn + 1} of {len(wanted)}): {figure:.4g} after "
+            f"{seen}/{most} text blocks"
+            f"{'' if left is None or soon else f', about {in_words(left)} left'}"
+        )
+
+    return list(run.steps(steps, wanted, tell))
+
+
+def _threshold(options: Mapping[str, Any]) -> float:
+    """Return the standard deviations from which on a rule flags a parameter."""
+    return float(options.get("k", options.get("n_std", K)))
+
+
+def _write(file: Path, page: str) -> None:
+    try:
+        console.write_file(file, page)
+    except OSError as error:
+        raise ReportError(f"{file} could not be written: {error.strerror or error}") from None
 
 
 def _parsed_dims(text: str | None) -> tuple[int, ...]:

@@ -156,44 +156,36 @@ def _state(result: Result) -> State:
 def verdict(
     fleet: Fleet, outcome: Outcome, *, confidence: float, policy: str | None, baseline: Path | None
 ) -> Report:
-    """The report of the whole run, made as ``robustness merge`` makes it.
+    """Return the report of the whole run, made as ``robustness merge`` makes it.
 
     ``policy`` and ``baseline`` are called as the user knows them: the nodes had copies.
 
     Raises:
         ShardError: if the reports are not of one run: the nodes differ.
     """
-    kept = None if baseline is None else str(baseline)
+    called = {"policy": policy, "baseline": None if baseline is None else str(baseline)}
     if not outcome.reports:
-        return _nothing(fleet, outcome, confidence, policy, kept)
+        return Report(  # that says only why there is no other
+            **called,
+            schema=SCHEMA,
+            robustness=__version__,
+            versions={},
+            command=None,
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            duration_s=0.0,
+            confidence=confidence,
+            comparisons=0,
+            alpha=1 - confidence,
+            partial=False,
+            problems=outcome.problems,
+            exit_status=1,
+            passed=False,
+            shard=None,
+            merged=len(fleet.tasks),
+            checkpoints=(),
+        )
     answered = [task for task in fleet.tasks if task.part.index in outcome.reports]
     sources = [f"the report of {task}" for task in answered]
     texts = [outcome.reports[task.part.index].encode() for task in answered]
     report = merge(list(map(parse_shard, texts, sources)), sources, problems=outcome.problems)
-    return report.model_copy(update={"policy": policy, "baseline": kept})
-
-
-def _nothing(
-    fleet: Fleet, outcome: Outcome, confidence: float, policy: str | None, baseline: str | None
-) -> Report:
-    """A report that says only why there is no other."""
-    return Report(
-        schema=SCHEMA,
-        robustness=__version__,
-        versions={},
-        command=None,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        duration_s=0.0,
-        confidence=confidence,
-        comparisons=0,
-        alpha=1 - confidence,
-        policy=policy,
-        baseline=baseline,
-        partial=False,
-        problems=tuple(outcome.problems),
-        exit_status=1,
-        passed=False,
-        shard=None,
-        merged=len(fleet.tasks),
-        checkpoints=(),
-    )
+    return report.model_copy(update=called)

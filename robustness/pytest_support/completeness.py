@@ -15,14 +15,7 @@ _SELECTING = ("keyword", "markexpr", "lf", "deselect", "stepwise", "ignore", "ig
 
 
 class Completeness:
-    """Remembers ids and verdicts as they arrive, and says what is missing or too many.
-
-    Attributes:
-        plan: the run's.
-        results: a decided check per test id, as it came with the test's report.
-        collected: ids of the packaged suite's tests that are to run.
-        expected: names of all tests in the plan.
-    """
+    """Remembers ids and verdicts as they arrive, and says what is missing or too many."""
 
     def __init__(self, plan: RunPlan, *, narrowed: bool) -> None:
         """Start with nothing collected; narrowed, if the user asked for a part of the suite."""
@@ -78,7 +71,11 @@ class Completeness:
                 "or another plugin parametrises or renames the packaged suite, which it must not",
             ]
         problems += self._decided_twice() + self._without_checks()
-        return problems if self.plan.shard else problems + self._unexpected_passes()
+        if not self.plan.shard:
+            outcomes = {test: result.outcome for test, result in self.decided.items()}
+            for planned in self.plan.checkpoints:
+                problems += unexpected_passes(planned.label, planned.checks, outcomes)
+        return problems
 
     def never_collected(self) -> list[str]:
         """Of a run of the suite without any test: that all are missing, unless that was asked."""
@@ -97,27 +94,16 @@ class Completeness:
             if not result.is_accepted
         ]
 
-    def _unexpected_passes(self) -> list[str]:
-        outcomes = {test: result.outcome for test, result in self.decided.items()}
-        return [
-            problem
-            for planned in self.plan.checkpoints
-            for problem in unexpected_passes(planned.label, planned.checks, outcomes)
-        ]
-
     def _is_ours(self, nodeid: str) -> bool:
         return is_suite_id(nodeid) and _name(nodeid).partition("[")[0] in self._tests
 
     def _not_accounted(self) -> list[str]:
         """Checks that do not apply, where nobody says why: that is the outlier check's part."""
-        groups = (
-            [result for test, result in self.decided.items() if test in names]
-            for names in self._names.values()
-        )
+        decided = self.decided
         return [
             f"{result.id} is not applicable, but {presence_test()} gave no verdict"
-            for group in groups
-            for result in unaccounted(group)
+            for names in self._names.values()
+            for result in unaccounted([decided[test] for test in decided if test in names])
         ]
 
     def _decided_twice(self) -> list[str]:

@@ -162,7 +162,7 @@ class Controller:
 
         The last of all, but for the terminal's summary: the exit status that others set counts.
         """
-        self._stop_watching()
+        self.pytest_unconfigure()
         self.progress.clear()
         if self.completeness is None or self.config.option.collectonly:
             return
@@ -192,29 +192,27 @@ class Controller:
                 "can be marked expected = 'fail' in the policy"
             )
             return
+        from robustness.reference.baseline import write_baseline
+        from robustness.run.baseline_run import baseline_of
+
         try:
-            self._write_baseline(target)
+            if self._known.left_out:
+                raise BaselineError("nothing was saved, since a baseline is of a whole run")
+            profile = baseline_of(self._known.plan)
+            write_baseline(profile, target)
         except BaselineError as error:
             self.problems.append(f"{SAVE}: {error}")
         except OSError as error:
             self.problems.append(f"{SAVE}={target} could not be written: {error}")
+        else:
+            n = len(profile.checkpoints)
+            self.notes.append(f"baseline of {n} checkpoint{'s' * (n > 1)} saved in {target}")
+            if not all(entry.whole for entry in profile.checkpoints):
+                self.notes.append(
+                    "it holds the text blocks that this run's verdicts needed; "
+                    "--robustness-exhaustive makes it a baseline of the whole corpus"
+                )
         self._settle(session)
-
-    def _write_baseline(self, target: "Path") -> None:
-        if self._known.left_out:
-            raise BaselineError("nothing was saved, since a baseline is of a whole run")
-        from robustness.reference.baseline import write_baseline
-        from robustness.run.baseline_run import baseline_of
-
-        profile = baseline_of(self._known.plan)
-        write_baseline(profile, target)
-        n = len(profile.checkpoints)
-        self.notes.append(f"baseline of {n} checkpoint{'s' * (n > 1)} saved in {target}")
-        if not all(entry.whole for entry in profile.checkpoints):
-            self.notes.append(
-                "it holds the text blocks that this run's verdicts needed; --robustness-exhaustive "
-                "makes it a baseline of the whole corpus"
-            )
 
     def _settle(self, session: pytest.Session) -> None:
         """With a problem, a run is no success."""
@@ -241,10 +239,7 @@ class Controller:
             terminalreporter.write_line(f"robustness: {note}")
 
     def pytest_unconfigure(self) -> None:
-        """Stop what a session that did not come to its end has left running."""
-        self._stop_watching()
-
-    def _stop_watching(self) -> None:
+        """Stop watching the workers, also those of a session that did not come to its end."""
         if self.watcher is not None:
             self.watcher.stop()
             self.watcher = None

@@ -21,26 +21,19 @@ if TYPE_CHECKING:
     from robustness.scoring.examples import Example
     from robustness.vetting import Vetting
 
+# Options that a command to run one test again needs, and those of them that it does not.
 _KEPT = ("--model", "--robustness-")
-"""Options that a command to run one test again needs."""
-
 _WRITING = (
-    *(f"--robustness-{name}" for name, reporter in REPORTERS.items() if reporter.in_a_run),
     "--robustness-save-baseline",
+    *(f"--robustness-{name}" for name, reporter in REPORTERS.items() if reporter.in_a_run),
 )
-"""Options that it does not need."""
 
-REPORTED = "robustness"
-"""Attribute of a test report that carries the decided check as JSON text."""
+# Attributes of a test report: the decided check as JSON text, and its test's name in the plan.
+REPORTED, PLANNED = "robustness", "robustness_test"
 
-PLANNED = "robustness_test"
-"""Attribute of a test report that carries the name that its test has in the plan."""
-
+# What a test of the suite came to, and what it shows beside that.
 VERDICT = pytest.StashKey[Verdict]()
-"""The verdict of a suite's test item."""
-
 EXAMPLES = pytest.StashKey["list[Example]"]()
-"""What it shows beside its verdict."""
 
 
 @dataclass(frozen=True, eq=False)

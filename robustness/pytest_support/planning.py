@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from robustness.errors import RobustnessError
-from robustness.policy.policy import Policy, load_policy
+from robustness.policy.policy import Policy, PolicyFile, load_policy
 from robustness.pytest_support.progress import Line
 from robustness.report.reporters import REPORTERS, Reporter
 from robustness.report.terminal import header
@@ -24,20 +24,9 @@ from robustness.store.store import default_root
 
 SAVE = "--robustness-save-baseline"
 
-_SETTINGS = (
-    "corpus", "layout", "block_size", "expectation", "rule", "stack", "site", "mode",
-    "confidence", "exhaustive", "seed", "device", "dtype", "masking", "generator",
-    "bos", "context", "examples", "allow_pickle", "base", "tokenizer",
-)  # fmt: skip
-"""Options that say the same as the policy's entries of these names."""
-
 
 def planned_run(config: pytest.Config, progress: Line, *, today: date) -> RunPlan:
-    """Resolve, examine and plan.
-
-    Raises:
-        pytest.UsageError: with one sentence, for everything that is wrong by then.
-    """
+    """Resolve, profile and plan, or raise a UsageError with one sentence on what is wrong."""
     files = list(named_reports(config))
     for reporter, file in files:
         _require_writable(file, f"--robustness-{reporter.name}")
@@ -97,10 +86,10 @@ def _require_writable(file: Path, option: str) -> None:
 
 def _policy(config: pytest.Config) -> Policy:
     """Options over a file, which is looked for where pytest was started first."""
-    given = {name: config.getoption(f"robustness_{name}") for name in _SETTINGS}
+    given = {name: config.getoption(f"robustness_{name}", None) for name in PolicyFile.model_fields}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if (task := config.getoption("robustness_task")) is not None:
-        options["task"] = {"data": task}
+    if "task" in options:
+        options["task"] = {"data": options["task"]}
     if enabled := config.getoption("robustness_enable"):
         options["checks"] = {name.removeprefix("test_"): {"enabled": True} for name in enabled}
     folders = (config.invocation_params.dir, config.rootpath)

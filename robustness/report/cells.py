@@ -15,18 +15,20 @@ _ORDER = ("error", "fail", "inconclusive")
 
 
 def row_of(check: CheckResult, n_blocks: int) -> tuple[str, ...]:
-    """Return the cells of a decided check.
-
-    Args:
-        check: what it came to.
-        n_blocks: text blocks in the corpus.
-    """
+    """Return the cells of a decided check, on a corpus of so many text blocks."""
+    interval = "exact" if check.exact else ""
+    if check.interval is not None:
+        interval = " to ".join(map(bound, check.interval))
+    needed = ""
+    if check.threshold is not None:
+        sign = {"below": "< ", "above": ">= ", None: ""}[check.passes]
+        needed = f"{sign}{figure(check.threshold)}"
     return (
         check.name,
         f"{len(check.dims)} random" if check.is_random else in_short(check.dims),
         "" if check.measured is None else figure(check.measured),
-        _interval(check),
-        _needed(check),
+        interval,
+        needed,
         f"{check.seen}{'*' * (check.seen > total_of(check, n_blocks))}" if check.seen else "",
         verdict_of(check),
     )
@@ -45,28 +47,11 @@ def verdict_of(check: CheckResult) -> str:
     return EXPIRED if check.expected_failure.expired else EXPECTED
 
 
-def _interval(check: CheckResult) -> str:
-    if check.interval is None:
-        return "exact" if check.exact else ""
-    return " to ".join(map(bound, check.interval))
-
-
-def _needed(check: CheckResult) -> str:
-    if check.threshold is None:
-        return ""
-    sign = {"below": "<", "above": ">=", None: ""}[check.passes]
-    return f"{sign} {figure(check.threshold)}".strip()
-
-
 def severity(check: CheckResult) -> tuple[int, float]:
     """Return a key that puts the worst first: by outcome, then by distance to the threshold."""
-    if not check.is_accepted:
-        rank = _ORDER.index(check.outcome)
-    elif check.outcome == "fail":
-        rank = len(_ORDER)  # as expected
-    else:
-        rank = len(_ORDER) + (1 if check.outcome == "not applicable" else 2)
-    return rank, margin(check)
+    refused = not check.is_accepted
+    expected = {"fail": 3, "not applicable": 4}.get(check.outcome, 5)
+    return _ORDER.index(check.outcome) if refused else expected, margin(check)
 
 
 def margin(check: CheckResult) -> float:

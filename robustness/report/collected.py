@@ -28,9 +28,7 @@ from robustness.statistics.verdict import Verdict
 if TYPE_CHECKING:
     from robustness.checks.planned import PlannedCheck
     from robustness.measurement.planned_task import PlannedTask
-    from robustness.outliers.model_profile import ModelProfile
-    from robustness.outliers.outliers import Detection, Outlier
-    from robustness.outliers.site_values import SiteValues
+    from robustness.outliers.outliers import Detection
     from robustness.run.plan import PlannedCheckpoint, RunPlan
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pytest", "pytest-xdist")
@@ -38,23 +36,14 @@ PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pytest"
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How a session came to its end.
+    """How a session came to its end."""
 
-    Attributes:
-        partial: whether planned checks were left out.
-        problems: why the run is no verdict although no test failed.
-        exit_status: of the session.
-        started: when the run started, by the clock on the wall.
-        duration_s: how long it took, by a clock that nobody sets back.
-        command: what the user typed.
-    """
-
-    partial: bool
-    problems: Sequence[str]
-    exit_status: int
-    started: datetime
-    duration_s: float
-    command: str | None = None
+    partial: bool  # whether planned checks were left out
+    problems: Sequence[str]  # why the run is no verdict although no test failed
+    exit_status: int  # of the session
+    started: datetime  # when the run started, by the clock on the wall
+    duration_s: float  # how long it took, by a clock that nobody sets back
+    command: str | None = None  # what the user typed
 
 
 def check_result(
@@ -64,32 +53,19 @@ def check_result(
     *,
     examples: Sequence[Mapping[str, Any]] = (),
 ) -> CheckResult:
-    """Return what one test decided.
-
-    Args:
-        nodeid: of its test.
-        check: as it was planned.
-        verdict: what it came to.
-        examples: what was measured on the way to show it (``robustness.scoring.examples``).
-    """
-    fields = {name: getattr(verdict, name) for name in Verdict.model_fields}
+    """Return what one test decided, with the examples that were measured to show it."""
     return CheckResult(
-        **fields,
+        **_of(verdict, *Verdict.model_fields),
+        **_of(check, "check", "dims", "expected_failure"),
         id=nodeid,
-        check=check.check,
-        dims=check.dims,
-        expected_failure=check.expected_failure,
-        examples=tuple(Example.model_validate(_plain(each), strict=False) for each in examples),
+        examples=tuple(Example.model_validate(_plain(shown), strict=False) for shown in examples),
     )
 
 
 def collected(plan: "RunPlan", results: Mapping[str, CheckResult], ending: Ending) -> Report:
     """Return everything that a run found out.
 
-    Args:
-        plan: what was planned.
-        results: decided checks by the name that their test has in the plan.
-        ending: how the session ended.
+    ``results`` holds the decided checks by the name that their test has in the plan.
     """
     checkpoints = tuple(checkpoint_result(planned, results) for planned in plan.checkpoints)
     whole = plan.shard is None and not ending.partial and not ending.problems
@@ -97,17 +73,13 @@ def collected(plan: "RunPlan", results: Mapping[str, CheckResult], ending: Endin
         schema=SCHEMA,
         robustness=__version__,
         versions=_versions(),
-        command=ending.command,
+        **_of(plan, "confidence", "comparisons", "alpha"),
+        **_of(ending, "command", "partial", "exit_status"),
         started=ending.started.isoformat(timespec="seconds"),
         duration_s=round(ending.duration_s, 3),
-        confidence=plan.confidence,
-        comparisons=plan.comparisons,
-        alpha=plan.alpha,
         policy=plan.policy_source,
         baseline=plan.baseline_source,
-        partial=ending.partial,
         problems=tuple(ending.problems),
-        exit_status=ending.exit_status,
         passed=whole and ending.exit_status == 0 and any(point.checks for point in checkpoints),
         shard=None if plan.shard is None else Shard.model_validate_json(json.dumps(plan.shard)),
         merged=None,
@@ -118,24 +90,32 @@ def collected(plan: "RunPlan", results: Mapping[str, CheckResult], ending: Endin
 def checkpoint_result(
     planned: "PlannedCheckpoint", results: Mapping[str, CheckResult]
 ) -> CheckpointResult:
-    """Return everything that was found out about one checkpoint.
-
-    Args:
-        planned: what was known before the first test.
-        results: decided checks by the name of their test.
-    """
-    baseline = planned.baseline
+    """Return everything that was found out about one checkpoint; see :func:`collected`."""
+    checkpoint, settings, profile = planned.checkpoint, planned.settings, planned.model_profile
+    scoring, baseline = checkpoint["scoring"], planned.baseline
     result = CheckpointResult(
-        label=planned.label,
-        **_model(planned),
-        **_scoring_options(planned),
-        **_outlier_results(planned.model_profile),
-        block_size=planned.block_size,
-        corpus=planned.corpus,
+        **_of(planned, "label", "dtype", "block_size", "corpus", "notes"),
+        **_of(settings, "site", "mode", "device", "expectation", "seed", "exhaustive", "bos"),
+        **_of(profile, "stack", "layers", "hidden_size"),
+        **{name: checkpoint[name] for name in ("reference", "revision", "architecture", "scoring")},
+        ablated_layers=_plain(settings.layers),
+        parameters=checkpoint["n_parameters"],
+        vocabulary=checkpoint["vocab_size"],
+        masking=settings.masking if scoring in ("masked", "permutation") else None,
+        context=settings.context if scoring == "causal" else None,
+        generator=settings.generator if scoring == "replaced-token" else None,
+        generator_revision=None if planned.generator is None else planned.generator["revision"],
         corpus_text_blocks=planned.text_blocks,
-        notes=tuple(planned.notes),
-        quantity=quantity(planned.checkpoint["scoring"]).name,
+        quantity=quantity(scoring).name,
         intact=None,
+        rule=profile.detection.rule,
+        expected_by_chance=profile.detection.by_chance,
+        outliers=_outliers(profile.detection),
+        rules=tuple(map(_rule, profile.detections)),
+        agreement=tuple(_agreement(profile.detections)),
+        sites=None
+        if profile.values is None
+        else Sites.model_construct(**_of(profile.values, *Sites.model_fields)),
         baseline=None
         if baseline is None
         else BaselineProfile.model_validate(baseline.summary(), strict=False),
@@ -146,60 +126,15 @@ def checkpoint_result(
     return result.with_checks(results[name] for name in names if name in results)
 
 
-def _model(planned: "PlannedCheckpoint") -> dict[str, Any]:
-    """Return which model was vetted, and where and how."""
-    checkpoint, settings, profile = planned.checkpoint, planned.settings, planned.model_profile
-    return {
-        "reference": checkpoint["reference"],
-        "revision": checkpoint["revision"],
-        "architecture": checkpoint["architecture"],
-        "stack": profile.stack,
-        "site": settings.site,
-        "mode": settings.mode,
-        "ablated_layers": _plain(settings.layers),
-        "layers": profile.layers,
-        "hidden_size": profile.hidden_size,
-        "parameters": checkpoint["n_parameters"],
-        "vocabulary": checkpoint["vocab_size"],
-        "scoring": checkpoint["scoring"],
-        "dtype": planned.dtype,
-        "device": settings.device,
-        "expectation": settings.expectation,
-        "seed": settings.seed,
-        "exhaustive": settings.exhaustive,
-    }
-
-
-def _outlier_results(profile: "ModelProfile") -> dict[str, Any]:
-    """Return what every rule found, and what the first of them goes by."""
-    return {
-        "rule": profile.detection.rule,
-        "expected_by_chance": profile.detection.by_chance,
-        "outliers": _outliers(profile.detection),
-        "rules": tuple(map(_rule, profile.detections)),
-        "agreement": _agreement(profile.detections),
-        "sites": None if profile.values is None else _sites(profile.values),
-    }
-
-
-def _scoring_options(planned: "PlannedCheckpoint") -> dict[str, Any]:
-    """Return the settings that the scoring depends on, and ``None`` for the others."""
-    scoring, options = planned.checkpoint["scoring"], planned.settings.scoring_options
-    return {
-        "masking": options.masking if scoring in ("masked", "permutation") else None,
-        "bos": options.bos,
-        "context": options.context if scoring == "causal" else None,
-        "generator": options.generator if scoring == "replaced-token" else None,
-        "generator_revision": None if planned.generator is None else planned.generator["revision"],
-    }
-
-
-def _outlier(outlier: "Outlier") -> OutlierDimension:
-    return OutlierDimension.model_validate(_plain(outlier.to_dict()), strict=False)
+def _of(source: object, *names: str) -> dict[str, Any]:
+    return {name: getattr(source, name) for name in names}
 
 
 def _outliers(detection: "Detection") -> tuple[OutlierDimension, ...]:
-    return tuple(map(_outlier, detection.outliers))
+    return tuple(
+        OutlierDimension.model_validate(_plain(outlier.to_dict()), strict=False)
+        for outlier in detection.outliers
+    )
 
 
 def _rule(detection: "Detection") -> RuleResult:
@@ -213,32 +148,19 @@ def _rule(detection: "Detection") -> RuleResult:
     )
 
 
-def _agreement(detections: Sequence["Detection"]) -> tuple[Agreement, ...]:
-    """Return every dimension that some rule found with the rules that did, most rules first."""
-    rules = {
-        dim: tuple(detection.name for detection in detections if dim in detection.dims)
-        for dim in sorted({dim for detection in detections for dim in detection.dims})
-    }
-    order = sorted(rules, key=lambda dim: -len(rules[dim]))
-    return tuple(Agreement(dim=dim, rules=rules[dim]) for dim in order)
-
-
-def _sites(values: "SiteValues") -> Sites:
-    """Return what was found without checking every one of its many numbers."""
-    return Sites.model_construct(**{name: getattr(values, name) for name in Sites.model_fields})
+def _agreement(detections: Sequence["Detection"]) -> list[Agreement]:
+    """Return every dimension that some rule found, those of most rules first."""
+    found = [
+        Agreement(dim=dim, rules=tuple(rule.name for rule in detections if dim in rule.dims))
+        for dim in sorted({dim for rule in detections for dim in rule.dims})
+    ]
+    return sorted(found, key=lambda agreement: -len(agreement.rules))
 
 
 def _task(task: "PlannedTask") -> TaskResult:
-    return TaskResult(
-        name=task.name,
-        reference=task.reference,
-        kind=task.kind,
-        metric=task.metric,
-        architecture=task.checkpoint["architecture"],
-        examples=task.examples,
-        score=None,
-        score_examples=0,
-    )
+    told = _of(task, "name", "reference", "kind", "metric", "examples")
+    architecture = task.checkpoint["architecture"]
+    return TaskResult(**told, architecture=architecture, score=None, score_examples=0)
 
 
 def _plain(value: Any) -> Any:

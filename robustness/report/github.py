@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 from robustness.report.cells import checkpoints_in_order
 from robustness.report.markdown import page
 from robustness.report.markdown.text import SENTENCE, escaped
-from robustness.report.results import CheckpointResult, Report
+from robustness.report.results import Report
 from robustness.runtime.plain import plain
 
 Kind: TypeAlias = Literal["error", "warning", "notice"]
@@ -23,10 +23,8 @@ MOST = 10
 SUMMARY = "GITHUB_STEP_SUMMARY"
 """The environment variable that names the file of the summary."""
 
-_TITLE = 200
-"""Characters of a title."""
-_CHARACTERS = 1000
-"""Characters of a message."""
+_TITLE, _MESSAGE = 200, 1000
+"""Characters of each."""
 
 
 def is_wanted(mode: str, environ: Mapping[str, str]) -> bool:
@@ -42,10 +40,6 @@ def render(report: Report) -> str:
 def publish(report: Report, environ: Mapping[str, str]) -> list[str]:
     """Append a run to the summary of its job.
 
-    Args:
-        report: of a run or of merged shards.
-        environ: variables of the process.
-
     Returns:
         Lines for standard output: the annotations, and a warning if there could be no summary,
         which has no part in the verdict.
@@ -54,12 +48,7 @@ def publish(report: Report, environ: Mapping[str, str]) -> list[str]:
 
 
 def publish_refusal(sentence: str, environ: Mapping[str, str]) -> list[str]:
-    """Tell of a run that was refused before it began, in the same places.
-
-    Args:
-        sentence: why.
-        environ: variables of the process.
-    """
+    """Tell in the same places why a run was refused before it began."""
     text = f"## Checkpoint vetting: refused\n\nNothing ran: {escaped(sentence, SENTENCE)}\n"
     return [
         command("error", "robustness: refused", sentence),
@@ -72,14 +61,17 @@ def annotations(report: Report) -> list[str]:
     messages: dict[Kind, list[tuple[str, str]]] = {"error": [], "warning": [], "notice": []}
     for kind, title, message in _told(report):
         messages[kind].append((title, message))
-    return [command(kind, *told) for kind, each in messages.items() for told in _at_most(each)]
+    for told in messages.values():
+        if (rest := len(told) - MOST + 1) > 1:
+            told[MOST - 1 :] = [("robustness", f"and {rest} more, in the job summary and the log")]
+    return [command(kind, *parts) for kind, told in messages.items() for parts in told]
 
 
 def command(kind: Kind, title: str, message: str) -> str:
     """Return a workflow command: one line, whatever title and message hold."""
     title = plain(title, limit=_TITLE).replace("%", "%25")
     title = title.replace(":", "%3A").replace(",", "%2C")
-    message = plain(message, limit=_CHARACTERS).replace("%", "%25")  # CR and LF are escapes by now
+    message = plain(message, limit=_MESSAGE).replace("%", "%25")  # CR and LF are escapes by now
     return f"::{kind} title={title}::{message}"
 
 
@@ -100,22 +92,9 @@ def _told(report: Report) -> Iterator[tuple[Kind, str, str]]:
         yield "warning", "robustness: partial", message
     for checkpoint in checkpoints_in_order(report.vetted):
         sentence = page.verdict_sentence(checkpoint)
-        yield _kind(checkpoint), f"robustness: {checkpoint.label}", sentence
-
-
-def _kind(checkpoint: CheckpointResult) -> Kind:
-    if checkpoint.refused:
-        return "error"
-    failing = any(check.outcome == "fail" for check in checkpoint.checks)
-    return "warning" if failing else "notice"  # expected to fail, and does
-
-
-def _at_most(told: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
-    """Return what fits; the last one then says how many do not."""
-    if len(told) <= MOST:
-        return told
-    rest = len(told) - MOST + 1
-    return [*told[: MOST - 1], ("robustness", f"and {rest} more, in the job summary and the log")]
+        failing = any(check.outcome == "fail" for check in checkpoint.checks)
+        kind: Kind = "error" if checkpoint.refused else "warning" if failing else "notice"
+        yield kind, f"robustness: {checkpoint.label}", sentence
 
 
 def _summarised(environ: Mapping[str, str], text_for: Callable[[int], str]) -> list[str]:

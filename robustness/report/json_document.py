@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,11 +41,7 @@ def sealed(report: Report) -> Report:
 
 
 def read_report(file: Path) -> Report:
-    """Read a JSON report.
-
-    Raises:
-        ReportError: one sentence on why it cannot be read.
-    """
+    """Read a JSON report, or raise a ReportError that says in one sentence why that cannot be."""
     text = read_document(
         file, kind="report", name="what --robustness-json has written", error=ReportError
     )
@@ -55,10 +51,7 @@ def read_report(file: Path) -> Report:
 def parsed(text: bytes, source: str, *, error: type[RobustnessError]) -> dict[str, Any]:
     """Return the JSON of a report of this schema; the rest of it may still be wrong.
 
-    Args:
-        text: of the report.
-        source: what it was read from, for messages.
-        error: raised with one sentence.
+    ``source`` is what it was read from, for messages; ``error`` is raised with one sentence.
     """
     try:
         document = json.loads(text, parse_constant=_refused, parse_float=_finite)
@@ -105,11 +98,7 @@ def _indented(value: Any, line: str) -> str:
     if isinstance(value, Mapping) and value:
         items = (f"{json.dumps(str(key))}: {_indented(v, deeper)}" for key, v in value.items())
         return f"{{{deeper}{f',{deeper}'.join(items)}{line}}}"
-    if isinstance(value, list | tuple) and value and not _is_row(value):
+    rows = isinstance(value, list | tuple) and value
+    if rows and not any(isinstance(item, int | float) for item in value):
         return f"[{deeper}{f',{deeper}'.join(_indented(v, deeper) for v in value)}{line}]"
     return json.dumps(value, allow_nan=False)
-
-
-def _is_row(items: Sequence[Any]) -> bool:
-    """Tell whether these are numbers; infinities among them are text."""
-    return any(isinstance(item, int | float) for item in items)

@@ -17,7 +17,9 @@ def render(report: Report) -> str:
     suite = ET.SubElement(root, "testsuite", name="robustness")
     counts = dict.fromkeys(_COUNTED.values(), 0)
     for check in report.checks:
-        kind = _kind(check)
+        kind = None if check.outcome == "pass" else "skipped"
+        if not check.is_accepted:
+            kind = "error" if check.outcome == "error" else "failure"
         _add(suite, check, kind)
         if kind is not None:
             counts[_COUNTED[kind]] += 1
@@ -56,12 +58,6 @@ def _add(suite: ET.Element, check: CheckResult, kind: str | None) -> None:
     if kind is not None:
         message = f"{check.outcome}: {check.statement}; {check.reason}"
         ET.SubElement(case, kind, message=_text(message))
-
-
-def _kind(check: CheckResult) -> str | None:
-    if not check.is_accepted:
-        return "error" if check.outcome == "error" else "failure"
-    return None if check.outcome == "pass" else "skipped"
 
 
 def _text(text: str) -> str:

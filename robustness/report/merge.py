@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,7 @@ Decided = Mapping[str, Mapping[str, CheckResult]]
 
 
 def read_shard(file: Path) -> Report:
-    """Read the JSON report of a run with ``--robustness-shard``.
-
-    Raises:
-        ShardError: one sentence on why it cannot be read.
-    """
+    """Read the JSON report of a run with ``--robustness-shard``, or raise a ShardError."""
     text = read_document(
         file, kind="report", name="the JSON reports of the shards", error=ShardError
     )
@@ -35,21 +32,15 @@ def read_shard(file: Path) -> Report:
 
 
 def parse_shard(text: bytes, source: str) -> Report:
-    """Read it from its text, which ``source`` names in messages.
-
-    Raises:
-        ShardError: one sentence on why it cannot be read.
-    """
+    """Read it from its text, which ``source`` names in messages, or raise a ShardError."""
     report = parsed(text, source, error=ShardError)
     for name, kind in (("shard", dict), (SEAL, str)):
         if not isinstance(report.get(name), kind):
             raise ShardError(f"{source} is not the report of a shard: {name} is missing")
-    checksum = report.pop(SEAL)
-    try:
-        intact = checksum == digest(report)
-    except RecursionError:
-        intact = False
-    if not intact:
+    checksum, actual = report.pop(SEAL), ""
+    with suppress(RecursionError):
+        actual = digest(report)
+    if checksum != actual:
         raise ShardError(f"{source} was changed after it was written: its checksum does not match")
     return validated(_cleaned(report), source, error=ShardError)
 
@@ -74,7 +65,11 @@ def merge(
         *problems,
         *_missing(whole, shards, decided),
         *_problems(shards),
-        *_not_accounted(decided),
+        *(
+            f"{check.test_name} is not applicable, but {presence_test()} gave no verdict"
+            for group in decided.values()
+            for check in unaccounted(tuple(group.values()))
+        ),
         *_unexpected_passes(whole, decided),
     )
     passed = not all_problems and bool(checks) and all(check.is_accepted for check in checks)
@@ -118,7 +113,6 @@ def _part(report: Report) -> Shard:
 
 
 def _decided(shards: Sequence[Report]) -> Decided:
-    """Return the checks; one that two shards decided is refused."""
     decided: dict[str, dict[str, CheckResult]] = {}
     names: set[str] = set()
     for shard in shards:
@@ -137,11 +131,11 @@ def _missing(whole: Shard, shards: Sequence[Report], decided: Decided) -> list[s
     there = {_part(shard).index for shard in shards}
     gone = [n for n in range(1, whole.count + 1) if n not in there]
     names = {name for group in decided.values() for name in group}
+    undecided = [name for group in whole.all.values() for name in group if name not in names]
     return [
         *(f"shard {n}/{whole.count} is missing" for n in gone),
-        *(f"{name} has no verdict" for group in whole.all.values() for name in group
-          if name not in names),
-    ]  # fmt: skip
+        *(f"{name} has no verdict" for name in undecided),
+    ]
 
 
 def _problems(shards: Sequence[Report]) -> list[str]:
@@ -152,14 +146,6 @@ def _problems(shards: Sequence[Report]) -> list[str]:
         if shard.exit_status and not told:
             problems.append(f"shard {shard.shard} ended with exit status {shard.exit_status}")
     return problems
-
-
-def _not_accounted(decided: Decided) -> list[str]:
-    return [
-        f"{check.test_name} is not applicable, but {presence_test()} gave no verdict"
-        for group in decided.values()
-        for check in unaccounted(tuple(group.values()))
-    ]
 
 
 def _unexpected_passes(whole: Shard, decided: Decided) -> list[str]:
@@ -193,13 +179,10 @@ def _checkpoints(
 def _cleaned(value: Any) -> Any:
     """Return text without what a terminal would obey."""
     if isinstance(value, str):
-        return _printable(value)
+        unseen = "\N{REPLACEMENT CHARACTER}"
+        return "".join(c if c.isprintable() or c == "\n" else unseen for c in value)
     if isinstance(value, list):
         return [_cleaned(item) for item in value]
     if isinstance(value, dict):
-        return {_printable(key): _cleaned(item) for key, item in value.items()}
+        return {_cleaned(key): _cleaned(item) for key, item in value.items()}
     return value
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

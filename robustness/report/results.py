@@ -102,12 +102,8 @@ class CheckResult(Verdict):
 
     def plays(self, role: Role, source: Source = "text") -> bool:
         """Tell whether it has this part in what is told of a checkpoint."""
-        specification = self.specification
-        return (
-            specification is not None
-            and specification.role == role
-            and specification.source == source
-        )
+        known = self.specification
+        return known is not None and (known.role, known.source) == (role, source)
 
     def is_of_one_dimension(self, source: Source) -> bool:
         """Tell whether it is of a kind that asks about one dimension after the other."""
@@ -197,16 +193,15 @@ class CheckpointResult(Figures):
 
     def of(self, role: Role, source: Source = "text") -> tuple[CheckResult, ...]:
         """Return the checks with this part that measured something."""
-        return tuple(
-            check
-            for check in self.checks
-            if check.plays(role, source) and check.measured is not None
-        )
+        playing = (check for check in self.checks if check.plays(role, source))
+        return tuple(check for check in playing if check.measured is not None)
 
     def with_checks(self, checks: Iterable[CheckResult]) -> "CheckpointResult":
         """Return the same with these checks and what the widest say of the intact model."""
         decided = tuple(checks)
-        changes: dict[str, Any] = {"checks": decided, "intact": _intact(decided)}
+        figures = [check.details.intact for check in decided if check.details.intact is not None]
+        widest = max(figures, key=lambda intact: intact.text_blocks, default=None)
+        changes: dict[str, Any] = {"checks": decided, "intact": widest}
         if self.task is not None:
             changes["task"] = _scored(self.task, decided)
         return self.model_copy(update=changes)
@@ -300,11 +295,6 @@ def unaccounted(checks: Sequence[CheckResult]) -> list[CheckResult]:
     if any(check.plays("presence", "files") for check in checks):
         return []
     return [check for check in checks if check.outcome == "not applicable"]
-
-
-def _intact(checks: Sequence[CheckResult]) -> IntactFigures | None:
-    figures = [check.details.intact for check in checks if check.details.intact is not None]
-    return max(figures, key=lambda intact: intact.text_blocks, default=None)
 
 
 def _scored(task: TaskResult, checks: Sequence[CheckResult]) -> TaskResult:

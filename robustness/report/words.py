@@ -5,7 +5,6 @@ import textwrap
 from collections.abc import Sequence
 
 from robustness.runtime.plain import plain
-from robustness.statistics.figures import Int8Figures, LayerFigure
 
 WIDTH = 100
 """Of lines of text."""
@@ -113,21 +112,3 @@ def furthest(z: Sequence[float]) -> str:
 def chance(expected: float | None) -> str:
     """Return how many dimensions a rule would flag by chance."""
     return "not defined" if expected is None else f"{expected:.2g}"
-
-
-def layers_in_short(layers: Sequence[LayerFigure]) -> str:
-    """Return ``layer profile: largest x1.21 in layer 11, x1.13 in layer 10 …``."""
-    order = sorted(layers, key=lambda layer: (-layer.ratio, layer.layer))
-    shown = [f"x{layer.ratio:.4g} in layer {layer.layer}" for layer in order]
-    least = f"; smallest {shown[-1]}" if len(shown) > 3 else ""
-    return f"layer profile: largest {', '.join(shown[:3])}{least}"
-
-
-def int8_in_short(int8: Int8Figures) -> str:
-    """Say what the outlier dimensions have to do with a loss by int8, in one phrase."""
-    text = (
-        f"int8: x{int8.ratio:.4g}; with {named(int8.spared_dims)} left in float: "
-        f"x{int8.ratio_without_outliers:.4g}"
-    )
-    part = int8.share_of_outliers
-    return text if part is None else f"{text}, {part:.0%} of the loss gone"

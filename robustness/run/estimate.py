@@ -1,11 +1,10 @@
 """What a planned run will cost, before anything is loaded: an order of magnitude, said as one."""
 
-import time
+import timeit
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from robustness.checks.check import Cost, Source
 from robustness.checks.control import RandomAblationIsHarmless
@@ -29,23 +28,13 @@ BESIDE_WEIGHTS_BYTES = 1.0e9
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """The cost of vetting one checkpoint, if nothing of it is in the store.
+    """The cost of vetting one checkpoint, if nothing of it is in the store."""
 
-    Attributes:
-        least_blocks: text blocks through the model if every verdict comes at the first look.
-        most_blocks: if none comes before its end.
-        flops_per_block: floating-point operations of one of them, 2 per parameter and token.
-        memory_bytes: of one process.
-        least_examples: of the task, likewise.
-        most_examples: likewise.
-        flops_per_example: likewise.
-    """
-
-    least_blocks: int
-    most_blocks: int
-    flops_per_block: float
-    memory_bytes: float
-    least_examples: int = 0
+    least_blocks: int  # text blocks through the model if every verdict comes at the first look
+    most_blocks: int  # if none comes before its end
+    flops_per_block: float  # floating-point operations of one of them, 2 per parameter and token
+    memory_bytes: float  # of one process
+    least_examples: int = 0  # the same three of the task
     most_examples: int = 0
     flops_per_example: float = 0.0
 
@@ -74,7 +63,8 @@ def estimate(planned: PlannedCheckpoint) -> Estimate:
     if planned.task is not None:
         task = planned.task
         least, most = _examples(planned, task)
-        tokens = _tokens_per_example(task, planned.settings.task.max_length)
+        by_words = task.words * _TOKENS_PER_WORD + _SPECIAL_TOKENS
+        tokens = min(planned.settings.task.max_length, by_words)
         result = replace(
             result,
             least_examples=least,
@@ -98,7 +88,8 @@ def _text_blocks(planned: PlannedCheckpoint) -> tuple[int, int]:
     costs = costs_of(planned, "files", "text", "baseline")
     ablations = {(), *(dims for cost in costs for dims in cost.ablations)}  # (): the intact model
     draws = max((cost.draws for cost in costs), default=0)
-    per_draw = _blocks_per_draw(planned)
+    share = 1.0 if planned.checkpoint["scoring"] == "causal" else MASKED_SHARE
+    per_draw = -(-TOKENS_PER_DRAW // max(1, round(share * planned.block_size)))
     first = n if settings.exhaustive else min(n, FIRST_LOOK_BLOCKS)
     control = draws * per_draw
     if draws and settings.exhaustive:
@@ -140,31 +131,14 @@ def _examples(planned: PlannedCheckpoint, task: PlannedTask) -> tuple[int, int]:
     return least, len(ablated) * n + max(control, most)
 
 
-def _tokens_per_example(task: PlannedTask, max_length: int) -> float:
-    """About how many tokens an example has, by its words."""
-    return min(max_length, task.words * _TOKENS_PER_WORD + _SPECIAL_TOKENS)
-
-
-def _blocks_per_draw(planned: PlannedCheckpoint) -> int:
-    """Text blocks until a random draw has scored enough tokens."""
-    share = 1.0 if planned.checkpoint["scoring"] == "causal" else MASKED_SHARE
-    return -(-TOKENS_PER_DRAW // max(1, round(share * planned.block_size)))
-
-
 def processor_speed() -> float:
-    """Floating-point operations per second that this processor reaches in matrix products."""
+    """Return floating-point operations per second that matrix products reach here."""
     generator = np.random.default_rng(0)
     a = generator.random((512, 768), dtype=np.float32)
     b = generator.random((768, 3072), dtype=np.float32)
     a @ b  # the first call starts threads
-    best = min(_timed(a, b) for _ in range(5))
+    best = min(timeit.repeat(lambda: a @ b, number=1, repeat=5))
     return 2 * 512 * 768 * 3072 / best
-
-
-def _timed(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    started = time.perf_counter()
-    a @ b
-    return time.perf_counter() - started
 
 
 def describe(plan: RunPlan, flops_per_s: float) -> Mapping[str, list[str]]:
@@ -213,7 +187,6 @@ def _cost(planned: PlannedCheckpoint, flops_per_s: float) -> list[str]:
 
 
 def _duration(seconds: float) -> str:
-    for size, unit in ((3600.0, "h"), (60.0, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
+    units = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
+    size, unit = next((pair for pair in units if seconds >= pair[0]), units[-1])
+    return f"{seconds / size:.1f} {unit}"

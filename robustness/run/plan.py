@@ -24,39 +24,32 @@ from robustness.store.context import Context
 from robustness.store.store import digest
 from robustness.vetting import Vetting
 
+_PARTS: Mapping[str, Any] = {
+    "model_profile": ModelProfile,
+    "baseline": CheckpointBaseline,
+    "task": PlannedTask,
+}
+"""What of a checkpoint's plan writes and reads itself."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCheckpoint:
-    """One checkpoint of a run.
+    """One checkpoint of a run."""
 
-    Attributes:
-        label: its short name in test ids, unique in the run.
-        checkpoint: resolved, in plain JSON types.
-        settings: the policy's settings for it.
-        model_profile: anatomy and outlier dimensions.
-        corpus: description of the text.
-        block_size: tokens of a text block at most, specials included.
-        text_blocks: text blocks in the corpus.
-        notes: what the user should know about the checkpoint or the corpus.
-        checks: in the order of the suite.
-        dtype: the precision that may be used besides float32.
-        baseline: the profile that it is compared with.
-        generator: the masked language model that replaces a discriminator's tokens, resolved.
-        task: what it is asked beside, or instead of, being a language model.
-    """
-
-    label: str
-    checkpoint: Mapping[str, Any]
-    settings: Settings
-    model_profile: ModelProfile
-    corpus: str
-    block_size: int
-    text_blocks: int
-    notes: tuple[str, ...]
-    checks: tuple[PlannedCheck, ...]
-    dtype: Dtype = "float32"
-    baseline: CheckpointBaseline | None = None
+    label: str  # its short name in test ids, unique in the run
+    checkpoint: Mapping[str, Any]  # resolved, in plain JSON types
+    settings: Settings  # the policy's settings for it
+    model_profile: ModelProfile  # anatomy and outlier dimensions
+    corpus: str  # description of the text
+    block_size: int  # tokens of a text block at most, specials included
+    text_blocks: int  # text blocks in the corpus
+    notes: tuple[str, ...]  # what the user should know about the checkpoint or the corpus
+    checks: tuple[PlannedCheck, ...]  # in the order of the suite
+    dtype: Dtype = "float32"  # the precision that may be used besides float32
+    baseline: CheckpointBaseline | None = None  # the profile that it is compared with
+    # the masked language model that replaces a discriminator's tokens, resolved
     generator: Mapping[str, Any] | None = None
+    # what it is asked beside, or instead of, being a language model
     task: PlannedTask | None = None
 
     @property
@@ -71,24 +64,18 @@ class PlannedCheckpoint:
     def vetting(
         self, context: Context, *, confidence: float = 0.99, device: str | None = None
     ) -> Vetting:
-        """The checkpoint as it was planned; nothing is resolved, read or detected again.
+        """Return the checkpoint as it was planned; nothing is resolved, read or detected again.
 
-        Args:
-            context: store, threads, freshness and progress.
-            confidence: of verdicts that do not name their own.
-            device: where it runs, if not where the policy says.
+        ``device`` is where it runs, if not where the policy says.
         """
-        settings = self.settings
-        if device is not None:
-            settings = settings.model_copy(update={"device": device})
-        generator = None if self.generator is None else Checkpoint.from_dict(self.generator)
+        changes = {} if device is None else {"device": device}
         return Vetting(
             checkpoint=self.load(),
-            settings=settings,
+            settings=self.settings.model_copy(update=changes),
             context=context,
             confidence=confidence,
             model_profile=self.model_profile,
-            generator=generator,
+            generator=None if self.generator is None else Checkpoint.from_dict(self.generator),
             baseline=self.baseline,
             task=self.task,
         )
@@ -96,26 +83,17 @@ class PlannedCheckpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """Everything that is known before the first test.
+    """Everything that is known before the first test."""
 
-    Attributes:
-        checkpoints: in the order they were named.
-        confidence: with which all verdicts of the run together are right.
-        comparisons: statistical comparisons in the full plan (m).
-        store_root: folder of the store.
-        policy_source: file that the policy came from; ``None`` for defaults.
-        baseline_source: file of the profile that the checkpoints are compared with.
-        newer_than: seconds since the epoch; what the store has from before is not used.
-        shard: which part of a plan this is, and what the whole is; ``None`` for a whole.
-    """
-
-    checkpoints: tuple[PlannedCheckpoint, ...]
-    confidence: float
-    comparisons: int
-    store_root: Path
-    policy_source: str | None
-    baseline_source: str | None = None
+    checkpoints: tuple[PlannedCheckpoint, ...]  # in the order they were named
+    confidence: float  # with which all verdicts of the run together are right
+    comparisons: int  # statistical comparisons in the full plan (m)
+    store_root: Path  # folder of the store
+    policy_source: str | None  # file that the policy came from; ``None`` for defaults
+    baseline_source: str | None = None  # file of the profile that the checkpoints are compared with
+    # seconds since the epoch; what the store has from before is not used
     newer_than: float | None = None
+    # which part of a plan this is, and what the whole is; ``None`` for a whole
     shard: Mapping[str, Any] | None = None
 
     @property
@@ -134,87 +112,50 @@ class RunPlan:
 
     def expecting(self, today: date) -> "RunPlan":
         """The plan with the failures that its checkpoints' policy expects."""
-        checkpoints = tuple(
-            replace(
-                planned,
-                checks=with_expectations(planned.checks, planned.settings.limits, today=today),
-            )
-            for planned in self.checkpoints
-        )
-        return replace(self, checkpoints=checkpoints)
+        checkpoints = []
+        for planned in self.checkpoints:
+            checks = with_expectations(planned.checks, planned.settings.limits, today=today)
+            checkpoints.append(replace(planned, checks=checks))
+        return replace(self, checkpoints=tuple(checkpoints))
 
     def to_json(self) -> str:
-        """One text that holds the plan, with its checksum."""
-        return _sealed(
+        """Return one text that holds the plan, with its checksum."""
+        checkpoints = [
             {
-                "checkpoints": [
-                    {
-                        "label": planned.label,
-                        "checkpoint": dict(planned.checkpoint),
-                        "settings": planned.settings.model_dump(),
-                        "model_profile": planned.model_profile.to_dict(),
-                        "corpus": planned.corpus,
-                        "block_size": planned.block_size,
-                        "text_blocks": planned.text_blocks,
-                        "notes": list(planned.notes),
-                        "checks": [check.to_dict() for check in planned.checks],
-                        "dtype": planned.dtype,
-                        "baseline": planned.baseline and planned.baseline.to_dict(),
-                        "generator": None if planned.generator is None else dict(planned.generator),
-                        "task": planned.task and planned.task.to_dict(),
-                    }
-                    for planned in self.checkpoints
-                ],
-                "confidence": self.confidence,
-                "comparisons": self.comparisons,
-                "store_root": str(self.store_root),
-                "policy_source": self.policy_source,
-                "baseline_source": self.baseline_source,
-                "newer_than": self.newer_than,
-                "shard": self.shard,
+                **vars(planned),
+                "settings": planned.settings.model_dump(),
+                "checks": [check.to_dict() for check in planned.checks],
+                **{
+                    name: None if (part := getattr(planned, name)) is None else part.to_dict()
+                    for name in _PARTS
+                },
             }
-        )
+            for planned in self.checkpoints
+        ]
+        plan = {**vars(self), "store_root": str(self.store_root), "checkpoints": checkpoints}
+        return json.dumps({"robustness": __version__, "plan": plan, "sha256": digest(plan)})
 
     @classmethod
     def from_json(cls, text: str) -> "RunPlan":
-        """The inverse of :meth:`to_json`.
-
-        Raises:
-            PlanError: if it is not exactly what that has written, with this version.
-        """
-        data = _unsealed(text)
-        return cls(
-            checkpoints=tuple(
-                PlannedCheckpoint(
-                    label=planned["label"],
-                    checkpoint=planned["checkpoint"],
-                    settings=Settings.model_validate(planned["settings"]),
-                    model_profile=ModelProfile.from_dict(planned["model_profile"]),
-                    corpus=planned["corpus"],
-                    block_size=planned["block_size"],
-                    text_blocks=planned["text_blocks"],
-                    notes=tuple(planned["notes"]),
-                    checks=tuple(map(PlannedCheck.from_dict, planned["checks"])),
-                    dtype=planned["dtype"],
-                    baseline=planned["baseline"]
-                    and CheckpointBaseline.from_dict(planned["baseline"]),
-                    generator=planned["generator"],
-                    task=planned["task"] and PlannedTask.from_dict(planned["task"]),
-                )
-                for planned in data["checkpoints"]
-            ),
-            confidence=data["confidence"],
-            comparisons=data["comparisons"],
-            store_root=Path(data["store_root"]),
-            policy_source=data["policy_source"],
-            baseline_source=data["baseline_source"],
-            newer_than=data["newer_than"],
-            shard=data["shard"],
+        """Return the plan that :meth:`to_json` has written, or raise a PlanError."""
+        plan = _unsealed(text)
+        checkpoints = tuple(
+            PlannedCheckpoint(
+                **{
+                    **planned,
+                    "settings": Settings.model_validate(planned["settings"]),
+                    "notes": tuple(planned["notes"]),
+                    "checks": tuple(map(PlannedCheck.from_dict, planned["checks"])),
+                    **{
+                        name: None if planned[name] is None else kind.from_dict(planned[name])
+                        for name, kind in _PARTS.items()
+                    },
+                }
+            )
+            for planned in plan["checkpoints"]
         )
-
-
-def _sealed(plan: Mapping[str, Any]) -> str:
-    return json.dumps({"robustness": __version__, "plan": plan, "sha256": digest(plan)})
+        root = Path(plan["store_root"])
+        return cls(**{**plan, "store_root": root, "checkpoints": checkpoints})
 
 
 def _unsealed(text: str) -> Mapping[str, Any]:

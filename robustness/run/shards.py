@@ -27,11 +27,7 @@ class Part:
 
     @classmethod
     def parse(cls, text: str) -> "Part":
-        """Read ``i/n``.
-
-        Raises:
-            PolicyError: if it is something else.
-        """
+        """Read ``i/n``, or raise a PolicyError."""
         match = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text, re.ASCII)
         index, count = map(int, match.groups()) if match else (0, 0)
         if not 1 <= index <= count <= MOST_SHARDS:
@@ -48,43 +44,35 @@ def take(plan: RunPlan, part: Part) -> RunPlan:
     Raises:
         PolicyError: if nothing is left for it.
     """
-    whole = [(p.label, c.test_name(p.label)) for p in plan.checkpoints for c in p.checks]
+    names = {
+        planned.label: [check.test_name(planned.label) for check in planned.checks]
+        for planned in plan.checkpoints
+    }
+    whole = [name for group in names.values() for name in group]
     if len(plan.checkpoints) >= part.count:
-        mine = set(whole) & {
-            (planned.label, check.test_name(planned.label))
-            for planned in plan.checkpoints[part.index - 1 :: part.count]
-            for check in planned.checks
-        }
+        labels = list(names)[part.index - 1 :: part.count]
+        mine = [name for label in labels for name in names[label]]
     else:
         n = len(whole)
-        mine = {key for j, key in enumerate(whole) if j * part.count // n == part.index - 1}
+        mine = [name for j, name in enumerate(whole) if j * part.count // n == part.index - 1]
     if not mine or part.count > max(len(whole), len(plan.checkpoints)):
         raise PolicyError(
             f"shard {part} has nothing to do: the run has {len(whole)} checks, so use at most "
             f"{len(whole)} shards"
         )
-    checkpoints = tuple(
-        replace(planned, checks=kept)
-        for planned in plan.checkpoints
-        if (
-            kept := tuple(
-                check
-                for check in planned.checks
-                if (planned.label, check.test_name(planned.label)) in mine
-            )
-        )
-    )
+    checkpoints = []
+    for planned in plan.checkpoints:
+        named = zip(planned.checks, names[planned.label], strict=True)
+        if checks := tuple(check for check, name in named if name in mine):
+            checkpoints.append(replace(planned, checks=checks))
     facts = {
         "index": part.index,
         "count": part.count,
         "plan": digest(_identity(plan)),
-        "expected": [name for label, name in whole if (label, name) in mine],
-        "all": {
-            planned.label: [check.test_name(planned.label) for check in planned.checks]
-            for planned in plan.checkpoints
-        },
+        "expected": mine,
+        "all": names,
     }
-    return replace(plan, checkpoints=checkpoints, shard=facts)
+    return replace(plan, checkpoints=tuple(checkpoints), shard=facts)
 
 
 def _identity(plan: RunPlan) -> Mapping[str, Any]:

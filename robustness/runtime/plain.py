@@ -18,11 +18,17 @@ def plain(text: str, *, limit: int | None = _MAX_CHARACTERS) -> str:
     """
     if limit is not None and len(text) > limit:
         text = f"{text[: limit // 2]} … {text[-(limit // 2) :]}"
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() else _escape(c) for c in text)
+    text = visible(text)
     text = text.replace("##[", r"##\[")
     start = len(text) - len(text.lstrip())
     return f"{text[:start]}\\{text[start:]}" if text.startswith("::", start) else text
+
+
+def visible(text: str) -> str:
+    """The text with escapes for what is invisible, or turns its direction."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
 
 
 _IN_ASCII = {

@@ -1,15 +1,14 @@
 """When outlier dimensions emerged: the checkpoints of one run, in the order of its steps."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robustness.errors import CheckpointError
 from robustness.outliers.scanning import Scan
-from robustness.trace.run_order import step_of
-from robustness.trace.tracks import Track, track
 
 if TYPE_CHECKING:
     from robustness.trace.step_measure import Measured
@@ -20,57 +19,56 @@ SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One checkpoint of a run.
+    """One checkpoint of a run."""
 
-    Attributes:
-        reference: as it is scanned.
-        step: the number in its name; ``None`` where it has none.
-        scan: what the rules on weights say of it.
-        measured: on text; ``None`` where it was not.
-        unmeasurable: why it could not be, although it should.
-    """
-
-    reference: str
-    step: int | None
-    scan: Scan
-    measured: "Measured | None" = None
-    unmeasurable: str = ""
+    reference: str  # as it is scanned
+    step: int | None  # the number in its name; ``None`` where it has none
+    scan: Scan  # what the rules on weights say of it
+    measured: "Measured | None" = None  # on text; ``None`` where it was not
+    unmeasurable: str = ""  # why it could not be, although it should
 
     def dims(self, rule: str) -> tuple[int, ...]:
         """The outlier dimensions by a rule, ascending."""
-        return next(one.dims for one in self.scan.findings if one.rule == rule)
+        return next(finding.dims for finding in self.scan.findings if finding.rule == rule)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
-    """One dimension over a run.
+class Track:
+    """The scale or the bias of a dimension over the steps."""
 
-    Attributes:
-        dim: its index, the same in every step.
-        flagged: for each step, whether the rule finds it.
-        emerged: index of the first step from which on it is found in every one; ``None`` where it
-            is not found in the last.
-        z_scale: for each step, the scale's z furthest from 0 in any layer.
-        z_bias: likewise of the bias; ``None`` where the sites have none.
-        scale: the scale in one layer over the steps.
-        bias: likewise; ``None`` where the sites have none.
-    """
+    layer: int  # the one that is followed, where the dimension stood furthest out in the end
+    value: tuple[float, ...]  # there, for each step
+    # its distance from the layer's mean in unbiased standard deviations, for each step
+    z: tuple[float, ...]
+    layer_mean: tuple[float, ...]  # over all dimensions of that layer
+    layer_std: tuple[float, ...]  # over the same, unbiased
+    z_lowest: tuple[float, ...]  # over all layers
+    z_highest: tuple[float, ...]
 
-    dim: int
-    flagged: tuple[bool, ...]
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """One dimension over a run."""
+
+    dim: int  # its index, the same in every step
+    flagged: tuple[bool, ...]  # for each step, whether the rule finds it
+    # index of the first step from which on it is found in every one; ``None`` where it is not found
+    # in the last
     emerged: int | None
-    z_scale: tuple[float, ...]
-    z_bias: tuple[float, ...] | None
-    scale: Track
-    bias: Track | None
+    z_scale: tuple[float, ...]  # for each step, the scale's z furthest from 0 in any layer
+    z_bias: tuple[float, ...] | None  # the bias'; ``None`` where the sites have none
+    scale: Track  # the scale in one layer over the steps
+    bias: Track | None  # the bias; ``None`` where the sites have none
+
+    def track(self, of: str) -> Track:
+        """Return the track of its ``scale``, or of the ``bias`` that it has."""
+        track = self.scale if of == "scale" else self.bias
+        assert track is not None
+        return track
 
 
 def require_one_run(steps: Sequence[Step]) -> None:
-    """Refuse checkpoints that cannot be of one run: their dimensions are not the same ones.
-
-    Raises:
-        CheckpointError: naming what differs.
-    """
+    """Refuse checkpoints that cannot be of one run: their dimensions are not the same ones."""
     first = steps[0].scan
     for other in (step.scan for step in steps[1:]):
         for what, here, there in (
@@ -86,32 +84,27 @@ def require_one_run(steps: Sequence[Step]) -> None:
                 )
 
 
-def courses(steps: Sequence[Step], rule: str, *, also: Sequence[int] = ()) -> tuple[Course, ...]:
-    """Every dimension that a rule finds in some step, the earliest to emerge first.
+def histories(steps: Sequence[Step], rule: str, *, also: Sequence[int] = ()) -> tuple[History, ...]:
+    """Return every dimension that a rule finds in some step, the earliest to emerge first.
 
-    Args:
-        steps: in order.
-        rule: as named in a scan's findings.
-        also: dimensions that are followed whether or not it finds them.
+    ``also`` are dimensions that are followed whether or not it finds them.
     """
     require_one_run(steps)
-    dims_by_step = [set(step.dims(rule)) for step in steps]
-    dims = sorted(set(also).union(*dims_by_step))
-    all_courses = [_course(dim, steps, [dim in one for one in dims_by_step]) for dim in dims]
-    last = len(steps)
-    return tuple(
-        sorted(all_courses, key=lambda one: (last if one.emerged is None else one.emerged, one.dim))
-    )
+    flagged = [set(step.dims(rule)) for step in steps]
+    dims = sorted(set(also).union(*flagged))
+    found = [_history(dim, steps, [dim in of_step for of_step in flagged]) for dim in dims]
+    never = len(steps)
+    return tuple(sorted(found, key=lambda h: (never if h.emerged is None else h.emerged, h.dim)))
 
 
-def followed(all_courses: Sequence[Course]) -> tuple[int, ...]:
+def followed(found: Sequence[History]) -> tuple[int, ...]:
     """The dimensions to switch off, ascending: those that emerged, or else all that were found."""
-    emerged = [course.dim for course in all_courses if course.emerged is not None]
-    return tuple(sorted(emerged or [course.dim for course in all_courses]))
+    emerged = [history.dim for history in found if history.emerged is not None]
+    return tuple(sorted(emerged or [history.dim for history in found]))
 
 
 def to_dict(steps: Sequence[Step], rule: str, *, also: Sequence[int] = ()) -> dict[str, Any]:
-    """Plain JSON types; see :func:`courses`."""
+    """Plain JSON types; see :func:`histories`."""
     return {
         "schema": SCHEMA,
         "rule": rule,
@@ -122,27 +115,22 @@ def to_dict(steps: Sequence[Step], rule: str, *, also: Sequence[int] = ()) -> di
                 "revision": step.scan.revision,
                 "step": step.step,
                 "dims": list(step.dims(rule)),
-                "measured": step.measured and step.measured.to_dict(),
+                "measured": step.measured and step.measured.model_dump(mode="json"),
                 "unmeasurable": step.unmeasurable,
             }
             for step in steps
         ],
         "dimensions": [
             {
-                "dim": course.dim,
-                "flagged": list(course.flagged),
-                "emerged": None if course.emerged is None else steps[course.emerged].scan.label,
-                "z_scale": list(course.z_scale),
-                "z_bias": None if course.z_bias is None else list(course.z_bias),
-                "scale": course.scale.to_dict(),
-                "bias": course.bias and course.bias.to_dict(),
+                **asdict(history),
+                "emerged": None if history.emerged is None else steps[history.emerged].scan.label,
             }
-            for course in courses(steps, rule, also=also)
+            for history in histories(steps, rule, also=also)
         ],
     }
 
 
-def _course(dim: int, steps: Sequence[Step], flagged: list[bool]) -> Course:
+def _history(dim: int, steps: Sequence[Step], flagged: list[bool]) -> History:
     emerged = len(flagged)
     while emerged > 0 and flagged[emerged - 1]:
         emerged -= 1
@@ -151,31 +139,36 @@ def _course(dim: int, steps: Sequence[Step], flagged: list[bool]) -> Course:
     z_bias = [scan.z_bias for scan in scans if scan.z_bias is not None]
     biases = [scan.bias for scan in scans if scan.bias is not None]
     biased = len(z_bias) == len(biases) == len(scans)
-    return Course(
+    return History(
         dim=dim,
         flagged=tuple(flagged),
         emerged=emerged if emerged < len(flagged) else None,
-        z_scale=tuple(_furthest(scan.z_scale, dim) for scan in scans),
-        z_bias=tuple(_furthest(z, dim) for z in z_bias) if biased else None,
-        scale=track(dim, [s.scale for s in scans], [s.z_scale for s in scans], layer_of=last),
-        bias=track(dim, biases, z_bias, layer_of=last) if biased else None,
+        z_scale=tuple(_furthest(scan.z_scale[:, dim]) for scan in scans),
+        z_bias=tuple(_furthest(z[:, dim]) for z in z_bias) if biased else None,
+        scale=_track(dim, [s.scale for s in scans], [s.z_scale for s in scans], layer_of=last),
+        bias=_track(dim, biases, z_bias, layer_of=last) if biased else None,
     )
 
 
-def _furthest(z: "np.ndarray[Any, np.dtype[np.float64]]", dim: int) -> float:
-    column = z[:, dim]
-    return float(column[np.argmax(np.abs(column))])
+def _furthest(z: NDArray[np.float64]) -> float:
+    return float(z[np.argmax(np.abs(z))])
 
 
-def traced_steps(
-    references: Sequence[str], scan: Callable[[str, str], Scan], labels: Sequence[str]
-) -> Iterator[Step]:
-    """Scan one checkpoint after the other.
-
-    Args:
-        references: in order.
-        scan: called with a reference and its label.
-        labels: unique, in the same order.
-    """
-    for reference, label in zip(references, labels, strict=True):
-        yield Step(reference=reference, step=step_of(reference), scan=scan(reference, label))
+def _track(
+    dim: int,
+    values: Sequence[NDArray[np.float64]],
+    z: Sequence[NDArray[np.float64]],
+    *,
+    layer_of: int,
+) -> Track:
+    """Follow a dimension in the layer where it stands furthest out in the step ``layer_of``."""
+    layer = int(np.abs(z[layer_of][:, dim]).argmax())
+    return Track(
+        layer=layer,
+        value=tuple(float(each[layer, dim]) for each in values),
+        z=tuple(float(each[layer, dim]) for each in z),
+        layer_mean=tuple(float(each[layer].mean()) for each in values),
+        layer_std=tuple(float(each[layer].std(ddof=1)) for each in values),
+        z_lowest=tuple(float(each[:, dim].min()) for each in z),
+        z_highest=tuple(float(each[:, dim].max()) for each in z),
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +13,15 @@ from robustness.errors import (
     UnsupportedArchitecture,
     UnsupportedSite,
 )
-from robustness.run.estimate import Estimate
 from robustness.store.context import Context
 from robustness.trace.emergence import Step
-from robustness.trace.step_measure import Progress, measured, n_passes
+from robustness.trace.step_measure import measured
 from robustness.vetting import Vetting
 
 if TYPE_CHECKING:
     from robustness.corpus.corpus import Corpus
     from robustness.policy.policy import Policy
     from robustness.policy.settings import Settings
-    from robustness.trace.step_measure import Measured
 
 _OF_ONE_CHECKPOINT = (CheckpointError, MeasurementError, UnsupportedArchitecture, UnsupportedSite)
 """What is wrong with one of them alone: the others are measured all the same."""
@@ -30,34 +29,22 @@ _OF_ONE_CHECKPOINT = (CheckpointError, MeasurementError, UnsupportedArchitecture
 
 @dataclass(frozen=True, kw_only=True)
 class RunMeasurement:
-    """How the checkpoints of a run are measured: all of them alike.
+    """How the checkpoints of a run are measured: all of them alike."""
 
-    Attributes:
-        settings: of the policy, the same for every checkpoint.
-        corpus: the text.
-        dims: that are switched off.
-        never_drawn: dimensions that are none of the random ones.
-        text_blocks: of each checkpoint; ``None`` for the whole corpus.
-        confidence: of each interval.
-        store_root: folder of the store.
-    """
-
-    settings: "Settings"
-    corpus: "Corpus"
-    dims: tuple[int, ...]
-    never_drawn: tuple[int, ...]
-    text_blocks: int | None
-    confidence: float
-    store_root: Path
+    settings: "Settings"  # of the policy, the same for every checkpoint
+    corpus: "Corpus"  # the text
+    dims: tuple[int, ...]  # that are switched off
+    never_drawn: tuple[int, ...]  # dimensions that are none of the random ones
+    text_blocks: int | None  # of each checkpoint; ``None`` for the whole corpus
+    confidence: float  # of each interval
+    store_root: Path  # folder of the store
 
     @property
     def where(self) -> str:
         """Where and how dimensions are switched off, in words."""
         own = self.settings
-        layers = (
-            "all layers" if own.layers == "all" else f"layers {', '.join(map(str, own.layers))}"
-        )
-        return f"site {own.site}, mode {own.mode}, {layers}"
+        which = "all layers" if own.layers == "all" else f"layers {', '.join(map(str, own.layers))}"
+        return f"site {own.site}, mode {own.mode}, {which}"
 
     def to_dict(self) -> dict[str, Any]:
         """How it is measured, in plain JSON types."""
@@ -78,20 +65,11 @@ class RunMeasurement:
         }
 
     def steps(
-        self,
-        steps: Sequence[Step],
-        wanted: Sequence[int],
-        *,
-        progress: Callable[[int], Progress],
-        started: Callable[[Estimate], None] = lambda _: None,
+        self, steps: Sequence[Step], wanted: Sequence[int], progress: Callable[..., None]
     ) -> Iterator[Step]:
-        """All steps, the wanted ones measured.
+        """Return all steps, those at the wanted places measured.
 
-        Args:
-            steps: in order.
-            wanted: their places.
-            progress: called with a place; returns what is told how far its measurement has come.
-            started: told what it all costs at most, once that is known.
+        The progress is told the place, and what :data:`Progress` is told.
         """
         text: str | None = None  # identifies the text blocks of the first that is measured
         for place, step in enumerate(steps):
@@ -100,8 +78,6 @@ class RunMeasurement:
                 continue
             try:
                 vetting = self._vetting(step)
-                if text is None:
-                    started(self._estimate(vetting, len(wanted)))
                 fingerprint = vetting.measurement.scoring_plan.text_blocks_sha256
                 if text not in (None, fingerprint):
                     raise CheckpointError(
@@ -109,19 +85,17 @@ class RunMeasurement:
                         "before it, so its numbers cannot stand beside theirs"
                     )
                 text = fingerprint
-                yield replace(step, measured=self._measured(vetting, progress(place)))
+                on_text = measured(
+                    vetting,
+                    self.dims,
+                    never_drawn=self.never_drawn,
+                    text_blocks=self.text_blocks,
+                    alpha=1 - self.confidence,
+                    progress=partial(progress, place),
+                )
+                yield replace(step, measured=on_text)
             except _OF_ONE_CHECKPOINT as error:
                 yield replace(step, unmeasurable=str(error))
-
-    def _measured(self, vetting: Vetting, progress: Progress) -> "Measured":
-        return measured(
-            vetting,
-            self.dims,
-            never_drawn=self.never_drawn,
-            text_blocks=self.text_blocks,
-            alpha=1 - self.confidence,
-            progress=progress,
-        )
 
     def _vetting(self, step: Step) -> Vetting:
         from robustness.checkpoint.resolving import resolve
@@ -137,23 +111,9 @@ class RunMeasurement:
             corpus=self.corpus,
         )
 
-    def _estimate(self, vetting: Vetting, checkpoints: int) -> Estimate:
-        """At most: what the store holds already costs nothing."""
-        measurement = vetting.measurement
-        blocks = measurement.layout.n_blocks
-        blocks = min(blocks, self.text_blocks or blocks)
-        parameters = float(vetting.checkpoint.n_parameters)
-        total = checkpoints * n_passes(self.dims) * blocks
-        return Estimate(
-            least_blocks=0,
-            most_blocks=total,
-            flops_per_block=2 * parameters * measurement.block_size,
-            memory_bytes=4 * parameters,
-        )
-
 
 def common_settings(policy: "Policy", steps: Sequence[Step]) -> "Settings":
-    """The settings that all checkpoints of a run are measured with.
+    """Return the settings that all checkpoints of a run are measured with.
 
     Which rule a policy ablates by is of no matter here: the dimensions are given. The one that
     reads weights alone is taken.

@@ -6,8 +6,7 @@ has been measured of a checkpoint, by this or by a run of pytest, is not measure
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from robustness.scoring.sampling import random_candidates
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
 from robustness.statistics.decisions import decide_ratio
 from robustness.statistics.draw_decisions import decide_median
+from robustness.statistics.figures import Figures, Interval, Number
 from robustness.statistics.loop import Evidence, known
 
 if TYPE_CHECKING:
@@ -30,80 +30,43 @@ TEXT_BLOCKS = 64
 MOST_ALONE = 4
 """Dimensions that are switched off one by one, too; of more, only all together."""
 
-Interval = tuple[float, float]
 Progress = Callable[[int, int, float], None]
 """Told after every chunk: text blocks seen, text blocks wanted, perplexity so far."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Degradation:
-    """What switching some dimensions off multiplies perplexity by.
+class Degradation(Figures):
+    """What switching some dimensions off multiplies perplexity by."""
 
-    Attributes:
-        dims: which.
-        ratio: exp(ΣΔNLL / Σtokens); may be infinite.
-        interval: of the corpus' ratio; ``None`` where it is exact, or there is none yet.
-    """
-
-    dims: tuple[int, ...]
-    ratio: float
+    dims: tuple[int, ...]  # which
+    ratio: Number  # exp(ΣΔNLL / Σtokens); may be infinite
+    # of the corpus' ratio; ``None`` where it is exact, or there is none yet
     interval: Interval | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class RandomDegradation:
-    """What switching as many random dimensions off does.
+class RandomDegradation(Figures):
+    """What switching as many random dimensions off does."""
 
-    Attributes:
-        size: dimensions of a draw.
-        draws: finished ones.
-        median: of their degradations.
-        mean: exp(ΣΔNLL / Σtokens) over all of them.
-        interval: of the median; ``None`` where there are too few draws for one.
-    """
+    size: int  # dimensions of a draw
+    draws: int  # finished ones
+    median: Number  # of their degradations
+    mean: Number  # exp(ΣΔNLL / Σtokens) over all of them
+    interval: Interval | None  # of the median; ``None`` where there are too few draws for one
 
-    size: int
-    draws: int
-    median: float
-    mean: float
+
+class Measured(Figures):
+    """One checkpoint on text."""
+
+    quantity: str  # what the figure is: perplexity, or a discriminator's loss in nats per token
+    figure: Number  # of the intact model on the text blocks seen
+    # of the figure on the whole corpus; ``None`` where it is exact, or none yet
     interval: Interval | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """One checkpoint on text.
-
-    Attributes:
-        quantity: what the figure is: perplexity, or a discriminator's loss in nats per token.
-        figure: of the intact model on the text blocks seen.
-        interval: of the figure on the whole corpus; ``None`` where it is exact, or none yet.
-        text_blocks: seen.
-        tokens: scored in them.
-        exact: whether these are all text blocks of the corpus.
-        joint: without all followed dimensions; ``None`` where there are none.
-        alone: without each of them, where they are several and few.
-        random: without as many others; ``None`` where there are not that many.
-    """
-
-    quantity: str
-    figure: float
-    interval: Interval | None
-    text_blocks: int
-    tokens: int
-    exact: bool
-    joint: Degradation | None
-    alone: tuple[Degradation, ...]
+    text_blocks: int  # seen
+    tokens: int  # scored in them
+    exact: bool  # whether these are all text blocks of the corpus
+    joint: Degradation | None  # without all followed dimensions; ``None`` where there are none
+    alone: tuple[Degradation, ...]  # without each of them, where they are several and few
+    # without as many others; ``None`` where there are not that many
     random: RandomDegradation | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; infinity becomes ``"inf"``."""
-        fields: dict[str, Any] = _plain(asdict(self))
-        return fields
-
-
-def n_passes(dims: Collection[int]) -> int:
-    """Passes over the text: the intact model, the dimensions alone and together, random ones."""
-    return 1 + (len(_alone(dims)) + 2 if dims else 0)
 
 
 def measured(
@@ -130,9 +93,9 @@ def measured(
         UnsupportedSite: the policy's site is none of the model's.
     """
     sets = [dims, *_alone(dims)] if dims else []
-    ablations = [vetting.ablate(each).ablation for each in sets]
+    ablations = [vetting.ablate(ablated).ablation for ablated in sets]
     fixed = intervention_evidence(
-        vetting.measurement, [FixedAblation(ablation=each) for each in ablations]
+        vetting.measurement, [FixedAblation(ablation=ablation) for ablation in ablations]
     )
     random = _random(vetting, dims, ablations, never_drawn)
     n_blocks = vetting.measurement.layout.n_blocks
@@ -142,10 +105,7 @@ def measured(
         model = next(fixed)
         drawn = None if random is None else next(random)
         progress(model.seen, wanted, vetting.quantity.figure(model.mean_nll_nats))
-    degradations = [
-        _degradation(each, delta, model, alpha)
-        for each, delta in zip(sets, model.deltas, strict=True)
-    ]
+    degradations = tuple(_degradations(sets, model.deltas, model, alpha))
     return Measured(
         quantity=vetting.quantity.name,
         figure=vetting.quantity.figure(model.mean_nll_nats),
@@ -154,7 +114,7 @@ def measured(
         tokens=int(model["tokens"].sum()),
         exact=model.whole,
         joint=degradations[0] if dims else None,
-        alone=tuple(degradations[1:]),
+        alone=degradations[1:],
         random=None if drawn is None else _of_draws(drawn, len(dims), alpha),
     )
 
@@ -192,14 +152,18 @@ def _of_figure(evidence: Evidence, quantity: "Quantity", alpha: float) -> Interv
     return low, high
 
 
-def _degradation(
-    dims: Sequence[int], delta_nll: NDArray[np.float64], intact: Evidence, alpha: float
-) -> Degradation:
-    decision = decide_ratio(
-        delta_nll, intact["tokens"], threshold=1.0, alpha=alpha, exhausted=intact.whole
-    )
-    interval = known(decision.interval)
-    return Degradation(dims=tuple(dims), ratio=decision.measured, interval=interval)
+def _degradations(
+    sets: Sequence[tuple[int, ...]],
+    deltas: Sequence[NDArray[np.float64]],
+    intact: Evidence,
+    alpha: float,
+) -> Iterator[Degradation]:
+    for dims, delta in zip(sets, deltas, strict=True):
+        decision = decide_ratio(
+            delta, intact["tokens"], threshold=1.0, alpha=alpha, exhausted=intact.whole
+        )
+        interval = known(decision.interval)
+        yield Degradation(dims=dims, ratio=decision.measured, interval=interval)
 
 
 def _of_draws(evidence: Evidence, size: int, alpha: float) -> RandomDegradation | None:
@@ -214,11 +178,3 @@ def _of_draws(evidence: Evidence, size: int, alpha: float) -> RandomDegradation 
         mean=decision.mean,
         interval=known(decision.interval),
     )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, float) and math.isinf(value) else value

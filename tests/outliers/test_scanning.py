@@ -24,8 +24,7 @@ from robustness.cli.app import app
 from robustness.errors import CheckpointError, RobustnessError, RuleError
 from robustness.outliers.scanning import Scan, scan
 from robustness.policy.policy import load_policy
-from robustness.report.terminal.scan import lines_of
-from robustness.report.terminal.sketch import BARS, sketch
+from robustness.report.terminal.scan import BARS, lines_of, sketch
 from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.checkpoint_folders import edit_config, tiny_model

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from robustness.report.trace.dimension_figures import distances, values
+from robustness.report.trace.dimension_figures import distances, step_axis, step_name, values
 from robustness.report.trace.figures import degradation_lines, over_steps, tight
 from robustness.report.trace.page import heading, said, to_html
-from robustness.report.trace.step_axis import step_axis, step_name
 from robustness.report.trace.terminal import lines_of
-from robustness.trace.emergence import courses
+from robustness.trace.emergence import histories
 from tests.support.plugin.html_page import Page
 from tests.support.records.trace_steps import RULE, ablated, emerging, furthest_layer, measured
 
@@ -81,12 +80,12 @@ def test_without_measurements_or_outliers_or_with_one_checkpoint_it_says_so() ->
     assert "1 checkpoint of one run" in text
     gone = emerging()[:4]
     gone[-1] = replace(gone[-1], scan=replace(gone[0].scan, label="checkpoint-20000"))
-    assert heading(gone, courses(gone, RULE)) == "No outlier dimension stayed"
+    assert heading(gone, histories(gone, RULE)) == "No outlier dimension stayed"
     there = emerging()[2:4]
     text = Page(to_html(there, RULE)).text
     assert "Dimension 7 stands out from the first checkpoint on" in text
     assert "7 at the first 2 of 2" in text
-    both = courses(emerging()[3:], RULE)
+    both = histories(emerging()[3:], RULE)
     found = heading(emerging()[3:], both)
     assert (
         found == "Dimension 30 emerged and stayed; 1 more stands out from the first checkpoint on"
@@ -94,7 +93,7 @@ def test_without_measurements_or_outliers_or_with_one_checkpoint_it_says_so() ->
     assert not distances(both[0], emerging()[3:], _axis(emerging()[3:]), of="bias", k=3.0)[
         "layout"
     ]["shapes"][2:]
-    followed = courses(quiet, RULE, also=[3])
+    followed = histories(quiet, RULE, also=[3])
     assert said(followed[0], quiet) == "Never flagged; followed since it was asked for."
 
 
@@ -123,8 +122,8 @@ def test_names_from_outside_are_text() -> None:
 
 def test_what_is_flagged_and_measured_stands_at_its_step() -> None:
     steps = emerging()
-    found = courses(steps, RULE)
-    assert [course.dim for course in found] == [7, 30, 19]
+    found = histories(steps, RULE)
+    assert [history.dim for history in found] == [7, 30, 19]
     figure = over_steps(steps, found, _axis(steps))
     assert figure is not None
     flagged = _trace(figure, "flagged")
@@ -153,7 +152,7 @@ def test_an_infinite_degradation_is_drawn_at_the_edge() -> None:
     steps[:-1] = [replace(step, measured=None) for step in steps[:-1]]
     (line, random) = degradation_lines(steps)
     assert (line.name, random.name) == ("dimension 7", "a random one")
-    figure = over_steps(steps, courses(steps, RULE), _axis(steps))
+    figure = over_steps(steps, histories(steps, RULE), _axis(steps))
     assert figure is not None
     trace = _trace(figure, "dimension 7")
     edge = 10 ** figure["layout"]["yaxis3"]["range"][1]
@@ -168,7 +167,7 @@ def test_a_loss_is_no_perplexity() -> None:
         replace(step, measured=measured(loss, quantity="replaced-token loss", interval=None))
         for step, loss in zip(emerging(), (0.4, 0.3, 0.2, 0.2, 0.1, 0.1), strict=True)
     ]
-    figure = over_steps(steps, courses(steps, RULE), _axis(steps))
+    figure = over_steps(steps, histories(steps, RULE), _axis(steps))
     assert figure is not None
     assert _trace(figure, "replaced-token loss")["y"] == [0.4, 0.3, 0.2, 0.2, 0.1, 0.1]
     assert figure["layout"]["yaxis2"].get("type") != "log"
@@ -182,18 +181,18 @@ def test_a_loss_is_no_perplexity() -> None:
 def test_scale_and_bias_of_a_dimension_are_drawn_beside_the_others() -> None:
     steps = emerging()
     x = _axis(steps)
-    course = courses(steps, RULE)[0]
+    history = histories(steps, RULE)[0]
     for of in ("scale", "bias"):
         arrays = [getattr(step.scan, of) for step in steps]
         layer = furthest_layer(steps[-1], of, 7)
-        value = _trace(values(course, steps, x, of=of, k=2.0), "followed")
+        value = _trace(values(history, steps, x, of=of, k=2.0), "followed")
         assert value["y"] == [pytest.approx(array[layer, 7]) for array in arrays]
         assert value["marker"]["symbol"] == ["circle-open"] * 2 + ["circle"] * 4
-        low, high, _ = values(course, steps, x, of=of, k=2.0)["data"]
+        low, high, _ = values(history, steps, x, of=of, k=2.0)["data"]
         for array, below, above in zip(arrays, low["y"], high["y"], strict=True):
             mean, std = array[layer].mean(), array[layer].std(ddof=1)
             assert (below, above) == pytest.approx((mean - 2 * std, mean + 2 * std))
-        figure = distances(course, steps, x, of=of, k=2.0)
+        figure = distances(history, steps, x, of=of, k=2.0)
         z = [getattr(step.scan, f"z_{of}") for step in steps]
         assert _trace(figure, "followed")["y"] == [pytest.approx(each[layer, 7]) for each in z]
         assert figure["data"][0]["y"] == [pytest.approx(each[:, 7].min()) for each in z]

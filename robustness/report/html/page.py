@@ -9,19 +9,19 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from robustness.report.html import sentences
-from robustness.report.html.figures import by_layer, degradation, history
+from robustness.report.html.figures import by_layer, degradation, history, overview
 from robustness.report.html.heat_map import heat_map, parameters
-from robustness.report.html.overview import overview
 from robustness.report.html.parts import Figure, interval, needed
 from robustness.report.reporters import REPORTERS
 from robustness.report.results import CheckpointResult, CheckResult, Report
 from robustness.report.terminal.notes import factor_of_task
 from robustness.report.words import number, ranges
+from robustness.runtime.plain import visible
 
 SHOWN = 40
 """Rows of a table of dimensions at most; the JSON report has them all."""
@@ -30,29 +30,18 @@ ICONS = {"pass": "✓", "fail": "✗", "inconclusive": "?", "error": "!", "not a
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A checkpoint as it is shown.
+    """A checkpoint as it is shown."""
 
-    Attributes:
-        anchor: its id in the page.
-        result: all that is known of it.
-        figures: what is drawn of it, by ids in the page.
-        histories: ids of the figures of decisions, with their checks.
-        profile: the check with a profile of layers, if any.
-    """
-
-    anchor: str
-    result: CheckpointResult
-    figures: Mapping[str, Figure]
+    anchor: str  # its id in the page
+    result: CheckpointResult  # all that is known of it
+    figures: Mapping[str, Figure]  # what is drawn of it, by ids in the page
+    # ids of the figures of decisions, with their checks
     histories: tuple[tuple[str, CheckResult], ...]
-    profile: CheckResult | None
+    profile: CheckResult | None  # the check with a profile of layers, if any
 
 
 def render(report: Report) -> str:
-    """Return the HTML report.
-
-    Raises:
-        ReportError: if a package is missing.
-    """
+    """Return the HTML report, or raise a ReportError if a package is missing."""
     sections = [section(report, place) for place in range(len(report.checkpoints))]
     figures = {name: figure for each in sections for name, figure in each.figures.items()}
     side_by_side = overview(report)
@@ -97,10 +86,7 @@ def section(report: Report, place: int) -> Section:
 def rendered(template: str, figures: Mapping[str, Figure], **names: Any) -> str:
     """Return a page of a template with its figures, its style and the two scripts that draw.
 
-    Args:
-        template: beside the others.
-        figures: by their ids in the page.
-        names: what else the template speaks of.
+    ``figures`` have their ids in the page, ``names`` are what else the template speaks of.
 
     Raises:
         ReportError: a package is missing.
@@ -121,27 +107,19 @@ def rendered(template: str, figures: Mapping[str, Figure], **names: Any) -> str:
     environment.filters.update(number=number, percent=percent, interval=interval, needed=needed)
     environment.filters.update(running=running, token=token, ranges=ranges)
     environment.globals.update(ICONS=ICONS, SHOWN=SHOWN)
-    read = partial(_source, environment)
+    folder = Path(__file__).parent / "templates"
     # A parser reads CR LF as LF: the hashes are of what it reads.
-    scripts = [get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n"), read("page.js")]
+    plotly = get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n")
+    scripts = [plotly, (folder / "page.js").read_text(encoding="utf-8")]
+    hashes = [b64encode(sha256(script.encode()).digest()).decode() for script in scripts]
     return environment.get_template(template).render(
         **names,
         figures=Markup(embedded(figures)),
         drawn=figures,
-        style=Markup(read("style.css")),
+        style=Markup((folder / "style.css").read_text(encoding="utf-8")),
         scripts=[Markup(script) for script in scripts],
-        hashes=" ".join(f"'sha256-{_hash(script)}'" for script in scripts),
+        hashes=" ".join(f"'sha256-{digest}'" for digest in hashes),
     )
-
-
-def _source(environment: Any, name: str) -> str:
-    """Return a file beside the templates as it is."""
-    source: str = environment.loader.get_source(environment, name)[0]
-    return source
-
-
-def _hash(script: str) -> str:
-    return b64encode(sha256(script.encode()).digest()).decode()
 
 
 def embedded(figures: Mapping[str, Figure]) -> str:
@@ -155,11 +133,7 @@ def _finalized(value: Any) -> Any:
     """Return text without characters that are invisible or turn its direction."""
     if type(value) is not str or value.isprintable():
         return value
-    return "".join(c if c.isprintable() or c == "\n" else _code(c) for c in value)
-
-
-def _code(character: str) -> str:
-    return character.encode("unicode_escape", errors="surrogatepass").decode("ascii")
+    return "\n".join(map(visible, value.split("\n")))
 
 
 def running(text: str) -> str:

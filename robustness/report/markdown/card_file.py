@@ -5,12 +5,13 @@ back, and refused if anything but ``model-index`` has changed.
 """
 
 import re
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from robustness.errors import ReportError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from huggingface_hub import EvalResult
 
 BEGIN = "<!-- robustness:begin -->"
@@ -25,13 +26,7 @@ TASK_NAME = "Outlier dimensions (pytest-robustness)"
 
 
 def new_card(name: str, section: str, results: "Sequence[EvalResult]") -> str:
-    """Return a whole card.
-
-    Args:
-        name: the model's.
-        section: Markdown.
-        results: entries of ``model-index``.
-    """
+    """Return a whole card of the model with this name."""
     title = re.sub(r"[^\w .-]+", "-", name)
     return updated(f"# {title}\n", name, section, results)
 
@@ -39,11 +34,7 @@ def new_card(name: str, section: str, results: "Sequence[EvalResult]") -> str:
 def updated(card: str, name: str, section: str, results: "Sequence[EvalResult]") -> str:
     """Return a card with the section and entries of this run instead of those of an earlier one.
 
-    Args:
-        card: its text.
-        name: the model's, where the card has no ``model-index`` yet.
-        section: Markdown.
-        results: entries of ``model-index``.
+    The name is the model's, where the card has no ``model-index`` yet.
 
     Raises:
         ReportError: its markers or its front matter are not what can be edited safely.
@@ -71,9 +62,12 @@ def _with_section(card: str, section: str) -> str:
 
 
 def _with_index(text: str, name: str, results: "Sequence[EvalResult]") -> str:
+    import yaml
+
     metadata = _parsed(text)
     index = _merged(metadata.get("model-index"), name, results)
-    edited = _replaced(text, _dumped({"model-index": index}))
+    block = yaml.safe_dump({"model-index": index}, sort_keys=False, allow_unicode=True)
+    edited = _replaced(text, block)
     if _parsed(edited) != {**metadata, "model-index": index}:
         raise ReportError(
             "the card's front matter is written so that 'model-index' cannot be replaced without "
@@ -91,7 +85,10 @@ def _merged(metadata: Any, name: str, results: "Sequence[EvalResult]") -> list[d
         return [ours]
     try:
         kept = [
-            {**entry, "results": [one for one in entry["results"] if not _is_ours(one)]}
+            {
+                **entry,
+                "results": [r for r in entry["results"] if r["task"].get("name") != TASK_NAME],
+            }
             for entry in metadata
         ]
     except (TypeError, KeyError, AttributeError):
@@ -102,10 +99,6 @@ def _merged(metadata: Any, name: str, results: "Sequence[EvalResult]") -> list[d
         return [ours]
     kept[0]["results"] = [*kept[0]["results"], *ours["results"]]
     return kept
-
-
-def _is_ours(result: Mapping[str, Any]) -> bool:
-    return bool(result["task"].get("name") == TASK_NAME)
 
 
 def _replaced(text: str, block: str) -> str:
@@ -133,10 +126,3 @@ def _parsed(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ReportError("the card's front matter is not a table of keys; correct it first")
     return value
-
-
-def _dumped(value: Mapping[str, Any]) -> str:
-    import yaml
-
-    text: str = yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True)
-    return text

@@ -1,13 +1,11 @@
 """What the terminal shows before a run: what is vetted and how, and what that would cost."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from robustness.report.words import amount, listed, wrapped
 
 if TYPE_CHECKING:
-    from robustness.outliers.model_profile import ModelProfile
-    from robustness.policy.settings import Settings
     from robustness.run.plan import PlannedCheckpoint, RunPlan
 
 
@@ -49,18 +47,27 @@ def partial(left_out: int, planned: int) -> list[str]:
 
 def _checkpoint_header(planned: "PlannedCheckpoint") -> list[str]:
     checkpoint, settings, profile = planned.checkpoint, planned.settings, planned.model_profile
-    return [
+    baseline, reduced = planned.baseline, planned.dtype != "float32"
+    size = f"{profile.layers} layers x {profile.hidden_size}"
+    if profile.stack != "only":
+        size += f" in the {profile.stack}, which is vetted"
+    lines = [
         f"{planned.label}: {checkpoint['reference']} at {checkpoint['revision']}",
-        f"  {checkpoint['architecture']}, {_stack(profile)}, "
-        f"{amount(checkpoint['n_parameters'])} parameters, "
-        f"{_precision(planned.dtype)} on {settings.device}",
+        f"  {checkpoint['architecture']}, {size}, {amount(checkpoint['n_parameters'])} parameters, "
+        f"float32{f' and, where that suffices, {planned.dtype}' if reduced else ''} on "
+        f"{settings.device}",
         f"  {_measured_on(planned)}, seed {settings.seed}, expectation {settings.expectation}"
         + (", exhaustive" if settings.exhaustive else ""),
-        *_place(settings),
-        *(f"  {each.rule}: {listed(each.dims)}" for each in profile.detections),
-        *_baseline_header(planned),
-        *(f"  note: {note}" for note in planned.notes),
     ]
+    if where := settings.ablation((0,)).where:  # not as by default
+        lines.append(f"  ablations{where}")
+    lines += [f"  {detection.rule}: {listed(detection.dims)}" for detection in profile.detections]
+    if baseline is not None:
+        lines.append(
+            f"  baseline: {baseline.reference} at {baseline.revision}, {baseline.held} of "
+            f"{baseline.text_blocks} text blocks"
+        )
+    return lines + [f"  note: {note}" for note in planned.notes]
 
 
 def _measured_on(planned: "PlannedCheckpoint") -> str:
@@ -78,28 +85,3 @@ def _measured_on(planned: "PlannedCheckpoint") -> str:
             f"task {task.name}: {task.examples} examples of {task.kind}, {task.metric}{where}"
         )
     return "; ".join(parts)
-
-
-def _stack(profile: "ModelProfile") -> str:
-    size = f"{profile.layers} layers x {profile.hidden_size}"
-    return size if profile.stack == "only" else f"{size} in the {profile.stack}, which is vetted"
-
-
-def _precision(dtype: str) -> str:
-    return "float32" if dtype == "float32" else f"float32 and, where that suffices, {dtype}"
-
-
-def _baseline_header(planned: "PlannedCheckpoint") -> list[str]:
-    profile = planned.baseline
-    if profile is None:
-        return []
-    return [
-        f"  baseline: {profile.reference} at {profile.revision}, {profile.held} of "
-        f"{profile.text_blocks} text blocks"
-    ]
-
-
-def _place(settings: "Settings") -> Iterable[str]:
-    """Say where and how dimensions are ablated, where that is not as by default."""
-    if where := settings.ablation((0,)).where:
-        yield f"  ablations{where}"

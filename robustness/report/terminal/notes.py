@@ -14,12 +14,10 @@ from robustness.report.words import (
     figure,
     furthest,
     in_short,
-    int8_in_short,
-    layers_in_short,
     named,
     ranges,
 )
-from robustness.statistics.figures import IntactFigures
+from robustness.statistics.figures import Int8Figures, IntactFigures, LayerFigure
 
 
 def findings(checkpoint: CheckpointResult) -> Iterable[str]:
@@ -46,7 +44,6 @@ def findings(checkpoint: CheckpointResult) -> Iterable[str]:
 
 
 def _intact(checkpoint: CheckpointResult, intact: IntactFigures) -> Iterable[str]:
-    """Say the perplexity, or a loss beside that of a guess that looks at no text."""
     if intact.perplexity is not None:
         value = figure(intact.perplexity)
     else:
@@ -116,9 +113,9 @@ def notes(checkpoint: CheckpointResult) -> Iterable[str]:
                 f"({named(worst.dims)}; a single draw is noisy)"
             )
         if details.int8 is not None:
-            yield int8_in_short(details.int8)
+            yield _int8(details.int8)
         if details.layers:
-            yield layers_in_short(details.layers)
+            yield _layers(details.layers)
     yield from _expectations(checks)
     yield from _precision_notes(checks)
     yield from _blind_shares(checks)
@@ -157,7 +154,6 @@ def factor_of_task() -> str:
 
 
 def _task_notes(checks: Sequence[CheckResult]) -> Iterable[str]:
-    """Say of a task's checks what the table does not: scores, and that drops are differences."""
     of_task = [(check, check.details.task) for check in checks if check.details.task is not None]
     if not of_task:
         return
@@ -175,7 +171,6 @@ def _task_notes(checks: Sequence[CheckResult]) -> Iterable[str]:
 
 
 def _expectations(checks: Sequence[CheckResult]) -> Iterable[str]:
-    """Say which failures the policy expects, once per kind of check."""
     marks = {check.name: check.expected_failure for check in checks if check.expected_failure}
     for name, mark in marks.items():
         state = "was expected" if mark.expired else "is expected"
@@ -183,7 +178,6 @@ def _expectations(checks: Sequence[CheckResult]) -> Iterable[str]:
 
 
 def _precision_notes(checks: Sequence[CheckResult]) -> Iterable[str]:
-    """Say which checks used reduced precision, which could not, and what the discrepancy was."""
     for check in checks:
         precision = check.details.precision
         if precision is None:
@@ -195,6 +189,24 @@ def _precision_notes(checks: Sequence[CheckResult]) -> Iterable[str]:
             f"reduced precision moves ΔNLL by up to {most:.2g} nats per text block, "
             + ("too much so near the threshold: float32" if near else f"used: {precision.dtype}")
         )
+
+
+def _layers(layers: Sequence[LayerFigure]) -> str:
+    """Return ``layer profile: largest x1.21 in layer 11, x1.13 in layer 10 …``."""
+    order = sorted(layers, key=lambda layer: (-layer.ratio, layer.layer))
+    shown = [f"x{layer.ratio:.4g} in layer {layer.layer}" for layer in order]
+    least = f"; smallest {shown[-1]}" if len(shown) > 3 else ""
+    return f"layer profile: largest {', '.join(shown[:3])}{least}"
+
+
+def _int8(int8: Int8Figures) -> str:
+    """Say what the outlier dimensions have to do with a loss by int8, in one phrase."""
+    text = (
+        f"int8: x{int8.ratio:.4g}; with {named(int8.spared_dims)} left in float: "
+        f"x{int8.ratio_without_outliers:.4g}"
+    )
+    part = int8.share_of_outliers
+    return text if part is None else f"{text}, {part:.0%} of the loss gone"
 
 
 def by_layer(outliers: Sequence[OutlierDimension]) -> Iterable[str]:

@@ -1,9 +1,9 @@
 """What ``robustness scan`` shows: rules, and a sketch over layers of every dimension they found."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 from robustness.outliers.scanning import Finding, Scan, comparable
-from robustness.report.terminal.sketch import legend, per_sign, sketch
 from robustness.report.words import WIDTH, chance, listed, wrapped
 from robustness.runtime.plain import plain
 
@@ -20,14 +20,15 @@ KINDS = {
 BEYOND = 3.0
 """Standard deviations; what the rules ask for by default."""
 
+BARS = "▁▂▃▄▅▆▇█"
+LEVELS = (1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0)
+"""Standard deviations from which the next bar is taken; the third is what most rules ask for."""
+
+SKETCH_WIDTH = 48
+
 
 def lines_of(scans: Sequence[Scan], *, unicode: bool) -> list[str]:
-    """The report, in lines of at most 100 columns.
-
-    Args:
-        scans: one or several checkpoints.
-        unicode: whether bars can be shown.
-    """
+    """Return the report in lines of at most 100 columns; bars need a ``unicode`` terminal."""
     shown = comparable(scans)
     lines: list[str] = []
     for scan in scans:
@@ -87,7 +88,7 @@ def _found(finding: Finding) -> str:
 def _side_by_side(
     scans: Sequence[Scan], shown: dict[str, tuple[int, ...]], *, unicode: bool
 ) -> Iterator[str]:
-    """As many checkpoints beside each other as fit, then the next ones."""
+    """Set as many checkpoints beside each other as fit, then the next ones."""
     fit = (WIDTH - NAMES) // (COLUMN + 2)
     for start in range(0, len(scans), fit):
         part = scans[start : start + fit]
@@ -135,3 +136,38 @@ def _cell(scan: Scan, rule: str) -> str:
 def _small(scan: Scan, dim: int, *, unicode: bool) -> str:
     z = scan.scale_of(dim)
     return f"{sketch(z, width=SMALL_SKETCH, unicode=unicode)} {max(z, key=abs):+.1f}"
+
+
+def sketch(z: Sequence[float], *, width: int = SKETCH_WIDTH, unicode: bool = True) -> str:
+    """Return one sign for each number, or for several where they do not fit: how far out it lies.
+
+    Args:
+        z: distances in standard deviations; NaN where there is none.
+        width: signs at most.
+        unicode: bars; else digits: whole standard deviations, 9 for more.
+    """
+    cells = per_sign(len(z), width)
+    parts = (z[start : start + cells] for start in range(0, len(z), cells))
+    return "".join(_sign([abs(value) for value in part], unicode=unicode) for part in parts)
+
+
+def per_sign(n: int, width: int = SKETCH_WIDTH) -> int:
+    """Return how many numbers one sign stands for."""
+    return max(1, math.ceil(n / width))
+
+
+def legend(*, unicode: bool = True) -> str:
+    """Say what the signs mean."""
+    if not unicode:
+        return "signs: distance from the layer's mean in whole std, 9 for more"
+    bounds = ", ".join(f"{sign} {level:g}" for sign, level in zip(BARS[1:], LEVELS, strict=True))
+    return f"bars: distance from the layer's mean, in std from {bounds}"
+
+
+def _sign(distances: Sequence[float], *, unicode: bool) -> str:
+    furthest = max((z for z in distances if not math.isnan(z)), default=math.nan)
+    if math.isnan(furthest):
+        return " "
+    return (
+        BARS[sum(furthest >= level for level in LEVELS)] if unicode else str(min(9, int(furthest)))
+    )

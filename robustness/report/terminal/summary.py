@@ -24,17 +24,16 @@ MARKUP: Mapping[str, Markup] = {
 }
 
 
+_NUMBERS = ("measured", "needed", "blocks")
+"""Columns that are aligned to the right."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A line of the terminal.
+    """A line of the terminal."""
 
-    Attributes:
-        pieces: its text in parts, each with what pytest calls markup.
-        is_title: whether it stands in the middle of a rule across the terminal.
-    """
-
-    pieces: tuple[tuple[str, Markup], ...]
-    is_title: bool = False
+    pieces: tuple[tuple[str, Markup], ...]  # its text in parts, each with what pytest calls markup
+    is_title: bool = False  # whether it stands in the middle of a rule across the terminal
 
     @property
     def text(self) -> str:
@@ -51,10 +50,8 @@ def render(report: Report) -> str:
 def lines_of(report: Report, *, verbosity: int = 0) -> Iterator[Line]:
     """Return the tables, and why the run fails if it does.
 
-    Args:
-        report: of the run.
-        verbosity: below 0 a line per checkpoint, and what failed; from 1 on what each check states
-            and why it came out as it did; from 2 on every layer.
+    Below a verbosity of 0 that is a line per checkpoint and what failed; from 1 on there is what
+    each check states and why it came out as it did, from 2 on every layer.
     """
     for checkpoint in report.vetted:
         if verbosity < 0:
@@ -75,7 +72,6 @@ def lines_of(report: Report, *, verbosity: int = 0) -> Iterator[Line]:
 
 
 def _briefly(checkpoint: CheckpointResult) -> Iterator[Line]:
-    """Return a line, and the rows of the checks that fail the run."""
     n, failing = len(checkpoint.checks), checkpoint.refused
     verdict = "FAILED" if failing else "passed"
     for line in wrapped(
@@ -105,12 +101,10 @@ def _table(checks: Sequence[CheckResult], n_blocks: int, *, verbosity: int) -> I
             markup = MARKUP.get(verdict, {"bold": True})
             yield Line(pieces=((before, {"bold": place == 0}), (verdict, markup)))
         if verbosity > 0 and place > 0:
-            yield from _paragraphs([f"    {_stated(checks[place - 1])}"])
-
-
-def _stated(check: CheckResult) -> str:
-    tokens = f"{check.tokens} tokens" if check.tokens else ""
-    return "; ".join(part for part in (check.statement, check.reason, tokens) if part)
+            check = checks[place - 1]
+            tokens = f"{check.tokens} tokens" if check.tokens else ""
+            told = "; ".join(part for part in (check.statement, check.reason, tokens) if part)
+            yield from _paragraphs([f"    {told}"])
 
 
 def _paragraphs(paragraphs: Iterable[str]) -> Iterator[Line]:
@@ -135,12 +129,9 @@ def laid_out(rows: Sequence[Sequence[str]]) -> list[list[tuple[str, str]]]:
     for row in rows:
         first, *more = textwrap.wrap(row[0], widths[0], break_long_words=False)
         cells = (first, *row[1:-1])
-        line = gap.join(_aligned(cell, widths[i], i) for i, cell in enumerate(cells))
+        line = gap.join(
+            cell.rjust(width) if column in _NUMBERS else cell.ljust(width)
+            for cell, width, column in zip(cells, widths, COLUMNS, strict=False)
+        )
         parts.append([(f"{line}{gap}", row[-1]), *((f"  {part}", "") for part in more)])
     return parts
-
-
-def _aligned(text: str, width: int, column: int) -> str:
-    """Return a cell in its column: numbers to the right, words to the left."""
-    to_the_right = COLUMNS[column] in ("measured", "needed", "blocks")
-    return text.rjust(width) if to_the_right else text.ljust(width)

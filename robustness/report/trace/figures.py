@@ -5,23 +5,23 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from robustness.report.html.axes import LogAxis, log_axis
 from robustness.report.html.parts import (
     Figure,
+    LogAxis,
     axis,
     bounded,
     error_bars,
     interval,
     layout,
     lined,
+    log_axis,
     log_scale,
     scatter,
 )
-from robustness.report.trace.dimension_figures import at_step, line_of, signed
-from robustness.report.trace.step_axis import StepAxis
-from robustness.report.words import number
-from robustness.trace.emergence import Course, Step
-from robustness.trace.step_measure import Degradation, Measured
+from robustness.report.trace.dimension_figures import StepAxis, at_step, line_of, signed
+from robustness.report.words import counted, number
+from robustness.trace.emergence import History, Step
+from robustness.trace.step_measure import Degradation
 
 TIMELINE = 24
 """Dimensions in the figure of when they were flagged, at most."""
@@ -30,17 +30,11 @@ ROW_PX, FIGURE_PX, GAP_PX, EDGE_PX = 22, 190, 42, 58
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """How the points of a line look.
+    """How the points of a line look."""
 
-    Attributes:
-        symbol: for plotly.
-        letter: the same as text.
-        colour: name of one.
-    """
-
-    symbol: str
-    letter: str
-    colour: str
+    symbol: str  # for plotly
+    letter: str  # the same as text
+    colour: str  # name of one
 
 
 TOGETHER = Mark(symbol="circle", letter="●", colour="@accent")
@@ -59,39 +53,33 @@ Point = tuple[int, float, tuple[float, float] | None, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """Degradations of one kind over the measured steps.
+    """Degradations of one kind over the measured steps."""
 
-    Attributes:
-        name: what is switched off.
-        mark: of its points.
-        points: at the steps where it was measured.
-    """
-
-    name: str
-    mark: Mark
-    points: tuple[Point, ...]
+    name: str  # what is switched off
+    mark: Mark  # of its points
+    points: tuple[Point, ...]  # at the steps where it was measured
 
 
 def degradation_lines(steps: Sequence[Step]) -> tuple[Line, ...]:
     """All that was switched off at some step: together, one by one, and at random."""
     points = [(place, step.measured) for place, step in enumerate(steps) if step.measured]
-    some = next((one for _, one in points if one.joint is not None), None)
+    some = next((measured for _, measured in points if measured.joint is not None), None)
     if some is None or some.joint is None:
         return ()
-    joint = [_point(place, one.joint) for place, one in points if one.joint is not None]
+    joint = [_point(place, m.joint) for place, m in points if m.joint is not None]
     lines = [Line(name=together(some.joint.dims), mark=TOGETHER, points=tuple(joint))]
     for n, (alone, mark) in enumerate(zip(some.alone, ALONE, strict=False)):
-        own = tuple(_point(place, one.alone[n]) for place, one in points)
+        own = tuple(_point(place, measured.alone[n]) for place, measured in points)
         lines.append(Line(name=f"{alone.dims[0]} alone", mark=mark, points=own))
     size = len(some.joint.dims)
     name = f"{size} random" if size > 1 else "a random one"
     drawn: list[Point] = [
-        (place, one.random.median, one.random.interval, f", {_draws(one)}")
-        for place, one in points
-        if one.random is not None
+        (place, draws.median, draws.interval, f", {median}, mean ×{number(draws.mean)}")
+        for place, draws in ((place, measured.random) for place, measured in points)
+        if draws is not None and (median := f"median of {counted(draws.draws, 'draw')}")
     ]
     lines.append(Line(name=name, mark=RANDOM, points=tuple(drawn)))
-    return tuple(each for each in lines if each.points)
+    return tuple(line for line in lines if line.points)
 
 
 def together(dims: Sequence[int]) -> str:
@@ -105,26 +93,14 @@ def _point(place: int, degradation: Degradation) -> Point:
     return place, degradation.ratio, degradation.interval, ""
 
 
-def _draws(measured: Measured) -> str:
-    assert measured.random is not None
-    draws = measured.random
-    return f"median of {draws.draws} draw{'s' * (draws.draws != 1)}, mean ×{number(draws.mean)}"
-
-
 Row: TypeAlias = tuple[float, Callable[[str], tuple[list[Figure], Figure]]]
 """A height in pixels, and what draws traces and their upright axis for that axis' name."""
 
 
-def over_steps(steps: Sequence[Step], courses: Sequence[Course], x: StepAxis) -> Figure | None:
-    """When each dimension was flagged, perplexity and degradations, on one axis; None of nothing.
-
-    Args:
-        steps: in order.
-        courses: the dimensions, in the order of the rows.
-        x: of the steps.
-    """
+def over_steps(steps: Sequence[Step], histories: Sequence[History], x: StepAxis) -> Figure | None:
+    """Draw on one axis when each dimension was flagged, perplexity and degradations."""
     rows: list[Row] = []
-    shown = courses[:TIMELINE]
+    shown = histories[:TIMELINE]
     if shown:
         rows.append((ROW_PX * len(shown) + 8, lambda y: _timeline(steps, shown, x, y)))
     if any(step.measured for step in steps):
@@ -132,9 +108,7 @@ def over_steps(steps: Sequence[Step], courses: Sequence[Course], x: StepAxis) ->
     lines = degradation_lines(steps)
     if lines:
         rows.append((FIGURE_PX, lambda y: _degradations(steps, lines, x, y)))
-    if not rows:
-        return None
-    return _stacked(rows, x)
+    return _stacked(rows, x) if rows else None
 
 
 def _stacked(rows: Sequence[Row], x: StepAxis) -> Figure:
@@ -166,44 +140,46 @@ def _stacked(rows: Sequence[Row], x: StepAxis) -> Figure:
 
 
 def _timeline(
-    steps: Sequence[Step], courses: Sequence[Course], x: StepAxis, y: str
+    steps: Sequence[Step], histories: Sequence[History], x: StepAxis, y: str
 ) -> tuple[list[Figure], Figure]:
     stays: list[tuple[float | None, int | None]] = []
-    for row, course in enumerate(courses):
-        if course.emerged is not None:
-            stays += [(x.x[course.emerged], row), (x.x[-1], row), (None, None)]
+    for row, history in enumerate(histories):
+        if history.emerged is not None:
+            stays += [(x.x[history.emerged], row), (x.x[-1], row), (None, None)]
     bar = {"color": "@interval", "width": 10}
     traces = [
         scatter(
             "stays", [at for at, _ in stays], [row for _, row in stays], mode="lines", line=bar
         ),
-        _flags(steps, courses, x, "not flagged", lined("@muted", 1, symbol="circle-open", size=5)),
-        _flags(steps, courses, x, "flagged", lined("@accent", 1, symbol="circle", size=10)),
+        _flags(
+            steps, histories, x, "not flagged", lined("@muted", 1, symbol="circle-open", size=5)
+        ),
+        _flags(steps, histories, x, "flagged", lined("@accent", 1, symbol="circle", size=10)),
     ]
     traces = [{**trace, "yaxis": y} for trace in traces]
     return traces, axis(
-        "dimension" if len(courses) > 3 else "",
-        tickvals=list(range(len(courses))),
-        ticktext=[str(course.dim) for course in courses],
-        range=[len(courses) - 0.5, -0.5],
+        "dimension" if len(histories) > 3 else "",
+        tickvals=list(range(len(histories))),
+        ticktext=[str(history.dim) for history in histories],
+        range=[len(histories) - 0.5, -0.5],
         showgrid=False,
         tickfont={"color": "@ink", "size": 13},
     )
 
 
 def _flags(
-    steps: Sequence[Step], courses: Sequence[Course], x: StepAxis, name: str, marker: Figure
+    steps: Sequence[Step], histories: Sequence[History], x: StepAxis, name: str, marker: Figure
 ) -> Figure:
     """Return a point wherever a dimension is flagged, or is not."""
     points = [
         (row, place)
-        for row, course in enumerate(courses)
-        for place, is_flagged in enumerate(course.flagged)
+        for row, history in enumerate(histories)
+        for place, is_flagged in enumerate(history.flagged)
         if is_flagged == (name == "flagged")
     ]
     text = [
-        f"<b>dimension {courses[row].dim}</b>, {at_step(steps[place])}: {name}<br>"
-        + _furthest(courses[row], place)
+        f"<b>dimension {histories[row].dim}</b>, {at_step(steps[place])}: {name}<br>"
+        + _furthest(histories[row], place)
         for row, place in points
     ]
     across = [x.x[place] for _, place in points]
@@ -211,22 +187,22 @@ def _flags(
     return scatter(name, across, rows, text, cliponaxis=False, marker=marker)
 
 
-def _furthest(course: Course, place: int) -> str:
-    bias = "" if course.z_bias is None else f", of the bias {signed(course.z_bias[place])}"
-    return f"furthest layer: z of the scale {signed(course.z_scale[place])}{bias}"
+def _furthest(history: History, place: int) -> str:
+    bias = "" if history.z_bias is None else f", of the bias {signed(history.z_bias[place])}"
+    return f"furthest layer: z of the scale {signed(history.z_scale[place])}{bias}"
 
 
 def _perplexity(steps: Sequence[Step], x: StepAxis, y: str) -> tuple[list[Figure], Figure]:
     points = [(place, step.measured) for place, step in enumerate(steps) if step.measured]
-    figures = [one.figure for _, one in points]
+    figures = [measured.figure for _, measured in points]
     name = points[0][1].quantity
     text = [
-        f"<b>{at_step(steps[place])}</b><br>{name} {number(one.figure)}"
-        f"{interval(one.interval, one.exact)}<br>{one.text_blocks} text blocks"
-        for place, one in points
+        f"<b>{at_step(steps[place])}</b><br>{name} {number(measured.figure)}"
+        f"{interval(measured.interval, measured.exact)}<br>{measured.text_blocks} text blocks"
+        for place, measured in points
     ]
     logarithmic = name == "perplexity"
-    scale = tight(figures, [end for _, one in points for end in one.interval or ()])
+    scale = tight(figures, [end for _, m in points for end in m.interval or ()])
     trace = line_of(
         [x.x[place] for place, _ in points],
         [scale.inside(f) if logarithmic else f for f in figures],
@@ -237,7 +213,7 @@ def _perplexity(steps: Sequence[Step], x: StepAxis, y: str) -> tuple[list[Figure
         y=y,
     )
     if logarithmic:
-        intervals = [one.interval for _, one in points]
+        intervals = [measured.interval for _, measured in points]
         trace["error_y"] = error_bars(figures, intervals, scale, "@muted", 1)
         own = {**log_scale(name, scale), "ticktext": scale.labels(scale.ticks, sign="")}
     else:

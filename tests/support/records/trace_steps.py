@@ -89,7 +89,7 @@ def ablated(joint: float, alone: Mapping[int, float], median: float) -> dict[str
 
 def emerging() -> list[Step]:
     """Six checkpoints: one dimension emerges, one comes and goes, another emerges late."""
-    course: list[tuple[int, list[int], dict[int, float], tuple[float, ...] | None]] = [
+    history: list[tuple[int, list[int], dict[int, float], tuple[float, ...] | None]] = [
         # step, flagged, how far out, then perplexity and what switching off 7 and 30, 7, 30 does
         (0, [], {}, (400.0, 1.001, 1.0, 1.002, 1.0)),
         (1000, [], {7: 0.03}, None),
@@ -109,7 +109,7 @@ def emerging() -> list[Step]:
                 numbers[0], **ablated(numbers[1], {7: numbers[2], 30: numbers[3]}, numbers[4])
             ),
         )
-        for step, dims, far, numbers in course
+        for step, dims, far, numbers in history
     ]
 
 
