@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from robustness.anatomy.parameters import SiteParameters, site_parameters
 from robustness.anatomy.recorded import recorded_layout
 from robustness.anatomy.stacks import Anatomy, SiteKind, StackChoice
+from robustness.checkpoint.gguf.header import SAFETENSORS_INSTEAD, gguf_files
+from robustness.checkpoint.loading import loading_errors
 from robustness.checkpoint.reading import PLAIN, ReadOptions
 from robustness.checkpoint.reference import CheckpointRef
 from robustness.checkpoint.resolving import fetch, unpacked
 from robustness.checkpoint.tensor_values import read_values
 from robustness.checkpoint.weights import read_tensors
-from robustness.errors import CheckpointError, RobustnessError
+from robustness.errors import CheckpointError
 from robustness.runtime.libraries import library_versions
 from robustness.store.context import Context
 from robustness.store.hashing import file_stamps
@@ -71,7 +73,8 @@ def site_weights(
     found = fetch(ref, context.progress, options)
     path = found.folder
     if path.is_file():
-        record = _recalled((path,), stack, context, lambda: _read_gguf(path, stack, context))
+        files = gguf_files(path)
+        record = _recalled(files, stack, context, lambda: _read_gguf(path, stack, context))
     else:
         found = unpacked(found, ref, context.root, context.progress, options)
         record = _read_folder(found.folder, stack, context, what=reference)
@@ -105,21 +108,18 @@ def _read_folder(folder: Path, stack: StackChoice, context: Context, *, what: st
 
 
 def _read_gguf(file: Path, stack: StackChoice, context: Context) -> Record:
-    """The record of a GGUF file, converted whole where its tensors cannot be read one by one."""
-    from robustness.anatomy.gguf_slices import GgufSites
-    from robustness.checkpoint.gguf.conversion import convert_gguf
+    """The record of a GGUF file: converting it whole would take minutes."""
+    from robustness.anatomy.anatomy import few_tokens, trace_anatomy
     from robustness.checkpoint.gguf.header import read_gguf_header
+    from robustness.checkpoint.gguf.model import GgufModel
+    from robustness.checkpoint.verification import embedding_rows
 
-    summary = read_gguf_header(file)
     context.progress("tracing the model's skeleton")
-    try:
-        sites = GgufSites.find(file, summary, stack)
-        return _to_record(sites.architecture, sites.anatomy.to_dict(), sites.tensor)
-    except RobustnessError:
-        raise
-    except Exception:  # internals of transformers and gguf: any change in them takes the long way
-        folder, _ = convert_gguf(file, cache=context.root, progress=context.progress)
-        return _read_folder(folder, stack, context, what=str(file))
+    with loading_errors(f"The GGUF file {file}", advice=SAFETENSORS_INSTEAD):
+        model = GgufModel.of(file, read_gguf_header(file))
+        tokens = few_tokens(model.skeleton, embedding_rows(model.skeleton))
+        anatomy = trace_anatomy(model.skeleton, tokens, stack=stack)
+        return _to_record(type(model.skeleton).__name__, anatomy.to_dict(), model.tensor)
 
 
 def _to_record(

@@ -10,6 +10,7 @@ import shutil
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from robustness.checkpoint.loading import loading_errors
 from robustness.checkpoint.weights import SINGLE_FILE, TensorInfo, float32_bytes
@@ -78,28 +79,41 @@ def _convert_into(converted: Path, folder: Path, tensors: Mapping[str, TensorInf
 
 
 def _write(file: Path, tensors: Mapping[str, TensorInfo]) -> None:
-    """One safetensors file, tensor by tensor: never more than one of them in memory."""
+    """One file with all tensors, of which never more than one is in memory."""
     import torch
     from safetensors import safe_open
 
+    def value(name: str) -> Any:
+        with safe_open(tensors[name].file, framework="pt") as source:
+            stored = source.get_tensor(name)
+        wide = stored.to(torch.float32) if tensors[name].dtype in _FLOATING else stored
+        return wide.contiguous().numpy()
+
+    dtypes = {
+        name: "F32" if info.dtype in _FLOATING else info.dtype for name, info in tensors.items()
+    }
+    write_tensors(file, {name: (dtypes[name], tensors[name].shape) for name in tensors}, value)
+
+
+def write_tensors(
+    file: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]], value: Callable[[str], Any]
+) -> None:
+    """Write a safetensors file tensor by tensor.
+
+    Args:
+        file: The file.
+        tensors: Their types and shapes, by name.
+        value: The array of a name; it is asked for one at a time.
+    """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for name, info in tensors.items():
-        dtype = "F32" if info.dtype in _FLOATING else info.dtype
-        width = 4 if dtype == "F32" else _width(dtype)
-        start, end = end, end + width * math.prod(info.shape)
-        header[name] = {"dtype": dtype, "shape": list(info.shape), "data_offsets": [start, end]}
+    for name, (dtype, shape) in tensors.items():
+        width = 1 if dtype == "BOOL" else int(dtype[1:]) // 8
+        start, end = end, end + width * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with file.open("wb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
-        for name, info in tensors.items():
-            with safe_open(info.file, framework="pt") as source:
-                value = source.get_tensor(name)
-            if info.dtype in _FLOATING:
-                value = value.to(torch.float32)
-            value.contiguous().numpy().tofile(stream)
-
-
-def _width(dtype: str) -> int:
-    return 1 if dtype == "BOOL" else int(dtype[1:]) // 8
+        for name in tensors:
+            value(name).tofile(stream)

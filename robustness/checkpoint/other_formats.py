@@ -38,7 +38,7 @@ def in_place_of_weights(folder: Path, *, single: str, index: str) -> str:
     def names(*patterns: str) -> list[str]:
         return sorted({path.name for pattern in patterns for path in folder.glob(pattern)})
 
-    if ggufs := names("*.gguf"):
+    if ggufs := names("*.gguf", "*.GGUF"):
         return f"has no {single}, but GGUF: give the file itself ({', '.join(ggufs)})."
     if shards := names("model-*-of-*.safetensors"):
         return (

@@ -181,7 +181,8 @@ def _is_gguf(name: str) -> bool:
 
 
 def _stem(name: str) -> str:
-    return name[: -len(".gguf")] if _is_gguf(name) else name
+    """A name without GGUF's ending, and that of the first of several parts."""
+    return re.sub(r"(-00001-of-\d{5})?\.gguf$", "", name, flags=re.IGNORECASE)
 
 
 def is_hub_id(name: str) -> bool:

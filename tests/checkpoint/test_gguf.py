@@ -94,7 +94,7 @@ def test_processes_that_start_together_convert_once(small_file: Path, tmp_path: 
 def test_a_failed_conversion_is_cleaned_up_and_can_be_tried_again(
     small_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_file: Path, folder: Path) -> None:
+    def fail(_file: Path, _summary: object, folder: Path) -> None:
         (folder / "config.json").write_text("half")
         raise RuntimeError("killed")
 

@@ -1,8 +1,8 @@
 """Every reader, on real files with something wrong in them.
 
 Whatever a file holds, its reader returns something valid or raises a RobustnessError of one
-printable line: no other exception, no terminal escapes, no gigabytes, no minutes. A run tries 3,890
-inputs; ``--run-slow`` tries 20 times as many, 77,800, on top of them.
+printable line: no other exception, no terminal escapes, no gigabytes, no minutes. A run tries 4,190
+inputs; ``--run-slow`` tries 20 times as many, 83,800, on top of them.
 """
 
 import resource
@@ -18,6 +18,8 @@ from robustness.errors import RobustnessError
 from tests.support.checkpoints.spoilt_checkpoints import (
     config_json,
     gguf_bytes,
+    gguf_parts,
+    gguf_settings,
     gguf_tokenizer_keys,
     pickled_weights,
     safetensors_bytes,
@@ -55,6 +57,8 @@ READERS: dict[str, tuple[int, Arrange]] = {
     "GGUF": (300, gguf_bytes),
     "GGUF tokenizer": (200, gguf_tokenizer_keys),
     "pickled weights": (100, pickled_weights),
+    "GGUF in parts": (100, gguf_parts),
+    "GGUF settings": (200, gguf_settings),
     "config.json": (150, config_json),
     "tokenizer.json": (100, tokenizer_file("tokenizer.json")),
     "tokenizer_config.json": (100, tokenizer_file("tokenizer_config.json")),

@@ -1,25 +1,33 @@
 """GGUF files: verified from their header before anything is allocated.
 
 The format (ggml, docs/gguf.md): magic, version, number of tensors, number of key-value pairs, the
-pairs, one entry per tensor, padding, the tensors' bytes. Only lengths are followed here; values
-are left to the library that converts the file.
+pairs, one entry per tensor, padding, the tensors' bytes. A file that `llama-gguf-split` cut is read
+as one: only its first part holds settings.
 """
 
 import math
 import mmap
+import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robustness.errors import CheckpointError
 
+SAFETENSORS_INSTEAD = "give the folder of safetensors that it was made from"
+"""What to do about a file that cannot be read."""
+
 _VERSIONS = (2, 3)
-_STRING, _ARRAY = 8, 9
-_WIDTH = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # by value type
+_FLOAT32, _STRING, _ARRAY = 6, 8, 9
+_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?"}  # by value type
+_FORMATS |= {10: "Q", 11: "q", 12: "d"}
 _MAX_DIMENSIONS = 4  # of ggml
+_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.gguf)", re.IGNORECASE)
 _DEFAULT_ALIGNMENT = 32
 
 
@@ -28,12 +36,14 @@ class GgufTensor:
     """One tensor as the header describes it.
 
     Attributes:
+        file: The file, or the part of it, that holds its bytes.
         kind: Number of its GGML type.
         shape: Slowest-moving axis first (torch's order).
         offset: Where its bytes start in the file.
         n_bytes: How many there are.
     """
 
+    file: Path
     kind: int
     shape: tuple[int, ...]
     offset: int
@@ -46,11 +56,13 @@ class GgufSummary:
 
     Attributes:
         architecture: llama.cpp's name of the architecture, such as ``llama``.
+        settings: The key-value pairs.
         tensors: By name.
     """
 
     architecture: str
-    tensors: dict[str, GgufTensor]
+    settings: Mapping[str, Any]
+    tensors: Mapping[str, GgufTensor]
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -63,12 +75,72 @@ class GgufSummary:
         return 4 * sum(math.prod(shape) for shape in self.shapes.values())
 
 
-def read_gguf_header(file: Path) -> GgufSummary:
-    """Verify a GGUF file's header and that the file holds the bytes it promises.
+def gguf_files(file: Path) -> tuple[Path, ...]:
+    """The file itself, or all parts of a split one, by their names.
 
     Raises:
-        CheckpointError: The file is not GGUF, of an unknown version, damaged or truncated.
+        CheckpointError: It is another part than the first, or a part is missing.
     """
+    match = _PART.fullmatch(file.name)
+    if match is None:
+        return (file,)
+    stem, number, count, ending = match.groups()
+    first = f"{stem}-00001-of-{count}{ending}"
+    if number != "00001":
+        raise CheckpointError(
+            f"{file} is part {int(number)} of {int(count)} of a split file: give the first part "
+            f"({first})."
+        )
+    parts = [file]
+    for n in range(2, int(count) + 1):
+        parts.append(file.with_name(f"{stem}-{n:05}-of-{count}{ending}"))
+        if not parts[-1].is_file():
+            raise CheckpointError(
+                f"{file} is part 1 of {int(count)}, and its part {n} is missing: put "
+                f"{parts[-1].name} into the same folder."
+            )
+    return tuple(parts)
+
+
+def read_gguf_header(file: Path) -> GgufSummary:
+    """Verify a GGUF file's header and that it, or its parts, hold the bytes promised.
+
+    Raises:
+        CheckpointError: The file is not GGUF, of an unknown version, damaged or truncated, or not
+            the first part of a complete split file.
+    """
+    files = gguf_files(file)
+    tensors: dict[str, GgufTensor] = {}
+    settings: dict[str, Any] = {}
+    for n, part in enumerate(files):
+        pairs, found = _read_file(part)
+        settings = settings or pairs
+        said = pairs.get("split.no", 0), pairs.get("split.count", 0) or 1
+        if said != (n, len(files)):
+            raise CheckpointError(
+                f"{part} is another part by its header (split.no {said[0]}, split.count "
+                f"{said[1]}): restore the parts' names (NAME-00001-of-00003.gguf), or download "
+                "them again."
+            )
+        if again := found.keys() & tensors.keys():
+            raise CheckpointError(f"{part} repeats the tensor {min(again)!r} of another part.")
+        tensors |= found
+    architecture = settings.get("general.architecture")
+    if not isinstance(architecture, str) or not architecture:
+        raise CheckpointError(f"{file} does not say which architecture it holds: it is damaged.")
+    if not tensors:
+        raise CheckpointError(f"{file} holds no tensors: it is a vocabulary without a model.")
+    promised = settings.get("split.tensors.count", len(tensors))
+    if promised != len(tensors):
+        raise CheckpointError(
+            f"The parts of {file} hold {len(tensors)} tensors instead of the {promised} that the "
+            "first promises: download them again."
+        )
+    return GgufSummary(architecture=architecture, settings=settings, tensors=tensors)
+
+
+def _read_file(file: Path) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
+    """Settings and tensors of one file."""
     try:
         with file.open("rb") as stream:
             if stream.read(4) != b"GGUF":
@@ -84,46 +156,35 @@ def read_gguf_header(file: Path) -> GgufSummary:
         raise CheckpointError(f"{file} cannot be read: {error.strerror or error}.") from error
 
 
-def _parse(blob: mmap.mmap, file: Path) -> GgufSummary:
+def _parse(blob: mmap.mmap, file: Path) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
     version, n_tensors, n_pairs = struct.unpack_from("<IQQ", blob, 4)
     if version not in _VERSIONS:
         raise CheckpointError(
             f"{file} is GGUF version {version}, only 2 and 3 are known: convert it again with a "
             "current llama.cpp."
         )
-    architecture, alignment, position = _read_pairs(blob, 24, n_pairs)
-    if not architecture or alignment < 1:
-        raise CheckpointError(f"{file} does not say which architecture it holds: it is damaged.")
+    settings: dict[str, Any] = {}
+    position = 24
+    for _ in range(n_pairs):
+        key, position = _string(blob, position)
+        (kind,) = struct.unpack_from("<I", blob, position)
+        if key in settings:
+            raise CheckpointError(f"{file} is damaged: it sets {key!r} twice.")
+        settings[key], position = _value(blob, position + 4, kind)
+    alignment = settings.get("general.alignment", _DEFAULT_ALIGNMENT)
+    if type(alignment) is not int or alignment < 1:
+        raise CheckpointError(f"{file} is damaged: it sets general.alignment to {alignment!r}.")
     tensors, position = _read_tensors(blob, position, n_tensors, file)
-    if not tensors:
-        raise CheckpointError(f"{file} holds no tensors: it is a vocabulary without a model.")
     places = [(tensor.offset, tensor.offset + tensor.n_bytes) for tensor in tensors.values()]
     end = _end(places, alignment, file)
     data = -(-position // alignment) * alignment
-    if data + end > len(blob):
+    if tensors and data + end > len(blob):
         raise CheckpointError(
             f"{file} is truncated: its header promises {data + end} bytes, the file has "
             f"{len(blob)}; download or copy it again."
         )
-    tensors = {name: replace(info, offset=data + info.offset) for name, info in tensors.items()}
-    return GgufSummary(architecture=architecture, tensors=tensors)
-
-
-def _read_pairs(blob: mmap.mmap, position: int, n_pairs: int) -> tuple[str, int, int]:
-    """Of the metadata the architecture and the alignment, and where the metadata end."""
-    architecture, alignment = "", _DEFAULT_ALIGNMENT
-    for _ in range(n_pairs):
-        key, position = _string(blob, position)
-        (kind,) = struct.unpack_from("<I", blob, position)
-        position += 4
-        if key == "general.architecture" and kind == _STRING:
-            architecture, position = _string(blob, position)
-        elif key == "general.alignment" and _WIDTH.get(kind) == 4:
-            (alignment,) = struct.unpack_from("<I", blob, position)
-            position += 4
-        else:
-            position = _skip(blob, position, kind)
-    return architecture, alignment, position
+    moved = {name: replace(info, offset=data + info.offset) for name, info in tensors.items()}
+    return settings, moved
 
 
 def _read_tensors(
@@ -141,11 +202,28 @@ def _read_tensors(
         kind, offset = struct.unpack_from("<IQ", blob, position)
         position += 12
         n_bytes = _tensor_bytes(kind, shape, file)
-        tensors[name] = GgufTensor(kind=kind, shape=shape, offset=offset, n_bytes=n_bytes)
+        tensors[name] = GgufTensor(
+            file=file, kind=kind, shape=shape, offset=offset, n_bytes=n_bytes
+        )
     return tensors, position
 
 
-def read_gguf_tensor(file: Path, tensor: GgufTensor) -> NDArray[np.float32]:
+def stored_bytes(tensor: GgufTensor) -> NDArray[np.uint8]:
+    """One tensor as it is stored.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    try:
+        stored = np.fromfile(tensor.file, np.uint8, count=tensor.n_bytes, offset=tensor.offset)
+    except OSError as error:
+        raise CheckpointError(f"{tensor.file} cannot be read: {error.strerror}.") from error
+    if stored.size != tensor.n_bytes:
+        raise CheckpointError(f"{tensor.file} became shorter while it was read.")
+    return stored
+
+
+def read_gguf_tensor(tensor: GgufTensor) -> NDArray[np.float32]:
     """One tensor's values, dequantised, in torch's order of axes.
 
     Raises:
@@ -155,13 +233,7 @@ def read_gguf_tensor(file: Path, tensor: GgufTensor) -> NDArray[np.float32]:
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize
 
-    try:
-        stored = np.fromfile(file, np.uint8, count=tensor.n_bytes, offset=tensor.offset)
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be read: {error.strerror or error}.") from error
-    if stored.size != tensor.n_bytes:
-        raise CheckpointError(f"{file} became shorter while it was read.")
-    rows = stored.reshape(*tensor.shape[:-1], -1)
+    rows = stored_bytes(tensor).reshape(*tensor.shape[:-1], -1)
     values: NDArray[np.float32] = dequantize(rows, GGMLQuantizationType(tensor.kind))
     return values
 
@@ -187,28 +259,31 @@ def _string(blob: mmap.mmap, position: int) -> tuple[str, int]:
     return blob[position + 8 : end].decode("utf-8", errors="replace"), end
 
 
-def _skip(blob: mmap.mmap, position: int, kind: int, depth: int = 0) -> int:
-    """The position behind a value."""
+def _value(blob: mmap.mmap, position: int, kind: int, depth: int = 0) -> tuple[Any, int]:
+    """A value, and the position behind it."""
     if kind == _STRING:
-        (length,) = struct.unpack_from("<Q", blob, position)
-        end: int = position + 8 + length
-    elif kind == _ARRAY:
-        if depth > 8:
-            raise ValueError("arrays are nested too deep")
-        inner, count = struct.unpack_from("<IQ", blob, position)
-        end = position + 12
-        if inner in _WIDTH:
-            end += count * _WIDTH[inner]
-        else:
-            for _ in range(count):
-                end = _skip(blob, end, inner, depth + 1)
-    else:
-        if kind not in _WIDTH:
+        return _string(blob, position)
+    if kind != _ARRAY:
+        if kind not in _FORMATS:
             raise ValueError(f"unknown value type {kind}")
-        end = position + _WIDTH[kind]
-    if end > len(blob):
-        raise ValueError("a value runs over the end of the file")
-    return end
+        (value,) = struct.unpack_from(f"<{_FORMATS[kind]}", blob, position)
+        if kind == _FLOAT32:
+            value = float(str(np.float32(value)))  # 1e-05 as it was meant, not 9.999999747e-06
+        return value, position + struct.calcsize(_FORMATS[kind])
+    if depth > 8:
+        raise ValueError("arrays are nested too deep")
+    inner, count = struct.unpack_from("<IQ", blob, position)
+    position += 12
+    if inner in _FORMATS:
+        end = position + count * struct.calcsize(_FORMATS[inner])
+        if end > len(blob):
+            raise ValueError("an array runs over the end of the file")
+        return list(struct.unpack_from(f"<{count}{_FORMATS[inner]}", blob, position)), end
+    values = []
+    for _ in range(count):
+        value, position = _value(blob, position, inner, depth + 1)
+        values.append(value)
+    return values, position
 
 
 def _tensor_bytes(kind: int, shape: tuple[int, ...], file: Path) -> int:

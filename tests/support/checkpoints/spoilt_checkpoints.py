@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import torch
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -11,8 +13,10 @@ from tokenizers import processors
 
 from robustness.checkpoint.checkpoint import Checkpoint
 from robustness.checkpoint.conversions import unpickling
-from robustness.checkpoint.gguf.header import read_gguf_header
+from robustness.checkpoint.gguf.config import gguf_config
+from robustness.checkpoint.gguf.header import gguf_files, read_gguf_header
 from robustness.checkpoint.gguf.tokenizer import gguf_tokenizer
+from robustness.checkpoint.loading import loading_errors
 from robustness.checkpoint.resolving import resolve
 from robustness.checkpoint.tokenization import load_tokenizer, verify_tokenizer
 from robustness.checkpoint.weights import INDEX_FILE, SINGLE_FILE, read_header, read_tensors
@@ -24,7 +28,8 @@ from tests.support.checkpoints.checkpoint_folders import (
     tiny_model,
     tiny_tokenizer,
 )
-from tests.support.checkpoints.gguf_files import TOKENS, write_llama_gguf
+from tests.support.checkpoints.gguf_files import TOKENS, usual_keys, write_gguf, write_llama_gguf
+from tests.support.checkpoints.gguf_models import MODELS
 from tests.support.records.mutations import Arrange, Case, spoilt_bytes, spoilt_json
 
 # --- weights -------------------------------------------------------------------------------------
@@ -92,25 +97,34 @@ def shard_index(folder: Path) -> Case:
     return Case(file=file, valid=content, inputs=inputs, read=read)
 
 
-def gguf_bytes(folder: Path) -> Case:
+def gguf_file(folder: Path) -> tuple[Path, int]:
+    """A GGUF file, and how long its header is."""
     model = tiny_model(
         "LlamaForCausalLM", vocab_size=len(TOKENS), num_key_value_heads=1, tie_word_embeddings=True
     )
     folder.mkdir()
     file = write_llama_gguf(folder / "tiny.gguf", model)
+    weights = sum(4 * parameter.numel() for parameter in model.parameters())
+    return file, file.stat().st_size - weights
+
+
+def reads_as_a_config(file: Path) -> None:
+    found = read_gguf_header(file)
+    size = sum(part.stat().st_size for part in gguf_files(file))
+    assert found.float32_bytes <= 16 * size  # no type has fewer than 2 bits a number
+    with loading_errors(f"The GGUF file {file}"):
+        config = gguf_config(found, what=str(file))
+    assert 0 < config.num_hidden_layers <= len(found.tensors)
+
+
+def gguf_bytes(folder: Path) -> Case:
+    file, header = gguf_file(folder)
     content = file.read_bytes()
-    header = len(content) - sum(4 * parameter.numel() for parameter in model.parameters())
-
-    def read() -> None:
-        found = read_gguf_header(file)
-        assert found.architecture
-        assert found.float32_bytes <= 16 * len(content)  # no type has fewer than 2 bits a number
-
     return Case(
         file=file,
         valid=content,
         inputs=st.one_of(spoilt_bytes(content, head=header), spoilt_bytes(content, head=64)),
-        read=read,
+        read=lambda: reads_as_a_config(file),
     )
 
 
@@ -158,6 +172,73 @@ def pickled_weights(folder: Path) -> Case:
         read_header(folder / SINGLE_FILE)
 
     return Case(file=file, valid=content, inputs=spoilt_bytes(content), read=read)
+
+
+def gguf_parts(folder: Path) -> Case:
+    """The second of two parts is spoilt."""
+    folder.mkdir()
+    written = MODELS["llama, linear"]
+    model = written.model()
+    first, second = (
+        write_gguf(folder / f"x-0000{n + 1}-of-00002.gguf", "llama", model, part=(n, 2))
+        for n in range(2)
+    )
+    content = second.read_bytes()
+    return Case(
+        file=second,
+        valid=content,
+        inputs=st.one_of(spoilt_bytes(content, head=256), spoilt_bytes(content, head=2000)),
+        read=lambda: reads_as_a_config(first),
+    )
+
+
+def gguf_settings(folder: Path) -> Case:
+    """Settings of other types and sizes."""
+    written = MODELS["llama, yarn with all it has"]
+    settings = {**usual_keys(written.model().config), **written.keys}
+    file = folder / "drawn.gguf"
+    folder.mkdir()
+
+    def with_settings(text: bytes) -> bytes:
+        try:
+            drawn = json.loads(text)
+        except (ValueError, RecursionError):
+            drawn = settings
+        write_settings(file, drawn if isinstance(drawn, dict) else {"block_count": drawn})
+        return file.read_bytes()
+
+    return Case(
+        file=file,
+        valid=with_settings(json.dumps(settings).encode()),
+        inputs=spoilt_json(settings).map(with_settings),
+        read=lambda: reads_as_a_config(file),
+    )
+
+
+def write_settings(file: Path, settings: dict[str, Any]) -> None:
+    """A GGUF file with these settings of a Llama, of whatever type, and hardly a tensor."""
+    writer = gguf.GGUFWriter(str(file), "llama")
+    for name, value in settings.items():
+        key = f"llama.{name}".encode(errors="replace").decode()
+        if isinstance(value, bool):
+            writer.add_bool(key, value)
+        elif isinstance(value, int) and -(2**63) <= value < 2**63:
+            (writer.add_uint32 if 0 <= value < 2**32 else writer.add_int64)(key, value)
+        elif isinstance(value, int | float):
+            writer.add_float64(key, float(value))
+        elif isinstance(value, str):
+            writer.add_string(key, value.encode(errors="replace").decode())
+        elif isinstance(value, list):
+            numbers = [item for item in value if type(item) is int and abs(item) < 2**31]
+            if numbers:
+                writer.add_array(key, numbers)
+    writer.add_tensor("token_embd.weight", np.zeros((len(TOKENS), 64), np.float32))
+    for layer in range(4):
+        writer.add_tensor(f"blk.{layer}.attn_norm.weight", np.zeros(64, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 # --- the checkpoint around them ------------------------------------------------------------------
