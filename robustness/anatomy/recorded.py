@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from robustness.anatomy.stacks import Anatomy, StackChoice, distinct_sites
 from robustness.checkpoint.loading import loading_errors
 from robustness.checkpoint.weights import TensorInfo
-from robustness.errors import CheckpointError
+from robustness.errors import CheckpointError, UnsupportedArchitecture
 from robustness.runtime.libraries import library_versions
 from robustness.store.context import Context
 from robustness.store.store import Record, digest
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from robustness.checkpoint.checkpoint import Checkpoint
 
 ANATOMY = 2
-LAYOUT = 2
+LAYOUT = 4
 """Versions of what is remembered; part of its identity in the store."""
 
 
@@ -91,28 +91,55 @@ def recorded_layout(
 def _trace_layout(
     folder: Path, tensors: Mapping[str, TensorInfo], stack: StackChoice, what: str
 ) -> Record:
-    from robustness.checkpoint.architecture import candidates
-    from robustness.checkpoint.skeleton import map_names
+    from robustness.checkpoint.accounting import account
+    from robustness.checkpoint.skeleton import lacks_head, map_names
     from robustness.checkpoint.verification import load_config
 
     config = load_config(folder, what=what)
-    architecture = candidates(config, what=what)[0]
-    skeleton, anatomy = traced_skeleton(config, architecture.name, stack, what)
+    skeleton, anatomy = _first_traced(config, stack, what)
     names = map_names(skeleton, tensors)
+    notes = []
+    if names is not None and lacks_head(skeleton, names):
+        head, inner = type(skeleton).__name__, type(skeleton.base_model).__name__
+        notes = [f"the files hold no head of {head}: read as {inner}, without a perplexity"]
+        skeleton, anatomy = traced_skeleton(config, inner, stack, what)
+        names = map_names(skeleton, tensors)
+    architecture = type(skeleton).__name__
     parameters = site_parameter_names(anatomy)
     for name, actual, expected in () if names is None else names.mismatched:
         if name in parameters:
             raise CheckpointError(
                 f"{what} does not match its config.json: {name} is {list(actual)} in the files, "
-                f"{architecture.name} needs {list(expected)}; restore the config the weights "
+                f"{architecture} needs {list(expected)}; restore the config the weights "
                 "were saved with."
+            )
+    if names is not None and getattr(config, "quantization_config", None) is None:
+        notes += account(skeleton, names, tensors, what=what)
+        if names.missing and not names.converted:
+            notes.append(
+                f"{len(names.missing)} weights are not in the files ({names.missing[0]} …)"
             )
     stored = {} if names is None else names.stored
     return {
-        "architecture": architecture.name,
+        "architecture": architecture,
         "anatomy": anatomy.to_dict(),
         "stored": {name: stored[name] for name in parameters if name in stored},
+        "twice": {} if names is None else names.twice,
+        "notes": notes,
     }
+
+
+def _first_traced(config: Any, stack: StackChoice, what: str) -> tuple[Any, Anatomy]:
+    """The first class on which the layers can be traced; a head may want more than tokens."""
+    from robustness.checkpoint.architecture import classes_with_layers
+
+    first, *others = classes_with_layers(config, what=what)
+    try:
+        return traced_skeleton(config, first, stack, what)
+    except (CheckpointError, UnsupportedArchitecture):
+        if not others:
+            raise
+        return traced_skeleton(config, others[0], stack, what)
 
 
 def traced_skeleton(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from robustness.anatomy.parameters import SiteParameters, site_parameters
 from robustness.anatomy.recorded import recorded_layout
 from robustness.anatomy.stacks import Anatomy, SiteKind, StackChoice
+from robustness.checkpoint.accounting import require_one_value
 from robustness.checkpoint.gguf.header import SAFETENSORS_INSTEAD, gguf_files
 from robustness.checkpoint.loading import loading_errors
 from robustness.checkpoint.reading import PLAIN, ReadOptions
@@ -30,7 +31,7 @@ from robustness.store.context import Context
 from robustness.store.hashing import file_stamps
 from robustness.store.store import Record
 
-WEIGHTS = 2
+WEIGHTS = 4
 """Version of what is remembered; part of its identity in the store."""
 
 
@@ -101,7 +102,9 @@ def _read_folder(folder: Path, stack: StackChoice, context: Context, *, what: st
                 )
             return read_values(info)
 
-        return _to_record(layout["architecture"], layout["anatomy"], tensor)
+        require_one_value(layout["twice"], tensors, what=what)
+        record = _to_record(layout["architecture"], layout["anatomy"], tensor)
+        return {**record, "notes": layout["notes"]}
 
     files = {info.file for info in tensors.values()}
     return _recalled((*files, config), stack, context, measure)
@@ -153,7 +156,7 @@ def _from_record(record: Record, revision: str | None, notes: Iterable[str]) -> 
             distinct_sites=record["distinct_sites"],
         ),
         revision=revision,
-        notes=tuple(notes),
+        notes=(*notes, *record.get("notes", ())),
     )
 
 

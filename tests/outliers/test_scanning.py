@@ -27,11 +27,13 @@ from robustness.policy.policy import load_policy
 from robustness.report.terminal.scan import BARS, lines_of, sketch
 from robustness.store.context import Context
 from robustness.vetting import Vetting
+from tests.support.checkpoints import shared
 from tests.support.checkpoints.checkpoint_folders import edit_config, tiny_model
 from tests.support.checkpoints.gguf_files import TOKENS, write_llama_gguf
 from tests.support.checkpoints.shared import shared_model, smollm2_reference
 from tests.support.plugin.plugin_support import scanned_lightly
 
+mpnet_base = shared.mpnet_base
 DIM = 5
 
 
@@ -116,6 +118,54 @@ def test_neither_tokenizer_nor_model_is_needed(
     monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", refuse)
     assert not (folder / "checkpoint-200" / "tokenizer.json").exists()
     assert scanned(folder / "checkpoint-200", tmp_path).layers == 4
+
+
+@pytest.mark.parametrize(
+    ("class_name", "note"),
+    [
+        ("BertModel", "pooler.dense.bias, pooler.dense.weight"),
+        ("BertForSequenceClassification", ""),
+        ("BertForTokenClassification", ""),
+        ("BertForQuestionAnswering", ""),
+        ("BertForMultipleChoice", "classifier.bias"),
+        ("BertLMHeadModel", ""),
+    ],
+)
+def test_a_transformer_without_a_perplexity_is_scanned(
+    class_name: str, note: str, tmp_path: Path
+) -> None:
+    model = tiny_model(class_name, hidden_size=32, num_hidden_layers=4)
+    with torch.no_grad():
+        for layer in model.base_model.encoder.layer:
+            layer.output.LayerNorm.weight[DIM], layer.output.LayerNorm.bias[DIM] = 9.0, 9.0
+    model.save_pretrained(tmp_path / "model")
+    found = scanned(tmp_path / "model", tmp_path / "store")
+    assert found.findings[0].dims == (DIM,)
+    assert note in "; ".join(found.notes)
+    assert len(found.notes) == bool(note)
+
+
+def test_an_encoder_that_is_called_a_language_model_is_scanned_as_what_it_is(
+    tmp_path: Path,
+) -> None:
+    headless = tmp_path / "model"
+    bert().bert.save_pretrained(headless)
+    edit_config(headless, architectures=["BertForMaskedLM"])
+    found = scanned(headless, tmp_path / "store")
+    assert (found.architecture, found.findings[0].dims) == ("BertModel", (DIM,))
+    assert found.notes == (
+        "the files hold no head of BertForMaskedLM: read as BertModel, without a perplexity",
+    )
+
+
+@pytest.mark.slow
+def test_the_stock_sentence_encoder_is_scanned(mpnet_base: Path, tmp_path: Path) -> None:
+    """Right values found independently: 7 and 6 of 12 layers."""
+    found = scanned(mpnet_base, tmp_path)
+    busters = found.findings[0].detection
+    assert busters is not None
+    assert (found.layers, found.hidden_size) == (12, 768)
+    assert {o.dim: len(o.layers) for o in busters.outliers} == {34: 7, 461: 6}
 
 
 def test_checkpoints_of_one_run_are_traced_once(

