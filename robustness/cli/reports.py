@@ -36,7 +36,7 @@ def writing(command: Callable[..., None]) -> Callable[..., None]:
     parameters = [parameter for name, parameter in own.items() if name != "files"]
     parameters += [_parameter(name, each) for name, each in OFFERED.items()]
     run.__dict__["__signature__"] = inspect.Signature(parameters)
-    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
 
 

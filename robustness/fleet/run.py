@@ -177,7 +177,7 @@ def verdict(
             comparisons=0,
             alpha=1 - confidence,
             partial=False,
-            problems=outcome.problems,
+            problems=tuple(outcome.problems),
             exit_status=1,
             passed=False,
             shard=None,

@@ -165,10 +165,10 @@ def _track(
     layer = int(np.abs(z[layer_of][:, dim]).argmax())
     return Track(
         layer=layer,
-        value=tuple(float(each[layer, dim]) for each in values),
-        z=tuple(float(each[layer, dim]) for each in z),
-        layer_mean=tuple(float(each[layer].mean()) for each in values),
-        layer_std=tuple(float(each[layer].std(ddof=1)) for each in values),
-        z_lowest=tuple(float(each[:, dim].min()) for each in z),
-        z_highest=tuple(float(each[:, dim].max()) for each in z),
+        value=tuple(float(step[layer, dim]) for step in values),
+        z=tuple(float(step[layer, dim]) for step in z),
+        layer_mean=tuple(float(step[layer].mean()) for step in values),
+        layer_std=tuple(float(step[layer].std(ddof=1)) for step in values),
+        z_lowest=tuple(float(step[:, dim].min()) for step in z),
+        z_highest=tuple(float(step[:, dim].max()) for step in z),
     )

@@ -26,7 +26,7 @@ def in_order(references: Sequence[str]) -> list[tuple[str, int | None]]:
     ]
     steps = [step for _, step in numbered]
     if all(step is not None for step in steps):
-        numbered.sort(key=lambda one: one[1] or 0)
+        numbered.sort(key=lambda pair: pair[1] or 0)
         twice = [step for step in steps if steps.count(step) > 1]
         if twice:
             raise CheckpointError(
@@ -106,7 +106,7 @@ def _numbered(folder: Path) -> list[str]:
     """The checkpoints that a Trainer has left in a folder, in order; none of other names."""
     if not folder.is_dir():
         return []
-    folders = (one for one in folder.iterdir() if _FOLDER.fullmatch(one.name) and one.is_dir())
+    folders = (f for f in folder.iterdir() if _FOLDER.fullmatch(f.name) and f.is_dir())
     return sorted(map(str, folders), key=_by_number)
 
 

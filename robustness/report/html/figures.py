@@ -182,7 +182,7 @@ def history(check: CheckResult) -> Figure | None:
         "measured",
         [entry.seen for entry in entries],
         numbers,
-        [f"{sign}{number(each.measured)}{interval(each.interval)}" for each in entries],
+        [f"{sign}{number(entry.measured)}{interval(entry.interval)}" for entry in entries],
         mode="lines+markers",
         hovertemplate=f"%{{x}} {check.unit}: %{{text}}<extra></extra>",
         line={"color": colour(check), "width": 2},
@@ -227,8 +227,8 @@ def by_layer(check: CheckResult) -> Figure | None:
     layers = check.details.layers
     if not layers:
         return None
-    ratios, places = [each.ratio for each in layers], [each.layer for each in layers]
-    ends = [end for each in layers for end in each.interval or ()]
+    ratios, places = [layer.ratio for layer in layers], [layer.layer for layer in layers]
+    ends = [end for layer in layers for end in layer.interval or ()]
     against = [] if check.threshold is None else [check.threshold]
     scale = log_axis([*bounded(ends, [*ratios, *against]), *ratios, *against])
     symbols = ["circle" if scale.contains(ratio) else "triangle-up" for ratio in ratios]
@@ -236,8 +236,8 @@ def by_layer(check: CheckResult) -> Figure | None:
         "measured",
         places,
         map(scale.inside, ratios),
-        [f"×{number(each.ratio)}{interval(each.interval)}" for each in layers],
-        error_y=error_bars(ratios, [each.interval for each in layers], scale, "@accent", 1.5),
+        [f"×{number(layer.ratio)}{interval(layer.interval)}" for layer in layers],
+        error_y=error_bars(ratios, [layer.interval for layer in layers], scale, "@accent", 1.5),
         hovertemplate="layer %{x}: %{text}<extra></extra>",
         cliponaxis=False,
         marker={"size": 8, "color": "@accent", "symbol": symbols},

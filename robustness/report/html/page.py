@@ -43,7 +43,7 @@ class Section:
 def render(report: Report) -> str:
     """Return the HTML report, or raise a ReportError if a package is missing."""
     sections = [section(report, place) for place in range(len(report.checkpoints))]
-    figures = {name: figure for each in sections for name, figure in each.figures.items()}
+    figures = {name: figure for part in sections for name, figure in part.figures.items()}
     side_by_side = overview(report)
     if side_by_side is not None:
         figures["overview"] = side_by_side

@@ -57,7 +57,7 @@ def environment(**names: object) -> "Environment":
         lstrip_blocks=True,
     )
     written = (escaped, code, chance, counted, figure, furthest, ranges)
-    environment.filters.update({each.__name__: safe(each) for each in written})
+    environment.filters.update({function.__name__: safe(function) for function in written})
     environment.globals.update(
         COLUMNS=COLUMNS, DIMENSIONS=DIMENSIONS, MOST=MOST, SENTENCE=SENTENCE, row_of=row_of,
         checks_in_order=checks_in_order, notes=notes, **names,
