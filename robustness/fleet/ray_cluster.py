@@ -40,25 +40,19 @@ def on_node(task: Mapping[str, Any], files: Mapping[str, bytes]) -> Iterator[dic
 class RayCluster:
     """Runs tasks on Ray; a context manager that leaves nothing running.
 
-    Attributes:
-        address: of the cluster, as ``ray.init`` takes it: ``auto``, ``host:port``; ``None``: what
-            ``RAY_ADDRESS`` names, or the cluster that this machine is part of, or a Ray of its own
-            that ends with the run.
-        cpus, gpus: that a task reserves; below 1 a fraction.
-        files: sent along with every task.
-        patience_s: seconds without any node that could take a task, after which it is given up.
-        tell: called with a line while there is none.
-
     Raises:
         FleetError: if Ray is not installed, or cannot be asked for that.
     """
 
+    # of the cluster, as ``ray.init`` takes it: ``auto``, ``host:port``; ``None``: what
+    # ``RAY_ADDRESS`` names, or the cluster that this machine is part of, or a Ray of its own that
+    # ends with the run
     address: str | None
-    cpus: float
+    cpus: float  # that a task reserves; below 1 a fraction
     gpus: float
-    files: Mapping[str, bytes]
-    patience_s: float
-    tell: Callable[[str], None]
+    files: Mapping[str, bytes]  # sent along with every task
+    patience_s: float  # seconds without any node that could take a task, after which it is given up
+    tell: Callable[[str], None]  # called with a line while there is none
 
     def __post_init__(self) -> None:
         try:

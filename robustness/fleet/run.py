@@ -156,7 +156,7 @@ def _state(result: Result) -> State:
 def verdict(
     fleet: Fleet, outcome: Outcome, *, confidence: float, policy: str | None, baseline: Path | None
 ) -> Report:
-    """The report of the whole run, made as ``robustness merge`` makes it.
+    """Return the report of the whole run, made as ``robustness merge`` makes it.
 
     ``policy`` and ``baseline`` are called as the user knows them: the nodes had copies.
 

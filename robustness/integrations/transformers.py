@@ -34,22 +34,16 @@ class OutlierWarning(UserWarning):
 
 @dataclass(frozen=True, kw_only=True)
 class OutlierReading:
-    """The outlier dimensions at one step of training.
+    """The outlier dimensions at one step of training."""
 
-    Attributes:
-        step: optimizer steps done.
-        rule: what was asked for, readable.
-        layers: outlier dimension -> layers (0-based) in which it is flagged.
-        largest_z: the z-score farthest from 0, of any scale or bias in any layer.
-        z_scale: tracked dimension -> z-score of its scale in every layer.
-        z_bias: tracked dimension -> that of its bias; ``None`` where the sites have none.
-    """
-
-    step: int
-    rule: str
+    step: int  # optimizer steps done
+    rule: str  # what was asked for, readable
+    # outlier dimension -> layers (0-based) in which it is flagged
     layers: Mapping[int, tuple[int, ...]]
-    largest_z: float
+    largest_z: float  # the z-score farthest from 0, of any scale or bias in any layer
+    # tracked dimension -> z-score of its scale in every layer
     z_scale: Mapping[int, tuple[float, ...]]
+    # tracked dimension -> that of its bias; ``None`` where the sites have none
     z_bias: Mapping[int, tuple[float, ...]] | None
 
     @property

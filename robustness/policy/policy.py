@@ -40,28 +40,19 @@ class PolicyFile(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """A validated policy.
+    """A validated policy."""
 
-    Attributes:
-        confidence: with which all verdicts of one run together are right.
-        source: the file it came from, for messages; ``None`` for defaults.
-        table: the file's settings as they stand there.
-        overrides: settings per glob, in the file's order; later ones win.
-        options: settings from the command line, which win over all others.
-    """
-
-    confidence: float = 0.99
-    source: str | None = None
+    confidence: float = 0.99  # with which all verdicts of one run together are right
+    source: str | None = None  # the file it came from, for messages; ``None`` for defaults
+    # the file's settings as they stand there
     table: Mapping[str, Any] = field(default_factory=dict)
+    # settings per glob, in the file's order; later ones win
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    # settings from the command line, which win over all others
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def settings(self, reference: str, label: str = "") -> Settings:
-        """Settings of one checkpoint.
-
-        Args:
-            reference: the checkpoint as it was named (``--model``).
-            label: its short name, which globs may match as well.
+        """Return a checkpoint's settings; globs match the name after ``--model`` or its label.
 
         Raises:
             PolicyError: if an override and the rest contradict each other.
@@ -73,15 +64,7 @@ class Policy:
         return _validated(Settings, _merged(merged, self.options), self.source or "command line")
 
     def require_overrides_match(self, references: Sequence[str], labels: Sequence[str]) -> None:
-        """Refuse an override of no checkpoint of the run: it says what nobody would get.
-
-        Args:
-            references: the run's checkpoints as they were named.
-            labels: their short names, in the same order.
-
-        Raises:
-            PolicyError: naming the glob.
-        """
+        """Refuse an override of no checkpoint of the run: nobody would get what it says."""
         named = list(zip(references, labels, strict=True))
         for glob in self.overrides:
             if not any(_matches(glob, reference, label) for reference, label in named):
@@ -97,7 +80,7 @@ def load_policy(
     folders: Sequence[Path] = (),
     options: Mapping[str, Any] | None = None,
 ) -> Policy:
-    """The policy of a run.
+    """Return the policy of a run.
 
     Args:
         file: named explicitly; must exist.
@@ -131,11 +114,7 @@ def load_policy(
 
 
 def load_check(check: type[C], values: Mapping[str, Any]) -> C:
-    """The settings of one check, given on the command line.
-
-    Raises:
-        PolicyError: naming the setting and what would be right.
-    """
+    """Return the settings of one check as given on the command line, or raise a PolicyError."""
     return _validated(check, values, "command line")
 
 

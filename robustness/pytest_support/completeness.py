@@ -15,14 +15,7 @@ _SELECTING = ("keyword", "markexpr", "lf", "deselect", "stepwise", "ignore", "ig
 
 
 class Completeness:
-    """Remembers ids and verdicts as they arrive, and says what is missing or too many.
-
-    Attributes:
-        plan: the run's.
-        results: a decided check per test id, as it came with the test's report.
-        collected: ids of the packaged suite's tests that are to run.
-        expected: names of all tests in the plan.
-    """
+    """Remembers ids and verdicts as they arrive, and says what is missing or too many."""
 
     def __init__(self, plan: RunPlan, *, narrowed: bool) -> None:
         """Start with nothing collected; narrowed, if the user asked for a part of the suite."""

@@ -31,11 +31,7 @@ def workers_start_beside(config: pytest.Config) -> bool:
 
 
 class Handover:
-    """The controller's side: a folder of the run, at whose end waiting workers end, too.
-
-    Raises:
-        pytest.UsageError: if the folder cannot be written, now or when the plan is given.
-    """
+    """The controller's side: a folder of the run, at whose end waiting workers end, too."""
 
     def __init__(self, folder: Path) -> None:
         self._place = folder / _PLACE

@@ -33,11 +33,7 @@ _SETTINGS = (
 
 
 def planned_run(config: pytest.Config, progress: Line, *, today: date) -> RunPlan:
-    """Resolve, examine and plan.
-
-    Raises:
-        pytest.UsageError: with one sentence, for everything that is wrong by then.
-    """
+    """Resolve, profile and plan, or raise a UsageError with one sentence on what is wrong."""
     files = list(named_reports(config))
     for reporter, file in files:
         _require_writable(file, f"--robustness-{reporter.name}")

@@ -62,10 +62,6 @@ def refuse_code_in_model_folders(config: pytest.Config, args: Sequence[str]) -> 
 
     pytest takes ``./folder`` in ``--model ./folder`` for a test path before plugins are loaded, and
     imports ``test*/conftest.py`` below the folder it is started in.
-
-    Raises:
-        pytest.UsageError: if the root directory, the ini file or a path to collect lies inside a
-            model folder, or pytest would import a ``conftest.py`` from it.
     """
     named = [Path(text.partition("::")[0]) for text in config.known_args_namespace.file_or_dir]
     places = [config.rootpath, *([config.inipath] if config.inipath else []), *named]

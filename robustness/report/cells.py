@@ -15,12 +15,7 @@ _ORDER = ("error", "fail", "inconclusive")
 
 
 def row_of(check: CheckResult, n_blocks: int) -> tuple[str, ...]:
-    """Return the cells of a decided check.
-
-    Args:
-        check: what it came to.
-        n_blocks: text blocks in the corpus.
-    """
+    """Return the cells of a decided check, on a corpus of so many text blocks."""
     return (
         check.name,
         f"{len(check.dims)} random" if check.is_random else in_short(check.dims),

@@ -38,23 +38,14 @@ PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pytest"
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How a session came to its end.
+    """How a session came to its end."""
 
-    Attributes:
-        partial: whether planned checks were left out.
-        problems: why the run is no verdict although no test failed.
-        exit_status: of the session.
-        started: when the run started, by the clock on the wall.
-        duration_s: how long it took, by a clock that nobody sets back.
-        command: what the user typed.
-    """
-
-    partial: bool
-    problems: Sequence[str]
-    exit_status: int
-    started: datetime
-    duration_s: float
-    command: str | None = None
+    partial: bool  # whether planned checks were left out
+    problems: Sequence[str]  # why the run is no verdict although no test failed
+    exit_status: int  # of the session
+    started: datetime  # when the run started, by the clock on the wall
+    duration_s: float  # how long it took, by a clock that nobody sets back
+    command: str | None = None  # what the user typed
 
 
 def check_result(
@@ -64,14 +55,7 @@ def check_result(
     *,
     examples: Sequence[Mapping[str, Any]] = (),
 ) -> CheckResult:
-    """Return what one test decided.
-
-    Args:
-        nodeid: of its test.
-        check: as it was planned.
-        verdict: what it came to.
-        examples: what was measured on the way to show it (``robustness.scoring.examples``).
-    """
+    """Return what one test decided, with the examples that were measured to show it."""
     fields = {name: getattr(verdict, name) for name in Verdict.model_fields}
     return CheckResult(
         **fields,
@@ -86,10 +70,7 @@ def check_result(
 def collected(plan: "RunPlan", results: Mapping[str, CheckResult], ending: Ending) -> Report:
     """Return everything that a run found out.
 
-    Args:
-        plan: what was planned.
-        results: decided checks by the name that their test has in the plan.
-        ending: how the session ended.
+    ``results`` holds the decided checks by the name that their test has in the plan.
     """
     checkpoints = tuple(checkpoint_result(planned, results) for planned in plan.checkpoints)
     whole = plan.shard is None and not ending.partial and not ending.problems
@@ -118,12 +99,7 @@ def collected(plan: "RunPlan", results: Mapping[str, CheckResult], ending: Endin
 def checkpoint_result(
     planned: "PlannedCheckpoint", results: Mapping[str, CheckResult]
 ) -> CheckpointResult:
-    """Return everything that was found out about one checkpoint.
-
-    Args:
-        planned: what was known before the first test.
-        results: decided checks by the name of their test.
-    """
+    """Return everything that was found out about one checkpoint; see :func:`collected`."""
     baseline = planned.baseline
     result = CheckpointResult(
         label=planned.label,
@@ -147,7 +123,6 @@ def checkpoint_result(
 
 
 def _model(planned: "PlannedCheckpoint") -> dict[str, Any]:
-    """Return which model was vetted, and where and how."""
     checkpoint, settings, profile = planned.checkpoint, planned.settings, planned.model_profile
     return {
         "reference": checkpoint["reference"],
@@ -171,7 +146,6 @@ def _model(planned: "PlannedCheckpoint") -> dict[str, Any]:
 
 
 def _outlier_results(profile: "ModelProfile") -> dict[str, Any]:
-    """Return what every rule found, and what the first of them goes by."""
     return {
         "rule": profile.detection.rule,
         "expected_by_chance": profile.detection.by_chance,
@@ -214,7 +188,6 @@ def _rule(detection: "Detection") -> RuleResult:
 
 
 def _agreement(detections: Sequence["Detection"]) -> tuple[Agreement, ...]:
-    """Return every dimension that some rule found with the rules that did, most rules first."""
     rules = {
         dim: tuple(detection.name for detection in detections if dim in detection.dims)
         for dim in sorted({dim for detection in detections for dim in detection.dims})

@@ -42,10 +42,6 @@ def render(report: Report) -> str:
 def publish(report: Report, environ: Mapping[str, str]) -> list[str]:
     """Append a run to the summary of its job.
 
-    Args:
-        report: of a run or of merged shards.
-        environ: variables of the process.
-
     Returns:
         Lines for standard output: the annotations, and a warning if there could be no summary,
         which has no part in the verdict.
@@ -54,12 +50,7 @@ def publish(report: Report, environ: Mapping[str, str]) -> list[str]:
 
 
 def publish_refusal(sentence: str, environ: Mapping[str, str]) -> list[str]:
-    """Tell of a run that was refused before it began, in the same places.
-
-    Args:
-        sentence: why.
-        environ: variables of the process.
-    """
+    """Tell in the same places why a run was refused before it began."""
     text = f"## Checkpoint vetting: refused\n\nNothing ran: {escaped(sentence, SENTENCE)}\n"
     return [
         command("error", "robustness: refused", sentence),

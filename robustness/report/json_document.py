@@ -41,11 +41,7 @@ def sealed(report: Report) -> Report:
 
 
 def read_report(file: Path) -> Report:
-    """Read a JSON report.
-
-    Raises:
-        ReportError: one sentence on why it cannot be read.
-    """
+    """Read a JSON report, or raise a ReportError that says in one sentence why that cannot be."""
     text = read_document(
         file, kind="report", name="what --robustness-json has written", error=ReportError
     )
@@ -55,10 +51,7 @@ def read_report(file: Path) -> Report:
 def parsed(text: bytes, source: str, *, error: type[RobustnessError]) -> dict[str, Any]:
     """Return the JSON of a report of this schema; the rest of it may still be wrong.
 
-    Args:
-        text: of the report.
-        source: what it was read from, for messages.
-        error: raised with one sentence.
+    ``source`` is what it was read from, for messages; ``error`` is raised with one sentence.
     """
     try:
         document = json.loads(text, parse_constant=_refused, parse_float=_finite)

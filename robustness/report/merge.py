@@ -23,11 +23,7 @@ Decided = Mapping[str, Mapping[str, CheckResult]]
 
 
 def read_shard(file: Path) -> Report:
-    """Read the JSON report of a run with ``--robustness-shard``.
-
-    Raises:
-        ShardError: one sentence on why it cannot be read.
-    """
+    """Read the JSON report of a run with ``--robustness-shard``, or raise a ShardError."""
     text = read_document(
         file, kind="report", name="the JSON reports of the shards", error=ShardError
     )
@@ -35,11 +31,7 @@ def read_shard(file: Path) -> Report:
 
 
 def parse_shard(text: bytes, source: str) -> Report:
-    """Read it from its text, which ``source`` names in messages.
-
-    Raises:
-        ShardError: one sentence on why it cannot be read.
-    """
+    """Read it from its text, which ``source`` names in messages, or raise a ShardError."""
     report = parsed(text, source, error=ShardError)
     for name, kind in (("shard", dict), (SEAL, str)):
         if not isinstance(report.get(name), kind):
@@ -118,7 +110,6 @@ def _part(report: Report) -> Shard:
 
 
 def _decided(shards: Sequence[Report]) -> Decided:
-    """Return the checks; one that two shards decided is refused."""
     decided: dict[str, dict[str, CheckResult]] = {}
     names: set[str] = set()
     for shard in shards:

@@ -16,23 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Reporter:
-    """A format.
+    """A format."""
 
-    Attributes:
-        name: of the format, and of the option that asks for it.
-        module: that renders it.
-        writes: what it writes, after "write "; empty for a format that no option asks for.
-        needs: packages that it imports.
-        extra: of the distribution, that has them.
-        in_a_run: whether a run of pytest can write it, too.
-    """
-
-    name: str
-    module: str
-    writes: str = ""
-    needs: tuple[str, ...] = ()
-    extra: str = ""
-    in_a_run: bool = False
+    name: str  # of the format, and of the option that asks for it
+    module: str  # that renders it
+    writes: str = ""  # what it writes, after "write "; empty for a format that no option asks for
+    needs: tuple[str, ...] = ()  # packages that it imports
+    extra: str = ""  # of the distribution, that has them
+    in_a_run: bool = False  # whether a run of pytest can write it, too
 
     @property
     def described(self) -> str:
@@ -55,11 +46,7 @@ class Reporter:
         return render(report)
 
     def require_packages(self) -> None:
-        """Find out whether a report could be rendered.
-
-        Raises:
-            ReportError: one sentence on what is missing.
-        """
+        """Raise a ReportError that says what is missing, if anything is."""
         missing = [name for name in self.needs if importlib.util.find_spec(name) is None]
         if missing:
             from robustness.errors import ReportError  # not where pytest only makes its options

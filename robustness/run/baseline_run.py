@@ -25,12 +25,7 @@ everything else must be the same."""
 
 
 def with_baseline(plan: RunPlan, profile: Baseline, source: Path) -> RunPlan:
-    """The plan with the checks that compare its checkpoints with a profile.
-
-    Args:
-        plan: of the run.
-        profile: the baseline.
-        source: its file.
+    """Return the plan with the checks that compare its checkpoints with a profile from ``source``.
 
     Raises:
         BaselineError: if a checkpoint has no profile, or one measured under other conditions.
@@ -72,11 +67,7 @@ def conditions(vetting: Vetting) -> dict[str, Any]:
 
 
 def require_keepable(plan: RunPlan) -> None:
-    """Find out before a run that its numbers could not be read back after it.
-
-    Raises:
-        BaselineError: if the store cannot be written.
-    """
+    """Raise a BaselineError before a run whose numbers could not be read back after it."""
     for planned in plan.checkpoints:
         _require_no_task(planned)
         vetting = planned.vetting(plan.context)
@@ -98,11 +89,7 @@ def _require_no_task(planned: PlannedCheckpoint) -> None:
 
 
 def baseline_of(plan: RunPlan) -> Baseline:
-    """The profile of a run's checkpoints, from the store; nothing is measured or loaded.
-
-    Raises:
-        BaselineError: if the store has lost what the run has measured.
-    """
+    """Return the profile of a run's checkpoints, from the store; nothing is measured or loaded."""
     return Baseline(
         robustness=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -29,23 +29,13 @@ BESIDE_WEIGHTS_BYTES = 1.0e9
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """The cost of vetting one checkpoint, if nothing of it is in the store.
+    """The cost of vetting one checkpoint, if nothing of it is in the store."""
 
-    Attributes:
-        least_blocks: text blocks through the model if every verdict comes at the first look.
-        most_blocks: if none comes before its end.
-        flops_per_block: floating-point operations of one of them, 2 per parameter and token.
-        memory_bytes: of one process.
-        least_examples: of the task, likewise.
-        most_examples: likewise.
-        flops_per_example: likewise.
-    """
-
-    least_blocks: int
-    most_blocks: int
-    flops_per_block: float
-    memory_bytes: float
-    least_examples: int = 0
+    least_blocks: int  # text blocks through the model if every verdict comes at the first look
+    most_blocks: int  # if none comes before its end
+    flops_per_block: float  # floating-point operations of one of them, 2 per parameter and token
+    memory_bytes: float  # of one process
+    least_examples: int = 0  # the same three of the task
     most_examples: int = 0
     flops_per_example: float = 0.0
 
@@ -141,7 +131,6 @@ def _examples(planned: PlannedCheckpoint, task: PlannedTask) -> tuple[int, int]:
 
 
 def _tokens_per_example(task: PlannedTask, max_length: int) -> float:
-    """About how many tokens an example has, by its words."""
     return min(max_length, task.words * _TOKENS_PER_WORD + _SPECIAL_TOKENS)
 
 

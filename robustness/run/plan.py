@@ -27,36 +27,22 @@ from robustness.vetting import Vetting
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCheckpoint:
-    """One checkpoint of a run.
+    """One checkpoint of a run."""
 
-    Attributes:
-        label: its short name in test ids, unique in the run.
-        checkpoint: resolved, in plain JSON types.
-        settings: the policy's settings for it.
-        model_profile: anatomy and outlier dimensions.
-        corpus: description of the text.
-        block_size: tokens of a text block at most, specials included.
-        text_blocks: text blocks in the corpus.
-        notes: what the user should know about the checkpoint or the corpus.
-        checks: in the order of the suite.
-        dtype: the precision that may be used besides float32.
-        baseline: the profile that it is compared with.
-        generator: the masked language model that replaces a discriminator's tokens, resolved.
-        task: what it is asked beside, or instead of, being a language model.
-    """
-
-    label: str
-    checkpoint: Mapping[str, Any]
-    settings: Settings
-    model_profile: ModelProfile
-    corpus: str
-    block_size: int
-    text_blocks: int
-    notes: tuple[str, ...]
-    checks: tuple[PlannedCheck, ...]
-    dtype: Dtype = "float32"
-    baseline: CheckpointBaseline | None = None
+    label: str  # its short name in test ids, unique in the run
+    checkpoint: Mapping[str, Any]  # resolved, in plain JSON types
+    settings: Settings  # the policy's settings for it
+    model_profile: ModelProfile  # anatomy and outlier dimensions
+    corpus: str  # description of the text
+    block_size: int  # tokens of a text block at most, specials included
+    text_blocks: int  # text blocks in the corpus
+    notes: tuple[str, ...]  # what the user should know about the checkpoint or the corpus
+    checks: tuple[PlannedCheck, ...]  # in the order of the suite
+    dtype: Dtype = "float32"  # the precision that may be used besides float32
+    baseline: CheckpointBaseline | None = None  # the profile that it is compared with
+    # the masked language model that replaces a discriminator's tokens, resolved
     generator: Mapping[str, Any] | None = None
+    # what it is asked beside, or instead of, being a language model
     task: PlannedTask | None = None
 
     @property
@@ -71,12 +57,9 @@ class PlannedCheckpoint:
     def vetting(
         self, context: Context, *, confidence: float = 0.99, device: str | None = None
     ) -> Vetting:
-        """The checkpoint as it was planned; nothing is resolved, read or detected again.
+        """Return the checkpoint as it was planned; nothing is resolved, read or detected again.
 
-        Args:
-            context: store, threads, freshness and progress.
-            confidence: of verdicts that do not name their own.
-            device: where it runs, if not where the policy says.
+        ``device`` is where it runs, if not where the policy says.
         """
         settings = self.settings
         if device is not None:
@@ -96,26 +79,17 @@ class PlannedCheckpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """Everything that is known before the first test.
+    """Everything that is known before the first test."""
 
-    Attributes:
-        checkpoints: in the order they were named.
-        confidence: with which all verdicts of the run together are right.
-        comparisons: statistical comparisons in the full plan (m).
-        store_root: folder of the store.
-        policy_source: file that the policy came from; ``None`` for defaults.
-        baseline_source: file of the profile that the checkpoints are compared with.
-        newer_than: seconds since the epoch; what the store has from before is not used.
-        shard: which part of a plan this is, and what the whole is; ``None`` for a whole.
-    """
-
-    checkpoints: tuple[PlannedCheckpoint, ...]
-    confidence: float
-    comparisons: int
-    store_root: Path
-    policy_source: str | None
-    baseline_source: str | None = None
+    checkpoints: tuple[PlannedCheckpoint, ...]  # in the order they were named
+    confidence: float  # with which all verdicts of the run together are right
+    comparisons: int  # statistical comparisons in the full plan (m)
+    store_root: Path  # folder of the store
+    policy_source: str | None  # file that the policy came from; ``None`` for defaults
+    baseline_source: str | None = None  # file of the profile that the checkpoints are compared with
+    # seconds since the epoch; what the store has from before is not used
     newer_than: float | None = None
+    # which part of a plan this is, and what the whole is; ``None`` for a whole
     shard: Mapping[str, Any] | None = None
 
     @property
@@ -177,11 +151,7 @@ class RunPlan:
 
     @classmethod
     def from_json(cls, text: str) -> "RunPlan":
-        """The inverse of :meth:`to_json`.
-
-        Raises:
-            PlanError: if it is not exactly what that has written, with this version.
-        """
+        """Return the plan that :meth:`to_json` has written, or raise a PlanError."""
         data = _unsealed(text)
         return cls(
             checkpoints=tuple(

@@ -27,13 +27,8 @@ MOSTLY_KNOWN = 0.05
 def make_plan(references: Sequence[str], policy: Policy, context: Context) -> RunPlan:
     """Resolve and profile every checkpoint, read its corpus, and plan its checks.
 
-    Args:
-        references: checkpoints as the user named them.
-        policy: thresholds and settings.
-        context: of the run; its progress is told a line before every step that may take a while.
-
-    Raises:
-        RobustnessError: one sentence on the first thing that is wrong.
+    The context's progress is told a line before every step that may take a while. A RobustnessError
+    says in one sentence what is wrong first.
     """
     labels = unique_labels(references)
     policy.require_overrides_match(references, labels)
@@ -131,7 +126,6 @@ def _on_text(planned: PlannedCheckpoint, vetting: Vetting) -> PlannedCheckpoint:
 
 
 def _task_notes(vetting: Vetting, task: PlannedTask | None) -> list[str]:
-    """What the user should know about what a task does and does not show."""
     notes = []
     if vetting.checkpoint.scoring == "task":
         notes = [vetting.checkpoint.note] if vetting.checkpoint.note else []
@@ -152,7 +146,6 @@ def _site_note(vetting: Vetting) -> list[str]:
 
 
 def _notes(vetting: Vetting) -> list[str]:
-    """What the user should know before reading the numbers."""
     measurement, wanted = vetting.measurement, vetting.settings.block_size
     notes = [vetting.checkpoint.note] if vetting.checkpoint.note else []
     if measurement.layout.split_examples:
@@ -180,11 +173,6 @@ def _notes(vetting: Vetting) -> list[str]:
 
 
 def _require_device(device: str) -> None:
-    """Find out before the run that the model could not be moved to its device.
-
-    Raises:
-        PolicyError: if this machine has no such device.
-    """
     if device == "cpu":
         return
     kind, _, index = device.partition(":")

@@ -27,11 +27,7 @@ class Part:
 
     @classmethod
     def parse(cls, text: str) -> "Part":
-        """Read ``i/n``.
-
-        Raises:
-            PolicyError: if it is something else.
-        """
+        """Read ``i/n``, or raise a PolicyError."""
         match = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text, re.ASCII)
         index, count = map(int, match.groups()) if match else (0, 0)
         if not 1 <= index <= count <= MOST_SHARDS:

@@ -20,21 +20,13 @@ SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One checkpoint of a run.
+    """One checkpoint of a run."""
 
-    Attributes:
-        reference: as it is scanned.
-        step: the number in its name; ``None`` where it has none.
-        scan: what the rules on weights say of it.
-        measured: on text; ``None`` where it was not.
-        unmeasurable: why it could not be, although it should.
-    """
-
-    reference: str
-    step: int | None
-    scan: Scan
-    measured: "Measured | None" = None
-    unmeasurable: str = ""
+    reference: str  # as it is scanned
+    step: int | None  # the number in its name; ``None`` where it has none
+    scan: Scan  # what the rules on weights say of it
+    measured: "Measured | None" = None  # on text; ``None`` where it was not
+    unmeasurable: str = ""  # why it could not be, although it should
 
     def dims(self, rule: str) -> tuple[int, ...]:
         """The outlier dimensions by a rule, ascending."""
@@ -43,34 +35,21 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """One dimension over a run.
+    """One dimension over a run."""
 
-    Attributes:
-        dim: its index, the same in every step.
-        flagged: for each step, whether the rule finds it.
-        emerged: index of the first step from which on it is found in every one; ``None`` where it
-            is not found in the last.
-        z_scale: for each step, the scale's z furthest from 0 in any layer.
-        z_bias: likewise of the bias; ``None`` where the sites have none.
-        scale: the scale in one layer over the steps.
-        bias: likewise; ``None`` where the sites have none.
-    """
-
-    dim: int
-    flagged: tuple[bool, ...]
+    dim: int  # its index, the same in every step
+    flagged: tuple[bool, ...]  # for each step, whether the rule finds it
+    # index of the first step from which on it is found in every one; ``None`` where it is not found
+    # in the last
     emerged: int | None
-    z_scale: tuple[float, ...]
-    z_bias: tuple[float, ...] | None
-    scale: Track
-    bias: Track | None
+    z_scale: tuple[float, ...]  # for each step, the scale's z furthest from 0 in any layer
+    z_bias: tuple[float, ...] | None  # the bias'; ``None`` where the sites have none
+    scale: Track  # the scale in one layer over the steps
+    bias: Track | None  # the bias; ``None`` where the sites have none
 
 
 def require_one_run(steps: Sequence[Step]) -> None:
-    """Refuse checkpoints that cannot be of one run: their dimensions are not the same ones.
-
-    Raises:
-        CheckpointError: naming what differs.
-    """
+    """Refuse checkpoints that cannot be of one run: their dimensions are not the same ones."""
     first = steps[0].scan
     for other in (step.scan for step in steps[1:]):
         for what, here, there in (
@@ -87,12 +66,9 @@ def require_one_run(steps: Sequence[Step]) -> None:
 
 
 def courses(steps: Sequence[Step], rule: str, *, also: Sequence[int] = ()) -> tuple[Course, ...]:
-    """Every dimension that a rule finds in some step, the earliest to emerge first.
+    """Return every dimension that a rule finds in some step, the earliest to emerge first.
 
-    Args:
-        steps: in order.
-        rule: as named in a scan's findings.
-        also: dimensions that are followed whether or not it finds them.
+    ``also`` are dimensions that are followed whether or not it finds them.
     """
     require_one_run(steps)
     dims_by_step = [set(step.dims(rule)) for step in steps]
@@ -170,12 +146,6 @@ def _furthest(z: "np.ndarray[Any, np.dtype[np.float64]]", dim: int) -> float:
 def traced_steps(
     references: Sequence[str], scan: Callable[[str, str], Scan], labels: Sequence[str]
 ) -> Iterator[Step]:
-    """Scan one checkpoint after the other.
-
-    Args:
-        references: in order.
-        scan: called with a reference and its label.
-        labels: unique, in the same order.
-    """
+    """Scan one checkpoint after the other, each by its reference and its unique label."""
     for reference, label in zip(references, labels, strict=True):
         yield Step(reference=reference, step=step_of(reference), scan=scan(reference, label))

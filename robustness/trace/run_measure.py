@@ -30,25 +30,15 @@ _OF_ONE_CHECKPOINT = (CheckpointError, MeasurementError, UnsupportedArchitecture
 
 @dataclass(frozen=True, kw_only=True)
 class RunMeasurement:
-    """How the checkpoints of a run are measured: all of them alike.
+    """How the checkpoints of a run are measured: all of them alike."""
 
-    Attributes:
-        settings: of the policy, the same for every checkpoint.
-        corpus: the text.
-        dims: that are switched off.
-        never_drawn: dimensions that are none of the random ones.
-        text_blocks: of each checkpoint; ``None`` for the whole corpus.
-        confidence: of each interval.
-        store_root: folder of the store.
-    """
-
-    settings: "Settings"
-    corpus: "Corpus"
-    dims: tuple[int, ...]
-    never_drawn: tuple[int, ...]
-    text_blocks: int | None
-    confidence: float
-    store_root: Path
+    settings: "Settings"  # of the policy, the same for every checkpoint
+    corpus: "Corpus"  # the text
+    dims: tuple[int, ...]  # that are switched off
+    never_drawn: tuple[int, ...]  # dimensions that are none of the random ones
+    text_blocks: int | None  # of each checkpoint; ``None`` for the whole corpus
+    confidence: float  # of each interval
+    store_root: Path  # folder of the store
 
     @property
     def where(self) -> str:
@@ -85,7 +75,7 @@ class RunMeasurement:
         progress: Callable[[int], Progress],
         started: Callable[[Estimate], None] = lambda _: None,
     ) -> Iterator[Step]:
-        """All steps, the wanted ones measured.
+        """Return all steps, the wanted ones measured.
 
         Args:
             steps: in order.
@@ -153,7 +143,7 @@ class RunMeasurement:
 
 
 def common_settings(policy: "Policy", steps: Sequence[Step]) -> "Settings":
-    """The settings that all checkpoints of a run are measured with.
+    """Return the settings that all checkpoints of a run are measured with.
 
     Which rule a policy ablates by is of no matter here: the dimensions are given. The one that
     reads weights alone is taken.

@@ -13,11 +13,10 @@ _UNITS = {"": 1, "k": 1000, "m": 1_000_000}
 
 
 def in_order(references: Sequence[str]) -> list[tuple[str, int | None]]:
-    """The checkpoints of a run with their steps, ascending; as named where one has no number.
+    """Return a run's checkpoints with their steps, ascending; as named where one has no number.
 
-    Args:
-        references: checkpoints; a quoted pattern stands for what it matches, and a folder that is
-            none but holds ``checkpoint-9000`` and the like for these.
+    A quoted pattern stands for what it matches, and a folder that is no checkpoint but holds
+    ``checkpoint-9000`` and the like for these.
 
     Raises:
         CheckpointError: a pattern matches nothing, or two checkpoints have the same step.
@@ -52,12 +51,10 @@ def step_of(reference: str) -> int | None:
 
 
 def chosen(steps: Sequence[int | None], text: str) -> tuple[int, ...]:
-    """Which of the checkpoints are meant, as their places in the run, ascending.
+    """Return which of the checkpoints are meant, as their places in the run, ascending.
 
-    Args:
-        steps: of the run's checkpoints, in order.
-        text: ``all``, ``first``, ``last``, ``every:N`` (every N-th, from the first one on) or a
-            step like ``9000`` or ``20k``; several with commas between.
+    The text is ``all``, ``first``, ``last``, ``every:N`` (every N-th, from the first one on) or a
+    step like ``9000`` or ``20k``; several with commas between.
 
     Raises:
         PolicyError: it is none of these, or there is no such step.

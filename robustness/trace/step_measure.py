@@ -37,62 +37,39 @@ Progress = Callable[[int, int, float], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Degradation:
-    """What switching some dimensions off multiplies perplexity by.
+    """What switching some dimensions off multiplies perplexity by."""
 
-    Attributes:
-        dims: which.
-        ratio: exp(ΣΔNLL / Σtokens); may be infinite.
-        interval: of the corpus' ratio; ``None`` where it is exact, or there is none yet.
-    """
-
-    dims: tuple[int, ...]
-    ratio: float
+    dims: tuple[int, ...]  # which
+    ratio: float  # exp(ΣΔNLL / Σtokens); may be infinite
+    # of the corpus' ratio; ``None`` where it is exact, or there is none yet
     interval: Interval | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomDegradation:
-    """What switching as many random dimensions off does.
+    """What switching as many random dimensions off does."""
 
-    Attributes:
-        size: dimensions of a draw.
-        draws: finished ones.
-        median: of their degradations.
-        mean: exp(ΣΔNLL / Σtokens) over all of them.
-        interval: of the median; ``None`` where there are too few draws for one.
-    """
-
-    size: int
-    draws: int
-    median: float
-    mean: float
-    interval: Interval | None
+    size: int  # dimensions of a draw
+    draws: int  # finished ones
+    median: float  # of their degradations
+    mean: float  # exp(ΣΔNLL / Σtokens) over all of them
+    interval: Interval | None  # of the median; ``None`` where there are too few draws for one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One checkpoint on text.
+    """One checkpoint on text."""
 
-    Attributes:
-        quantity: what the figure is: perplexity, or a discriminator's loss in nats per token.
-        figure: of the intact model on the text blocks seen.
-        interval: of the figure on the whole corpus; ``None`` where it is exact, or none yet.
-        text_blocks: seen.
-        tokens: scored in them.
-        exact: whether these are all text blocks of the corpus.
-        joint: without all followed dimensions; ``None`` where there are none.
-        alone: without each of them, where they are several and few.
-        random: without as many others; ``None`` where there are not that many.
-    """
-
-    quantity: str
-    figure: float
+    quantity: str  # what the figure is: perplexity, or a discriminator's loss in nats per token
+    figure: float  # of the intact model on the text blocks seen
+    # of the figure on the whole corpus; ``None`` where it is exact, or none yet
     interval: Interval | None
-    text_blocks: int
-    tokens: int
-    exact: bool
-    joint: Degradation | None
-    alone: tuple[Degradation, ...]
+    text_blocks: int  # seen
+    tokens: int  # scored in them
+    exact: bool  # whether these are all text blocks of the corpus
+    joint: Degradation | None  # without all followed dimensions; ``None`` where there are none
+    alone: tuple[Degradation, ...]  # without each of them, where they are several and few
+    # without as many others; ``None`` where there are not that many
     random: RandomDegradation | None
 
     def to_dict(self) -> dict[str, Any]:

@@ -10,24 +10,15 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, kw_only=True)
 class Track:
-    """The scale or the bias of a dimension over the steps.
+    """The scale or the bias of a dimension over the steps."""
 
-    Attributes:
-        layer: the one that is followed, where the dimension stood furthest out in the end.
-        value: there, for each step.
-        z: its distance from the layer's mean in unbiased standard deviations, for each step.
-        layer_mean: over all dimensions of that layer.
-        layer_std: likewise, unbiased.
-        z_lowest: over all layers.
-        z_highest: likewise.
-    """
-
-    layer: int
-    value: tuple[float, ...]
+    layer: int  # the one that is followed, where the dimension stood furthest out in the end
+    value: tuple[float, ...]  # there, for each step
+    # its distance from the layer's mean in unbiased standard deviations, for each step
     z: tuple[float, ...]
-    layer_mean: tuple[float, ...]
-    layer_std: tuple[float, ...]
-    z_lowest: tuple[float, ...]
+    layer_mean: tuple[float, ...]  # over all dimensions of that layer
+    layer_std: tuple[float, ...]  # over the same, unbiased
+    z_lowest: tuple[float, ...]  # over all layers
     z_highest: tuple[float, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -43,13 +34,9 @@ def track(
     *,
     layer_of: int,
 ) -> Track:
-    """Follow a dimension.
+    """Follow a dimension through a parameter and its z-scores, both (L, D) for each step.
 
-    Args:
-        dim: its index.
-        values: the parameter for each step, shape (L, D).
-        z: its z-scores, likewise.
-        layer_of: index of the step in which the layer is chosen.
+    The layer is chosen in the step with the index ``layer_of``.
     """
     layer = int(np.abs(z[layer_of][:, dim]).argmax())
     return Track(

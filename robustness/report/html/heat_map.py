@@ -52,13 +52,7 @@ class Column:
 
 
 def columns(n_dims: int, n_layers: int, n_checkpoints: int) -> list[Column]:
-    """Return the columns of a heat map, one per dimension where there is room for that.
-
-    Args:
-        n_dims: hidden size.
-        n_layers: rows of this map.
-        n_checkpoints: heat maps on the page.
-    """
+    """Return the columns of a heat map, one per dimension where there is room for that."""
     room = MOST_CELLS // (max(1, n_layers) * max(1, n_checkpoints))
     most = min(MOST_COLUMNS, max(FEWEST_COLUMNS, room))
     width = math.ceil(n_dims / most)

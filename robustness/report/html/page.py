@@ -30,29 +30,18 @@ ICONS = {"pass": "✓", "fail": "✗", "inconclusive": "?", "error": "!", "not a
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A checkpoint as it is shown.
+    """A checkpoint as it is shown."""
 
-    Attributes:
-        anchor: its id in the page.
-        result: all that is known of it.
-        figures: what is drawn of it, by ids in the page.
-        histories: ids of the figures of decisions, with their checks.
-        profile: the check with a profile of layers, if any.
-    """
-
-    anchor: str
-    result: CheckpointResult
-    figures: Mapping[str, Figure]
+    anchor: str  # its id in the page
+    result: CheckpointResult  # all that is known of it
+    figures: Mapping[str, Figure]  # what is drawn of it, by ids in the page
+    # ids of the figures of decisions, with their checks
     histories: tuple[tuple[str, CheckResult], ...]
-    profile: CheckResult | None
+    profile: CheckResult | None  # the check with a profile of layers, if any
 
 
 def render(report: Report) -> str:
-    """Return the HTML report.
-
-    Raises:
-        ReportError: if a package is missing.
-    """
+    """Return the HTML report, or raise a ReportError if a package is missing."""
     sections = [section(report, place) for place in range(len(report.checkpoints))]
     figures = {name: figure for each in sections for name, figure in each.figures.items()}
     side_by_side = overview(report)
@@ -97,10 +86,7 @@ def section(report: Report, place: int) -> Section:
 def rendered(template: str, figures: Mapping[str, Figure], **names: Any) -> str:
     """Return a page of a template with its figures, its style and the two scripts that draw.
 
-    Args:
-        template: beside the others.
-        figures: by their ids in the page.
-        names: what else the template speaks of.
+    ``figures`` have their ids in the page, ``names`` are what else the template speaks of.
 
     Raises:
         ReportError: a package is missing.
@@ -135,7 +121,6 @@ def rendered(template: str, figures: Mapping[str, Figure], **names: Any) -> str:
 
 
 def _source(environment: Any, name: str) -> str:
-    """Return a file beside the templates as it is."""
     source: str = environment.loader.get_source(environment, name)[0]
     return source
 

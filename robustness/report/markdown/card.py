@@ -44,22 +44,14 @@ SETTINGS = {"expectation": "paper", "seed": 0, "block_size": 128, "site": "outpu
 
 
 def render(report: Report) -> str:
-    """Return a whole card of the only checkpoint of a run.
-
-    Raises:
-        ReportError: as of :func:`chosen`.
-    """
+    """Return a whole card of the only checkpoint of a run."""
     checkpoint = chosen(report, None)
     text = section(report, checkpoint, repo_id=None)
     return new_card(checkpoint.label, text, eval_results(report, checkpoint))
 
 
 def chosen(report: Report, label: str | None) -> CheckpointResult:
-    """Return the checkpoint that a card is about.
-
-    Args:
-        report: of a run.
-        label: of several.
+    """Return the checkpoint that a card is about, of several the one with this label.
 
     Raises:
         ReportError: the report is of a part of a run, or does not hold one such checkpoint.
@@ -124,7 +116,6 @@ def eval_results(report: Report, checkpoint: CheckpointResult) -> "list[EvalResu
 def _measured(
     checkpoint: CheckpointResult, entry: "Callable[..., EvalResult]"
 ) -> "Iterator[EvalResult]":
-    """Return an entry for every check that measured something."""
     for check in checkpoint.checks:
         if check.measured is None:
             continue

@@ -25,13 +25,7 @@ TASK_NAME = "Outlier dimensions (pytest-robustness)"
 
 
 def new_card(name: str, section: str, results: "Sequence[EvalResult]") -> str:
-    """Return a whole card.
-
-    Args:
-        name: the model's.
-        section: Markdown.
-        results: entries of ``model-index``.
-    """
+    """Return a whole card of the model with this name."""
     title = re.sub(r"[^\w .-]+", "-", name)
     return updated(f"# {title}\n", name, section, results)
 
@@ -39,11 +33,7 @@ def new_card(name: str, section: str, results: "Sequence[EvalResult]") -> str:
 def updated(card: str, name: str, section: str, results: "Sequence[EvalResult]") -> str:
     """Return a card with the section and entries of this run instead of those of an earlier one.
 
-    Args:
-        card: its text.
-        name: the model's, where the card has no ``model-index`` yet.
-        section: Markdown.
-        results: entries of ``model-index``.
+    The name is the model's, where the card has no ``model-index`` yet.
 
     Raises:
         ReportError: its markers or its front matter are not what can be edited safely.

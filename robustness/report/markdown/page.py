@@ -40,10 +40,8 @@ _NOTICE_BYTES = 300
 def render(report: Report, most_bytes: int = MOST_BYTES) -> str:
     """Tell of a whole run: the verdict, and a section per checkpoint, the worst first.
 
-    Args:
-        report: of a run or of merged shards.
-        most_bytes: size in UTF-8 that is never exceeded: where needed details are left out, then
-            whole sections, and it says so.
+    ``most_bytes`` of UTF-8 are never exceeded: where needed details are left out, then whole
+    sections, and it says so.
     """
     checkpoints = checkpoints_in_order(report.vetted)
     parts = [_head(report, checkpoints)]
@@ -80,12 +78,7 @@ def run_verdict(report: Report) -> str:
 
 
 def verdict_sentence(checkpoint: CheckpointResult, *, reason: bool = True) -> str:
-    """Say what a checkpoint came to, without its name and without Markdown.
-
-    Args:
-        checkpoint: with at least one check.
-        reason: whether to say why the worst check came to what it did.
-    """
+    """Say what a checkpoint came to, without its name and without Markdown."""
     checks, refused = checkpoint.checks, checkpoint.refused
     n = counted(len(checks), "check")
     if refused:
@@ -115,13 +108,7 @@ def check_sentence(check: CheckResult, *, reason: bool = True) -> str:
 def checkpoint_section(
     checkpoint: CheckpointResult, report: Report, *, details: bool = True
 ) -> str:
-    """Tell of one checkpoint: verdict, checks (the worst first), outlier dimensions, and sources.
-
-    Args:
-        checkpoint: with at least one check.
-        report: of the run.
-        details: whether to say where everything comes from.
-    """
+    """Tell of a checkpoint: verdict, checks (the worst first), outlier dimensions, and sources."""
     n_blocks = checkpoint.corpus_text_blocks
     checks = checks_in_order(checkpoint.checks)
     intact = f"{_intact_perplexity(checkpoint)}{_intact_score(checkpoint)}"
@@ -226,7 +213,6 @@ def _extent(outlier: OutlierDimension) -> Iterable[str]:
 
 
 def _details(checkpoint: CheckpointResult, report: Report) -> list[str]:
-    """Say where everything comes from, folded."""
     rows = [(name, code(text, SENTENCE)) for name, text in _provenance(checkpoint, report) if text]
     return [
         "<details><summary>Where this comes from</summary>",

@@ -23,10 +23,7 @@ _ACTIVE = re.compile(r"[\\`*_{}\[\]<>&#|~$!@]|:(?=[:/])|(?<=www)\.|^[\s+=-]|\s(?
 def escaped(text: object, limit: int = NAME) -> str:
     r"""Return inline Markdown that renders as this text and does nothing else.
 
-    Args:
-        text: any text; control characters and line ends become escapes as in Python's source
-            (``\x1b``, ``\n``).
-        limit: characters from which the middle is left out.
+    Control characters and line ends become escapes as in Python's source (``\x1b``, ``\n``).
     """
     return _ACTIVE.sub(lambda match: f"&#{ord(match[0])};", plain(str(text), limit=limit))
 
@@ -45,12 +42,6 @@ def bullets(before: str, sentences: Sequence[str]) -> list[str]:
 
 
 def table(columns: Sequence[str], alignment: str, rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table whose cells are Markdown already.
-
-    Args:
-        columns: their titles.
-        alignment: a letter per column, ``l`` or ``r``.
-        rows: cells.
-    """
+    """Return the lines of a table of Markdown cells; a column's alignment is ``l`` or ``r``."""
     rule = ["--:" if side == "r" else "---" for side in alignment]
     return [f"| {' | '.join(cells)} |" for cells in (columns, rule, *rows)]

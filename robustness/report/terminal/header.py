@@ -100,6 +100,5 @@ def _baseline_header(planned: "PlannedCheckpoint") -> list[str]:
 
 
 def _place(settings: "Settings") -> Iterable[str]:
-    """Say where and how dimensions are ablated, where that is not as by default."""
     if where := settings.ablation((0,)).where:
         yield f"  ablations{where}"

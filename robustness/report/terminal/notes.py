@@ -46,7 +46,6 @@ def findings(checkpoint: CheckpointResult) -> Iterable[str]:
 
 
 def _intact(checkpoint: CheckpointResult, intact: IntactFigures) -> Iterable[str]:
-    """Say the perplexity, or a loss beside that of a guess that looks at no text."""
     if intact.perplexity is not None:
         value = figure(intact.perplexity)
     else:
@@ -157,7 +156,6 @@ def factor_of_task() -> str:
 
 
 def _task_notes(checks: Sequence[CheckResult]) -> Iterable[str]:
-    """Say of a task's checks what the table does not: scores, and that drops are differences."""
     of_task = [(check, check.details.task) for check in checks if check.details.task is not None]
     if not of_task:
         return
@@ -175,7 +173,6 @@ def _task_notes(checks: Sequence[CheckResult]) -> Iterable[str]:
 
 
 def _expectations(checks: Sequence[CheckResult]) -> Iterable[str]:
-    """Say which failures the policy expects, once per kind of check."""
     marks = {check.name: check.expected_failure for check in checks if check.expected_failure}
     for name, mark in marks.items():
         state = "was expected" if mark.expired else "is expected"
@@ -183,7 +180,6 @@ def _expectations(checks: Sequence[CheckResult]) -> Iterable[str]:
 
 
 def _precision_notes(checks: Sequence[CheckResult]) -> Iterable[str]:
-    """Say which checks used reduced precision, which could not, and what the discrepancy was."""
     for check in checks:
         precision = check.details.precision
         if precision is None:

@@ -22,12 +22,7 @@ BEYOND = 3.0
 
 
 def lines_of(scans: Sequence[Scan], *, unicode: bool) -> list[str]:
-    """The report, in lines of at most 100 columns.
-
-    Args:
-        scans: one or several checkpoints.
-        unicode: whether bars can be shown.
-    """
+    """Return the report in lines of at most 100 columns; bars need a ``unicode`` terminal."""
     shown = comparable(scans)
     lines: list[str] = []
     for scan in scans:
@@ -87,7 +82,7 @@ def _found(finding: Finding) -> str:
 def _side_by_side(
     scans: Sequence[Scan], shown: dict[str, tuple[int, ...]], *, unicode: bool
 ) -> Iterator[str]:
-    """As many checkpoints beside each other as fit, then the next ones."""
+    """Set as many checkpoints beside each other as fit, then the next ones."""
     fit = (WIDTH - NAMES) // (COLUMN + 2)
     for start in range(0, len(scans), fit):
         part = scans[start : start + fit]

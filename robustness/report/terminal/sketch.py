@@ -11,7 +11,7 @@ WIDTH = 48
 
 
 def sketch(z: Sequence[float], *, width: int = WIDTH, unicode: bool = True) -> str:
-    """How far out a value lies, one sign for each number, or for several where they do not fit.
+    """Return one sign for each number, or for several where they do not fit: how far out it lies.
 
     Args:
         z: distances in standard deviations; NaN where there is none.

@@ -26,15 +26,10 @@ MARKUP: Mapping[str, Markup] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A line of the terminal.
+    """A line of the terminal."""
 
-    Attributes:
-        pieces: its text in parts, each with what pytest calls markup.
-        is_title: whether it stands in the middle of a rule across the terminal.
-    """
-
-    pieces: tuple[tuple[str, Markup], ...]
-    is_title: bool = False
+    pieces: tuple[tuple[str, Markup], ...]  # its text in parts, each with what pytest calls markup
+    is_title: bool = False  # whether it stands in the middle of a rule across the terminal
 
     @property
     def text(self) -> str:
@@ -51,10 +46,8 @@ def render(report: Report) -> str:
 def lines_of(report: Report, *, verbosity: int = 0) -> Iterator[Line]:
     """Return the tables, and why the run fails if it does.
 
-    Args:
-        report: of the run.
-        verbosity: below 0 a line per checkpoint, and what failed; from 1 on what each check states
-            and why it came out as it did; from 2 on every layer.
+    Below a verbosity of 0 that is a line per checkpoint and what failed; from 1 on there is what
+    each check states and why it came out as it did, from 2 on every layer.
     """
     for checkpoint in report.vetted:
         if verbosity < 0:
@@ -75,7 +68,6 @@ def lines_of(report: Report, *, verbosity: int = 0) -> Iterator[Line]:
 
 
 def _briefly(checkpoint: CheckpointResult) -> Iterator[Line]:
-    """Return a line, and the rows of the checks that fail the run."""
     n, failing = len(checkpoint.checks), checkpoint.refused
     verdict = "FAILED" if failing else "passed"
     for line in wrapped(
@@ -141,6 +133,5 @@ def laid_out(rows: Sequence[Sequence[str]]) -> list[list[tuple[str, str]]]:
 
 
 def _aligned(text: str, width: int, column: int) -> str:
-    """Return a cell in its column: numbers to the right, words to the left."""
     to_the_right = COLUMNS[column] in ("measured", "needed", "blocks")
     return text.rjust(width) if to_the_right else text.ljust(width)

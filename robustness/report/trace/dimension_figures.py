@@ -12,14 +12,9 @@ HEIGHT_PX = 210
 
 
 def values(course: Course, steps: Sequence[Step], x: StepAxis, *, of: str, k: float) -> Figure:
-    """A parameter of a dimension in one layer, and where those of the others lie there.
+    """Draw a parameter of a dimension in one layer, and where those of the others lie there.
 
-    Args:
-        course: of the dimension.
-        steps: in order.
-        x: of the steps.
-        of: ``scale`` or ``bias``.
-        k: half of the band's width, in standard deviations.
+    ``of`` is ``scale`` or ``bias``; ``k`` standard deviations are half of the band's width.
     """
     track = _track(course, of)
     low = [m - k * s for m, s in zip(track.layer_mean, track.layer_std, strict=True)]
@@ -37,14 +32,9 @@ def values(course: Course, steps: Sequence[Step], x: StepAxis, *, of: str, k: fl
 
 
 def distances(course: Course, steps: Sequence[Step], x: StepAxis, *, of: str, k: float) -> Figure:
-    """How far out a parameter of a dimension lies, in one layer and over all; see :func:`values`.
+    """Draw how far out a parameter of a dimension lies, in one layer and over all layers.
 
-    Args:
-        course: of the dimension.
-        steps: in order.
-        x: of the steps.
-        of: ``scale`` or ``bias``.
-        k: standard deviations from which on the rule flags it.
+    The arguments are those of :func:`values`; beyond ``k`` the rule flags the dimension.
     """
     track = _track(course, of)
     text = [

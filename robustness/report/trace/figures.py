@@ -30,17 +30,11 @@ ROW_PX, FIGURE_PX, GAP_PX, EDGE_PX = 22, 190, 42, 58
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """How the points of a line look.
+    """How the points of a line look."""
 
-    Attributes:
-        symbol: for plotly.
-        letter: the same as text.
-        colour: name of one.
-    """
-
-    symbol: str
-    letter: str
-    colour: str
+    symbol: str  # for plotly
+    letter: str  # the same as text
+    colour: str  # name of one
 
 
 TOGETHER = Mark(symbol="circle", letter="●", colour="@accent")
@@ -59,17 +53,11 @@ Point = tuple[int, float, tuple[float, float] | None, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """Degradations of one kind over the measured steps.
+    """Degradations of one kind over the measured steps."""
 
-    Attributes:
-        name: what is switched off.
-        mark: of its points.
-        points: at the steps where it was measured.
-    """
-
-    name: str
-    mark: Mark
-    points: tuple[Point, ...]
+    name: str  # what is switched off
+    mark: Mark  # of its points
+    points: tuple[Point, ...]  # at the steps where it was measured
 
 
 def degradation_lines(steps: Sequence[Step]) -> tuple[Line, ...]:
@@ -116,13 +104,7 @@ Row: TypeAlias = tuple[float, Callable[[str], tuple[list[Figure], Figure]]]
 
 
 def over_steps(steps: Sequence[Step], courses: Sequence[Course], x: StepAxis) -> Figure | None:
-    """When each dimension was flagged, perplexity and degradations, on one axis; None of nothing.
-
-    Args:
-        steps: in order.
-        courses: the dimensions, in the order of the rows.
-        x: of the steps.
-    """
+    """Draw on one axis when each dimension was flagged, perplexity and degradations."""
     rows: list[Row] = []
     shown = courses[:TIMELINE]
     if shown:

@@ -25,17 +25,11 @@ K = 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A dimension as it is shown.
+    """A dimension as it is shown."""
 
-    Attributes:
-        anchor: its id in the page.
-        course: what it did.
-        figures: their ids, with what they show.
-    """
-
-    anchor: str
-    course: Course
-    figures: tuple[tuple[str, str, str], ...]
+    anchor: str  # its id in the page
+    course: Course  # what it did
+    figures: tuple[tuple[str, str, str], ...]  # their ids, with what they show
 
 
 def to_html(
@@ -46,7 +40,7 @@ def to_html(
     run: "RunMeasurement | None" = None,
     k: float = K,
 ) -> str:
-    """The page.
+    """Return the page.
 
     Args:
         steps: in order, measured or not.
@@ -140,7 +134,6 @@ def _caption(
     lines: Sequence[Line],
     run: "RunMeasurement | None",
 ) -> str:
-    """What the figure over the steps shows."""
     parts = []
     if dim_courses:
         more = (
@@ -186,7 +179,7 @@ def said(course: Course, steps: Sequence[Step]) -> str:
 
 
 def _described(course: Course, steps: Sequence[Step], of: str) -> str:
-    """A figure of a dimension for those who do not see it."""
+    """Describe a figure of a dimension for those who do not see it."""
     track = course.scale if of == "scale" else course.bias
     assert track is not None
     ends = (

@@ -11,19 +11,12 @@ MOST_TICKS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class StepAxis:
-    """Where the checkpoints of a run are drawn.
+    """Where the checkpoints of a run are drawn."""
 
-    Attributes:
-        x: of each of them, in units of the axis.
-        names: what stands at their ticks.
-        title: of the axis.
-        logarithmic: otherwise they stand at equal distances.
-    """
-
-    x: tuple[float, ...]
-    names: tuple[str, ...]
-    title: str
-    logarithmic: bool
+    x: tuple[float, ...]  # of each of them, in units of the axis
+    names: tuple[str, ...]  # what stands at their ticks
+    title: str  # of the axis
+    logarithmic: bool  # otherwise they stand at equal distances
 
     def figure(self, **own: object) -> Figure:
         """The axis as plotly has it; ``own`` is added."""
@@ -46,12 +39,9 @@ class StepAxis:
 
 
 def step_axis(steps: Sequence[int | None]) -> StepAxis:
-    """The axis of a run's checkpoints.
+    """Return the axis of a run's checkpoints; where one has no step, they are counted instead.
 
     Step 0 has no place on a logarithmic axis: it is drawn before the first one, at its half.
-
-    Args:
-        steps: ascending and different; where one has none, the checkpoints are counted instead.
     """
     known = [step for step in steps if step is not None]
     if len(known) < len(steps):
@@ -79,7 +69,7 @@ def step_name(step: int) -> str:
 
 
 def _spread(places: Sequence[float], distance: float) -> list[int]:
-    """The last one, the first one, and between them those that keep their distance."""
+    """Return the last one, the first one, and between them those that keep their distance."""
     last = len(places) - 1
     shown = [last]
     for place in range(last - 1, 0, -1):

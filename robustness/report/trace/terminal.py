@@ -36,7 +36,7 @@ def lines_of(
 
 
 def _measured(steps: Sequence[Step], rule: str) -> Iterator[str]:
-    """A row for each checkpoint, measured or not, and what the columns are."""
+    """Return a row for each checkpoint, measured or not, and what the columns are."""
     some = next(step.measured for step in steps if step.measured)
     labels = [_cut(step.scan.label) for step in steps]
     width = max(10, *map(len, labels))
@@ -112,7 +112,7 @@ def _emerged(course: Course, steps: Sequence[Step]) -> str:
 
 
 def _short(step: Step) -> str:
-    """A step's number; the last 16 letters of its name where it has none."""
+    """Return a step's number; the last 16 letters of its name where it has none."""
     return step.scan.label[-16:] if step.step is None else str(step.step)
 
 
