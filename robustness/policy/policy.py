@@ -75,10 +75,7 @@ class Policy:
 
 
 def load_policy(
-    file: Path | None,
-    *,
-    folders: Sequence[Path] = (),
-    options: Mapping[str, Any] | None = None,
+    file: Path | None, *, folders: Sequence[Path] = (), options: Mapping[str, Any] | None = None
 ) -> Policy:
     """Return the policy of a run.
 

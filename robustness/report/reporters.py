@@ -65,7 +65,7 @@ REPORTERS: Mapping[str, Reporter] = {
             name="html",
             module="robustness.report.html.page",
             writes="a page with figures to this file, which needs no network",
-            needs=("jinja2", "plotly"),
+            needs=("plotly",),
             extra="html",
             in_a_run=True,
         ),

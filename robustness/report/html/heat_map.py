@@ -20,13 +20,7 @@ MOST_CELLS = 60_000
 FEWEST_COLUMNS = 128
 EDGE_Z = 6.0
 """Standard deviations from which on the colour stays the same."""
-COLOURS = [
-    [0.0, "@cold"],
-    [0.25, "@cool"],
-    [0.5, "@still"],
-    [0.75, "@warm"],
-    [1.0, "@hot"],
-]
+COLOURS = [[0.0, "@cold"], [0.25, "@cool"], [0.5, "@still"], [0.75, "@warm"], [1.0, "@hot"]]
 GAP_PX, BOTTOM_PX = 16, 104
 DIGIT_PX = 6.5
 """Height of a character of an upright label."""
@@ -149,12 +143,7 @@ def _axes(name: str, checkpoint: CheckpointResult, place: int, n_maps: int, gap:
 
 
 def _cells(
-    name: str,
-    values: Matrix,
-    z: Matrix,
-    dims: Sequence[int],
-    across: Sequence[Column],
-    suffix: str,
+    name: str, values: Matrix, z: Matrix, dims: Sequence[int], across: Sequence[Column], suffix: str
 ) -> Figure:
     places = [column.among(dims) for column in across]
     shown = [[_farthest(row, among) for among in places] for row in z]

@@ -6,9 +6,16 @@ rule, or end of a table's cell can come of them, nor a command to GitHub's runne
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from robustness.report.cells import COLUMNS, checks_in_order, row_of
+from robustness.report.terminal.notes import notes
+from robustness.report.words import DIMENSIONS, chance, counted, figure, furthest, ranges
 from robustness.runtime.plain import plain
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 NAME = 200
 """Characters of a name."""
@@ -33,15 +40,26 @@ def code(text: object, limit: int = NAME) -> str:
     return f"<code>{escaped(text, limit)}</code>"
 
 
-def bullets(before: str, sentences: Sequence[str]) -> list[str]:
-    """Return a list of sentences from outside, each behind words of ours, and an empty line."""
-    lines = [f"- {before}{escaped(text, SENTENCE)}" for text in sentences[:MOST]]
-    if len(sentences) > MOST:
-        lines.append(f"- and {len(sentences) - MOST} more, all in the JSON report")
-    return [*lines, ""] if lines else []
+def environment(**names: object) -> "Environment":
+    """Return what renders the templates here; whatever they write is escaped, but for numbers."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
+    def safe(function: Callable[..., str]) -> Callable[..., Markup]:
+        return lambda *args: Markup(function(*args))
 
-def table(columns: Sequence[str], alignment: str, rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table of Markdown cells; a column's alignment is ``l`` or ``r``."""
-    rule = ["--:" if side == "r" else "---" for side in alignment]
-    return [f"| {' | '.join(cells)} |" for cells in (columns, rule, *rows)]
+    environment = Environment(
+        loader=PackageLoader("robustness.report.markdown"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: value if isinstance(value, Markup) else safe(escaped)(value),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    written = (escaped, code, chance, counted, figure, furthest, ranges)
+    environment.filters.update({each.__name__: safe(each) for each in written})
+    environment.globals.update(
+        COLUMNS=COLUMNS, DIMENSIONS=DIMENSIONS, MOST=MOST, SENTENCE=SENTENCE, row_of=row_of,
+        checks_in_order=checks_in_order, notes=notes, **names,
+    )  # fmt: skip
+    return environment
