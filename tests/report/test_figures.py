@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustness.report.html.axes import log_axis
-from robustness.report.html.figures import by_layer, degradation, history
+from robustness.report.html.figures import by_layer, degradation, history, overview
 from robustness.report.html.heat_map import MOST_CELLS, columns, heat_map
-from robustness.report.html.overview import overview
 from robustness.report.html.page import render, section
 from robustness.report.html.sentences import described_degradation, thinned
 from tests.support.plugin.html_page import Page

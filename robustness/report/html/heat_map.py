@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustness.report.html.parts import Figure, axis, layout, lined, scatter
+from robustness.report.html.parts import Figure, axis, layout, lined, looks, scatter
 from robustness.report.parts import Matrix, OutlierDimension
 from robustness.report.results import CheckpointResult
 
@@ -18,9 +18,6 @@ MOST_COLUMNS = 1024
 MOST_CELLS = 60_000
 """Of all heat maps of a page together, for each of scale and bias: about half a megabyte."""
 FEWEST_COLUMNS = 128
-EDGE_Z = 6.0
-"""Standard deviations from which on the colour stays the same."""
-COLOURS = [[0.0, "@cold"], [0.25, "@cool"], [0.5, "@still"], [0.75, "@warm"], [1.0, "@hot"]]
 GAP_PX, BOTTOM_PX = 16, 104
 DIGIT_PX = 6.5
 """Height of a character of an upright label."""
@@ -108,7 +105,7 @@ def heat_map(checkpoint: CheckpointResult, n_checkpoints: int = 1) -> Figure | N
             height=height * len(maps) + GAP_PX * (len(maps) - 1) + top_px + BOTTOM_PX,
             dragmode="zoom",
             margin={"l": 8, "r": 16, "t": top_px, "b": BOTTOM_PX},
-            coloraxis=_colour_axis(),
+            coloraxis=looks("z_axis"),
             annotations=labels,
             **axes,
         ),
@@ -146,15 +143,19 @@ def _cells(
     name: str, values: Matrix, z: Matrix, dims: Sequence[int], across: Sequence[Column], suffix: str
 ) -> Figure:
     places = [column.among(dims) for column in across]
-    shown = [[_farthest(row, among) for among in places] for row in z]
     thinned = across[0].width > 1
-    cells: list[list[object]] = [
-        [
-            None if at is None else [dims[at], _short(row[at])] if thinned else _short(row[at])
-            for at in chosen
-        ]
-        for row, chosen in zip(values, shown, strict=True)
-    ]
+    colours: list[list[float | None]] = []
+    hover: list[list[object]] = []
+    for row, distances in zip(values, z, strict=True):
+        shown = [_farthest(distances, among) for among in places]
+        colours.append([None if at is None else _finite(distances[at], ".2f") for at in shown])
+        numbers = [None if at is None else _finite(row[at], ".4g") for at in shown]
+        dimmed = zip(shown, numbers, strict=True)
+        hover.append(
+            [at if at is None else [dims[at], number] for at, number in dimmed]
+            if thinned
+            else [*numbers]
+        )
     dim, value = ("%{customdata[0]}", "%{customdata[1]}") if thinned else ("%{x}", "%{customdata}")
     return {
         "type": "heatmap",
@@ -163,12 +164,9 @@ def _cells(
         "dx": across[0].width,
         "y0": 0,
         "dy": 1,
-        "z": [
-            [None if at is None else _z(row[at]) for at in chosen]
-            for row, chosen in zip(z, shown, strict=True)
-        ],
+        "z": colours,
         "hoverongaps": False,
-        "customdata": cells,
+        "customdata": hover,
         "hovertemplate": f"layer %{{y}}, dimension {dim}<br>z = %{{z:+.2f}}<br>"
         f"{name} = {value}<extra></extra>",
         "coloraxis": "coloraxis",
@@ -183,12 +181,8 @@ def _farthest(z: Sequence[float], among: range) -> int | None:
     return max(finite, key=lambda at: abs(z[at]), default=None)
 
 
-def _z(z: float) -> float | None:
-    return round(z, 2) if math.isfinite(z) else None
-
-
-def _short(value: float) -> float | None:
-    return float(f"{value:.4g}") if math.isfinite(value) else None
+def _finite(value: float, digits: str) -> float | None:
+    return float(f"{value:{digits}}") if math.isfinite(value) else None
 
 
 def _marks(
@@ -222,34 +216,6 @@ def _marks(
     )
 
 
-def _colour_axis() -> Figure:
-    return {
-        "cmin": -EDGE_Z,
-        "cmid": 0,
-        "cmax": EDGE_Z,
-        "colorscale": COLOURS,
-        "colorbar": {
-            "orientation": "h",
-            "thickness": 10,
-            "len": 0.7,
-            "x": 0.5,
-            "yref": "container",
-            "y": 0,
-            "yanchor": "bottom",
-            "ypad": 6,
-            "outlinewidth": 0,
-            "tickvals": [-EDGE_Z, -3, 0, 3, EDGE_Z],
-            "ticktext": [f"≤ −{EDGE_Z:g}", "−3", "0", "3", f"≥ {EDGE_Z:g}"],
-            "tickfont": {"color": "@muted", "size": 11},
-            "title": {
-                "text": "standard deviations from the layer's mean",
-                "side": "bottom",
-                "font": {"size": 12, "color": "@muted"},
-            },
-        },
-    }
-
-
 def _labels(dims: Sequence[int], n_dims: int) -> list[Figure]:
     """Return the outlier dimensions as upright labels above the map; neighbours share one."""
     groups: list[list[int]] = []
@@ -260,17 +226,11 @@ def _labels(dims: Sequence[int], n_dims: int) -> list[Figure]:
             groups.append([dim])
     return [
         {
-            "text": (", " if len(group) < 3 else " … ").join(str(d) for d in dict.fromkeys(ends)),
-            "textangle": -90,
-            "xref": "x",
-            "yref": "paper",
+            **looks("dimension_label"),
+            "text": (", " if len(group) < 3 else " … ").join(
+                map(str, dict.fromkeys((group[0], group[-1])))
+            ),
             "x": sum(group) / len(group),
-            "y": 1,
-            "yshift": 4,
-            "yanchor": "bottom",
-            "showarrow": False,
-            "font": {"size": 11, "color": "@ink"},
         }
         for group in groups
-        for ends in [(group[0], group[-1])]
     ]

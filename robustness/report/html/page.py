@@ -14,9 +14,8 @@ from hashlib import sha256
 from typing import Any
 
 from robustness.report.html import sentences
-from robustness.report.html.figures import by_layer, degradation, history
+from robustness.report.html.figures import by_layer, degradation, history, overview
 from robustness.report.html.heat_map import heat_map, parameters
-from robustness.report.html.overview import overview
 from robustness.report.html.parts import Figure, interval, needed
 from robustness.report.reporters import REPORTERS
 from robustness.report.results import CheckpointResult, CheckResult, Report

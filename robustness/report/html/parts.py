@@ -3,8 +3,11 @@
 A colour is a name like ``@pass``: the page fills in what it is in its colour scheme.
 """
 
+import json
 import math
 from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from robustness.report.html.axes import LogAxis
@@ -19,38 +22,23 @@ SYMBOLS = {"pass": "circle", "fail": "x", "inconclusive": "diamond-open", "error
 COLOURS = {"pass": "@pass", "fail": "@fail", "inconclusive": "@open", "error": "@fail"}
 
 
+@cache
+def looks(of: str) -> Figure:
+    """Return what all figures have alike of a part of theirs, as ``looks.json`` says it."""
+    file = Path(__file__).parent / "templates" / "looks.json"
+    look: Figure = json.loads(file.read_text(encoding="utf-8"))[of]
+    return look
+
+
 def layout(**own: Any) -> Figure:
     """Return what all figures have in common; ``own`` is added."""
-    return {
-        "font": {"family": "@font", "size": 12, "color": "@ink"},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "showlegend": False,
-        "hovermode": "closest",
-        "dragmode": False,
-        "margin": {"l": 8, "r": 16, "t": 12, "b": 8},
-        "hoverlabel": {
-            "bgcolor": "@card",
-            "bordercolor": "@edge",
-            "align": "left",
-            "font": {"family": "@font", "size": 13, "color": "@ink"},
-        },
-        **own,
-    }
+    return {**looks("layout"), **own}
 
 
 def axis(title: str = "", **own: Any) -> Figure:
     """Return a quiet axis; ``own`` is added."""
-    return {
-        "title": {"text": title, "font": {"size": 12, "color": "@muted"}, "standoff": 8},
-        "automargin": True,
-        "gridcolor": "@grid",
-        "linecolor": "@edge",
-        "tickcolor": "@edge",
-        "tickfont": {"color": "@muted"},
-        "zeroline": False,
-        **own,
-    }
+    look = looks("axis")
+    return {**look, "title": {**look["title"], "text": title}, **own}
 
 
 def log_scale(title: str, scale: LogAxis, **own: Any) -> Figure:
