@@ -24,6 +24,13 @@ from robustness.store.context import Context
 from robustness.store.store import digest
 from robustness.vetting import Vetting
 
+_PARTS: Mapping[str, Any] = {
+    "model_profile": ModelProfile,
+    "baseline": CheckpointBaseline,
+    "task": PlannedTask,
+}
+"""What of a checkpoint's plan writes and reads itself."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCheckpoint:
@@ -61,17 +68,14 @@ class PlannedCheckpoint:
 
         ``device`` is where it runs, if not where the policy says.
         """
-        settings = self.settings
-        if device is not None:
-            settings = settings.model_copy(update={"device": device})
-        generator = None if self.generator is None else Checkpoint.from_dict(self.generator)
+        changes = {} if device is None else {"device": device}
         return Vetting(
             checkpoint=self.load(),
-            settings=settings,
+            settings=self.settings.model_copy(update=changes),
             context=context,
             confidence=confidence,
             model_profile=self.model_profile,
-            generator=generator,
+            generator=self.generator and Checkpoint.from_dict(self.generator),
             baseline=self.baseline,
             task=self.task,
         )
@@ -108,83 +112,50 @@ class RunPlan:
 
     def expecting(self, today: date) -> "RunPlan":
         """The plan with the failures that its checkpoints' policy expects."""
-        checkpoints = tuple(
-            replace(
-                planned,
-                checks=with_expectations(planned.checks, planned.settings.limits, today=today),
-            )
-            for planned in self.checkpoints
-        )
-        return replace(self, checkpoints=checkpoints)
+        checkpoints = []
+        for planned in self.checkpoints:
+            checks = with_expectations(planned.checks, planned.settings.limits, today=today)
+            checkpoints.append(replace(planned, checks=checks))
+        return replace(self, checkpoints=tuple(checkpoints))
 
     def to_json(self) -> str:
-        """One text that holds the plan, with its checksum."""
-        return _sealed(
+        """Return one text that holds the plan, with its checksum."""
+        checkpoints = [
             {
-                "checkpoints": [
-                    {
-                        "label": planned.label,
-                        "checkpoint": dict(planned.checkpoint),
-                        "settings": planned.settings.model_dump(),
-                        "model_profile": planned.model_profile.to_dict(),
-                        "corpus": planned.corpus,
-                        "block_size": planned.block_size,
-                        "text_blocks": planned.text_blocks,
-                        "notes": list(planned.notes),
-                        "checks": [check.to_dict() for check in planned.checks],
-                        "dtype": planned.dtype,
-                        "baseline": planned.baseline and planned.baseline.to_dict(),
-                        "generator": None if planned.generator is None else dict(planned.generator),
-                        "task": planned.task and planned.task.to_dict(),
-                    }
-                    for planned in self.checkpoints
-                ],
-                "confidence": self.confidence,
-                "comparisons": self.comparisons,
-                "store_root": str(self.store_root),
-                "policy_source": self.policy_source,
-                "baseline_source": self.baseline_source,
-                "newer_than": self.newer_than,
-                "shard": self.shard,
+                **vars(planned),
+                "settings": planned.settings.model_dump(),
+                "checks": [check.to_dict() for check in planned.checks],
+                **{
+                    name: None if (part := getattr(planned, name)) is None else part.to_dict()
+                    for name in _PARTS
+                },
             }
-        )
+            for planned in self.checkpoints
+        ]
+        plan = {**vars(self), "store_root": str(self.store_root), "checkpoints": checkpoints}
+        return json.dumps({"robustness": __version__, "plan": plan, "sha256": digest(plan)})
 
     @classmethod
     def from_json(cls, text: str) -> "RunPlan":
         """Return the plan that :meth:`to_json` has written, or raise a PlanError."""
-        data = _unsealed(text)
-        return cls(
-            checkpoints=tuple(
-                PlannedCheckpoint(
-                    label=planned["label"],
-                    checkpoint=planned["checkpoint"],
-                    settings=Settings.model_validate(planned["settings"]),
-                    model_profile=ModelProfile.from_dict(planned["model_profile"]),
-                    corpus=planned["corpus"],
-                    block_size=planned["block_size"],
-                    text_blocks=planned["text_blocks"],
-                    notes=tuple(planned["notes"]),
-                    checks=tuple(map(PlannedCheck.from_dict, planned["checks"])),
-                    dtype=planned["dtype"],
-                    baseline=planned["baseline"]
-                    and CheckpointBaseline.from_dict(planned["baseline"]),
-                    generator=planned["generator"],
-                    task=planned["task"] and PlannedTask.from_dict(planned["task"]),
-                )
-                for planned in data["checkpoints"]
-            ),
-            confidence=data["confidence"],
-            comparisons=data["comparisons"],
-            store_root=Path(data["store_root"]),
-            policy_source=data["policy_source"],
-            baseline_source=data["baseline_source"],
-            newer_than=data["newer_than"],
-            shard=data["shard"],
+        plan = _unsealed(text)
+        checkpoints = tuple(
+            PlannedCheckpoint(
+                **{
+                    **planned,
+                    "settings": Settings.model_validate(planned["settings"]),
+                    "notes": tuple(planned["notes"]),
+                    "checks": tuple(map(PlannedCheck.from_dict, planned["checks"])),
+                    **{
+                        name: None if planned[name] is None else kind.from_dict(planned[name])
+                        for name, kind in _PARTS.items()
+                    },
+                }
+            )
+            for planned in plan["checkpoints"]
         )
-
-
-def _sealed(plan: Mapping[str, Any]) -> str:
-    return json.dumps({"robustness": __version__, "plan": plan, "sha256": digest(plan)})
+        root = Path(plan["store_root"])
+        return cls(**{**plan, "store_root": root, "checkpoints": checkpoints})
 
 
 def _unsealed(text: str) -> Mapping[str, Any]:
