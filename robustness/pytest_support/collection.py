@@ -87,6 +87,7 @@ def _suite_module(parent: pytest.Collector, name: str) -> pytest.Module:
     module: pytest.Module = pytest.Module.from_parent(
         parent, path=FOLDER / name, nodeid=f"{ID_PREFIX}{name}"
     )
+    module.add_marker(pytest.mark.filterwarnings("default"))  # whatever the user's own tests say
     return module
 
 

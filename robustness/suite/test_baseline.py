@@ -1,11 +1,7 @@
 """The checkpoint is like the one whose profile was saved (``--robustness-baseline=FILE``)."""
 
-import pytest
-
 from robustness.pytest_support.gate import Gate
 from robustness.vetting import Vetting
-
-pytestmark = pytest.mark.filterwarnings("default")
 
 
 def test_matches_baseline(vetting: Vetting, gate: Gate) -> None:

@@ -1,11 +1,7 @@
 """What matters is which dimensions are ablated, not that some are."""
 
-import pytest
-
 from robustness.pytest_support.gate import Gate
 from robustness.vetting import Vetting
-
-pytestmark = pytest.mark.filterwarnings("default")
 
 
 def test_random_ablation_is_harmless(vetting: Vetting, gate: Gate) -> None:

@@ -1,11 +1,7 @@
 """Where in the model the outlier dimensions matter."""
 
-import pytest
-
 from robustness.pytest_support.gate import Gate
 from robustness.vetting import Vetting
-
-pytestmark = pytest.mark.filterwarnings("default")
 
 
 def test_embedding_norm_alone_is_harmless(vetting: Vetting, gate: Gate) -> None:

@@ -3,12 +3,8 @@
 Kovaleva et al. 2021, "BERT Busters: Outlier Dimensions that Disrupt Transformers".
 """
 
-import pytest
-
 from robustness.pytest_support.gate import Gate
 from robustness.vetting import Vetting
-
-pytestmark = pytest.mark.filterwarnings("default")
 
 
 def test_outliers_are_present(vetting: Vetting, gate: Gate) -> None:

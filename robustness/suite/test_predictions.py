@@ -1,11 +1,7 @@
 """What the model predicts depends on its outlier dimensions, or does not."""
 
-import pytest
-
 from robustness.pytest_support.gate import Gate
 from robustness.vetting import Vetting
-
-pytestmark = pytest.mark.filterwarnings("default")
 
 
 def test_ablation_changes_predictions(vetting: Vetting, gate: Gate) -> None:

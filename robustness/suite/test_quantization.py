@@ -1,11 +1,7 @@
 """What deployment in eight bits would do, and the outlier dimensions' part in that."""
 
-import pytest
-
 from robustness.pytest_support.gate import Gate
 from robustness.vetting import Vetting
-
-pytestmark = pytest.mark.filterwarnings("default")
 
 
 def test_quantization_is_harmless(vetting: Vetting, gate: Gate) -> None:

@@ -4,12 +4,8 @@ Kovaleva et al. 2021: removing them "significantly degrades both the MLM perplex
 downstream task performance". Only with ``--robustness-task``.
 """
 
-import pytest
-
 from robustness.pytest_support.gate import Gate
 from robustness.vetting import Vetting
-
-pytestmark = pytest.mark.filterwarnings("default")
 
 
 def test_task_is_learned(vetting: Vetting, gate: Gate) -> None:

@@ -1,11 +1,7 @@
 """The checkpoint is a working language model."""
 
-import pytest
-
 from robustness.pytest_support.gate import Gate
 from robustness.vetting import Vetting
-
-pytestmark = pytest.mark.filterwarnings("default")
 
 
 def test_weights_are_finite(vetting: Vetting, gate: Gate) -> None:
