@@ -57,68 +57,30 @@ else:
 class Settings(StrictTable):
     """Everything that may differ between the checkpoints of one run."""
 
-    expectation: Expectation = Field(
-        default="paper", description="assert the paper's findings, or their absence"
-    )
-    rule: Rule | tuple[Rule, ...] = Field(
-        default="busters",
-        description="how outlier dimensions are found; of several, the first decides what is "
-        "ablated",
-    )
-    stack: StackChoice = Field(
-        default="auto",
-        description="which stack of layers is vetted; auto: the only one, or the decoder",
-    )
-    site: SiteName = Field(default="output", description="where dimensions are ablated")
-    mode: Mode = Field(
-        default="zero", description="ablated features become 0, or the intact model's mean"
-    )
-    layers: Layers = Field(
-        default="all", description="in which layers dimensions are ablated, from 0 on"
-    )
-    allow_pickle: bool = Field(
-        default=False, description="read pytorch_model.bin, where there are no safetensors"
-    )
-    base: str | None = Field(
-        default=None, min_length=1, description="the model that an adapter belongs to"
-    )
-    tokenizer: str | None = Field(
-        default=None, min_length=1, description="a tokenizer instead of the checkpoint's own"
-    )
-    corpus: str = Field(default="builtin", min_length=1, description="the text")
-    layout: LayoutChoice = Field(
-        default="auto", description="running text packed, or one example a line"
-    )
-    block_size: int = Field(
-        default=128, ge=8, description="tokens in a text block, specials included"
-    )
-    masking: Masking = Field(
-        default="all", description="how a masked language model's tokens are hidden"
-    )
-    bos: Bos = Field(
-        default="auto", description="whether the token that begins a sequence stands first"
-    )
-    context: int = Field(
-        default=0, ge=0, description="tokens of preceding text that are read and not scored"
-    )
-    generator: str = Field(
-        default=UNIGRAM, min_length=1, description="what replaces a discriminator's tokens"
-    )
-    seed: int = Field(
-        default=0, ge=0, description="of the order of text blocks, the masks and the draws"
-    )
+    expectation: Expectation = "paper"  # assert the paper's findings, or their absence
+    # how outlier dimensions are found; of several, the first decides what is ablated
+    rule: Rule | tuple[Rule, ...] = "busters"
+    stack: StackChoice = "auto"  # which one is vetted; auto: the only one, or the decoder
+    site: SiteName = "output"  # where dimensions are ablated
+    mode: Mode = "zero"  # ablated features become 0, or the intact model's mean
+    layers: Layers = "all"  # in which layers dimensions are ablated, from 0 on
+    allow_pickle: bool = False  # read pytorch_model.bin, where there are no safetensors
+    base: str | None = Field(default=None, min_length=1)  # the model that an adapter belongs to
+    tokenizer: str | None = Field(default=None, min_length=1)  # instead of the checkpoint's own
+    corpus: str = Field(default="builtin", min_length=1)
+    layout: LayoutChoice = "auto"  # running text packed, or one example a line
+    block_size: int = Field(default=128, ge=8)  # tokens in a text block, specials included
+    masking: Masking = "all"  # how a masked language model's tokens are hidden
+    bos: Bos = "auto"  # whether the token that begins a sequence stands first
+    context: int = Field(default=0, ge=0)  # tokens of preceding text, read and not scored
+    generator: str = Field(default=UNIGRAM, min_length=1)  # replaces a discriminator's tokens
+    seed: int = Field(default=0, ge=0)  # of the order of text blocks, the masks and the draws
     device: str = Field(
         default="cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$", description="cpu, cuda, cuda:N or mps"
     )
-    dtype: DtypeChoice = Field(
-        default="float32", description="precision of the model's matrix products"
-    )
-    exhaustive: bool = Field(
-        default=False, description="measure the whole corpus, decide at its end"
-    )
-    examples: int = Field(
-        default=3, ge=0, le=32, description="pieces of text shown intact and ablated; 0: none"
-    )
+    dtype: DtypeChoice = "float32"  # precision of the model's matrix products
+    exhaustive: bool = False  # measure the whole corpus, decide at its end
+    examples: int = Field(default=3, ge=0, le=32)  # pieces of text shown intact and ablated
     task: TaskSettings = TaskSettings()
     rules: Rules = Rules()
     checks: Checks = Field(default_factory=Checks)
