@@ -75,7 +75,7 @@ class PlannedCheckpoint:
             context=context,
             confidence=confidence,
             model_profile=self.model_profile,
-            generator=self.generator and Checkpoint.from_dict(self.generator),
+            generator=None if self.generator is None else Checkpoint.from_dict(self.generator),
             baseline=self.baseline,
             task=self.task,
         )

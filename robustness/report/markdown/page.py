@@ -1,6 +1,7 @@
 """A run as Markdown: for the summary of a CI job, and for whoever reads a result in a review."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from robustness.report.cells import (
     EXPECTED,
@@ -40,7 +41,7 @@ def render(report: Report, most_bytes: int = MOST_BYTES) -> str:
     ``most_bytes`` of UTF-8 are never exceeded: where needed details are left out, then whole
     sections, and it says so.
     """
-    template = environment(
+    template: Any = environment(
         sign=_sign, extent=_extent, versions=_versions, duration=_duration, run_verdict=run_verdict,
         verdict_sentence=verdict_sentence, SIGNS=SIGNS, MOST_ROWS=_ROWS,
     ).get_template("page.md.j2").module  # fmt: skip
