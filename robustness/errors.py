@@ -50,6 +50,10 @@ class RuleError(RobustnessError):
     """A rule is unknown, or cannot say anything about this model."""
 
 
+class NotFinite(RuleError):
+    """What a rule compares is NaN or infinite: the checkpoint is broken, not the question."""
+
+
 class MeasurementError(RobustnessError):
     """A measurement gave something that is not a number, or could not be carried out."""
 

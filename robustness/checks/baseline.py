@@ -51,7 +51,7 @@ class AgainstBaseline(Model):
 
     def keeps_outliers(self, allowed: str = "same") -> Verdict:
         """Whether the rule finds the same dimensions (or a ``subset``, ``superset``, ``any``)."""
-        now = flagged(self.subject.model_profile.detection)
+        now = flagged(self.subject.outliers().detection)
         return outlier_verdict(self.profile.outliers, now, allowed=allowed)
 
     def keeps_perplexity(self, *, within: float, **level: Unpack[Level]) -> Verdict:

@@ -118,7 +118,8 @@ class Check(ABC, Generic[L]):
         if not self.limits_in(context.terms).enabled or not self.applies(context):
             return ()
         if self.needs_outliers and not context.dims:
-            return (self.not_applicable(NO_OUTLIERS, "no-outliers"),)
+            why = context.model_profile.detection.not_finite or NO_OUTLIERS
+            return (self.not_applicable(why, "no-outliers"),)
         return tuple(self.cases(context))
 
     def applies(self, context: PlanContext) -> bool:

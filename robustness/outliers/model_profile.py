@@ -14,7 +14,7 @@ from pydantic import Field
 from robustness.ablation.ablation import Ablation
 from robustness.anatomy.recorded import recorded_anatomy
 from robustness.anatomy.stacks import StackChoice
-from robustness.errors import CheckpointError, UnsupportedSite
+from robustness.errors import CheckpointError, NotFinite, UnsupportedSite
 from robustness.outliers.activation_source import ActivationSource
 from robustness.outliers.outliers import Detection
 from robustness.outliers.rules import RULES, Rule
@@ -104,7 +104,7 @@ def profile_model(
     Raises:
         UnsupportedArchitecture, UnsupportedSite: if tracing finds no layers or no output site, or
             a rule needs another kind of site.
-        RuleError: if a rule cannot say anything about this model.
+        RuleError: if a rule cannot say anything about such a model.
     """
     anatomy = recorded_anatomy(checkpoint, stack, context)
     identity = {
@@ -146,8 +146,17 @@ class _Search:
         return {**key, "text": self.source.identity} if RULES[rule].needs_model else key
 
     def detect(self, key: Mapping[str, Any]) -> Record:
-        """What one rule says."""
-        detection = self._apply(RULES[key["rule"]], key["settings"])
+        """What one rule says; where nothing can be compared, that, for the checks to tell."""
+        try:
+            detection = self._apply(RULES[key["rule"]], key["settings"])
+        except NotFinite as error:
+            detection = Detection(
+                rule=f"{key['rule']}: there is nothing to compare",
+                outliers=(),
+                by_chance=None,
+                magnitude=(),
+                not_finite=str(error),
+            )
         self.checkpoint.require_unchanged()
         return detection.to_dict()
 

@@ -2,14 +2,21 @@
 
 from collections.abc import Iterable, Iterator
 
+from robustness.errors import NotFinite
 from robustness.outliers.outliers import Detection, Outlier
 from robustness.statistics.verdict import Verdict
 
 
 class OutlierDimensions:
-    """The outlier dimensions a rule found; iterates over their indices."""
+    """The outlier dimensions a rule found; iterates over their indices.
+
+    Raises:
+        NotFinite: if it could not compare anything.
+    """
 
     def __init__(self, detection: Detection) -> None:
+        if detection.not_finite is not None:
+            raise NotFinite(detection.not_finite)
         self.detection = detection
 
     @property

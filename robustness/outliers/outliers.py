@@ -39,6 +39,7 @@ class Detection(PlainRecord):
             ``None`` where it compares with fixed numbers.
         magnitude: all dimensions that are not outliers, the most extreme in any one layer first.
         details: what the rule found out about the model as a whole, in plain JSON types.
+        not_finite: why it can say nothing: what it compares is NaN or infinite.
     """
 
     rule: str
@@ -46,6 +47,7 @@ class Detection(PlainRecord):
     by_chance: float | None
     magnitude: tuple[int, ...]
     details: Mapping[str, Any] = field(default_factory=dict)
+    not_finite: str | None = None
 
     @property
     def name(self) -> str:

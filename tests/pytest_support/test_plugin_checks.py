@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.checkpoints.checkpoint_folders import rewrite_weights
 from tests.support.plugin import plugin_support
 from tests.support.plugin.plugin_runs import FINITE, JOINT, PRESENT, SINGLE
 from tests.support.plugin.plugin_support import (
@@ -14,6 +15,7 @@ from tests.support.plugin.plugin_support import (
     SUITE,
     Stubs,
     checks,
+    in_every_state,
     read_json,
     slowly_with_workers,
     text_of,
@@ -231,15 +233,17 @@ def test_any_way_to_distribute_tests_will_do(
 @pytest.fixture(scope="module")
 def broken(stubs: Stubs) -> Path:
     """A checkpoint with NaN where no rule looks."""
-    from safetensors.torch import load_file, save_file
+    return _broken_at("intermediate.dense.bias", stubs.root / "broken")
 
-    folder = plugin_support.save_stub(stubs.root / "broken", DIM)
-    tensors = {
-        name: value.clone() for name, value in load_file(folder / "model.safetensors").items()
-    }
-    tensors["bert.encoder.layer.1.intermediate.dense.bias"][3] = float("nan")
-    (folder / "model.safetensors").unlink()
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+def _broken_at(name: str, folder: Path) -> Path:
+    """A checkpoint with NaN in one tensor of its second layer."""
+    plugin_support.save_stub(folder, DIM)
+
+    def change(tensors: dict[str, Any]) -> None:
+        tensors[f"bert.encoder.layer.1.{name}"][3] = float("nan")
+
+    rewrite_weights(folder, change)
     return folder
 
 
@@ -261,3 +265,30 @@ def test_nothing_measured_passes_on_a_broken_model(
     assert found[PRESENT.replace(LABEL, "broken")] == "pass"  # by the weights it has looked at
     assert sorted(found.values()) == ["error"] * 4 + ["fail", "pass"]
     result.stdout.fnmatch_lines(["1 tensors hold NaN*intermediate.dense.bias", "joint*error"])
+
+
+@in_every_state
+def test_numbers_that_the_rule_cannot_compare_are_verdicts_and_no_refusal(
+    state: tuple[str, ...], lenient: pytest.Pytester, stubs: Stubs, tmp_path: Path
+) -> None:
+    folder = _broken_at("output.LayerNorm.weight", tmp_path / "broken")
+    result = lenient.runpytest_subprocess(
+        f"--model={folder}", *stubs.surroundings, *state, "--robustness-json=report.json",
+        "--robustness-rule=busters", "--robustness-rule=kurtosis", "--robustness-html=report.html",
+    )  # fmt: skip
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(failed=2, skipped=4)
+    text = text_of(result)
+    assert "Traceback" not in text
+    assert "1 tensors hold NaN or infinity, the first is bert.encoder.layer.1" in text
+    report = read_json(lenient.path / "report.json")
+    found = {
+        check["check"]: (check["outcome"], check["reason"])
+        for check in report["checkpoints"][0]["checks"]
+    }
+    assert found.pop("weights_are_finite")[0] == "fail"
+    outcome, why = found.pop("outliers_are_present")
+    assert outcome == "error"
+    assert "the scale of dimension 3 in layer 1 is not a finite number" in why
+    assert set(found.values()) == {("not applicable", why)}
+    assert report["problems"] == []

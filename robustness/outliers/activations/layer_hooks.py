@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robustness.anatomy.stacks import Stack
-from robustness.errors import RuleError
+from robustness.errors import NotFinite
 from robustness.scoring.forward import forward_errors
 
 Array = NDArray[np.float64]
@@ -58,9 +58,9 @@ def float64(tensor: Tensor) -> Array:
     return np.asarray(flat.float().cpu().numpy(), dtype=np.float64)  # MPS knows no float64
 
 
-def not_finite(what: str, layer: int) -> RuleError:
+def not_finite(what: str, layer: int) -> NotFinite:
     """The error for a hidden state, or the like, that holds NaN or infinity."""
-    return RuleError(
+    return NotFinite(
         f"a {what} of layer {layer} is not a finite number, so rules on activations cannot compare "
         "dimensions: its weights or activations overflow or hold NaN; use rule busters, or vet "
         "an earlier checkpoint"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from robustness.errors import RuleError
+from robustness.errors import NotFinite
 
 
 def layers_needed(share: float, n_layers: int) -> int:
@@ -59,7 +59,7 @@ def require_finite(rule: str, what: str, values: NDArray[np.float64]) -> None:
     """Refuse values that no rule can compare, naming the first that is NaN or infinite."""
     if not np.isfinite(values).all():
         layer, dim = np.argwhere(~np.isfinite(values))[0].tolist()
-        raise RuleError(
+        raise NotFinite(
             f"the {what} of dimension {dim} in layer {layer} is not a finite number, so rule "
             f"{rule} cannot compare dimensions: the file is damaged, or training diverged; "
             "save or download this checkpoint again, or vet an earlier one"
