@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from robustness.checkpoint.checkpoint import Checkpoint
 
 ANATOMY = 2
-LAYOUT = 4
+LAYOUT = 5
 """Versions of what is remembered; part of its identity in the store."""
 
 
@@ -92,8 +92,8 @@ def _trace_layout(
     folder: Path, tensors: Mapping[str, TensorInfo], stack: StackChoice, what: str
 ) -> Record:
     from robustness.checkpoint.accounting import account
+    from robustness.checkpoint.config import ignored_note, load_config
     from robustness.checkpoint.skeleton import lacks_head, map_names
-    from robustness.checkpoint.verification import load_config
 
     config = load_config(folder, what=what)
     skeleton, anatomy = _first_traced(config, stack, what)
@@ -119,6 +119,7 @@ def _trace_layout(
             notes.append(
                 f"{len(names.missing)} weights are not in the files ({names.missing[0]} …)"
             )
+    notes += filter(None, [ignored_note(config, folder)])
     stored = {} if names is None else names.stored
     return {
         "architecture": architecture,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustness.checkpoint.architecture import Architecture, Scoring, model_class
-from robustness.checkpoint.float32 import float32_folder
+from robustness.checkpoint.conversions.float32 import float32_folder
 from robustness.checkpoint.loading import loading_errors, require_memory
 from robustness.checkpoint.reference import Kind
 from robustness.checkpoint.skeleton import NameMap, build_skeleton, map_names
@@ -84,7 +84,7 @@ class Checkpoint:
 
     def load_config(self) -> Any:
         """The transformers config, without anything in it that could fetch or run code."""
-        from robustness.checkpoint.verification import load_config
+        from robustness.checkpoint.config import load_config
 
         return load_config(self.folder, what=self.reference)
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from robustness.checkpoint.task_heads import KindChoice
 
 ADAPTER = "adapter_config.json"
-FACTS = 3
+FACTS = 4
 """Version of what is remembered of a verified checkpoint."""
 
 Progress = Callable[[str], None]

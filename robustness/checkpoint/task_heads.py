@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from robustness.checkpoint.architecture import Architecture, declared_class, headless_class
+from robustness.checkpoint.config import load_config
 from robustness.checkpoint.tokenization import load_tokenizer, verify_tokenizer
 from robustness.checkpoint.verification import (
     Facts,
     embedding_rows,
-    load_config,
     usable_positions,
     verify_head,
 )

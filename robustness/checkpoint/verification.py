@@ -4,8 +4,7 @@ Done on a skeleton and on the names and shapes in the files' headers; weights ar
 where names cannot tell.
 """
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -29,19 +28,12 @@ from robustness.checkpoint.architecture import (
     no_language_model,
     tells_replaced_tokens,
 )
+from robustness.checkpoint.config import ignored_note, load_config
 from robustness.checkpoint.loading import loading_errors, quiet
 from robustness.checkpoint.skeleton import NameMap, build_skeleton, lacks_head, map_names
 from robustness.checkpoint.tokenization import load_tokenizer, verify_tokenizer
-from robustness.checkpoint.weights import TensorInfo, read_json
+from robustness.checkpoint.weights import TensorInfo
 from robustness.errors import CheckpointError, UnsupportedArchitecture
-from robustness.runtime.libraries import load_libraries
-
-# Settings of config.json that would make transformers read other files than those verified, or
-# fetch kernels from the Hub; a checkpoint has no business deciding either.
-_FOREIGN_SETTINGS = ("transformers_weights", "fusion_config", "kernel_config", "distributed_config")
-# Settings that transformers makes lists of that length from as soon as it reads them.
-_COUNTS = re.compile(r"num_labels|(?:\w+_)?(?:layers?|experts?|heads?|blocks?|groups?)")
-_MAX_COUNT = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,49 +46,6 @@ class Facts:
     vocab_size: int
     max_positions: int | None
     note: str | None
-
-
-def load_config(folder: Path, *, what: str) -> Any:
-    """The config of a folder, without settings that fetch or run anything.
-
-    Raises:
-        CheckpointError: It is damaged, or of a type transformers does not contain.
-    """
-    load_libraries()
-    import transformers
-    from transformers import AutoConfig
-    from transformers.models.auto import configuration_auto
-
-    settings = read_json(folder / "config.json")
-    for name, count in _counts(settings):
-        if count > _MAX_COUNT:
-            raise CheckpointError(
-                f"{what} sets {name} to {count} in config.json: that is no model."
-            )
-    model_type = settings.get("model_type")
-    model_types: Any = getattr(configuration_auto, "CONFIG_MAPPING_NAMES")  # noqa: B009 (untyped)
-    if model_type is not None and str(model_type) not in model_types and "auto_map" not in settings:
-        raise CheckpointError(
-            f"{what} is of type {model_type!r}, which transformers {transformers.__version__} does "
-            "not contain: update transformers, or correct 'model_type' in config.json."
-        )
-    with loading_errors(f"The config.json of {what}"), quiet():
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        for name in _FOREIGN_SETTINGS:
-            if hasattr(config, name):
-                delattr(config, name)
-        config._attn_implementation = None  # transformers' default, never a kernel from the Hub
-        config._experts_implementation = None
-    return config
-
-
-def _counts(settings: Any) -> Iterator[tuple[str, float]]:
-    """The settings that say how many of something there are, also those of parts of the model."""
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from _counts(value)
-        elif isinstance(value, int | float) and _COUNTS.fullmatch(name):
-            yield name, value
 
 
 def verify(
@@ -272,6 +221,7 @@ def verify_head(
         if unused and not is_plain:
             refuse_parts(skeleton, dict(zip(unused, unused, strict=True)), what=what)
             notes = [unused_note(unused)]
+    notes += filter(None, [ignored_note(config, folder)])
     n_tied = sum(parameter.numel() for parameter in skeleton.parameters())
     return VerifiedHead(
         skeleton=skeleton,

@@ -8,9 +8,9 @@ import torch
 import transformers
 
 from robustness.checkpoint.accounting import account
+from robustness.checkpoint.config import load_config
 from robustness.checkpoint.resolving import resolve
 from robustness.checkpoint.skeleton import build_skeleton, map_names
-from robustness.checkpoint.verification import load_config
 from robustness.checkpoint.weights import TensorInfo, read_tensors
 from robustness.errors import CheckpointError, NoLanguageModel
 from tests.support.checkpoints import checkpoint_folders

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from robustness.checkpoint.float32 import float32_folder
+from robustness.checkpoint.conversions.float32 import float32_folder
 from robustness.checkpoint.weights import (
     INDEX_FILE,
     SINGLE_FILE,

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from robustness.checkpoint.architecture import Architecture, candidates, model_class
+from robustness.checkpoint.config import load_config
 from robustness.checkpoint.conversions.once import made_once
 from robustness.checkpoint.loading import loading_errors, quiet, require_memory
 from robustness.checkpoint.reading import Located
 from robustness.checkpoint.skeleton import build_skeleton
 from robustness.checkpoint.tokenization import TOKENIZER_FILES, tokenizer_files
-from robustness.checkpoint.verification import load_config, load_verified
+from robustness.checkpoint.verification import load_verified
 from robustness.checkpoint.weights import (
     TensorInfo,
     float32_bytes,

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from robustness.checkpoint.float32 import write_tensors
+from robustness.checkpoint.conversions.float32 import write_tensors
 from robustness.checkpoint.gguf.header import (
     SAFETENSORS_INSTEAD,
     GgufSummary,
