@@ -103,6 +103,15 @@ def test_a_single_checkpoint_is_a_short_run(folder: Path, store: str) -> None:
     assert re.search(r"^ +5 +at the first +scale ", result.stdout, re.MULTILINE)
 
 
+def test_encoders_without_a_head_are_traced(tmp_path: Path) -> None:
+    for step, dim in ((100, None), (200, 5)):
+        bert(step, dim).bert.save_pretrained(tmp_path / f"checkpoint-{step}")
+    result = run(str(tmp_path), f"--store={tmp_path / 'store'}", "--json")
+    assert result.exit_code == 0
+    facts = json.loads(result.stdout)
+    assert [one["dims"] for one in facts["steps"]] == [[], [5]]
+
+
 def test_what_stands_out_at_the_first_checkpoint_did_not_emerge_there(
     folder: Path, store: str
 ) -> None:
