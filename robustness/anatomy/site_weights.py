@@ -24,14 +24,14 @@ from robustness.checkpoint.reading import PLAIN, ReadOptions
 from robustness.checkpoint.reference import CheckpointRef
 from robustness.checkpoint.resolving import fetch, unpacked
 from robustness.checkpoint.tensor_values import read_values
-from robustness.checkpoint.weights import read_tensors
+from robustness.checkpoint.weights import read_tensors, surplus_notes
 from robustness.errors import CheckpointError
 from robustness.runtime.libraries import library_versions
 from robustness.store.context import Context
 from robustness.store.hashing import file_stamps
 from robustness.store.store import Record
 
-WEIGHTS = 4
+WEIGHTS = 5
 """Version of what is remembered; part of its identity in the store."""
 
 
@@ -107,7 +107,8 @@ def _read_folder(folder: Path, stack: StackChoice, context: Context, *, what: st
         return {**record, "notes": layout["notes"]}
 
     files = {info.file for info in tensors.values()}
-    return _recalled((*files, config), stack, context, measure)
+    record = _recalled((*files, config), stack, context, measure)
+    return {**record, "notes": [*record["notes"], *surplus_notes(folder, tensors)]}
 
 
 def _read_gguf(file: Path, stack: StackChoice, context: Context) -> Record:

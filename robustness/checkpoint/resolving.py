@@ -27,6 +27,7 @@ from robustness.checkpoint.weights import (
     find_weights,
     float32_bytes,
     read_tensors,
+    surplus_notes,
 )
 from robustness.errors import CheckpointError
 from robustness.store.files import linked_elsewhere, recall, remember, stamp
@@ -82,6 +83,7 @@ def resolve(
     facts = _facts(files, content, reference, cache, progress, task)
     own = files.all if tokenizer == found.folder else (*files.weights, files.config)
     notes = [ref.note, *found.notes, *tokenizer_notes, facts.note, _elsewhere(found.folder, own)]
+    notes += surplus_notes(found.folder, files.tensors)
     return Checkpoint(
         reference=reference,
         label=ref.label,
@@ -150,7 +152,9 @@ def unpacked(
     if place.is_file():
         from robustness.checkpoint.gguf.conversion import convert_gguf
 
-        folder, digest = convert_gguf(place, cache=cache, progress=progress)
+        folder, digest = convert_gguf(
+            place, cache=cache, progress=progress, tokenizer=options.tokenizer is None
+        )
         return replace(found, folder=folder, revision=found.revision or f"sha256:{digest[:12]}")
     if is_adapter(place):
         return _merged(place, ref, cache, progress, options)

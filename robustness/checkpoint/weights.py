@@ -96,6 +96,21 @@ def read_tensors(folder: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
+def surplus_notes(folder: Path, tensors: Mapping[str, TensorInfo]) -> list[str]:
+    """Notes on files that hold weights and are not read, and on tensors that no index names."""
+    notes = []
+    read = {info.file.name for info in tensors.values()}
+    if others := sorted({file.name for file in folder.glob("*.safetensors")} - read):
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        notes.append(f"not read: {others[0]}{more}, beside the checkpoint's own files")
+    if not (folder / SINGLE_FILE).is_file() and (
+        beyond := sorted(tensors.keys() - weight_map(folder).keys())
+    ):
+        more = f" and {len(beyond) - 1} more" if len(beyond) > 1 else ""
+        notes.append(f"{INDEX_FILE} does not name {beyond[0]}{more}, which its shards hold")
+    return notes
+
+
 def read_header(file: Path) -> list[TensorInfo]:
     """Verify one safetensors file and list its tensors, in the order of their bytes.
 

@@ -13,11 +13,12 @@ import torch
 
 from robustness.checkpoint.checkpoint import Checkpoint
 from robustness.checkpoint.gguf.header import read_gguf_header
+from robustness.checkpoint.reading import ReadOptions
 from robustness.checkpoint.reference import CheckpointRef
 from robustness.checkpoint.resolving import resolve
 from robustness.errors import CheckpointError
 from tests.support import llama_cpp
-from tests.support.checkpoints.checkpoint_folders import tiny_model
+from tests.support.checkpoints.checkpoint_folders import tiny_model, tiny_tokenizer
 from tests.support.checkpoints.gguf_files import TOKENS, llama_cpp_order, write_llama_gguf
 from tests.support.checkpoints.shared import smollm2_reference
 
@@ -94,7 +95,7 @@ def test_processes_that_start_together_convert_once(small_file: Path, tmp_path: 
 def test_a_failed_conversion_is_cleaned_up_and_can_be_tried_again(
     small_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_file: Path, _summary: object, folder: Path) -> None:
+    def fail(_file: Path, _summary: object, folder: Path, _tokenizer: bool) -> None:
         (folder / "config.json").write_text("half")
         raise RuntimeError("killed")
 
@@ -265,3 +266,18 @@ def test_the_weights_are_memory_mapped(smollm2: Checkpoint) -> None:
     ]
     for name, parameter in model.named_parameters():
         assert any(start <= parameter.data_ptr() < end for start, end in mapped), name
+
+
+def test_a_tokenizer_that_cannot_be_rebuilt_can_be_replaced(tmp_path: Path) -> None:
+    file = write_llama_gguf(tmp_path / "small.gguf", tiny_llama(tied=True), pre="of-mars")
+    store = tmp_path / "store"
+    with pytest.raises(CheckpointError, match=r"'of-mars'.* --robustness-tokenizer=REF"):
+        resolve(str(file), cache=store)
+    other = tmp_path / "tokenizer"
+    tiny_tokenizer(len(TOKENS)).save_pretrained(other)
+    options = ReadOptions(tokenizer=str(other))
+    checkpoint = resolve(str(file), cache=store, options=options)
+    assert "the tokenizer is not its own" in str(checkpoint.note)
+    assert len(checkpoint.load_tokenizer()) == len(TOKENS)
+    assert list(checkpoint.folder.glob("*token*")) == []
+    assert checkpoint.load_model() is not None

@@ -15,6 +15,7 @@ from robustness.checkpoint.weights import (
     read_header,
     read_json,
     read_tensors,
+    surplus_notes,
 )
 from robustness.errors import CheckpointError
 from robustness.store.files import recall, remember, write_atomically
@@ -125,6 +126,22 @@ def test_a_wrong_index_is_refused(weight_map: dict[str, str], message: str, tmp_
     write_shards(tmp_path, weight_map)
     with pytest.raises(CheckpointError, match=message):
         read_tensors(tmp_path)
+
+
+def test_what_no_index_names_and_files_that_nobody_reads_are_noted(tmp_path: Path) -> None:
+    write_shards(tmp_path, {"a": "a.safetensors", "b": "b.safetensors"})
+    assert surplus_notes(tmp_path, read_tensors(tmp_path)) == []
+    save_file({"b": torch.ones(2), "c": torch.ones(2)}, tmp_path / "b.safetensors")
+    save_file({"d": torch.ones(2)}, tmp_path / "consolidated.safetensors")
+    tensors = read_tensors(tmp_path)
+    assert surplus_notes(tmp_path, tensors) == [
+        "not read: consolidated.safetensors, beside the checkpoint's own files",
+        "model.safetensors.index.json does not name c, which its shards hold",
+    ]
+    assert tensors.keys() == {"a", "b", "c"}
+    save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
+    (note,) = surplus_notes(tmp_path, read_tensors(tmp_path))
+    assert note.startswith("not read: a.safetensors and 2 more")
 
 
 def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:

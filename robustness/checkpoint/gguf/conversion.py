@@ -30,7 +30,11 @@ _FORMAT = 3  # of the folder; raise it when what is written changes
 
 
 def convert_gguf(
-    file: Path, *, cache: Path, progress: Callable[[str], None] | None = None
+    file: Path,
+    *,
+    cache: Path,
+    progress: Callable[[str], None] | None = None,
+    tokenizer: bool = True,
 ) -> tuple[Path, str]:
     """The folder a GGUF file is converted to, converting it if nobody has yet.
 
@@ -38,6 +42,7 @@ def convert_gguf(
         file: The file; of a split one, its first part.
         cache: Where the folder is kept.
         progress: Told in a short phrase when a long step starts.
+        tokenizer: Whether its tokenizer is needed; otherwise it may be one that cannot be rebuilt.
 
     Returns:
         The folder (config.json, tokenizer files, float32 safetensors) and the file's sha256, or
@@ -56,6 +61,8 @@ def convert_gguf(
     }
     digest = digests[file] if len(files) == 1 else files_hash(files, digests)
     folder = cache / "gguf" / hashlib.sha256(f"{digest} {_versions()}".encode()).hexdigest()[:32]
+    if not tokenizer and not folder.is_dir():
+        folder = folder.with_name(f"{folder.name}-model")
     try:
         if folder.is_dir():
             mark_used(folder)
@@ -67,7 +74,7 @@ def convert_gguf(
             if not folder.is_dir():
                 if progress is not None:
                     progress(f"converting {file.name} to float32 safetensors, once")
-                _convert_into(folder, file, summary)
+                _convert_into(folder, file, summary, tokenizer)
     except OSError as error:
         raise CheckpointError(
             f"{file.name} cannot be converted: {folder.parent} cannot be written "
@@ -76,21 +83,22 @@ def convert_gguf(
     return folder, digest
 
 
-def _convert_into(folder: Path, file: Path, summary: GgufSummary) -> None:
+def _convert_into(folder: Path, file: Path, summary: GgufSummary, tokenizer: bool) -> None:
     """Make the folder: all of it or nothing."""
     temporary = temporary_folder(folder)
     try:
         with loading_errors(f"The GGUF file {file}", advice=SAFETENSORS_INSTEAD), quiet():
-            _convert(file, summary, temporary)
+            _convert(file, summary, temporary, tokenizer)
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _convert(file: Path, summary: GgufSummary, folder: Path) -> None:
-    tokenizer = gguf_tokenizer(summary.settings, what=str(file))
+def _convert(file: Path, summary: GgufSummary, folder: Path, tokenizer: bool) -> None:
+    own = gguf_tokenizer(summary.settings, what=str(file)) if tokenizer else None
     write_model(GgufModel.of(file, summary), folder)
-    tokenizer.save_pretrained(folder)
+    if own is not None:
+        own.save_pretrained(folder)
 
 
 def write_model(model: GgufModel, folder: Path) -> None:

@@ -121,7 +121,10 @@ def gguf_tokenizer(metadata: Mapping[str, Any], *, what: str) -> Any:
         for key, value in metadata.items()
         if key.startswith(_PREFIX) and key.removeprefix(_PREFIX) not in _WITHOUT_EFFECT
     }
-    advice = "give the folder of safetensors that it was made from"
+    advice = (
+        "give the folder of safetensors that it was made from, or name a tokenizer with "
+        "--robustness-tokenizer=REF (of 'trace': --tokenizer)"
+    )
     with loading_errors(f"The tokenizer of {what}", advice=advice):
         try:
             keys = _Keys.model_validate(given)
