@@ -1,8 +1,8 @@
 """Every reader, on real files with something wrong in them.
 
 Whatever a file holds, its reader returns something valid or raises a RobustnessError of one
-printable line: no other exception, no terminal escapes, no gigabytes, no minutes. A run tries 4,190
-inputs; ``--run-slow`` tries 20 times as many, 83,800, on top of them.
+printable line: no other exception, no terminal escapes, no gigabytes, no minutes. A run tries 4,390
+inputs; ``--run-slow`` tries 20 times as many, 87,800, on top of them.
 """
 
 import resource
@@ -16,6 +16,8 @@ from hypothesis import HealthCheck, given, settings
 
 from robustness.errors import RobustnessError
 from tests.support.checkpoints.spoilt_checkpoints import (
+    accounted_tensors,
+    adapter_json,
     config_json,
     gguf_bytes,
     gguf_parts,
@@ -56,7 +58,10 @@ READERS: dict[str, tuple[int, Arrange]] = {
     "index of shards": (100, shard_index),
     "GGUF": (300, gguf_bytes),
     "GGUF tokenizer": (200, gguf_tokenizer_keys),
-    "pickled weights": (100, pickled_weights),
+    "pickled weights": (50, pickled_weights(zipped=False)),
+    "pickled weights, zipped": (50, pickled_weights(zipped=True)),
+    "adapter_config.json": (100, adapter_json),
+    "accounted tensors": (100, accounted_tensors),
     "GGUF in parts": (100, gguf_parts),
     "GGUF settings": (200, gguf_settings),
     "config.json": (150, config_json),

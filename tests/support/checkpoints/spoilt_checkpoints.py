@@ -9,17 +9,27 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 from safetensors import safe_open
+from safetensors.torch import save_file
 from tokenizers import processors
 
+from robustness.checkpoint.accounting import account
 from robustness.checkpoint.checkpoint import Checkpoint
 from robustness.checkpoint.conversions import unpickling
+from robustness.checkpoint.conversions.adapters import Adapter
 from robustness.checkpoint.gguf.config import gguf_config
 from robustness.checkpoint.gguf.header import gguf_files, read_gguf_header
 from robustness.checkpoint.gguf.tokenizer import gguf_tokenizer
 from robustness.checkpoint.loading import loading_errors
 from robustness.checkpoint.resolving import resolve
+from robustness.checkpoint.skeleton import map_names
 from robustness.checkpoint.tokenization import load_tokenizer, verify_tokenizer
-from robustness.checkpoint.weights import INDEX_FILE, SINGLE_FILE, read_header, read_tensors
+from robustness.checkpoint.weights import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    TensorInfo,
+    read_header,
+    read_tensors,
+)
 from robustness.corpus.blocks import text_blocks
 from robustness.corpus.corpus import Corpus, load_corpus
 from tests.support.checkpoints.checkpoint_folders import (
@@ -159,19 +169,80 @@ def gguf_tokenizer_keys(folder: Path) -> Case:
     return Case(file=file, valid=valid, inputs=spoilt_json(metadata), read=read)
 
 
-def pickled_weights(folder: Path) -> Case:
+def pickled_weights(*, zipped: bool) -> Arrange:
     """What the process for pickles does, in this one; the older form has no checksums."""
+
+    def arrange(folder: Path) -> Case:
+        folder.mkdir()
+        file = folder / "pytorch_model.bin"
+        tensors = {"a.weight": torch.arange(12.0).reshape(3, 4), "b": torch.ones(2).byte()}
+        torch.save(tensors, file, _use_new_zipfile_serialization=zipped)
+        content = file.read_bytes()
+
+        def read() -> None:
+            unpickling.convert(file, folder / SINGLE_FILE)
+            read_header(folder / SINGLE_FILE)
+
+        return Case(file=file, valid=content, inputs=spoilt_bytes(content), read=read)
+
+    return arrange
+
+
+def adapter_json(folder: Path) -> Case:
+    """The settings of an adapter, whose base is beside it."""
     folder.mkdir()
-    file = folder / "pytorch_model.bin"
-    tensors = {"a.weight": torch.arange(12.0).reshape(3, 4), "b": torch.ones(2, dtype=torch.int8)}
-    torch.save(tensors, file, _use_new_zipfile_serialization=False)
-    content = file.read_bytes()
+    file = folder / "adapter_config.json"
+    settings = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": "../base",
+        "r": 4,
+        "lora_alpha": 6,
+        "target_modules": ["q_proj"],
+        "rank_pattern": {"q_proj": 2},
+    }
+    save_file({"base_model.model.a.weight": torch.ones(2)}, folder / "adapter_model.safetensors")
 
     def read() -> None:
-        unpickling.convert(file, folder / SINGLE_FILE)
-        read_header(folder / SINGLE_FILE)
+        assert Adapter.read(folder, what="it").base(None)
 
-    return Case(file=file, valid=content, inputs=spoilt_bytes(content), read=read)
+    valid = json.dumps(settings).encode()
+    return Case(file=file, valid=valid, inputs=spoilt_json(settings), read=read)
+
+
+def accounted_tensors(folder: Path) -> Case:
+    """Names, types and shapes of a model's tensors; what is not refused leaves nothing missing."""
+    folder.mkdir()
+    skeleton = tiny_model("LlamaForCausalLM", num_key_value_heads=1)
+    header = {name: ["F32", list(value.shape)] for name, value in skeleton.state_dict().items()}
+    few = {name: header[name] for name in sorted(header)[:6]}
+    file = folder / "header.json"
+
+    def read() -> None:
+        try:
+            drawn = json.loads(file.read_bytes())
+        except (ValueError, RecursionError):
+            return
+        drawn = drawn if isinstance(drawn, dict) else {}
+        tensors = {
+            name: TensorInfo(name=name, file=file, dtype=str(kind), shape=shape, offset=0)
+            for name, (kind, shape) in (header | _described(drawn)).items()
+        }
+        names = map_names(skeleton, tensors)
+        assert names is not None
+        notes = account(skeleton, names, tensors, what="it")
+        assert len(notes) <= bool(names.unused) + bool(names.initial)
+
+    valid = json.dumps(few).encode()
+    return Case(file=file, valid=valid, inputs=spoilt_json(few), read=read)
+
+
+def _described(drawn: dict[str, Any]) -> dict[str, Any]:
+    """What a header could say of tensors, of what was drawn."""
+    return {
+        name: (value[0], tuple(n for n in value[1] if type(n) is int and n >= 0))
+        for name, value in drawn.items()
+        if isinstance(value, list) and len(value) == 2 and isinstance(value[1], list) and name
+    }
 
 
 def gguf_parts(folder: Path) -> Case:
