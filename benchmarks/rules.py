@@ -1,7 +1,7 @@
 """What every rule finds in the checkpoints at hand, and what ablating that does at every site.
 
-    python benchmarks/rules.py [--shared ../shared] [--only NAME] [--text-blocks 8]
-                               [--degradation-chunks 2] [--write]
+    python benchmarks/rules.py [--shared ../shared] [--only NAME] [--model MODEL]
+                               [--text-blocks 8] [--degradation-chunks 2] [--write]
 
 Each rule with its default settings, and ``puccetti`` as coded and as its paper describes it. Rules
 on activations read the first text blocks of the seeded order; what they find depends on the text.
@@ -136,6 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--only", help="checkpoints whose name contains this")
+    parser.add_argument("--model", help="another one instead, on the built-in corpus")
     parser.add_argument("--text-blocks", type=int, default=8, help="that rules on activations read")
     parser.add_argument(
         "--degradation-chunks", type=int, default=2, help="of 16 text blocks; 0 for detection only"
@@ -145,8 +146,10 @@ def main() -> None:
     table: list[Answer] = []
     harm: list[str] = []
     chunks = arguments.degradation_chunks
+    given = {arguments.model: (arguments.model, "builtin")}
+    asked_about = given if arguments.model else checkpoints(arguments.shared.resolve())
     with tempfile.TemporaryDirectory() as store:
-        for name, (model, corpus) in checkpoints(arguments.shared.resolve()).items():
+        for name, (model, corpus) in asked_about.items():
             if arguments.only is None or arguments.only in name:
                 asked = answers(
                     name, model, corpus, text_blocks=arguments.text_blocks, store=Path(store)
