@@ -117,7 +117,7 @@ def test_paths_of_checkpoints_do_not_depend_on_where_one_stands(
         assert f"--robustness-corpus={tmp_path / 'texts'}:train:text" in task.arguments
 
 
-@pytest.mark.parametrize("reference", ["./x", "../x/y", "a/b/c", "x.gguf", ""])
+@pytest.mark.parametrize("reference", ["./x", "../x/y", "./a/b/c", "x.gguf", ""])
 def test_what_no_node_could_find_is_refused_at_once(reference: str) -> None:
     with pytest.raises(CheckpointError, match=r"There is no such|is empty"):
         asked(reference)

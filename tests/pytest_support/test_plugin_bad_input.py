@@ -88,19 +88,6 @@ def encoder_only(folder: Path) -> None:
     save_checkpoint(folder, tiny_model("BertModel"))
 
 
-def mixture_of_experts(folder: Path) -> None:
-    shutil.rmtree(folder)
-    model = tiny_model(
-        "MixtralForCausalLM",
-        vocab_size=VOCABULARY,
-        intermediate_size=24,
-        num_key_value_heads=1,
-        max_position_embeddings=64,
-        num_local_experts=4,
-    )
-    save_checkpoint(folder, model, tiny_tokenizer(VOCABULARY))
-
-
 def vision_model(folder: Path) -> None:
     shutil.rmtree(folder)
     model = tiny_model("ViTForImageClassification", intermediate_size=24, image_size=32)
@@ -151,10 +138,6 @@ CASES = {
     ),
     "encoder only": Case(
         arrange=checkpoint(encoder_only), says=("BertModel", "no language-model head")
-    ),
-    "mixture of experts": Case(
-        arrange=checkpoint(mixture_of_experts),
-        says=("'model.layers.0.mlp.experts'", "the site 'residual' can be ablated"),
     ),
     "vision model": Case(
         arrange=checkpoint(vision_model),
