@@ -147,7 +147,7 @@ def test_help_lists_every_option(pytester: pytest.Pytester) -> None:
                 "context", "expectation", "rule", "stack", "site", "mode", "enable", "confidence",
                 "exhaustive", "seed", "device", "dtype", "policy", "json", "store", "fresh",
                 "store-limit", "baseline", "save-baseline", "plan", "shard", "github", "html",
-                "examples", "task", "markdown",
+                "examples", "task", "markdown", "allow-pickle", "base", "tokenizer",
             )
         ),
     }  # fmt: skip
