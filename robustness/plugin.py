@@ -176,9 +176,14 @@ def _refuse_namesake() -> None:
         raise pytest.UsageError(f"robustness: {clash}")
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist's, which never ends where it watches files
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """With ``--robustness-plan``, show the plan instead of running it."""
+    """With ``--robustness-plan``, show the plan instead of running it; refuse to watch files."""
+    if config.getoption("robustness_models") and config.getoption("looponfail", default=False):
+        raise pytest.UsageError(
+            "robustness: -f (--looponfail) waits for changes of test files, which a checkpoint is "
+            "not: leave it away"
+        )
     if not config.getoption("robustness_plan"):
         return None
     from robustness.pytest_support.planning import show_plan

@@ -20,11 +20,6 @@ from robustness.runtime.threads import SharedCores, cores, wait_asleep, wanted_a
 
 def register(config: pytest.Config) -> None:
     """Add the parts that a run with a checkpoint needs."""
-    if config.getoption("looponfail", default=False):
-        raise pytest.UsageError(
-            "robustness: -f (--looponfail) waits for changes of test files, which a checkpoint is "
-            "not: leave it away"
-        )
     workerinput: dict[str, Any] | None = getattr(config, "workerinput", None)
     config.pluginmanager.register(Recorder(), "robustness-recorder")
     if workerinput is None:

@@ -186,9 +186,7 @@ def _measured(vetting: Vetting, dims: tuple[int, ...], chunks: range) -> list[fl
     ]
 
 
-def _compare(
-    case: Case, store: Path, n_chunks: int | None, *, n_conditions: int | None = None
-) -> None:
+def _compare(case: Case, store: Path, n_chunks: int | None) -> None:
     vetting, plain = _vetting(case, store), _plain(case)
     assert tuple(outlier.dim for outlier in reference.detect(plain.checkpoint.model)) == case.dims
     assert vetting.outliers().dims == case.dims
@@ -196,7 +194,7 @@ def _compare(
     assert vetting.measurement.order.tolist() == plain.order
     chunks = range(n_chunks or vetting.measurement.n_chunks)
     places = range(min(len(plain.blocks), len(chunks) * CHUNK_BLOCKS))
-    for dims in _conditions(case, vetting)[:n_conditions]:
+    for dims in _conditions(case, vetting):
         measured, expected = _measured(vetting, dims, chunks), plain.nll(places, dims)
         assert measured == pytest.approx(expected, rel=1e-4, abs=1e-4), dims
         assert math.fsum(measured) == pytest.approx(math.fsum(expected), rel=1e-4)
@@ -227,11 +225,6 @@ def _compare_control(case: Case, store: Path, n_chunks: int) -> None:
 def test_every_number_is_that_of_the_plain_loop(name: str, store: Path) -> None:
     _compare(CASES[name], store, n_chunks=2)
     _compare_control(CASES[name], store, n_chunks=2)
-
-
-def test_numbers_of_a_gguf_are_those_of_the_plain_loop(store: Path) -> None:
-    """The intact model's, and those without the most influential dimension."""
-    _compare(CASES["llama"], store, n_chunks=1, n_conditions=2)
 
 
 @pytest.mark.slow
@@ -305,7 +298,10 @@ def test_the_command_gives_the_verdicts_of_an_exhaustive_measurement(
     assert _verdicts(facts) == CASES[name].verdicts
 
 
-@pytest.mark.parametrize("name", [*QUICK, pytest.param("albert", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name",
+    ["roberta", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bert", "albert"))],
+)
 def test_early_decisions_are_those_of_the_whole_corpus(
     name: str, tmp_path: Path, store: Path
 ) -> None:

@@ -73,8 +73,8 @@ class WorkerConfig:
         self.stash = pytest.Stash()
         self.pluginmanager = pytest.PytestPluginManager()
 
-    def getoption(self, _name: str, default: object = None) -> object:
-        return [] if default is None else default
+    def getoption(self, _name: str) -> list[str]:
+        return []
 
 
 def test_workers_share_the_cores_of_the_machine(

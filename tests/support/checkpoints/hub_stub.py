@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from huggingface_hub import close_session
+
 COMMIT = "d" * 40
 
 
@@ -66,6 +68,7 @@ def _serving(kind: str, repositories: Mapping[str, Repository]) -> Iterator[tupl
         server.shutdown()
         server.server_close()
         thread.join()
+        close_session()  # its open connections would meet the next server at the same port
 
 
 class _Handler(BaseHTTPRequestHandler):
