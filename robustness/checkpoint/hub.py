@@ -124,13 +124,13 @@ def _snapshot(ref: CheckpointRef, patterns: Sequence[str]) -> Path | None:
 
 
 def _cached_commits(ref: CheckpointRef) -> list[str]:
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     with suppress(CacheNotFound, OSError):
         found = [
             revision.commit_hash
-            for repository in scan_cache_dir().repos
+            for repository in scan_cache_dir(constants.HF_HUB_CACHE).repos
             if (repository.repo_id, repository.repo_type) == (ref.target, "model")
             for revision in repository.revisions
         ]
