@@ -344,17 +344,6 @@ def test_a_missing_classification_head_is_never_drawn_at_random(stub: Stub, tmp_
     assert "fine-tuned for the task" in sentence
 
 
-def test_a_language_model_without_its_head_is_no_encoder(tmp_path: Path) -> None:
-    """Damage is not taken for another kind of checkpoint."""
-    built = tiny_model("BertModel", vocab_size=VOCABULARY, max_position_embeddings=130)
-    folder = save_checkpoint(tmp_path / "model", built, tiny_tokenizer(VOCABULARY))
-    edit_config(folder, architectures=["BertForMaskedLM"])
-    task = tmp_path / "task.tsv"
-    task.write_text("\n".join(["a\tb\tc", *(f"w{n}\tw{n + 1}\t{n}" for n in range(40))]))
-    sentence = _refused(folder, f"{task}:a,b:c", tmp_path)
-    assert "lacks weights that BertForMaskedLM needs" in sentence
-
-
 def test_labels_and_metrics_that_do_not_suit_the_head(stub: Stub, tmp_path: Path) -> None:
     folder = save_classifier(tmp_path / "three", num_labels=3)
     assert "has 3; choose accuracy" in _refused(folder, stub.task, tmp_path, metric="f1")
