@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from robustness.checkpoint.loading import reason
-from robustness.checkpoint.other_formats import PICKLE, PICKLE_INDEX
+from robustness.checkpoint.other_formats import ADAPTER_WEIGHTS, PICKLE, PICKLE_INDEX
 from robustness.checkpoint.reference import CheckpointRef
 from robustness.checkpoint.tokenization import TOKENIZER_FILES
 from robustness.checkpoint.weights import INDEX_FILE, SINGLE_FILE
@@ -23,7 +23,6 @@ _SETTINGS = (
     "added_tokens.json",
 )
 _Kinds = Literal["safe", "pickles", "tokenizer"]  # of files that are wanted
-_ADAPTER = "adapter_model.safetensors"
 _SHARDS = (INDEX_FILE, "*-of-*.safetensors")
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.gguf)", re.IGNORECASE)
 _TIMEOUT_SECONDS = 10.0
@@ -165,7 +164,7 @@ def _wanted(ref: CheckpointRef, kinds: _Kinds, names: Collection[str], where: st
 def _weights(ref: CheckpointRef, kinds: _Kinds, own: Collection[str], where: str) -> Sequence[str]:
     """Patterns of the files with the weights, of those in the folder that is meant."""
     if any(fnmatchcase(name, "*.safetensors") and "/" not in name for name in own):
-        return (SINGLE_FILE,) if SINGLE_FILE in own else (*_SHARDS, _ADAPTER)
+        return (SINGLE_FILE,) if SINGLE_FILE in own else (*_SHARDS, ADAPTER_WEIGHTS)
     pickles = (PICKLE,) if PICKLE in own else (PICKLE_INDEX, "*-of-*.bin")
     if kinds == "pickles" and pickles[0] in own:
         return pickles

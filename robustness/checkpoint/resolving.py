@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from robustness.checkpoint.checkpoint import Checkpoint
 from robustness.checkpoint.conversions.pickles import converted_pickles, has_only_pickles
 from robustness.checkpoint.loading import loading_errors, reason, require_memory
-from robustness.checkpoint.other_formats import PICKLE, PICKLE_INDEX
+from robustness.checkpoint.other_formats import ADAPTER, PICKLE, PICKLE_INDEX
 from robustness.checkpoint.reading import PLAIN, Located, ReadOptions
 from robustness.checkpoint.reference import CheckpointRef
 from robustness.checkpoint.tokenization import tokenizer_files
@@ -36,7 +36,6 @@ from robustness.store.hashing import file_sha256, files_hash
 if TYPE_CHECKING:
     from robustness.checkpoint.task_heads import KindChoice
 
-ADAPTER = "adapter_config.json"
 FACTS = 4
 """Version of what is remembered of a verified checkpoint."""
 

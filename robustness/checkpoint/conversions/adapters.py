@@ -16,6 +16,7 @@ from robustness.checkpoint.architecture import Architecture, candidates, model_c
 from robustness.checkpoint.config import load_config
 from robustness.checkpoint.conversions.once import made_once
 from robustness.checkpoint.loading import loading_errors, quiet, require_memory
+from robustness.checkpoint.other_formats import ADAPTER, ADAPTER_WEIGHTS
 from robustness.checkpoint.reading import Located
 from robustness.checkpoint.skeleton import build_skeleton
 from robustness.checkpoint.tokenization import TOKENIZER_FILES, tokenizer_files
@@ -29,8 +30,6 @@ from robustness.checkpoint.weights import (
 )
 from robustness.errors import CheckpointError
 from robustness.store.hashing import file_sha256, files_hash
-
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 _PREFIX = "base_model.model."  # of the names in an adapter's file
 _NAME = "default"  # what peft calls an adapter while it is in a model
@@ -61,16 +60,17 @@ class Adapter:
         Raises:
             CheckpointError: One is missing or damaged, or ``peft`` is not installed.
         """
-        if not (folder / WEIGHTS).is_file():
+        if not (folder / ADAPTER_WEIGHTS).is_file():
             raise CheckpointError(
-                f"{what} is a PEFT adapter without {WEIGHTS}: save it again with save_pretrained()."
+                f"{what} is a PEFT adapter without {ADAPTER_WEIGHTS}: save it again with "
+                "save_pretrained()."
             )
         if importlib.util.find_spec("peft") is None:
             raise CheckpointError(
                 f"{what} is a PEFT adapter, and merging it into its base model needs peft: "
                 "pip install 'pytest-robustness[peft]'."
             )
-        given = read_json(folder / CONFIG)
+        given = read_json(folder / ADAPTER)
         if given.get("megatron_config"):
             raise CheckpointError(f"{what} is an adapter for Megatron, which is not supported.")
         settings = {
@@ -78,7 +78,7 @@ class Adapter:
             for name, value in given.items()
             if name not in (*_IMPORTING, "inference_mode")
         }
-        tensors = {info.name: info for info in read_header(folder / WEIGHTS)}
+        tensors = {info.name: info for info in read_header(folder / ADAPTER_WEIGHTS)}
         return cls(folder=folder, what=what, settings=settings, tensors=tensors)
 
     def base(self, named: str | None) -> str:
@@ -128,7 +128,7 @@ def merged_adapter(
             files, {file: file_sha256(file, memory=memory, progress=progress) for file in files}
         )
 
-    adapter_hash = content((adapter.folder / CONFIG, adapter.folder / WEIGHTS))
+    adapter_hash = content((adapter.folder / ADAPTER, adapter.folder / ADAPTER_WEIGHTS))
     base_hash = content({*(info.file for info in tensors.values()), base.folder / "config.json"})
     version = importlib.metadata.version("peft")
     identity = hashlib.sha256(f"{adapter_hash} {base_hash} peft={version}".encode()).hexdigest()
@@ -160,7 +160,7 @@ def _merge(adapter: Adapter, base: Path, target: Path) -> None:
     before = {name: value.detach() for name, value in model.named_parameters()}
     config = _peft_config(adapter)
     adapted: Any = get_peft_model(model, config, adapter_name=_NAME)
-    loaded = set_peft_model_state_dict(adapted, load_file(adapter.folder / WEIGHTS), _NAME)
+    loaded = set_peft_model_state_dict(adapted, load_file(adapter.folder / ADAPTER_WEIGHTS), _NAME)
     _require_all_used(adapter, loaded)
     adapted.eval()
     ids = torch.arange(4)[None]  # (1, T)
@@ -256,7 +256,7 @@ def _peft_config(adapter: Adapter) -> Any:
     unknown = [name for name, value in adapter.settings.items() if value and name not in known]
     if unknown:
         raise CheckpointError(
-            f"{adapter.what} sets {unknown[0]!r} in {CONFIG}, which peft "
+            f"{adapter.what} sets {unknown[0]!r} in {ADAPTER}, which peft "
             f"{importlib.metadata.version('peft')} does not know: update peft."
         )
     return config

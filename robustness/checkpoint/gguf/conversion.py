@@ -6,11 +6,11 @@ then memory-mapped by all processes alike.
 
 import hashlib
 import importlib.metadata
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from robustness.checkpoint.conversions.float32 import write_tensors
+from robustness.checkpoint.conversions.once import made_once
 from robustness.checkpoint.gguf.header import (
     SAFETENSORS_INSTEAD,
     GgufSummary,
@@ -19,11 +19,8 @@ from robustness.checkpoint.gguf.header import (
 )
 from robustness.checkpoint.gguf.model import GgufModel
 from robustness.checkpoint.gguf.tokenizer import gguf_tokenizer
-from robustness.checkpoint.loading import loading_errors, quiet, require_disk, require_memory
+from robustness.checkpoint.loading import loading_errors, quiet, require_memory
 from robustness.checkpoint.weights import SINGLE_FILE
-from robustness.errors import CheckpointError
-from robustness.store.eviction import mark_used
-from robustness.store.files import temporary_folder
 from robustness.store.hashing import file_sha256, files_hash
 
 _FORMAT = 3  # of the folder; raise it when what is written changes
@@ -52,8 +49,6 @@ def convert_gguf(
         CheckpointError: The file is damaged, of an architecture or with a setting that cannot be
             read, or needs more memory or disk than there is.
     """
-    from filelock import FileLock
-
     summary = read_gguf_header(file)
     files = gguf_files(file)
     digests = {
@@ -63,35 +58,17 @@ def convert_gguf(
     folder = cache / "gguf" / hashlib.sha256(f"{digest} {_versions()}".encode()).hexdigest()[:32]
     if not tokenizer and not folder.is_dir():
         folder = folder.with_name(f"{folder.name}-model")
-    try:
-        if folder.is_dir():
-            mark_used(folder)
-            return folder, digest
+    if not folder.is_dir():
         require_memory(summary.float32_bytes, what=f"Converting {file.name}")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        require_disk(summary.float32_bytes, folder.parent, what=f"Converting {file.name}")
-        with FileLock(f"{folder}.lock"):
-            if not folder.is_dir():
-                if progress is not None:
-                    progress(f"converting {file.name} to float32 safetensors, once")
-                _convert_into(folder, file, summary, tokenizer)
-    except OSError as error:
-        raise CheckpointError(
-            f"{file.name} cannot be converted: {folder.parent} cannot be written "
-            f"({error.strerror or error}); name another folder with --robustness-store."
-        ) from error
-    return folder, digest
 
-
-def _convert_into(folder: Path, file: Path, summary: GgufSummary, tokenizer: bool) -> None:
-    """Make the folder: all of it or nothing."""
-    temporary = temporary_folder(folder)
-    try:
+    def make(temporary: Path) -> None:
+        if progress is not None:
+            progress(f"converting {file.name} to float32 safetensors, once")
         with loading_errors(f"The GGUF file {file}", advice=SAFETENSORS_INSTEAD), quiet():
             _convert(file, summary, temporary, tokenizer)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+    made_once(folder, make, n_bytes=summary.float32_bytes, what=file.name)
+    return folder, digest
 
 
 def _convert(file: Path, summary: GgufSummary, folder: Path, tokenizer: bool) -> None:
