@@ -3,6 +3,7 @@
 Each is compared with a threshold at an error probability ``alpha``.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -93,8 +94,8 @@ class DegradationByLayer(Compared[LayersDecision]):
         sides = {layer.side for layer in layers}
         side: Side | None = "above" if "above" in sides else None
         largest = max(layers, key=lambda layer: layer.measured)
-        all_below = "below" if sides == {"below"} else side
-        return LayersDecision(**{**vars(largest), "side": all_below}, layers=layers)
+        joint_side = "below" if sides == {"below"} else side
+        return LayersDecision(**{**vars(largest), "side": joint_side}, layers=layers)
 
 
 @dataclass(kw_only=True)
@@ -203,6 +204,10 @@ class EffectFactor(OfDraws[FactorDecision]):
         )
 
     def costs(self, reduced: Columns, full: Columns) -> tuple[PrecisionCost, ...]:
+        columns = [each[name] for each in (reduced, full) for name in ("joint", "delta")]
+        if np.isinf(columns).any():  # a multiple of infinity is taken from infinity
+            return (PrecisionCost(slack_nats=math.inf, distance_nats=math.inf),) * 2
+
         def cost(factor: float) -> PrecisionCost:
             excess = [each["joint"] - factor * each["delta"] for each in (reduced, full)]
             return reduced_precision(excess[0], excess[1], full["tokens"], threshold=1.0)

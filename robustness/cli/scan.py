@@ -69,12 +69,13 @@ def scan(
         options = {"stack": stack, **given(allow_pickle=allow_pickle, base=base)}
         settings = load_policy(policy, options=options)
         labels = unique_labels(models)
+        root = store_root(store)
     except RobustnessError as error:
         failed(models[0] if len(models) == 1 else "", error)
         labels = []
     for reference, label in zip(models, labels, strict=False):
         try:
-            scans.append(scanned(reference, label, settings, store, progress=_progress))
+            scans.append(scanned(reference, label, settings, root, progress=_progress))
         except RobustnessError as error:
             failed(reference, error)
     if as_json:
@@ -92,13 +93,12 @@ def scanned(
     reference: str,
     label: str,
     policy: Policy,
-    store: Path | None,
+    root: Path,
     *,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Scan:
-    """One checkpoint's scan by a policy, with a store, by default the user's."""
+    """One checkpoint's scan by a policy, with the store in a folder."""
     own = policy.settings(reference, label)
-    root = store_root(store)
     return scanning.scan(
         reference,
         label=label,

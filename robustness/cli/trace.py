@@ -108,10 +108,11 @@ def trace(
         read = given(allow_pickle=allow_pickle, base=base, tokenizer=tokenizer)
         settings = load_policy(policy, options={**read, **given(stack=stack, corpus=corpus)})
         also, budget = _parsed_dims(dims), _parsed_budget(text_blocks)
-        steps = _scanned(checkpoints, rule, settings, store, line)
+        root = console.store_root(store)
+        steps = _scanned(checkpoints, rule, settings, root, line)
         _require_dims(also, steps[0].scan.hidden_size)
         if measure is not None:
-            run = _run(steps, rule, also, settings, store, budget)
+            run = _run(steps, rule, also, settings, root, budget)
             steps = _measured(steps, measure, run, line)
         elif corpus is not None or text_blocks is not None:
             line.say("nothing is measured: --corpus and --text-blocks are for --measure")
@@ -136,7 +137,7 @@ def _run(
     rule: str,
     also: tuple[int, ...],
     policy: Policy,
-    store: Path | None,
+    root: Path,
     text_blocks: int | None,
 ) -> RunMeasurement:
     histories = emergence.histories(steps, rule, also=also)
@@ -148,7 +149,7 @@ def _run(
         never_drawn=tuple(sorted(history.dim for history in histories)),
         text_blocks=text_blocks,
         confidence=policy.confidence,
-        store_root=console.store_root(store),
+        store_root=root,
     )
 
 
@@ -173,7 +174,7 @@ def _show(
 
 
 def _scanned(
-    checkpoints: Sequence[str], rule: str, policy: Policy, store: Path | None, line: LiveLine
+    checkpoints: Sequence[str], rule: str, policy: Policy, root: Path, line: LiveLine
 ) -> list[Step]:
     """Read every checkpoint's weights, in order."""
     numbered = in_order(checkpoints)
@@ -181,7 +182,7 @@ def _scanned(
     steps: list[Step] = []
     for (reference, number), label in zip(numbered, labels, strict=True):
         line.show(f"reading {label}")
-        scan = scanned(reference, label, policy, store)
+        scan = scanned(reference, label, policy, root)
         names = [finding.rule for finding in scan.findings]
         if rule not in names:
             raise RuleError(f"there is no rule {rule!r} on weights; known: {', '.join(names)}")

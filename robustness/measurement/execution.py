@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from robustness.scoring.block import PlannedChunk
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Execution(LoadedModel[ScoredBlock]):
     """A model that scores text blocks; ``pad_id`` is any token id."""
 

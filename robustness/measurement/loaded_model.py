@@ -46,7 +46,7 @@ class Row(Protocol):
 R = TypeVar("R", bound=Row)
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class LoadedModel(ABC, Generic[R]):
     """A model, loaded when it first runs.
 

@@ -44,7 +44,7 @@ class ChunkNLL:
     tokens: NDArray[np.int64]
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Measurement(StoredMeasurement):
     """One checkpoint on one corpus: NLLs per chunk of text blocks, each measured once.
 

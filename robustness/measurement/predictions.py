@@ -24,7 +24,7 @@ TASK_METHOD = 1
 """Version of how tasks are measured (docs/PROTOCOL.md); part of every prediction's identity."""
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class TaskMeasurement(StoredMeasurement):
     """One checkpoint on one task: predictions per chunk of examples, each made once.
 

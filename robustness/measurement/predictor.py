@@ -49,7 +49,7 @@ def tokenized(
     return [[row(text) for text in example] if alone else [row(*example)] for example in texts]
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Predictor(LoadedModel[TextRow]):
     """A model that answers a task of some kind."""
 

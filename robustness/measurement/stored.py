@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Key = Mapping[str, Any]
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class StoredMeasurement(ABC):
     """A checkpoint under interventions, chunk by chunk of text blocks or examples.
 

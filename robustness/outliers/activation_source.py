@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from robustness.outliers.rules.summaries import DenseInputs, LayerOutputs, Spikes
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class ActivationSource:
     """The first text blocks of the seeded order, as they stand: nothing is masked.
 

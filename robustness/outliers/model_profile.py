@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from robustness.checkpoint.checkpoint import Checkpoint
 
 MODEL_PROFILE = 6
-"""Version of what an model_profile records; part of its identity in the store."""
+"""Version of what a model profile records; part of its identity in the store."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +122,9 @@ def profile_model(
     if values:
         dims = sorted({dim for detection in (primary, *compared) for dim in detection.dims})
         (kept,) = store.obtain([{"values": dims, "stack": stack}], search.values)
-    names_of_facts = ("stack", "layers", "hidden_size", "distinct_sites")
+    facts = ("stack", "layers", "hidden_size", "distinct_sites")
     return ModelProfile(
-        **{name: anatomy[name] for name in names_of_facts},
+        **{name: anatomy[name] for name in facts},
         anatomy_record=anatomy["anatomy"],
         detection=primary,
         sites=tuple(anatomy["sites"]),

@@ -233,7 +233,7 @@ class Controller:
                 terminalreporter.write_sep("=", encodable(last, encoding), **markup)
             else:
                 terminalreporter.write_line(encodable(last, encoding), **markup)
-        made = (pair for pair in self.new_folders.items() if pair[0].exists())
+        made = (pair for pair in self.new_folders.items() if os.path.exists(pair[0]))  # noqa: PTH110
         self.notes += [f"made the folder {folder} for {option}" for folder, option in made]
         for note in self.notes:
             terminalreporter.write_line(f"robustness: {note}")

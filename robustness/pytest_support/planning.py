@@ -61,7 +61,7 @@ def named_reports(config: pytest.Config) -> Iterator[tuple[Reporter, Path]]:
 
 
 def new_folders(config: pytest.Config) -> dict[Path, str]:
-    """Folders that the run will have to make outside of those that its outputs are named in."""
+    """Folders that are missing on the way to outputs, each with an option that needs it."""
     named = [(f"--robustness-{reporter.name}", file) for reporter, file in named_reports(config)]
     others = ((name, named_path(config, name)) for name in ("save_baseline", "store"))
     named += [(f"--robustness-{name.replace('_', '-')}", place) for name, place in others if place]

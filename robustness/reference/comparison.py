@@ -256,11 +256,8 @@ def compare_baselines(
     names, within = now.names_by_ablation, tolerances.max_degradation_ratio
     for key, name in then.names_by_ablation.items():
         if key in names:
-            deltas, dims = (
-                (then.delta_nll(name), now.delta_nll(names[key])),
-                then.ablated(name).dims,
-            )
-            verdicts[name] = compared(*deltas, within=within, dims=dims)
+            deltas = then.delta_nll(name), now.delta_nll(names[key])
+            verdicts[name] = compared(*deltas, within=within, dims=then.ablated(name).dims)
     return verdicts
 
 

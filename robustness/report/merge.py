@@ -37,7 +37,8 @@ def parse_shard(text: bytes, source: str) -> Report:
     for name, kind in (("shard", dict), (SEAL, str)):
         if not isinstance(report.get(name), kind):
             raise ShardError(f"{source} is not the report of a shard: {name} is missing")
-    checksum, actual = report.pop(SEAL), ""
+    checksum: str = report.pop(SEAL)
+    actual: str | None = None
     with suppress(RecursionError):
         actual = digest(report)
     if checksum != actual:

@@ -60,10 +60,11 @@ def take(plan: RunPlan, part: Part) -> RunPlan:
             f"shard {part} has nothing to do: the run has {len(whole)} checks, so use at most "
             f"{len(whole)} shards"
         )
+    wanted = set(mine)
     checkpoints = []
     for planned in plan.checkpoints:
         named = zip(planned.checks, names[planned.label], strict=True)
-        if checks := tuple(check for check, name in named if name in mine):
+        if checks := tuple(check for check, name in named if name in wanted):
             checkpoints.append(replace(planned, checks=checks))
     facts = {
         "index": part.index,

@@ -79,7 +79,7 @@ def permutation_rows(block: TextBlock, *, masking: Masking) -> Iterator[ScoredBl
     With the masking ``all``, these are the tokens that a masked language model is asked for; with
     ``pll`` and ``pll-word-l2r`` all of them.
     """
-    scored = set(block.masked.tolist())
+    scored = set(block.masked.tolist()) if masking == "all" else set()
     for position, hidden in hidden_one_by_one(block, masking):
         if masking != "all" or position in scored:
             yield ScoredBlock(

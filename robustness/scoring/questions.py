@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from robustness.scoring.block import ScoredBlock
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Questions:
     """The questions of one measurement.
 

@@ -56,7 +56,7 @@ class Layout:
     begins_with: str | None
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class ScoringPlan:
     """What one checkpoint is asked about one corpus.
 

@@ -24,8 +24,8 @@ class Verdict(Figures):
         measure: what that number is.
         interval: of the number; ``None`` if it is exact, or nothing was measured.
         threshold: what the number was compared with.
-        passes: the side of the threshold on which the verdict passes, which the threshold itself
-            belongs to if it is ``above``; ``None`` without a threshold.
+        passes: the side of the threshold on which the verdict passes (``above`` includes the
+            threshold itself); ``None`` without a threshold.
         seen: text blocks or examples it rests on, over all passes.
         unit: which of the two.
         tokens: scored tokens it rests on.
@@ -107,7 +107,7 @@ class Verdict(Figures):
 def verdict_of(
     decision: Decision, statement: str, *, passes: Side | None, **fields: Any
 ) -> Verdict:
-    """The verdict that a decision amounts to, with further fields, or others than it says.
+    """The verdict that a decision amounts to; ``fields`` add to what it says, or replace it.
 
     It passes on one side of the threshold, or in any case where there is none (``None``).
     """

@@ -69,7 +69,8 @@ class RunMeasurement:
     ) -> Iterator[Step]:
         """Return all steps, those at the wanted places measured.
 
-        The progress is told the place, and what :data:`Progress` is told.
+        The progress is told the step's place, and then what
+        :data:`robustness.trace.step_measure.Progress` is told.
         """
         text: str | None = None  # identifies the text blocks of the first that is measured
         for place, step in enumerate(steps):

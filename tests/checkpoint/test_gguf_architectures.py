@@ -68,7 +68,9 @@ def test_llama_cpp_still_finds_what_is_kept() -> None:
     """``tox -e verify``: where it is installed, of the version that is kept."""
     library = pytest.importorskip("llama_cpp", reason="needs llama-cpp-python (tox -e verify)")
     assert library.__version__ == kept()["llama_cpp_python"]
-    for name, nats in of_models().items():
+    again = of_models()
+    assert again.keys() == kept()["nll_nats"].keys()
+    for name, nats in again.items():
         assert nats == pytest.approx(kept()["nll_nats"][name], rel=1e-6), name
 
 

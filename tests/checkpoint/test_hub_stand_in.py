@@ -130,9 +130,13 @@ def test_transformers_finds_offline_what_was_downloaded(serve: Serve, tmp_path: 
     folder = save_checkpoint(tmp_path / "tiny")
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     network = serve(tiny=of(files, {"README.md": b"", "pytorch_model.bin": b""}))
-    resolve("org/tiny", cache=tmp_path / "cache")
+    said: list[str] = []
+    resolve("org/tiny", cache=tmp_path / "cache", progress=said.append)
+    assert f"fetching org/tiny at {NEW[:12]} from the Hub" in said
     network.is_switched_off()
-    checkpoint = resolve("org/tiny", cache=tmp_path / "cache")
+    said.clear()
+    checkpoint = resolve("org/tiny", cache=tmp_path / "cache", progress=said.append)
+    assert not any("fetching" in each for each in said)
     assert (checkpoint.revision, checkpoint.note) == (NEW, None)
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 

@@ -90,6 +90,8 @@ def test_the_number_of_inputs_is_as_stated() -> None:
     total = sum(n for n, _ in READERS.values())
     assert f"A run tries {total:,}\n" in str(__doc__)
     assert f"{SLOW_FACTOR} times as many, {SLOW_FACTOR * total:,}," in str(__doc__)
+    tox = (Path(__file__).parents[2] / "tox.ini").read_text("utf-8")
+    assert f"; {SLOW_FACTOR * total:,} spoilt inputs" in tox
 
 
 @pytest.fixture(autouse=True)

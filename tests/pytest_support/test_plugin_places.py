@@ -18,6 +18,8 @@ STATES = {"workers": ("-n", "2"), "idle": (), "without xdist": ("-p", "no:xdist"
 def test_a_folder_that_a_report_needs_is_made_and_said(
     state: str, stubs: Stubs, tmp_path: Path
 ) -> None:
+    if state == "workers":
+        pytest.importorskip("xdist", reason="needs pytest-xdist")
     result = run_pytest(
         tmp_path, *stubs.options, "-k", "outliers_are_present", "--robustness-json=new/deep/a.json",
         "--robustness-markdown=new/b.md", "--robustness-html=here.html", *STATES[state],
@@ -25,7 +27,8 @@ def test_a_folder_that_a_report_needs_is_made_and_said(
     made = [line for line in result.outlines if "made the folder" in line]
     assert len(made) == 1
     assert str(tmp_path / "new") in made[0]
-    assert (tmp_path / "new" / "deep" / "a.json").exists()
+    files = ("new/deep/a.json", "new/b.md", "here.html")
+    assert all((tmp_path / file).is_file() for file in files)
 
 
 def test_every_option_that_reaches_other_plugins_is_plain(stubs: Stubs, tmp_path: Path) -> None:

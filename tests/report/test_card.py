@@ -19,6 +19,7 @@ from robustness.report.collected import Ending, check_result, collected
 from robustness.report.json_document import as_json
 from robustness.report.markdown.card import chosen, eval_results, section
 from robustness.report.markdown.card_file import BEGIN, END, TASK_NAME, new_card, updated
+from robustness.report.parts import TaskResult
 from robustness.report.results import Report
 from robustness.statistics.figures import Details, IntactFigures
 from robustness.statistics.verdict import Verdict
@@ -113,6 +114,27 @@ def test_the_section_says_what_was_vetted_and_how_to_repeat_it() -> None:
         "pytest --model=organisation/bert --robustness-expectation=hardened --robustness-seed=3 "
         "--robustness-exhaustive"
     ) in text
+
+
+def test_text_and_a_task_are_told_in_sentences() -> None:
+    found = report()
+    task = TaskResult(
+        name="glue/mrpc",
+        reference="glue/mrpc",
+        kind="classification",
+        metric="accuracy",
+        architecture="BertForSequenceClassification",
+        examples=408,
+        score=0.9,
+        score_examples=408,
+    )
+    both = found.checkpoints[0].model_copy(update={"task": task})
+    text = section(found, both, repo_id=None)
+    assert "text blocks; and on the task glue/mrpc; accuracy 0.9 over 408 of 408 examples." in text
+    assert "the model intact; of a task's checks, measured is" in text
+    assert "&#32;" not in text
+    alone = section(found, found.checkpoints[0], repo_id=None)
+    assert "and on" not in alone
 
 
 CARD = f"""---

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from robustness.cli.app import app
 from robustness.errors import PolicyError, ShardError
-from robustness.report.merge import read_shard
+from robustness.report.merge import parse_shard, read_shard
 from robustness.run.plan import RunPlan
 from robustness.run.shards import Part, take
 from robustness.store.store import digest
@@ -91,6 +91,17 @@ def test_a_shard_needs_a_report_and_saves_no_baseline(
     options: tuple[str, ...], named: str, stubs: Stubs, tmp_path: Path
 ) -> None:
     assert named in error_sentence(run_pytest(tmp_path, *stubs.options, *options))
+
+
+def test_an_empty_checksum_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the report is nested so deep that nothing can be said of it."""
+
+    def bottomless(_: Any) -> str:
+        raise RecursionError
+
+    monkeypatch.setattr("robustness.report.merge.digest", bottomless)
+    with pytest.raises(ShardError, match="its checksum does not match"):
+        parse_shard(b'{"shard": {}, "sha256": ""}', "a.json")
 
 
 # --- three machines ------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from robustness.ablation.ablation import Ablation
 from robustness.ablation.hooks import ablated
 from robustness.ablation.interventions import FixedAblation, Intact
 from robustness.anatomy.anatomy import trace_anatomy
-from robustness.checks.statistic import Degradation
+from robustness.checks.statistic import Degradation, EffectFactor
 from robustness.measurement.evidence import COMPARED_CHUNKS, intervention_evidence
 from robustness.policy.policy import load_policy
 from robustness.run.plan import RunPlan
@@ -151,6 +151,21 @@ def test_the_effect_factor_needs_what_the_slack_leaves() -> None:
     assert decide_factor(joint, control, slack_nats=(4.0, 0.0), **options).side == "above"
     assert decide_factor(joint, control, slack_nats=(5.5, 0.0), **options).side is None
     assert decide_factor(joint, control, slack_nats=(0.0, 11.0), **options).side is None
+
+
+@pytest.mark.parametrize("column", ["joint", "delta"])
+@pytest.mark.parametrize("infinite", [0, 1])
+def test_infinite_nats_leave_the_effect_factor_to_float32(column: str, infinite: int) -> None:
+    statistic = EffectFactor(factor=5.0, alpha=0.01, max_draws=8)
+    both: list[dict[str, Any]] = [
+        {"joint": np.full(32, 10.0), "delta": np.full(32, 1.0), "tokens": np.full(32, 100)}
+        for _ in range(2)
+    ]
+    assert not any(cost.needs_float32 for cost in statistic.costs(*both))
+    both[infinite][column][3] = math.inf
+    costs = statistic.costs(*both)
+    assert [(cost.slack_nats, cost.distance_nats) for cost in costs] == [(math.inf, math.inf)] * 2
+    assert all(cost.needs_float32 for cost in costs)
 
 
 # --- whole checks --------------------------------------------------------------------------------

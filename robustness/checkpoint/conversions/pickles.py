@@ -29,7 +29,7 @@ from robustness.store.hashing import file_sha256
 
 _FORMAT = 1  # of the folder; raise it when what is written changes
 # A process that might run what a stranger wrote needs neither tokens nor keys.
-_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "HOME", "LANG", "TMPDIR", "SYSTEMROOT")
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR", "SYSTEMROOT")
 
 
 def has_only_pickles(folder: Path) -> bool:
@@ -89,6 +89,7 @@ def _convert(file: Path, target: Path, promised: list[str]) -> None:
             cwd=target.parent,
             env={
                 **environment,
+                "HOME": str(target.parent),
                 "PYTHONPATH": paths,
                 "OMP_NUM_THREADS": "1",
                 "CUDA_VISIBLE_DEVICES": "",

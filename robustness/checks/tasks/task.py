@@ -20,7 +20,8 @@ from robustness.tasks.decisions import Paired, bootstrap_looks, decide_mean, dec
 from robustness.tasks.metrics import MEANS, Floats, score
 
 Intervene = Callable[[int, int], dict[str, Intervention]]
-"""What is done, by the name of its column, for so many examples behind the first so many."""
+"""From the number of examples before and of those to come: what is done to the model for these, by
+the name of the column that their answers make."""
 
 
 class Task:

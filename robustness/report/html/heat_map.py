@@ -150,9 +150,9 @@ def _cells(
         shown = [_farthest(distances, among) for among in places]
         colours.append([None if at is None else _finite(distances[at], ".2f") for at in shown])
         numbers = [None if at is None else _finite(row[at], ".4g") for at in shown]
-        dimmed = zip(shown, numbers, strict=True)
+        pairs = zip(shown, numbers, strict=True)
         hover.append(
-            [at if at is None else [dims[at], number] for at, number in dimmed]
+            [at if at is None else [dims[at], number] for at, number in pairs]
             if thinned
             else [*numbers]
         )

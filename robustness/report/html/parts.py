@@ -25,7 +25,7 @@ COLOURS = {"pass": "@pass", "fail": "@fail", "inconclusive": "@open", "error": "
 
 @cache
 def looks(of: str) -> Figure:
-    """Return what all figures have alike of a part of theirs, as ``looks.json`` says it."""
+    """Return how a part of a figure looks in all figures, from ``looks.json``."""
     file = Path(__file__).parent / "templates" / "looks.json"
     look: Figure = json.loads(file.read_text(encoding="utf-8"))[of]
     return look
@@ -136,7 +136,7 @@ def scatter(
 
 
 def lined(colour: str, width: float, **own: Any) -> Figure:
-    """Return what a mark of a colour with a line around it has in common with others."""
+    """Return the style of a mark that has a line of its own colour around it; ``own`` is added."""
     return {"color": colour, "line": {"color": colour, "width": width}, **own}
 
 

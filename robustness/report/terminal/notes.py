@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
+from robustness.checks import layer_sweep, quantization
 from robustness.checks.registry import CHECKS
 from robustness.report.cells import total_of
 from robustness.report.parts import OutlierDimension
@@ -17,7 +18,7 @@ from robustness.report.words import (
     named,
     ranges,
 )
-from robustness.statistics.figures import Int8Figures, IntactFigures, LayerFigure
+from robustness.statistics.figures import IntactFigures
 
 
 def findings(checkpoint: CheckpointResult) -> Iterable[str]:
@@ -113,9 +114,9 @@ def notes(checkpoint: CheckpointResult) -> Iterable[str]:
                 f"({named(worst.dims)}; a single draw is noisy)"
             )
         if details.int8 is not None:
-            yield _int8(details.int8)
+            yield quantization.described(details.int8)
         if details.layers:
-            yield _layers(details.layers)
+            yield layer_sweep.described([layer.ratio for layer in details.layers])
     yield from _expectations(checks)
     yield from _precision_notes(checks)
     yield from _blind_shares(checks)
@@ -189,24 +190,6 @@ def _precision_notes(checks: Sequence[CheckResult]) -> Iterable[str]:
             f"reduced precision moves ΔNLL by up to {most:.2g} nats per text block, "
             + ("too much so near the threshold: float32" if near else f"used: {precision.dtype}")
         )
-
-
-def _layers(layers: Sequence[LayerFigure]) -> str:
-    """Return ``layer profile: largest x1.21 in layer 11, x1.13 in layer 10 …``."""
-    order = sorted(layers, key=lambda layer: (-layer.ratio, layer.layer))
-    shown = [f"x{layer.ratio:.4g} in layer {layer.layer}" for layer in order]
-    least = f"; smallest {shown[-1]}" if len(shown) > 3 else ""
-    return f"layer profile: largest {', '.join(shown[:3])}{least}"
-
-
-def _int8(int8: Int8Figures) -> str:
-    """Say what the outlier dimensions have to do with a loss by int8, in one phrase."""
-    text = (
-        f"int8: x{int8.ratio:.4g}; with {named(int8.spared_dims)} left in float: "
-        f"x{int8.ratio_without_outliers:.4g}"
-    )
-    part = int8.share_of_outliers
-    return text if part is None else f"{text}, {part:.0%} of the loss gone"
 
 
 def by_layer(outliers: Sequence[OutlierDimension]) -> Iterable[str]:

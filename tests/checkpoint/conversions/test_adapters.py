@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from robustness.checkpoint.conversions.adapters import Adapter
 from robustness.checkpoint.reading import ReadOptions
 from robustness.checkpoint.resolving import resolve
 from robustness.errors import CheckpointError
@@ -79,6 +80,18 @@ def test_low_rank_factors_are_added_to_the_weights_and_nothing_else_changes(base
     assert "base at sha256:" in str(checkpoint.note)
     assert checkpoint.weights_hash != plain.weights_hash
     assert checkpoint.tokenizer_hash == plain.tokenizer_hash
+
+
+def test_settings_that_name_modules_to_import_are_not_passed_on(base: Path) -> None:
+    named: dict[str, Any] = {
+        "auto_mapping": {"parent_library": "antigravity"},
+        "megatron_core": "antigravity",
+    }
+    folder = adapter(base.parent / "lora", **named)
+    assert not {*named} & {*Adapter.read(folder, what="lora").settings}
+    found, _ = weights(folder)
+    plain, _ = weights(adapter(base.parent / "plain"))
+    assert all(torch.equal(found[name], plain[name]) for name in plain)
 
 
 def test_another_adapter_and_another_base_are_other_weights(base: Path) -> None:
