@@ -57,6 +57,7 @@ def candidates(config: Any, *, what: str) -> tuple[Architecture, ...]:
         ("masked", masked),
         ("causal", auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
     )
+    beside_images: Mapping[str, str] = auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
     pretraining = auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES.get(config.model_type)
     declared = declared_class(config, what=what)
     if declared is None:
@@ -69,6 +70,10 @@ def candidates(config: Any, *, what: str) -> tuple[Architecture, ...]:
             _refuse_bidirectional(config, declared, scoring, config.model_type in masked, what)
             return (Architecture(name=declared, scoring=scoring, declared=declared),)
     _require_known(declared, what)
+    whole = getattr(config, "is_encoder_decoder", False)
+    if declared == beside_images.get(config.model_type) and not whole:
+        _refuse_other_inputs(declared, what, "causal")
+        return (Architecture(name=declared, scoring="causal", declared=declared),)
     _refuse_other_inputs(declared, what)
     # Pre-training classes tell replaced tokens from others (ELECTRA), or carry a masked-LM head
     # beside another one (BERT's next sentence).
@@ -180,6 +185,22 @@ def tells_replaced_tokens(model: Any) -> bool:
     return isinstance(logits, torch.Tensor) and logits.shape == ids.shape
 
 
+def predicts_next_tokens(model: Any) -> bool:
+    """Whether a model, given text alone, gives logits at each token that no later one changes."""
+    import torch
+
+    ids = torch.arange(12).reshape(2, 6)
+    ids[1, :4] = ids[0, :4]  # rows that differ in their last two tokens
+    try:
+        with torch.no_grad():
+            logits = getattr(model(input_ids=ids), "logits", None)
+    except Exception:  # it needs an image, and says so in a way of its own
+        return False
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 3 or logits.shape[:2] != ids.shape:
+        return False
+    return torch.allclose(logits[0, :4], logits[1, :4], rtol=1e-4, atol=1e-5)
+
+
 def no_head(
     what: str, architecture: Architecture, missing: list[str], *, whole: bool = False
 ) -> CheckpointError:
@@ -212,29 +233,38 @@ def _require_known(declared: str, what: str) -> None:
         )
 
 
-def _refuse_other_inputs(declared: str, what: str, scoring: Scoring | None = None) -> None:
-    """A model that reads more than text, or none, by what its class says of its input.
-
-    Some that can also read images stand among the causal models: without any, they are language
-    models. What predicts masked tokens reads them, even if its class can be made to read others.
-    """
-    modalities = getattr(model_class(declared), "input_modalities", "text")
+def other_inputs(name: str) -> list[str]:
+    """What a class reads beside text, or instead of it, by what it says of its input."""
+    modalities = getattr(model_class(name), "input_modalities", "text")
     read = {modalities} if isinstance(modalities, str) else set(modalities)
-    enough = (scoring == "causal" and "text" in read) or (
-        scoring == "masked" and "text" not in read
-    )
-    if enough or not read - {"text"}:
-        return
-    others = " and ".join(sorted(read - {"text"}))
-    if "text" in read:
-        raise CheckpointError(
-            f"{what} is a {declared}, which reads text and {others}: multimodal checkpoints are "
-            "not supported; give its language model alone, saved as a causal or masked model."
+    return sorted(read - {"text"})
+
+
+def multimodal(name: str, what: str) -> CheckpointError:
+    """The error for a class that needs more than text, or other than text, to say anything."""
+    others = " and ".join(other_inputs(name))
+    if "text" in model_class(name).input_modalities:
+        return CheckpointError(
+            f"{what} is a {name}, which reads text and {others}: multimodal checkpoints are only "
+            "vetted where they predict the next token of a text alone; give its language model, "
+            "saved as a causal or masked model."
         )
-    raise CheckpointError(
-        f"{what} is a {declared}, which reads {others} and no text: only language models have a "
+    return CheckpointError(
+        f"{what} is a {name}, which reads {others} and no text: only language models have a "
         "perplexity; give one of text."
     )
+
+
+def _refuse_other_inputs(declared: str, what: str, scoring: Scoring | None = None) -> None:
+    """A model that reads more than text, or none.
+
+    Those that predict the next token may do so without an image: a skeleton will tell. What
+    predicts masked tokens reads them, even if its class can be made to read others.
+    """
+    others = other_inputs(declared)
+    reads_text = not others or "text" in model_class(declared).input_modalities
+    if others and scoring != ("causal" if reads_text else "masked"):
+        raise multimodal(declared, what)
 
 
 def no_language_model(what: str, name: str) -> CheckpointError:

@@ -24,8 +24,11 @@ from robustness.checkpoint.architecture import (
     is_permutation_model,
     model_class,
     model_options,
+    multimodal,
     no_head,
     no_language_model,
+    other_inputs,
+    predicts_next_tokens,
     tells_replaced_tokens,
 )
 from robustness.checkpoint.config import ignored_note, load_config
@@ -205,6 +208,10 @@ def verify_head(
         with loading_errors(f"The config.json of {what}"), quiet():
             if not tells_replaced_tokens(skeleton):
                 raise no_language_model(what, architecture.name)
+    if architecture.scoring == "causal" and other_inputs(architecture.name):
+        with quiet():
+            if not predicts_next_tokens(skeleton):
+                raise multimodal(architecture.name, what)
     names = map_names(skeleton, tensors)
     untied: list[tuple[str, str]] = []
     notes: list[str] = []

@@ -1,0 +1,150 @@
+"""Models that could also read images, from a folder to verdicts on text alone."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from robustness.ablation.ablation import Ablation
+from robustness.ablation.interventions import FixedAblation, Intact
+from robustness.checkpoint.resolving import resolve
+from robustness.errors import CheckpointError
+from robustness.policy.policy import load_policy
+from robustness.run.planning import make_plan
+from robustness.store.context import Context
+from robustness.vetting import Vetting
+from tests.support.checkpoints.checkpoint_folders import save_checkpoint
+
+VOCABULARY = 258
+DIMS = (3, 7)
+_TEXT = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "pad_token_id": 0,
+}
+_SIGLIP = {
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 8,
+    "patch_size": 4,
+}
+_QWEN = {"depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2, "patch_size": 4}
+# class -> (settings of its text model, settings of its vision model)
+MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "Gemma3ForConditionalGeneration": ({}, _SIGLIP),
+    "LlavaForConditionalGeneration": ({"model_type": "llama"}, _SIGLIP),
+    "Qwen3_5ForConditionalGeneration": (
+        {
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 2,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+        },
+        {**_QWEN, "out_hidden_size": 16, "num_position_embeddings": 4},
+    ),
+}
+
+
+def byte_tokenizer() -> Any:
+    """One token for each byte, since transformers puts rules of its own in the place of others."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = ["<pad>", "<|endoftext|>", *alphabet]
+    backend = Tokenizer(models.BPE({word: n for n, word in enumerate(words)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    cls: Any = PreTrainedTokenizerFast  # partly untyped
+    return cls(tokenizer_object=backend, pad_token="<pad>", eos_token="<|endoftext|>")
+
+
+def saved(folder: Path, class_name: str) -> Path:
+    """A tiny random model of a multimodal class, saved with a tokenizer."""
+    text, vision = MODELS[class_name]
+    cls = getattr(transformers, class_name)
+    config = cls.config_class(text_config={**_TEXT, **text}, vision_config=vision)
+    torch.manual_seed(0)
+    model = cls(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))  # no two features alike
+    return save_checkpoint(folder, model, byte_tokenizer())
+
+
+def plain_nlls(model: nn.Module, rows: list[list[int]]) -> list[float]:
+    """Row by row, from the logits: every token but the first."""
+    with torch.no_grad():
+        logits = [model(input_ids=torch.tensor([row])).logits[0].double() for row in rows]
+    return [
+        float(nn.functional.cross_entropy(x[:-1], torch.tensor(row[1:]), reduction="sum"))
+        for x, row in zip(logits, rows, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("class_name", MODELS)
+def test_what_could_also_read_images_is_vetted_on_text_alone(
+    class_name: str, tmp_path: Path
+) -> None:
+    folder = saved(tmp_path / "model", class_name)
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(f"w{n}" for n in np.random.default_rng(0).integers(0, 50, 300)))
+    policy = load_policy(
+        None,
+        options={"corpus": str(text), "block_size": 24, "rules": {"busters": {"k": 1.0}}},
+    )
+    context = Context(root=tmp_path / "store")
+    (planned,) = make_plan([str(folder)], policy, context).checkpoints
+    vetting = Vetting(
+        checkpoint=planned.load(),
+        settings=planned.settings,
+        model_profile=planned.model_profile,
+        context=context,
+    )
+    assert (vetting.checkpoint.architecture, vetting.checkpoint.scoring) == (class_name, "causal")
+    assert vetting.model_profile.hidden_size == _TEXT["hidden_size"]
+    assert vetting.ablate(DIMS).is_harmless(within=50.0)
+    measurement = vetting.measurement
+    intact, ablated = measurement.chunk(0, Intact(), FixedAblation(ablation=Ablation(dims=DIMS)))
+    rows = [list(row.ids) for row in measurement.scoring_plan.chunk(0).rows]
+    model = vetting.checkpoint.load_model()
+    assert len({token for row in rows for token in row}) > 5
+    assert intact.nll_nats == pytest.approx(plain_nlls(model, rows), rel=1e-5)
+    with torch.no_grad():
+        for layer in model.model.language_model.layers:
+            norm = getattr(layer, "post_feedforward_layernorm", None)  # Gemma's: 1 + weight
+            if norm is not None:
+                norm.weight[list(DIMS)] = -1
+            else:
+                layer.mlp.down_proj.weight[list(DIMS)] = 0
+    assert ablated.nll_nats == pytest.approx(plain_nlls(model, rows), rel=1e-5)
+    assert not np.allclose(ablated.nll_nats, intact.nll_nats, rtol=1e-6)
+
+
+def test_what_reads_a_text_in_both_directions_or_not_without_an_image_is_refused(
+    tmp_path: Path,
+) -> None:
+    both = transformers.PaliGemmaConfig(
+        text_config={**_TEXT, "model_type": "gemma"}, vision_config=_SIGLIP, projection_dim=16
+    )
+    needs = transformers.BlipConfig(
+        text_config={**_TEXT, "is_decoder": True}, vision_config=_SIGLIP
+    )
+    models = (
+        transformers.PaliGemmaForConditionalGeneration(both),
+        transformers.BlipForConditionalGeneration(needs),
+    )
+    for model in models:
+        name = type(model).__name__
+        folder = save_checkpoint(tmp_path / name, model, byte_tokenizer())
+        with pytest.raises(CheckpointError, match="only vetted where they predict the next token"):
+            resolve(str(folder), cache=tmp_path / "cache")
