@@ -57,7 +57,6 @@ def candidates(config: Any, *, what: str) -> tuple[Architecture, ...]:
         ("masked", masked),
         ("causal", auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
     )
-    beside_images: Mapping[str, str] = auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
     pretraining = auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES.get(config.model_type)
     declared = declared_class(config, what=what)
     if declared is None:
@@ -70,20 +69,32 @@ def candidates(config: Any, *, what: str) -> tuple[Architecture, ...]:
             _refuse_bidirectional(config, declared, scoring, config.model_type in masked, what)
             return (Architecture(name=declared, scoring=scoring, declared=declared),)
     _require_known(declared, what)
-    whole = getattr(config, "is_encoder_decoder", False)
-    if declared == beside_images.get(config.model_type) and not whole:
-        _refuse_other_inputs(declared, what, "causal")
-        return (Architecture(name=declared, scoring="causal", declared=declared),)
-    _refuse_other_inputs(declared, what)
-    # Pre-training classes tell replaced tokens from others (ELECTRA), or carry a masked-LM head
-    # beside another one (BERT's next sentence).
-    if declared == pretraining:
-        architectures = [Architecture(name=declared, scoring="replaced-token", declared=declared)]
-        if config.model_type in masked:
-            name = masked[config.model_type]
-            architectures.append(Architecture(name=name, scoring="masked", declared=declared))
-        return tuple(architectures)
-    raise no_language_model(what, declared)
+    return _beside_the_tables(config, declared, masked, pretraining, what)
+
+
+def _beside_the_tables(
+    config: Any, declared: str, masked: "Mapping[str, str]", pretraining: str | None, what: str
+) -> tuple[Architecture, ...]:
+    """A class that is named for no way of scoring: multimodal, or for pre-training."""
+    from transformers.models.auto import modeling_auto as auto
+
+    multimodal_class = auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.get(config.model_type)
+    asked: list[tuple[Scoring, str | None]]
+    if declared == multimodal_class and not getattr(config, "is_encoder_decoder", False):
+        asked = [("causal", declared)]
+    elif declared == pretraining:
+        # It tells replaced tokens from others (ELECTRA), or carries a masked-LM head beside
+        # another one (BERT's next sentence).
+        asked = [("replaced-token", declared), ("masked", masked.get(config.model_type))]
+    else:
+        _refuse_other_inputs(declared, what)
+        raise no_language_model(what, declared)
+    _refuse_other_inputs(declared, what, asked[0][0])
+    return tuple(
+        Architecture(name=name, scoring=scoring, declared=declared)
+        for scoring, name in asked
+        if name is not None
+    )
 
 
 def _undeclared(

@@ -204,14 +204,7 @@ def verify_head(
     """
     cls = model_class(architecture.name)
     skeleton = build_skeleton(cls, config, what=what)
-    if architecture.scoring == "replaced-token":
-        with loading_errors(f"The config.json of {what}"), quiet():
-            if not tells_replaced_tokens(skeleton):
-                raise no_language_model(what, architecture.name)
-    if architecture.scoring == "causal" and other_inputs(architecture.name):
-        with quiet():
-            if not predicts_next_tokens(skeleton):
-                raise multimodal(architecture.name, what)
+    _require_answers(architecture, skeleton, what)
     names = map_names(skeleton, tensors)
     untied: list[tuple[str, str]] = []
     notes: list[str] = []
@@ -235,6 +228,18 @@ def verify_head(
         n_parameters=n_tied + sum(skeleton.get_parameter(one).numel() for one, _ in untied),
         note="; ".join(notes) or None,
     )
+
+
+def _require_answers(architecture: Architecture, skeleton: Any, what: str) -> None:
+    """Refuse a class that a skeleton shows not to answer what it would be asked."""
+    if architecture.scoring == "replaced-token":
+        with loading_errors(f"The config.json of {what}"), quiet():
+            if not tells_replaced_tokens(skeleton):
+                raise no_language_model(what, architecture.name)
+    if architecture.scoring == "causal" and other_inputs(architecture.name):
+        with quiet():
+            if not predicts_next_tokens(skeleton):
+                raise multimodal(architecture.name, what)
 
 
 def _accounted(
