@@ -129,7 +129,7 @@ def save_stub(folder: Path, dim: int | None) -> Path:
         max_position_embeddings=130,
     )
     generator = torch.Generator().manual_seed(1)
-    log_frequencies = torch.tensor([1e-3] * N_SPECIAL + _frequencies()).log()
+    log_frequencies = torch.tensor([1e-3] * N_SPECIAL + word_frequencies()).log()
     embeddings = model.bert.embeddings.word_embeddings.weight  # the decoder's weights, too
     with torch.no_grad():
         for layer in model.bert.encoder.layer:
@@ -152,7 +152,7 @@ def save_stub(folder: Path, dim: int | None) -> Path:
     return save_checkpoint(folder, model, tiny_tokenizer(VOCABULARY))
 
 
-def _frequencies() -> list[float]:
+def word_frequencies() -> list[float]:
     weights = [1 / rank**1.3 for rank in range(1, VOCABULARY - N_SPECIAL + 1)]
     return [weight / sum(weights) for weight in weights]
 
@@ -160,7 +160,7 @@ def _frequencies() -> list[float]:
 def zipf_text(n_words: int) -> str:
     """Independent words of the tokenizer's vocabulary, some far more frequent than others."""
     words = [f"w{n}" for n in range(VOCABULARY - N_SPECIAL)]
-    drawn = random.Random(0).choices(words, _frequencies(), k=n_words)
+    drawn = random.Random(0).choices(words, word_frequencies(), k=n_words)
     return "\n".join(" ".join(drawn[start : start + 25]) for start in range(0, n_words, 25))
 
 
