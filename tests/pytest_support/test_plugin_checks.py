@@ -292,3 +292,36 @@ def test_numbers_that_the_rule_cannot_compare_are_verdicts_and_no_refusal(
     assert "the scale of dimension 3 in layer 1 is not a finite number" in why
     assert set(found.values()) == {("not applicable", why)}
     assert report["problems"] == []
+
+
+@in_every_state
+def test_a_control_that_cannot_draw_is_an_error_in_a_sentence(
+    state: tuple[str, ...], lenient: pytest.Pytester, stubs: Stubs
+) -> None:
+    """A rule that flags more dimensions than it leaves; what needs no draws has its verdict."""
+    (lenient.path / "robustness.toml").write_text(
+        "[rules.busters]\nk = 0.16\n[checks.outliers_are_present]\nmax = 32\n"
+    )
+    result = lenient.runpytest_subprocess(
+        *stubs.options, *state, "--robustness-json=report.json",
+        "-k", "present or joint or test_random or chance",
+    )  # fmt: skip
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    report = read_json(lenient.path / "report.json")
+    flagged = len(report["checkpoints"][0]["outliers"])
+    assert plugin_support.HIDDEN_SIZE / 2 < flagged < plugin_support.HIDDEN_SIZE
+    found = {check["check"]: check for check in checks(report).values()}
+    why = (
+        f"cannot ablate {flagged} random dimensions: there are "
+        f"{plugin_support.HIDDEN_SIZE - flagged} that are not outliers, so there is no control; "
+        "choose a stricter rule or setting of it"
+    )
+    for name in ("random_ablation_is_harmless", "outliers_matter_more_than_chance"):
+        assert (found[name]["outcome"], found[name]["reason"]) == ("error", why)
+    assert found["outliers_are_present"]["outcome"] == "pass"
+    assert found["joint_ablation_degrades"]["outcome"] == "pass"
+    text = text_of(result)
+    assert "Traceback" not in text
+    assert "def test_" not in text
+    assert text.count(f"MeasurementError: {why}") >= 2
+    assert report["problems"] == []

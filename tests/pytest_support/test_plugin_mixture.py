@@ -107,8 +107,9 @@ def test_another_mixture_does_not_match_it(saved: Path, place: Path, tmp_path: P
 
 def plain_loop(folder: Path, text: Path, dims: list[int]) -> tuple[float, int]:
     """Log perplexity and scored tokens, the dimensions being zeroed in what each layer returns."""
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
     checkpoint = reference.Checkpoint(
-        model=AutoModelForCausalLM.from_pretrained(folder).eval(),
+        model=model.eval(),
         tokenizer=AutoTokenizer.from_pretrained(folder),
         kind="causal",
     )
