@@ -153,6 +153,7 @@ def _require_rope_types(config: Any, settings: Mapping[str, Any], what: str) -> 
     for part, given in _parts(config, settings):
         if "rope_parameters" not in _known(part):
             continue
+        _require_one_rope(part, given, what)
         known = {*ROPE_INIT_FUNCTIONS, "default", part.default_rope_type}
         for kind in (
             table.get("rope_type") for table in _tables(vars(part).get("rope_parameters"))
@@ -171,6 +172,33 @@ def _require_rope_types(config: Any, settings: Mapping[str, Any], what: str) -> 
                         f"{what} sets {factor} in {name} of config.json without a rope_type, so "
                         "transformers would scale nothing: add the rope_type that is meant."
                     )
+
+
+def _require_one_rope(config: Any, given: Mapping[str, Any], what: str) -> None:
+    """Refuse settings in rope_parameters that give way to rope_scaling or to its defaults."""
+    if not (given.get("rope_scaling") and isinstance(given.get("rope_parameters"), dict)):
+        return
+    taken = {"rope_parameters": vars(config).get("rope_parameters")}
+    for path, value in _leaves({"rope_parameters": given["rope_parameters"]}):
+        found: Any = taken
+        for key in (*path[:-1], "rope_type" if path[-1] == "type" else path[-1]):
+            found = found.get(key) if isinstance(found, dict) else None
+        if value not in (None, "default", found):
+            raise CheckpointError(
+                f"{what} says in config.json how positions are rotated in rope_scaling and in "
+                f"rope_parameters, and transformers would take the former ({'.'.join(path)} is "
+                f"{value!r} in the file and {found!r} to it): say all in rope_parameters, and "
+                "remove rope_scaling."
+            )
+
+
+def _leaves(table: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """What is no table in a table, with the names that lead there."""
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from (((name, *path), leaf) for path, leaf in _leaves(value))
+        else:
+            yield (name,), value
 
 
 def _tables(value: Any) -> list[dict[str, Any]]:

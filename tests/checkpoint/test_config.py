@@ -14,6 +14,8 @@ from robustness.errors import CheckpointError
 from tests.support.checkpoints import checkpoint_folders
 from tests.support.checkpoints.checkpoint_folders import edit_config
 
+LINEAR = {"rope_type": "linear", "factor": 2.0}
+
 cache = checkpoint_folders.cache
 folder = checkpoint_folders.folder
 
@@ -48,7 +50,10 @@ def test_what_nothing_reads_is_named(settings: dict[str, Any], says: str, llama:
     [
         {},
         {"rope_theta": 5e5, "partial_rotary_factor": 0.5},
-        {"rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"rope_scaling": LINEAR},  # beside rope_parameters that say nothing else
+        {"rope_scaling": LINEAR, "rope_parameters": {**LINEAR, "rope_theta": 1e4}},
+        {"rope_scaling": LINEAR, "rope_parameters": None, "rope_theta": 5e5},
+        {"rope_scaling": {}, "rope_parameters": {**LINEAR, "factor": 4.0}},
         {"torch_dtype": "float16", "_name_or_path": "x", "max_length": 9, "hidden_dropout": 0.1},
         {"alibi": False, "qk_norm": None, "unsloth_version": "1"},
     ],
@@ -83,6 +88,19 @@ def test_a_setting_that_does_not_concern_the_model_is_named(folder: Path) -> Non
         ({"rope_scaling": {"factor": 2.0}}, "sets factor in rope_scaling .* add the rope_type"),
         ({"rope_parameters": {"rope_theta": 1e4, "factor": 2.0}}, "without a rope_type"),
         ({"rope_scaling": {"type": "linaer", "factor": 2.0}}, "'linaer' .* none of default, dyn"),
+        (
+            {"rope_scaling": LINEAR, "rope_parameters": {**LINEAR, "factor": 4.0}},
+            r"and transformers would take the former \(rope_parameters\.factor is 4\.0 in the file "
+            r"and 2\.0 to it\): say all in rope_parameters, and remove rope_scaling",
+        ),
+        (
+            {"rope_scaling": LINEAR, "rope_parameters": {"rope_theta": 5e5}},
+            r"rope_parameters\.rope_theta is 500000\.0 in the file and 10000\.0 to it",
+        ),
+        (
+            {"rope_scaling": LINEAR, "rope_parameters": {"type": "dynamic", "factor": 2.0}},
+            r"rope_parameters\.type is 'dynamic' in the file and 'linear' to it",
+        ),
         ({"quantization_config": {"quant_method": "mine"}}, "no quantizer .* 'mine'"),
         ({"quantization_config": {"bits": 4}}, "no quantizer"),
         ({"quantization": {"bits": 4, "group_size": 64}}, "quantised .quantization."),
@@ -94,6 +112,21 @@ def test_what_certainly_changes_numbers_is_refused(
     edit_config(llama, **settings)
     with pytest.raises(CheckpointError, match=says):
         load_config(llama, what="it")
+
+
+def test_two_accounts_of_rotary_positions_may_add_up(tmp_path: Path) -> None:
+    """Of Gemma 3, rope_scaling is for the layers that see everything, and is added to the rest."""
+    transformers.Gemma3TextConfig(num_hidden_layers=2).save_pretrained(tmp_path)
+    kinds: dict[str, Any] = {"full_attention": {"rope_theta": 1e6}}
+    kinds["sliding_attention"] = {"rope_theta": 5e3}
+    edit_config(tmp_path, rope_scaling=LINEAR, rope_parameters=kinds)
+    assert (
+        load_config(tmp_path, what="it").rope_parameters["sliding_attention"]["rope_theta"] == 5e3
+    )
+    kinds["full_attention"] |= {"rope_type": "linear", "factor": 4.0}
+    edit_config(tmp_path, rope_parameters=kinds)
+    with pytest.raises(CheckpointError, match=r"rope_parameters\.full_attention\.factor is 4\.0"):
+        load_config(tmp_path, what="it")
 
 
 def test_the_note_is_the_checkpoint_s(folder: Path, cache: Path) -> None:
