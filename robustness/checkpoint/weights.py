@@ -8,7 +8,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -45,6 +45,12 @@ class TensorInfo:
     def n_elements(self) -> int:
         """Number of values."""
         return math.prod(self.shape)
+
+    def rows(self, start: int, stop: int) -> "TensorInfo":
+        """Some of its rows, as a tensor of their own; they must be of whole bytes."""
+        width = math.prod(self.shape[1:])
+        offset = self.offset + start * width * _BITS[self.dtype] // 8
+        return replace(self, shape=(stop - start, *self.shape[1:]), offset=offset)
 
 
 def find_weights(folder: Path) -> tuple[Path, ...]:
