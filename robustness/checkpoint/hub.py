@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from robustness.checkpoint.loading import reason
-from robustness.checkpoint.other_formats import ADAPTER_WEIGHTS, PICKLE, PICKLE_INDEX
+from robustness.checkpoint.other_formats import (
+    ADAPTER_PICKLE,
+    ADAPTER_WEIGHTS,
+    PICKLE,
+    PICKLE_INDEX,
+)
 from robustness.checkpoint.reference import CheckpointRef
 from robustness.checkpoint.tokenization import TOKENIZER_FILES
 from robustness.checkpoint.weights import INDEX_FILE, SINGLE_FILE
@@ -165,7 +170,8 @@ def _weights(ref: CheckpointRef, kinds: _Kinds, own: Collection[str], where: str
     """Patterns of the files with the weights, of those in the folder that is meant."""
     if any(fnmatchcase(name, "*.safetensors") and "/" not in name for name in own):
         return (SINGLE_FILE,) if SINGLE_FILE in own else (*_SHARDS, ADAPTER_WEIGHTS)
-    pickles = (PICKLE,) if PICKLE in own else (PICKLE_INDEX, "*-of-*.bin")
+    whole = next((name for name in (PICKLE, ADAPTER_PICKLE) if name in own), None)
+    pickles = (PICKLE_INDEX, "*-of-*.bin") if whole is None else (whole,)
     if kinds == "pickles" and pickles[0] in own:
         return pickles
     below = f"{ref.inside}/" if ref.inside else ""

@@ -7,6 +7,7 @@ from pathlib import Path
 PICKLE = "pytorch_model.bin"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_PICKLE = "adapter_model.bin"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.msgpack", "*.h5")
 _OF_TRAINING = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state).*")
 _IN_PIECES = ("zero_to_fp32.py", "global_step*", "*.distcp", "*_fsdp_*", "mp_rank_*", "zero_pp_*")

@@ -280,9 +280,12 @@ def _merged(
     options: ReadOptions,
 ) -> Located:
     """An adapter merged into its base model, which is found like any checkpoint."""
-    from robustness.checkpoint.conversions.adapters import Adapter, merged_adapter
+    from robustness.checkpoint.conversions.adapters import Adapter, adapter_weights, merged_adapter
 
-    adapter = Adapter.read(folder, what=ref.text)
+    weights = adapter_weights(
+        folder, what=ref.text, allow_pickle=options.allow_pickle, cache=cache, progress=progress
+    )
+    adapter = Adapter.read(folder, weights, what=ref.text)
     name = adapter.base(options.base)
     try:
         base_ref = CheckpointRef.parse(name)
@@ -296,7 +299,11 @@ def _merged(
             f"The base model {name!r} of the adapter {ref.text} cannot be used ({reason(error)}): "
             "name it with --robustness-base=REF (of a command: --base)."
         ) from error
-    return merged_adapter(adapter, base, name, cache=cache, progress=progress)
+    merged = merged_adapter(adapter, base, name, cache=cache, progress=progress)
+    if weights.parent == folder:
+        return merged
+    pickled = "the adapter's weights are pickled, and were converted"
+    return replace(merged, notes=(*merged.notes, pickled))
 
 
 def _facts_key(content: str, task: str | None) -> str:

@@ -227,6 +227,7 @@ def test_a_gated_repository_asks_to_log_in(status: Any, serve: Serve) -> None:
         ("org/tiny/sub", "no such folder as 'org/tiny/sub', and org/tiny has no 'sub' on the Hub"),
         ("org/tiny/x.gguf", "no such GGUF file on the Hub: check the name"),
         ("org/pickles", "no safetensors weights on the Hub: --robustness-allow-pickle"),
+        ("org/adapter", "no safetensors weights on the Hub: --robustness-allow-pickle"),
         ("org/ggufs", rf"but GGUF on the Hub: name a file, as in org/ggufs/big/.*org/ggufs/{Q4}"),
         ("org/ggufs:Q5_K", rf"names no such GGUF file on the Hub: give one of .*org/ggufs/{Q4}"),
         (
@@ -243,6 +244,7 @@ def test_what_the_hub_does_not_have_is_one_sentence(
         tiny=of(MODEL),
         ggufs=of(GGUF),
         holed=of(dict.fromkeys((SPLIT[0], SPLIT[2]), b"GGUF")),
+        adapter=of({"adapter_config.json": b"", "adapter_model.bin": b""}),
         pickles=of({"config.json": b"", "pytorch_model.bin": b"", "onnx/x.safetensors": b""}),
     )
     with pytest.raises(CheckpointError, match=says) as caught:

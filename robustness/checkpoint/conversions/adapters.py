@@ -15,8 +15,9 @@ from typing import Any
 from robustness.checkpoint.architecture import Architecture, candidates, model_class
 from robustness.checkpoint.config import load_config
 from robustness.checkpoint.conversions.once import made_once
+from robustness.checkpoint.conversions.pickles import converted_pickles
 from robustness.checkpoint.loading import loading_errors, quiet, require_memory
-from robustness.checkpoint.other_formats import ADAPTER, ADAPTER_WEIGHTS
+from robustness.checkpoint.other_formats import ADAPTER, ADAPTER_PICKLE, ADAPTER_WEIGHTS
 from robustness.checkpoint.reading import Located
 from robustness.checkpoint.skeleton import build_skeleton
 from robustness.checkpoint.tokenization import TOKENIZER_FILES, tokenizer_files
@@ -43,28 +44,25 @@ class Adapter:
 
     Attributes:
         folder: Where they lie.
+        weights: The file with the tensors, which may be one that a pickle was converted to.
         what: The reference it was given by.
         settings: Of adapter_config.json, without those that import anything.
         tensors: By their names in the file.
     """
 
     folder: Path
+    weights: Path
     what: str
     settings: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
 
     @classmethod
-    def read(cls, folder: Path, *, what: str) -> "Adapter":
-        """Verify an adapter's files.
+    def read(cls, folder: Path, weights: Path, *, what: str) -> "Adapter":
+        """Verify an adapter's files, the one with its tensors by :func:`adapter_weights`.
 
         Raises:
-            CheckpointError: One is missing or damaged, or ``peft`` is not installed.
+            CheckpointError: One is damaged, or ``peft`` is not installed.
         """
-        if not (folder / ADAPTER_WEIGHTS).is_file():
-            raise CheckpointError(
-                f"{what} is a PEFT adapter without {ADAPTER_WEIGHTS}: save it again with "
-                "save_pretrained()."
-            )
         if importlib.util.find_spec("peft") is None:
             raise CheckpointError(
                 f"{what} is a PEFT adapter, and merging it into its base model needs peft: "
@@ -78,8 +76,8 @@ class Adapter:
             for name, value in given.items()
             if name not in (*_IMPORTING, "inference_mode")
         }
-        tensors = {info.name: info for info in read_header(folder / ADAPTER_WEIGHTS)}
-        return cls(folder=folder, what=what, settings=settings, tensors=tensors)
+        tensors = {info.name: info for info in read_header(weights)}
+        return cls(folder=folder, weights=weights, what=what, settings=settings, tensors=tensors)
 
     def base(self, named: str | None) -> str:
         """The reference of the base model: the one that the user names, or the adapter.
@@ -102,6 +100,37 @@ class Adapter:
             return str(beside)
         revision = self.settings.get("revision")
         return f"{base}@{revision}" if isinstance(revision, str) and revision else base
+
+
+def adapter_weights(
+    folder: Path,
+    *,
+    what: str,
+    allow_pickle: bool,
+    cache: Path,
+    progress: Callable[[str], None] | None = None,
+) -> Path:
+    """The safetensors file with an adapter's tensors: its own, or the store's, made of a pickle.
+
+    Raises:
+        CheckpointError: There is none, or only a pickle that may not or cannot be read.
+    """
+    if (folder / ADAPTER_WEIGHTS).is_file():
+        return folder / ADAPTER_WEIGHTS
+    if not (folder / ADAPTER_PICKLE).is_file():
+        raise CheckpointError(
+            f"{what} is a PEFT adapter without {ADAPTER_WEIGHTS}: save it again with "
+            "save_pretrained()."
+        )
+    if not allow_pickle:
+        raise CheckpointError(
+            f"{what} is a PEFT adapter whose weights are only a pickle ({ADAPTER_PICKLE}), which "
+            "may run code when read: --robustness-allow-pickle (of a command: --allow-pickle) "
+            "reads its tensors in a process of its own."
+        )
+    names = {"pickle": ADAPTER_PICKLE, "single": ADAPTER_WEIGHTS}
+    converted = converted_pickles(folder, what=what, cache=cache, progress=progress, **names)
+    return converted / ADAPTER_WEIGHTS
 
 
 def merged_adapter(
@@ -128,7 +157,7 @@ def merged_adapter(
             files, {file: file_sha256(file, memory=memory, progress=progress) for file in files}
         )
 
-    adapter_hash = content((adapter.folder / ADAPTER, adapter.folder / ADAPTER_WEIGHTS))
+    adapter_hash = content((adapter.folder / ADAPTER, adapter.weights))
     base_hash = content({*(info.file for info in tensors.values()), base.folder / "config.json"})
     version = importlib.metadata.version("peft")
     identity = hashlib.sha256(f"{adapter_hash} {base_hash} peft={version}".encode()).hexdigest()
@@ -160,7 +189,7 @@ def _merge(adapter: Adapter, base: Path, target: Path) -> None:
     before = {name: value.detach() for name, value in model.named_parameters()}
     config = _peft_config(adapter)
     adapted: Any = get_peft_model(model, config, adapter_name=_NAME)
-    loaded = set_peft_model_state_dict(adapted, load_file(adapter.folder / ADAPTER_WEIGHTS), _NAME)
+    loaded = set_peft_model_state_dict(adapted, load_file(adapter.weights), _NAME)
     _require_all_used(adapter, loaded)
     adapted.eval()
     ids = torch.arange(4)[None]  # (1, T)

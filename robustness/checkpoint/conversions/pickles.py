@@ -40,17 +40,25 @@ def has_only_pickles(folder: Path) -> bool:
 
 
 def converted_pickles(
-    folder: Path, *, what: str, cache: Path, progress: Callable[[str], None] | None = None
+    folder: Path,
+    *,
+    what: str,
+    cache: Path,
+    progress: Callable[[str], None] | None = None,
+    pickle: str = PICKLE,
+    single: str = SINGLE_FILE,
 ) -> Path:
     """The folder of the store with a folder's weights as safetensors, and its other files.
+
+    The weights are in the file ``pickle``, of which ``single`` is made, or in shards.
 
     Raises:
         CheckpointError: A pickle holds anything but tensors, is damaged, or changes meanwhile.
     """
     shards: dict[str, str] = {}
-    if not (folder / PICKLE).is_file():
+    if not (folder / pickle).is_file():
         shards = dict(weight_map(folder, PICKLE_INDEX, suffix=".bin"))
-    pickles = [folder / name for name in sorted(set(shards.values())) or [PICKLE]]
+    pickles = [folder / name for name in sorted(set(shards.values())) or [pickle]]
     patterns = ("config.json", *TOKENIZER_FILES)
     others = {file for each in patterns for file in folder.glob(each) if file.is_file()}
     files = sorted({*pickles, *others})
@@ -66,7 +74,7 @@ def converted_pickles(
         for file in others:
             shutil.copyfile(file, temporary / file.name)
         for file in pickles:
-            name = f"{file.stem}.safetensors" if shards else SINGLE_FILE
+            name = f"{file.stem}.safetensors" if shards else single
             _convert(file, temporary / name, [key for key in shards if shards[key] == file.name])
         if shards:
             names = {key: f"{Path(shard).stem}.safetensors" for key, shard in shards.items()}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from robustness.checkpoint.conversions.adapters import Adapter
 from robustness.checkpoint.reading import ReadOptions
@@ -82,13 +82,41 @@ def test_low_rank_factors_are_added_to_the_weights_and_nothing_else_changes(base
     assert checkpoint.tokenizer_hash == plain.tokenizer_hash
 
 
+def as_pickle(folder: Path, **more: Any) -> Path:
+    """An adapter as peft saved it by default until its version 0.7."""
+    safe = folder / "adapter_model.safetensors"
+    torch.save({**load_file(safe), **more}, folder / "adapter_model.bin")
+    safe.unlink()
+    return folder
+
+
+def test_pickled_factors_are_read_where_that_is_allowed(base: Path) -> None:
+    folder = as_pickle(adapter(base.parent / "pickled"))
+    with pytest.raises(CheckpointError, match=r"\(adapter_model\.bin\).*--robustness-allow-pickle"):
+        weights(folder)
+    found, checkpoint = weights(folder, allow_pickle=True)
+    plain, _ = weights(adapter(base.parent / "plain"))
+    assert found.keys() == plain.keys()
+    assert all(torch.equal(found[name], plain[name]) for name in plain)
+    assert "base at sha256:" in str(checkpoint.note)
+    assert "the adapter's weights are pickled, and were converted" in str(checkpoint.note)
+
+
+@pytest.mark.slow
+def test_a_pickled_adapter_that_holds_more_than_tensors_is_refused(base: Path) -> None:
+    folder = as_pickle(adapter(base.parent / "pickled"), more=Path("/"))
+    with pytest.raises(CheckpointError, match=r"adapter_model\.bin cannot be read .*asks for path"):
+        weights(folder, allow_pickle=True)
+
+
 def test_settings_that_name_modules_to_import_are_not_passed_on(base: Path) -> None:
     named: dict[str, Any] = {
         "auto_mapping": {"parent_library": "antigravity"},
         "megatron_core": "antigravity",
     }
     folder = adapter(base.parent / "lora", **named)
-    assert not {*named} & {*Adapter.read(folder, what="lora").settings}
+    read = Adapter.read(folder, folder / "adapter_model.safetensors", what="lora")
+    assert not {*named} & {*read.settings}
     found, _ = weights(folder)
     plain, _ = weights(adapter(base.parent / "plain"))
     assert all(torch.equal(found[name], plain[name]) for name in plain)

@@ -20,6 +20,7 @@ from robustness.checkpoint.gguf.config import gguf_config
 from robustness.checkpoint.gguf.header import gguf_files, read_gguf_header
 from robustness.checkpoint.gguf.tokenizer import gguf_tokenizer
 from robustness.checkpoint.loading import loading_errors
+from robustness.checkpoint.other_formats import ADAPTER_WEIGHTS
 from robustness.checkpoint.resolving import resolve
 from robustness.checkpoint.skeleton import map_names
 from robustness.checkpoint.tokenization import load_tokenizer, verify_tokenizer
@@ -203,7 +204,7 @@ def adapter_json(folder: Path) -> Case:
     save_file({"base_model.model.a.weight": torch.ones(2)}, folder / "adapter_model.safetensors")
 
     def read() -> None:
-        assert Adapter.read(folder, what="it").base(None)
+        assert Adapter.read(folder, folder / ADAPTER_WEIGHTS, what="it").base(None)
 
     valid = json.dumps(settings).encode()
     return Case(file=file, valid=valid, inputs=spoilt_json(settings), read=read)
