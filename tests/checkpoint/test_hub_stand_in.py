@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub import constants, snapshot_download
+from safetensors.torch import load_file
 
 from robustness.checkpoint.hub import download
+from robustness.checkpoint.reading import ReadOptions
 from robustness.checkpoint.reference import CheckpointRef
 from robustness.checkpoint.resolving import resolve
 from robustness.errors import CheckpointError
-from tests.support.checkpoints.checkpoint_folders import save_checkpoint
+from tests.support.checkpoints.checkpoint_folders import save_checkpoint, tiny_model
+from tests.support.checkpoints.gguf_files import TOKENS, write_llama_gguf
 from tests.support.checkpoints.hub_stub import Repository, model_hub
 
 OLD, NEW = "a" * 40, "b" * 40
@@ -286,3 +290,46 @@ def test_a_subfolder_is_vetted_like_a_repository(serve: Serve, tmp_path: Path) -
     assert checkpoint.weights_hash == resolve(str(folder), cache=tmp_path / "cache").weights_hash
     network.is_switched_off()
     assert resolve("org/tiny/fp32@v2", cache=tmp_path / "cache") == checkpoint
+
+
+def test_a_pickle_of_the_hub_is_read_where_that_is_allowed(serve: Serve, tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path / "tiny")
+    plain = resolve(str(folder), cache=tmp_path / "cache")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    torch.save(load_file(folder / "model.safetensors"), tmp_path / "pickle")
+    files["pytorch_model.bin"] = (tmp_path / "pickle").read_bytes()
+    network = serve(
+        tiny=of({name: files[name] for name in files if name != "model.safetensors"}),
+        both=of(files),
+    )
+    allowed: Any = {"cache": tmp_path / "cache", "options": ReadOptions(allow_pickle=True)}
+    with pytest.raises(CheckpointError, match="on the Hub: --robustness-allow-pickle"):
+        resolve("org/tiny", cache=tmp_path / "cache")
+    checkpoint = resolve("org/tiny", **allowed)
+    assert checkpoint.revision == NEW
+    assert checkpoint.note == "its weights are pickled, and were converted"
+    found, expected = (dict(each.load_model().state_dict()) for each in (checkpoint, plain))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert (
+        resolve("org/both", **allowed).note is None
+    )  # safetensors are there: nothing is unpickled
+    network.is_switched_off()
+    assert resolve("org/tiny", **allowed) == checkpoint
+    with pytest.raises(CheckpointError, match=r"Hub cache.* --robustness-allow-pickle"):
+        resolve("org/tiny", cache=tmp_path / "cache")
+
+
+def test_a_gguf_of_the_hub_is_the_model_in_it(serve: Serve, tmp_path: Path) -> None:
+    model = tiny_model("LlamaForCausalLM", vocab_size=len(TOKENS), num_key_value_heads=1)
+    file = write_llama_gguf(tmp_path / "own.gguf", model)
+    network = serve(ggufs=of(GGUF, {Q4: file.read_bytes()}))
+    checkpoint = resolve("org/ggufs:q4_k_m", cache=tmp_path / "cache")
+    assert (checkpoint.source, checkpoint.revision) == ("hub", NEW)
+    found = dict(checkpoint.load_model().named_parameters())
+    for name, value in model.named_parameters():
+        assert torch.equal(found[name], value), name
+    network.is_switched_off()
+    assert resolve("org/ggufs:Q4_K_M", cache=tmp_path / "cache").weights_hash == (
+        checkpoint.weights_hash
+    )
+    assert checkpoint.weights_hash == resolve(str(file), cache=tmp_path / "cache").weights_hash
