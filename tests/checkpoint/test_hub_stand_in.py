@@ -310,9 +310,7 @@ def test_a_pickle_of_the_hub_is_read_where_that_is_allowed(serve: Serve, tmp_pat
     assert checkpoint.note == "its weights are pickled, and were converted"
     found, expected = (dict(each.load_model().state_dict()) for each in (checkpoint, plain))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    assert (
-        resolve("org/both", **allowed).note is None
-    )  # safetensors are there: nothing is unpickled
+    assert resolve("org/both", **allowed).note is None  # its pickle is not even fetched
     network.is_switched_off()
     assert resolve("org/tiny", **allowed) == checkpoint
     with pytest.raises(CheckpointError, match=r"Hub cache.* --robustness-allow-pickle"):
