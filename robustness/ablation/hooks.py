@@ -238,6 +238,19 @@ class _Entrance:
 
 
 @contextmanager
+def entering(model: nn.Module, stack: Stack, edit: Edit) -> Iterator[None]:
+    """Apply an edit to what enters the first layer; to nothing where the stack has no entries."""
+    with ExitStack() as hooks:
+        caller = model.get_submodule(stack.name)
+        for entry in stack.entries:
+            entrance = _Entrance(entry, edit)
+            keep(hooks, caller.register_forward_pre_hook(entrance.stack_begins))
+            entered = model.get_submodule(entry.module)
+            keep(hooks, entered.register_forward_pre_hook(entrance.before, with_kwargs=True))
+        yield
+
+
+@contextmanager
 def _edited(model: nn.Module, stack: Stack, site: str, edits: Mapping[int, Edit]) -> Iterator[None]:
     """Apply an edit to the features at each chosen layer's place of that site."""
     with ExitStack() as hooks:
@@ -248,12 +261,8 @@ def _edited(model: nn.Module, stack: Stack, site: str, edits: Mapping[int, Edit]
             keep(hooks, norm.register_forward_hook(lambda _, __, out: with_features(out, edit)))
             yield
             return
-        caller = model.get_submodule(stack.name)
-        for entry in stack.entries if EMBEDDING in edits else ():
-            entrance = _Entrance(entry, edits[EMBEDDING])
-            keep(hooks, caller.register_forward_pre_hook(entrance.stack_begins))
-            entered = model.get_submodule(entry.module)
-            keep(hooks, entered.register_forward_pre_hook(entrance.before, with_kwargs=True))
+        if EMBEDDING in edits:
+            hooks.enter_context(entering(model, stack, edits[EMBEDDING]))
         editing = _Editing(stack, edits, streams=site == "residual")
         places = [place for place in stack.at(site) if place.layer in edits]
         sites = dict.fromkeys((place.module for place in places), editing.site_returns)

@@ -1,4 +1,5 @@
-"""What a checkpoint is held against: the baseline of another one, compared by text block.
+"""What a checkpoint is held against: a baseline, or another checkpoint, and where it differs.
 
-Whether a difference is too large is decided in :mod:`robustness.checks`. Torch-free.
+Whether a difference is too large is decided in :mod:`robustness.checks`.
+Torch-free but for `states`.
 """

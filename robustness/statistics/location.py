@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from robustness.statistics.figures import Figures, Number
 
@@ -19,6 +20,12 @@ MOST = 0.8
 
 RESOLVED_NATS = 1e-3
 """Harm per scored token, in nats, below which no part of the model is blamed for it."""
+
+UNCLEAR = 1.75
+"""Nor where what the places add and take away is more than so many times the harm in all."""
+
+SHORT = 3
+"""A run of places names where it comes from if it is at most one in so many of all."""
 
 
 class TensorChange(Figures):
@@ -121,15 +128,16 @@ class StateChanges(Figures):
     def harmful(self) -> tuple[int, int] | None:
         """The shortest run of places in which `MOST` of the harm arises, by its first and last.
 
-        What a place adds is by how much less the reference's state restores before it than behind
-        it. Behind the last layer comes the head, with the number after that layer's.
+        What a place adds is how much more the reference's state behind it restores than the one
+        before it. Behind the last layer comes the head, with the number after that layer's.
         """
-        patched = [each.patched_nats for each in self.layers if each.patched_nats is not None]
-        numbers = [each.layer for each in self.layers if each.patched_nats is not None]
-        if not patched or not math.isfinite(sum(patched)) or self.harm_nats < RESOLVED_NATS:
+        patched = [(c.layer, c.patched_nats) for c in self.layers if c.patched_nats is not None]
+        nats = [self.candidate_nats, *(value for _, value in patched), self.reference_nats]
+        if not patched or not math.isfinite(sum(nats)) or self.harm_nats < RESOLVED_NATS:
             return None
-        nats = [self.candidate_nats, *patched, self.reference_nats]
-        places = [*numbers, numbers[-1] + 1]
+        if sum(abs(a - b) for a, b in pairwise(nats)) > UNCLEAR * self.harm_nats:
+            return None
+        places = [*(layer for layer, _ in patched), patched[-1][0] + 1]
         for length in range(1, len(places) + 1):
             sums = [nats[at] - nats[at + length] for at in range(len(places) - length + 1)]
             at = max(range(len(sums)), key=sums.__getitem__)
@@ -137,11 +145,16 @@ class StateChanges(Figures):
                 return places[at], places[at + length - 1]
         return None
 
-    def place(self, number: int) -> str:
-        """What a place is called."""
-        if number == ENTERING:
-            return "the embedding"
-        return "the head" if number > self.layers[-1].layer else f"layer {number}"
+    def places(self, first: int, last: int) -> str:
+        """What a run of places is called."""
+        ends = [
+            "the embedding" if n == ENTERING else "the head" if n > self.layers[-1].layer else None
+            for n in (first, last)
+        ]
+        if ends == [None, None]:
+            return numbered("layer", range(first, last + 1))
+        low, high = (end or f"layer {n}" for end, n in zip(ends, (first, last), strict=True))
+        return low if first == last else f"{low} to {high}"
 
     def restored(self, change: LayerChange) -> float | None:
         """Share of the harm that the reference's state takes away; None where there is none."""
@@ -152,13 +165,12 @@ class StateChanges(Figures):
     @property
     def found(self) -> str:
         """Where it comes from, in one phrase; empty where nothing stands out."""
-        ends = self.harmful
-        if ends is not None and ends[1] - ends[0] + 1 <= max(2, (len(self.layers) + 1) // 2):
-            low, high = map(self.place, ends)
-            return f"most of it from {low}" if low == high else f"most of it from {low} to {high}"
-        if ends is not None:
-            return "no single layer's doing: it grows all the way"
-        return "" if self.first is None else f"layer {self.first} is the first that stands out"
+        ends, first = self.harmful, self.first
+        if ends is not None and ends[1] - ends[0] < max(2, len(self.layers) // SHORT):
+            return f"most of it from {self.places(*ends)}"
+        if first is not None:
+            return f"layer {first} is the first that stands out"
+        return "" if ends is None else "it grows from layer to layer"
 
 
 class Location(Figures):
