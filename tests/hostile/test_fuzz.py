@@ -1,8 +1,8 @@
 """Every reader, on real files with something wrong in them.
 
 Whatever a file holds, its reader returns something valid or raises a RobustnessError of one
-printable line: no other exception, no terminal escapes, no gigabytes, no minutes. A run tries 4,390
-inputs; ``--run-slow`` tries 20 times as many, 87,800, on top of them.
+printable line: no other exception, no terminal escapes, no gigabytes, no minutes. A run tries 4,590
+inputs; ``--run-slow`` tries 20 times as many, 91,800, on top of them.
 """
 
 import resource
@@ -29,6 +29,7 @@ from tests.support.checkpoints.spoilt_checkpoints import (
     shard_index,
     tokenizer_file,
 )
+from tests.support.checkpoints.spoilt_sentencepiece import LLAMA, T5, sentencepiece_file
 from tests.support.records.mutations import Arrange
 from tests.support.records.spoilt_records import (
     plan_of_a_run,
@@ -67,6 +68,8 @@ READERS: dict[str, tuple[int, Arrange]] = {
     "config.json": (150, config_json),
     "tokenizer.json": (100, tokenizer_file("tokenizer.json")),
     "tokenizer_config.json": (100, tokenizer_file("tokenizer_config.json")),
+    "spiece.model": (100, sentencepiece_file("spiece.model", "t5", **T5)),
+    "tokenizer.model": (100, sentencepiece_file("tokenizer.model", "llama", **LLAMA)),
     "policy": (400, policy_toml),
     "running text": (100, corpus_bytes("a.txt", "one ä\ntwo\r\nthree".encode())),
     "CSV": (150, corpus_bytes("a.csv:text", b'text,id\n"a, ""b""",1\nc,2\n')),
