@@ -8,6 +8,7 @@ import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Generator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -23,6 +24,16 @@ _MODEL: dict[str, Any] = {
     "help": "checkpoint to vet: a local folder, a Hub id (name or name@revision), a .gguf file, or "
     "pkg:package/path; repeatable. Write --model=X, with the equals sign",
 }
+
+_REFERENCE: dict[str, Any] = {
+    "dest": "robustness_reference",
+    "metavar": "X",
+    "help": "hold every checkpoint against this one, the model that it came from: named as for "
+    "--model, or a file that --robustness-save-baseline has written",
+}
+
+_SHORT = {"--model": _MODEL, "--reference": _REFERENCE}
+"""Options that have a short name, too, where nobody else has taken it."""
 
 _REPORTS = "\n".join(
     f"{reporter.name} FILE\n    write {reporter.described}"
@@ -63,8 +74,13 @@ task DATA
     labelled examples of the checkpoint's downstream task: 'glue/NAME'; a .csv, .tsv, .jsonl,
     .json or .parquet file, compressed or not, with ':text:label' or ':text,text:label'; a folder
     of save_to_disk with ':split:text:label'; or a datasets id as 'id:config:split:text,text:label'
-expectation paper|hardened
-    paper: ablating outlier dimensions must hurt; hardened: it must not (default: paper)
+expectation paper|hardened|regression
+    paper: ablating outlier dimensions must hurt; hardened: it must not; regression: only sanity
+    and the checks against a reference decide (default: regression with a reference, else paper)
+change conversion|training
+    what was done to a checkpoint that has a reference: a conversion (quantised, pruned, exported)
+    keeps the model; training makes another one on purpose, of which predictions and distributions
+    are only recorded (default: conversion)
 rule RULE...
     how outlier dimensions are found: busters (default), puccetti, llm-int8, massive, variance,
     kurtosis or super-weight; repeatable: the first decides what is ablated, the report compares
@@ -100,9 +116,9 @@ policy FILE
 github auto|always|never
     write annotations and the job summary of GitHub Actions (default: auto, in its jobs)
 baseline FILE
-    compare every checkpoint with its profile in this file, and fail where it differs
+    as --robustness-reference, with a file that --robustness-save-baseline has written
 save-baseline FILE
-    write the profile of a run in which everything passed; best with --robustness-exhaustive
+    write the profile of a run, as a reference for later ones; best with --robustness-exhaustive
 plan
     show which checks would run, and about how long, without loading a model
 shard i/n
@@ -127,6 +143,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Register the options, all under their long names."""
     group = parser.getgroup("robustness", "vetting of language-model checkpoints")
     group.addoption("--robustness-model", **_MODEL)
+    group.addoption("--robustness-reference", **_REFERENCE)
     for name, kind, text in re.findall(r"^(\S+) ?(.*)\n((?: +.*\n)+)", _OPTIONS, re.MULTILINE):
         takes = kind.removesuffix("...")
         given: dict[str, Any] = {"help": " ".join(text.split()), "default": _DEFAULTS.get(name)}
@@ -144,19 +161,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_load_initial_conftests(
     early_config: pytest.Config, parser: pytest.Parser, args: list[str]
 ) -> Generator[None, None, None]:
-    """Add ``--model`` where the name is free, after every conftest had its chance to take it."""
-    if any(arg.startswith(("--model", "--robustness-model")) for arg in args):
+    """Add short names where they are free, after every conftest had its chance to take them."""
+    if any(arg.startswith((*_SHORT, "--robustness-model")) for arg in args):
         _refuse_namesake()
         from robustness.pytest_support.session import refuse_code_in_model_folders
 
         refuse_code_in_model_folders(early_config, args)
     yield
-    if early_config.getoption("--model", default=parser) is not parser:
-        return  # taken: asked first, since pytest 9.0 takes note of ours before it refuses it
-    try:
-        parser.getgroup("robustness").addoption("--model", **_MODEL)
-    except (ValueError, ArgumentError):  # taken; --robustness-model remains
-        return
+    for name, given in _SHORT.items():
+        if early_config.getoption(name, default=parser) is not parser:
+            continue  # taken: asked first, since pytest 9.0 takes note of ours before it refuses it
+        with suppress(ValueError, ArgumentError):  # taken; the long name remains
+            parser.getgroup("robustness").addoption(name, **given)
 
 
 def pytest_configure(config: pytest.Config) -> None:

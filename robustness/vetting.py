@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from functools import cached_property
 from operator import index
-from typing import SupportsIndex, Unpack
+from typing import Any, SupportsIndex, Unpack
 
 from robustness.ablation.ablation import Ablation, Place
 from robustness.checkpoint.checkpoint import Checkpoint
 from robustness.checks.ablation import AblatedModel
-from robustness.checks.baseline import AgainstBaseline
+from robustness.checks.against_reference import AgainstReference
 from robustness.checks.check import PlanContext
 from robustness.checks.control import RandomlyAblatedModel
 from robustness.checks.layer_sweep import LayerSweep, layer_sweep
@@ -20,6 +20,7 @@ from robustness.checks.sanity import IntactModel
 from robustness.checks.tasks.models import TaskModels
 from robustness.corpus.corpus import Corpus, load_corpus
 from robustness.errors import BaselineError, PolicyError, RuleError
+from robustness.measurement.compared import ComparedMeasurement, ReferenceMeasurement
 from robustness.measurement.measure import Measurement
 from robustness.measurement.planned_task import PlannedTask, plan_task
 from robustness.measurement.predictions import TaskMeasurement
@@ -29,6 +30,7 @@ from robustness.outliers.outlier_dimensions import OutlierDimensions
 from robustness.outliers.rules import RULES
 from robustness.policy.settings import Settings
 from robustness.reference.baseline import CheckpointBaseline
+from robustness.reference.reference import MeasuredReference, Reference, SavedReference
 from robustness.runtime.devices import chosen_dtype
 from robustness.scoring.examples import Example
 from robustness.scoring.quantity import Quantity, quantity
@@ -58,14 +60,16 @@ class Vetting:
         model_profile: ModelProfile | None = None,
         corpus: Corpus | None = None,
         generator: Checkpoint | None = None,
-        baseline: CheckpointBaseline | None = None,
+        compared_with: "Vetting | CheckpointBaseline | None" = None,
+        is_reference: bool = False,
         task: PlannedTask | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.settings = settings
         self.context = context
         self.confidence = confidence
-        self._baseline = baseline
+        self.compared_with = compared_with
+        self._is_reference = is_reference
         self._pace = Pace()
         given = {
             "model_profile": model_profile,
@@ -129,18 +133,25 @@ class Vetting:
     @cached_property
     def measurement(self) -> Measurement:
         """Measured numbers, per chunk of text blocks."""
-        return Measurement(
-            checkpoint=self.checkpoint,
-            corpus=self.corpus,
-            model_profile=self.model_profile,
-            block_size=self.settings.block_size,
-            seed=self.settings.seed,
-            device=self.settings.device,
-            dtype=chosen_dtype(self.settings.dtype, self.settings.device),
-            context=self.context,
-            options=self.settings.scoring_options,
-            generator=self.generator,
-        )
+        told: dict[str, Any] = {
+            "checkpoint": self.checkpoint,
+            "corpus": self.corpus,
+            "model_profile": self.model_profile,
+            "block_size": self.settings.block_size,
+            "seed": self.settings.seed,
+            "device": self.settings.device,
+            "dtype": chosen_dtype(self.settings.dtype, self.settings.device),
+            "context": self.context,
+            "options": self.settings.scoring_options,
+            "generator": self.generator,
+        }
+        if self._is_reference:
+            return ReferenceMeasurement(**told)
+        other = self.compared_with
+        measured = other.measurement if isinstance(other, Vetting) else None
+        if isinstance(measured, ReferenceMeasurement) and not self.reference_numbers.is_candidate:
+            return ComparedMeasurement(**told, reference=measured)
+        return Measurement(**told)
 
     @cached_property
     def planned_task(self) -> PlannedTask:
@@ -165,22 +176,37 @@ class Vetting:
         )
 
     @property
-    def baseline_entry(self) -> CheckpointBaseline:
+    def reference_numbers(self) -> Reference:
         """What the checkpoint is compared with; a BaselineError if the run has nothing."""
-        if self._baseline is None:
+        reference = self.compared_with
+        if reference is None:
             raise BaselineError(
-                f"{self.checkpoint.label} has no baseline: run with --robustness-baseline=FILE"
+                f"{self.checkpoint.label} has no reference: run with --robustness-reference=X"
             )
-        return self._baseline
+        if isinstance(reference, CheckpointBaseline):
+            return SavedReference(label=reference.label, entry=reference)
+        has_task = reference.settings.task.data is not None
+        return MeasuredReference(
+            label=reference.checkpoint.label,
+            is_candidate=reference.checkpoint.identity == self.checkpoint.identity,
+            task=reference.task_measurement if has_task else None,
+            measurement=reference.measurement if reference.has_perplexity else None,
+            profile=reference.model_profile,
+        )
+
+    @property
+    def has_perplexity(self) -> bool:
+        """Whether it is a language model."""
+        return self.checkpoint.scoring != "task"
 
     def plan_context(self) -> PlanContext:
         """What decides which checks it gets."""
         return PlanContext(
             terms=self.terms,
             model_profile=self.model_profile,
-            language_model=self.checkpoint.scoring != "task",
+            language_model=self.has_perplexity,
             task=self.settings.task.data is not None,
-            baseline=self._baseline,
+            reference=None if self.compared_with is None else self.reference_numbers,
         )
 
     def outliers(self, rule: str | None = None) -> OutlierDimensions:
@@ -280,9 +306,9 @@ class Vetting:
         return QuantizedModel(self)
 
     @property
-    def baseline(self) -> AgainstBaseline:
-        """The checkpoint beside its baseline; a ``BaselineError`` if the run has none."""
-        return AgainstBaseline(self)
+    def reference(self) -> AgainstReference:
+        """The checkpoint beside its reference; a ``BaselineError`` if the run has none."""
+        return AgainstReference(self)
 
     @cached_property
     def task(self) -> TaskModels:

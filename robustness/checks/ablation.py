@@ -88,12 +88,12 @@ class AblationDegradesLimits(DegradationLimits):
 class DegradationCheck(Check[DegradationLimits]):
     """That ablating outlier dimensions does harm, or that it does none, as is expected."""
 
-    in_baseline = True
+    in_baseline = is_claim = True
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
         limits = self.limits_in(subject.terms)
         model = AblatedModel(subject, subject.ablation(planned.dims))
-        if subject.terms.expectation == "paper":
+        if not subject.terms.hardened:
             return model.degrades(by=limits.min_ratio, alpha=alpha)
         return model.is_harmless(within=limits.max_ratio, alpha=alpha)
 

@@ -13,7 +13,7 @@ from robustness.checks.limits import Limits, Terms
 from robustness.checks.planned import PlannedCheck
 from robustness.checks.subject import Subject
 from robustness.outliers.model_profile import ModelProfile
-from robustness.reference.baseline import CheckpointBaseline
+from robustness.reference.reference import Reference
 from robustness.statistics.verdict import Verdict
 
 NO_OUTLIERS = "no outlier dimensions were found"
@@ -26,9 +26,9 @@ Role: TypeAlias = Literal["presence", "alone", "joint", "control", "factor"]
 dimensions, what one of them does, what all do together, what random ones do, and how the last two
 compare."""
 
-Source: TypeAlias = Literal["files", "text", "task", "baseline"]
-"""What a check rests on: the files alone, text blocks of the corpus, examples of the task, or text
-blocks of the corpus beside those of a baseline."""
+Source: TypeAlias = Literal["files", "text", "task", "reference"]
+"""What a check rests on: the files alone, text blocks of the corpus, examples of the task, or a
+reference beside the checkpoint."""
 
 
 L = TypeVar("L", bound=Limits)
@@ -43,14 +43,14 @@ class PlanContext:
         model_profile: what was found in the checkpoint.
         language_model: whether it has a perplexity.
         task: whether it has a downstream task.
-        baseline: what it is compared with.
+        reference: what it is compared with.
     """
 
     terms: Terms
     model_profile: ModelProfile
     language_model: bool = True
     task: bool = False
-    baseline: CheckpointBaseline | None = None
+    reference: Reference | None = None
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -86,6 +86,9 @@ class Check(ABC, Generic[L]):
         role: its part in what reports tell of a checkpoint.
         random: whether its dimensions are random ones, of which only the number is said.
         by_dimension: whether a checkpoint's checks of this kind differ by dimension.
+        is_claim: whether it asks for what the paper found, which a candidate that is compared with
+            a reference need not show.
+        is_sanity: whether nothing that is measured means anything where it fails.
         needs_outliers: whether there is nothing to ask where there are no outlier dimensions.
         in_baseline: whether a baseline holds what its ablation does.
     """
@@ -97,6 +100,8 @@ class Check(ABC, Generic[L]):
     role: ClassVar[Role | None] = None
     random: ClassVar[bool] = False
     by_dimension: ClassVar[bool] = False
+    is_claim: ClassVar[bool] = False
+    is_sanity: ClassVar[bool] = False
     needs_outliers: ClassVar[bool] = True
     in_baseline: ClassVar[bool] = False
 
@@ -115,7 +120,11 @@ class Check(ABC, Generic[L]):
         A check that the outlier dimensions found leave nothing to ask for is in the plan, too,
         marked as not applicable: nothing passes because nothing was found.
         """
-        if not self.limits_in(context.terms).enabled or not self.applies(context):
+        limits, regression = self.limits_in(context.terms), context.terms.regression
+        asked = limits.enabled and (
+            not (regression and self.is_claim) or "enabled" in limits.model_fields_set
+        )
+        if not asked or not self.applies(context):
             return ()
         if self.needs_outliers and not context.dims:
             why = context.model_profile.detection.not_finite or NO_OUTLIERS
@@ -128,7 +137,7 @@ class Check(ABC, Generic[L]):
             "files": True,
             "text": context.language_model,
             "task": context.task,
-            "baseline": context.baseline is not None,
+            "reference": context.reference is not None and context.language_model,
         }
         return has[self.source]
 
@@ -149,16 +158,16 @@ class Check(ABC, Generic[L]):
         return None
 
     def case(
-        self, dims: tuple[int, ...] = (), suffix: str = "", *, statistical: bool = True
+        self, dims: tuple[int, ...] = (), suffix: str = "", *, comparisons: int = 1
     ) -> PlannedCheck:
         """One planned check."""
-        return PlannedCheck(check=self.name, dims=dims, suffix=suffix, statistical=statistical)
+        return PlannedCheck(check=self.name, dims=dims, suffix=suffix, comparisons=comparisons)
 
     def not_applicable(
         self, why: str, suffix: str = "", dims: tuple[int, ...] = ()
     ) -> PlannedCheck:
         """One that there is nothing to ask for."""
-        planned = self.case(dims, suffix, statistical=False)
+        planned = self.case(dims, suffix, comparisons=0)
         return replace(planned, not_applicable=why)
 
 
@@ -172,7 +181,7 @@ def joint_suffix(dims: Sequence[int]) -> str:
 class FactorCheck(Check[L]):
     """The joint effect against that of random dimensions: only the paper's findings ask for it."""
 
-    role = "factor"
+    role, is_claim = "factor", True
 
     def cost(self, planned: PlannedCheck) -> Cost:
         return Cost(ablations=(planned.dims,), draws=DRAWS_FOR_FACTOR)
@@ -180,17 +189,17 @@ class FactorCheck(Check[L]):
     def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
         """One about all dimensions, unless the model is to have no outliers."""
         suffix = joint_suffix(context.dims)
-        if context.terms.expectation == "paper":
+        if not context.terms.hardened:
             yield self.case(context.dims, suffix)
         else:
-            why = f"expectation {context.terms.expectation} does not ask for it"
+            why = "expectation hardened does not ask for it"
             yield self.not_applicable(why, suffix, context.dims)
 
 
 class ControlCheck(Check[L]):
     """A check of as many random dimensions."""
 
-    role, random = "control", True
+    role, random, is_claim = "control", True, True
 
     def cost(self, planned: PlannedCheck) -> Cost:
         return Cost(draws=DRAWS_FOR_MEDIAN)

@@ -100,7 +100,7 @@ class LayerProfile(Check[LayerProfileLimits]):
         else:
             compared = self.limits_in(context.terms).max_ratio != "record"
             suffix = joint_suffix(context.dims)
-            yield self.case(context.dims, suffix, statistical=compared)
+            yield self.case(context.dims, suffix, comparisons=int(compared))
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
         within = self.limits_in(subject.terms).max_ratio

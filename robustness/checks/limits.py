@@ -81,7 +81,9 @@ class Terms:
     """What a policy says of how a checkpoint's checks are decided.
 
     Attributes:
-        expectation: ``paper`` or ``hardened``.
+        expectation: ``paper``, ``hardened`` or ``regression``.
+        change: what was done to a candidate that is compared with a reference: a ``conversion``
+            keeps the model, ``training`` makes another one on purpose.
         exhaustive: whether everything is measured before a decision.
         seed: of the random draws.
         site: where dimensions are ablated.
@@ -89,7 +91,18 @@ class Terms:
     """
 
     expectation: str
+    change: str
     exhaustive: bool
     seed: int
     site: str
     limits: Mapping[str, Limits]
+
+    @property
+    def hardened(self) -> bool:
+        """Whether the model is to have no outlier dimensions that matter."""
+        return self.expectation == "hardened"
+
+    @property
+    def regression(self) -> bool:
+        """Whether only a reference and sanity decide."""
+        return self.expectation == "regression"

@@ -37,7 +37,7 @@ class PlannedCheck(PlainRecord):
         check: its name.
         dims: the dimensions it is about.
         suffix: its part of the test id, after the checkpoint's label.
-        statistical: whether its verdict is a statistical comparison (counted in m).
+        comparisons: how many statistical comparisons its verdict is made of (counted in m).
         not_applicable: why it cannot be asked, or ``None``.
         expected_failure: why and until when it may fail, or ``None``.
     """
@@ -45,7 +45,7 @@ class PlannedCheck(PlainRecord):
     check: str
     dims: tuple[int, ...] = ()
     suffix: str = ""
-    statistical: bool = True
+    comparisons: int = 1
     not_applicable: str | None = None
     expected_failure: ExpectedFailure | None = None
 

@@ -35,7 +35,7 @@ class AblationChangesPredictions(Check[AblationChangesPredictionsLimits]):
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
         limits, ablation = self.limits_in(subject.terms), subject.ablation(planned.dims)
-        paper = subject.terms.expectation == "paper"
+        paper = not subject.terms.hardened
         threshold = limits.min_share if paper else limits.max_share
         statement = (
             f"ablating {where(ablation)} changes the most probable token of "

@@ -9,16 +9,22 @@ from robustness.checks.ablation import (
     JointAblationDegrades,
     MagnitudeAloneIsHarmless,
 )
-from robustness.checks.baseline import MatchesBaseline
 from robustness.checks.check import Check, PlanContext
 from robustness.checks.control import OutliersMatterMoreThanChance, RandomAblationIsHarmless
 from robustness.checks.layer_sweep import LayerProfile
 from robustness.checks.planned import PlannedCheck
 from robustness.checks.predictions import AblationChangesPredictions
 from robustness.checks.quantization import QuantizationIsHarmless
+from robustness.checks.reference import (
+    DistributionsAreKept,
+    OutliersAreKept,
+    PerplexityIsKept,
+    PredictionsAreKept,
+)
 from robustness.checks.sanity import OutliersArePresent, WeightsAreFinite
 from robustness.checks.tasks.ablated import OutliersMatterMoreForTask, TaskScoreDrops
 from robustness.checks.tasks.control import RandomAblationKeepsTaskScore
+from robustness.checks.tasks.kept import TaskScoreIsKept
 from robustness.checks.tasks.models import TaskIsLearned
 
 CHECKS: Mapping[str, Check[Any]] = {
@@ -39,7 +45,11 @@ CHECKS: Mapping[str, Check[Any]] = {
         TaskScoreDrops(),
         RandomAblationKeepsTaskScore(),
         OutliersMatterMoreForTask(),
-        MatchesBaseline(),
+        PerplexityIsKept(),
+        PredictionsAreKept(),
+        DistributionsAreKept(),
+        OutliersAreKept(),
+        TaskScoreIsKept(),
     )
 }
 """By name."""

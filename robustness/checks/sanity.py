@@ -45,13 +45,14 @@ class WeightsAreFinite(Check[WeightsAreFiniteLimits]):
     head, it only looks at the parameters; what the model knows is asked by its task.
     """
 
+    is_sanity = True
     name, title = "weights_are_finite", "weights are finite"
     limits = WeightsAreFiniteLimits
     source = "files"
     needs_outliers = False
 
     def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
-        yield self.case(statistical=context.language_model)
+        yield self.case(comparisons=int(context.language_model))
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
         statement = "all parameters are finite numbers"
@@ -81,14 +82,14 @@ class OutliersArePresent(Check[OutliersArePresentLimits]):
 
     name, title = "outliers_are_present", "outliers are present"
     limits = OutliersArePresentLimits
-    source, role = "files", "presence"
+    source, role, is_claim = "files", "presence", True
     needs_outliers = False
 
     def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
-        yield self.case(context.dims, statistical=False)
+        yield self.case(context.dims, comparisons=0)
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
         limits, outliers = self.limits_in(subject.terms), subject.outliers()
-        if subject.terms.expectation == "paper":
+        if not subject.terms.hardened:
             return outliers.count_lies_within(limits.min, limits.max)
         return outliers.noted()

@@ -23,6 +23,7 @@ from robustness.statistics.draw_decisions import (
     decide_factor,
     decide_median,
 )
+from robustness.statistics.effect_decisions import EffectDecision, decide_effect
 from robustness.statistics.figures import PrecisionCost
 from robustness.statistics.loop import Columns, Compared, Evidence, Statistic
 
@@ -115,6 +116,31 @@ class ChangedShare(Compared[Decision]):
         self, evidence: Evidence, decision: Decision | None
     ) -> tuple[str, tuple[float, float] | None]:
         return ("", None) if decision is None else (f"{decision.measured:.4g}", decision.interval)
+
+
+@dataclass(kw_only=True)
+class KeptEffect(Statistic[EffectDecision]):
+    """What an ablation adds, against ``least`` and ``most_times`` times what it adds elsewhere."""
+
+    least: float
+    most_times: float
+    alpha: float
+    _hopeless: bool = False
+
+    def decide(self, evidence: Evidence) -> EffectDecision:
+        decision = decide_effect(
+            evidence["delta"],
+            evidence["then"],
+            least=self.least,
+            most=self.most_times,
+            alpha=self.alpha,
+            total=evidence.total,
+        )
+        self._hopeless = decision.unresolved is not None
+        return decision
+
+    def spent(self, evidence: Evidence) -> bool:
+        return self._hopeless
 
 
 @dataclass(kw_only=True)

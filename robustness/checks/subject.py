@@ -13,7 +13,7 @@ from robustness.measurement.planned_task import PlannedTask
 from robustness.measurement.predictions import TaskMeasurement
 from robustness.outliers.model_profile import ModelProfile
 from robustness.outliers.outlier_dimensions import OutlierDimensions, named
-from robustness.reference.baseline import CheckpointBaseline
+from robustness.reference.reference import Reference
 from robustness.scoring.quantity import Quantity
 from robustness.statistics.decisions import Decision, Side
 from robustness.statistics.figures import Details, IntactFigures, TextFigures
@@ -61,7 +61,7 @@ class Subject(Protocol):
         """Predictions, per chunk of examples."""
 
     @property
-    def baseline_entry(self) -> CheckpointBaseline:
+    def reference_numbers(self) -> Reference:
         """What the checkpoint is compared with."""
 
     def outliers(self) -> OutlierDimensions:

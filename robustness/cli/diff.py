@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from robustness.checks.baseline import MatchesBaselineLimits
+from robustness.checks.reference import OutliersAreKeptLimits, PerplexityIsKeptLimits
 from robustness.cli.console import AsJson, refusing, show_json
 from robustness.errors import RobustnessError
 from robustness.policy.policy import load_check
@@ -24,28 +24,25 @@ def diff(
     *,
     dims: Annotated[
         str, typer.Option(help="Outlier dimensions: same, subset, superset or any.")
-    ] = MatchesBaselineLimits().dims,
+    ] = OutliersAreKeptLimits().dims,
     max_perplexity_ratio: Annotated[
         float, typer.Option(help="Perplexity may be up to this many times the baseline's.")
-    ] = MatchesBaselineLimits().max_perplexity_ratio,
-    max_degradation_ratio: Annotated[
-        float, typer.Option(help="A degradation may differ by this factor, up or down.")
-    ] = MatchesBaselineLimits().max_degradation_ratio,
+    ] = PerplexityIsKeptLimits().max_ratio,
+    min_effect: Annotated[
+        float, typer.Option(help="Ablations must add this many times the baseline's nats.")
+    ] = OutliersAreKeptLimits().min_effect,
+    max_effect: Annotated[
+        float, typer.Option(help="... and no more than this many times.")
+    ] = OutliersAreKeptLimits().max_effect,
     as_json: AsJson = False,
 ) -> None:
     """Compare two profiles saved by --robustness-save-baseline.
 
     Exit code 0: within the tolerances; 1: regressed; 2: not comparable.
     """
-    given = {
-        "dims": dims,
-        "max_perplexity_ratio": max_perplexity_ratio,
-        "max_degradation_ratio": max_degradation_ratio,
-    }
     with refusing():
         try:
-            limits = load_check(MatchesBaselineLimits, given)
-            tolerances = Tolerances(**{name: getattr(limits, name) for name in given})
+            tolerances = _tolerances(max_perplexity_ratio, dims, min_effect, max_effect)
             baselines, sources = (read_baseline(then), read_baseline(now)), (str(then), str(now))
             differences = compared(*baselines, tolerances=tolerances, alpha=0.01, sources=sources)
         except RobustnessError as error:
@@ -59,6 +56,17 @@ def diff(
         for checkpoint in differences:
             _show(checkpoint)
     raise typer.Exit(int(regressed))
+
+
+def _tolerances(ratio: float, dims: str, least: float, most: float) -> Tolerances:
+    """The options, validated as the policy's are."""
+    effect = {"dims": dims, "min_effect": least, "max_effect": most}
+    outliers = load_check(OutliersAreKeptLimits, effect)
+    return Tolerances(
+        dims=outliers.dims,
+        max_perplexity_ratio=load_check(PerplexityIsKeptLimits, {"max_ratio": ratio}).max_ratio,
+        effect=(outliers.min_effect, outliers.max_effect),
+    )
 
 
 def _show_json(

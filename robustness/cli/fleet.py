@@ -55,7 +55,9 @@ PolicyFile = Annotated[
     Path | None, typer.Option(help="As --robustness-policy, also found in this folder; sent along.")
 ]
 Expectation = Annotated[str | None, typer.Option(help="As --robustness-expectation.")]
-Baseline = Annotated[Path | None, typer.Option(help="As --robustness-baseline; sent along.")]
+Reference = Annotated[
+    str | None, typer.Option(help="As --robustness-reference; a file of profiles is sent along.")
+]
 Device = Annotated[str | None, typer.Option(help="As --robustness-device.")]
 Store = Annotated[
     Path | None, typer.Option(help="As --robustness-store, on the nodes: best a shared disk.")
@@ -75,7 +77,7 @@ def fleet(
     corpus: Corpus = None,
     policy: PolicyFile = None,
     expectation: Expectation = None,
-    baseline: Baseline = None,
+    reference: Reference = None,
     device: Device = None,
     store: Store = None,
     files: Mapping[str, Path],
@@ -95,7 +97,7 @@ def fleet(
             checkpoints=tuple(checkpoints),
             corpus=corpus,
             policy=None if rules.source is None else Path(rules.source),
-            baseline=baseline,
+            reference=reference,
             expectation=expectation,
             device=device,
             store=store,
@@ -123,5 +125,9 @@ def _vetted(
     except KeyboardInterrupt:
         stop("interrupted; there is no verdict")
     return verdict(
-        whole, outcome, confidence=rules.confidence, policy=rules.source, baseline=request.baseline
+        whole,
+        outcome,
+        confidence=rules.confidence,
+        policy=rules.source,
+        reference=request.reference,
     )

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from robustness import __version__
@@ -154,16 +153,16 @@ def _state(result: Result) -> State:
 
 
 def verdict(
-    fleet: Fleet, outcome: Outcome, *, confidence: float, policy: str | None, baseline: Path | None
+    fleet: Fleet, outcome: Outcome, *, confidence: float, policy: str | None, reference: str | None
 ) -> Report:
     """Return the report of the whole run, made as ``robustness merge`` makes it.
 
-    ``policy`` and ``baseline`` are called as the user knows them: the nodes had copies.
+    ``policy`` and ``reference`` are called as the user knows them: the nodes had copies.
 
     Raises:
         ShardError: if the reports are not of one run: the nodes differ.
     """
-    called = {"policy": policy, "baseline": None if baseline is None else str(baseline)}
+    called = {"policy": policy, "compared_with": reference}
     if not outcome.reports:
         return Report(  # that says only why there is no other
             **called,

@@ -14,7 +14,7 @@ REPORT = "report.json"
 """The shard's report, in the folder that the task runs in."""
 
 _OWN = ("--model", "--robustness-model", "--robustness-shard", "--robustness-json")
-_OPTIONS = ("corpus", "policy", "baseline", "expectation", "device", "store")
+_OPTIONS = ("corpus", "policy", "reference", "expectation", "device", "store")
 _REFUSED = ("--robustness-save-baseline", "--robustness-plan")
 
 
@@ -22,13 +22,13 @@ _REFUSED = ("--robustness-save-baseline", "--robustness-plan")
 class Request:
     """A run as the user asks for it: what pytest's options of these names say.
 
-    Files of corpus, policy and baseline are sent along; the store is a folder on the nodes.
+    Files of corpus, policy and profiles are sent along; the store is a folder on the nodes.
     """
 
     checkpoints: tuple[str, ...]
     corpus: str | None = None
     policy: Path | None = None
-    baseline: Path | None = None
+    reference: str | None = None
     expectation: str | None = None
     device: str | None = None
     store: Path | None = None
@@ -62,7 +62,7 @@ def fleet_of(request: Request, *, threads: int) -> Fleet:
     """Divide a run into tasks.
 
     Every task names all checkpoints, since all verdicts of the run share one error probability; it
-    vets its own. Corpus, policy and baseline are sent along if they are files here; checkpoints are
+    vets its own. Corpus, policy and profiles are sent along if they are files here; checkpoints are
     not, so every node must reach them by the same name.
 
     Raises:
@@ -74,16 +74,21 @@ def fleet_of(request: Request, *, threads: int) -> Fleet:
         raise FleetError("a fleet needs a checkpoint: name a Hub id or a folder")
     files, corpus, folders = _with_corpus(request.corpus)
     policy = _sent(files, "policy", request.policy)
-    baseline = _sent(files, "baseline", request.baseline)
+    reference = request.reference
+    if reference is not None and reference.lower().endswith(".json"):
+        reference = _sent(files, "reference", Path(reference))
+    elif reference is not None:
+        reference = _on_every_node(reference)
     store = None if request.store is None else _absolute(request.store)
-    there = {"corpus": corpus, "policy": policy, "baseline": baseline, "store": store}
+    there = {"corpus": corpus, "policy": policy, "reference": reference, "store": store}
     options = {name: {**vars(request), **there}[name] for name in _OPTIONS}
     common = (
         *(f"--robustness-model={reference}" for reference in references),
         *(f"--robustness-{name}={value}" for name, value in options.items() if value is not None),
         *request.pytest_arguments,
     )
-    needs = (*(reference for reference in references if Path(reference).is_absolute()), *folders)
+    named = references if reference is None else [*references, reference]
+    needs = (*(name for name in named if Path(name).is_absolute()), *folders)
     tasks = tuple(
         Task(
             part=(part := Part(index=number, count=len(references))),

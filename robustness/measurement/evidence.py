@@ -1,19 +1,24 @@
 """Growing evidence: what is measured, chunk by chunk, in the seeded order of text blocks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import cycle
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robustness.ablation.ablation import Ablation
 from robustness.ablation.interventions import FixedAblation, Intact, Intervention, PerBlockAblation
+from robustness.measurement.compared import ComparedMeasurement
 from robustness.measurement.measure import FULL_PRECISION, ChunkNLL, Measurement
 from robustness.runtime.devices import Dtype
 from robustness.scoring.sampling import DrawClock, random_dims
 from robustness.statistics.figures import PrecisionFigures
 from robustness.statistics.loop import Columns, Evidence, Judge, Statistic
+
+Nats = NDArray[np.float64]
+"""Nats per text block of a chunk."""
 
 COMPARED_CHUNKS = 2
 """Chunks that are always measured in float32, and in reduced precision too before that is used."""
@@ -118,6 +123,49 @@ def prediction_evidence(measurement: Measurement, intervention: Intervention) ->
         changed = measurement.changed_predictions(index, intervention)
         growth.evidence = growth.evidence.grown(changed=changed)
         yield growth.evidence
+
+
+def comparison_evidence(
+    measurement: Measurement, nll_then: Callable[[int], Nats], *, most_blocks: int | None = None
+) -> Iterator[Evidence]:
+    """The model beside a reference, whose NLLs of a chunk's text blocks ``nll_then`` gives.
+
+    ``delta`` is by how much the model's NLL is larger. If the measurement has a reference there are
+    ``changed`` (scored positions with another prediction), ``kl`` (summed divergence, nats) and
+    ``lost`` (of that, by an estimate) as well. Items and ``most_blocks`` as above; always float32.
+    """
+    n_blocks = measurement.layout.n_blocks
+    growth = _Growth(measurement, total=min(n_blocks, most_blocks or n_blocks))
+    for index in range(measurement.n_chunks):
+        then = nll_then(index)
+        intact = growth.read(index)
+        grown = growth.evidence.grown(delta=intact.nll_nats[: len(then)] - then)
+        if isinstance(measurement, ComparedMeasurement):
+            far = measurement.compared(index)
+            grown = grown.grown(changed=far.changed, kl=far.kl_nats, lost=far.lost_nats)
+        growth.evidence = grown
+        yield growth.evidence.once
+        if growth.evidence.whole:
+            return
+
+
+def effect_evidence(
+    measurement: Measurement,
+    ablation: Ablation,
+    delta_then: Callable[[int], Nats],
+    *,
+    most_blocks: int | None = None,
+) -> Iterator[Evidence]:
+    """What an ablation adds to the model's NLL (``delta``) and to a reference's (``then``)."""
+    n_blocks = measurement.layout.n_blocks
+    total = min(n_blocks, most_blocks or n_blocks)
+    growth = _Growth(measurement, names=("delta",), total=total)
+    for index in range(measurement.n_chunks):
+        growth.read(index, FixedAblation(ablation=ablation))
+        growth.evidence = growth.evidence.grown(then=delta_then(index))
+        yield growth.evidence.once
+        if growth.evidence.whole:
+            return
 
 
 def control_evidence(

@@ -1,9 +1,9 @@
 """How text blocks run: forward passes under interventions, in whole or layer by layer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -16,12 +16,17 @@ from robustness.measurement.loaded_model import LoadedModel
 from robustness.runtime.devices import Dtype
 from robustness.scoring.block import ScoredBlock
 from robustness.scoring.discriminator import Discriminator
+from robustness.scoring.distributions import Distributions
 from robustness.scoring.examples import Guess
 from robustness.scoring.forward import LOGITS_BYTES, Scorer
 
 if TYPE_CHECKING:
     from robustness.checkpoint.architecture import Scoring
     from robustness.scoring.block import PlannedChunk
+
+T = TypeVar("T")
+
+INTACT = Intact()
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -54,12 +59,8 @@ class Execution(LoadedModel[ScoredBlock]):
         scorer = self._scorer(dtype)
 
         def nll_nats(intervention: Intervention, most: int) -> NDArray[np.float64]:
-            by_row = self._by_row(
-                chunk.rows, chunk.owner, intervention, most, means, scorer.nll_nats
-            )
-            nll = np.zeros(chunk.n_blocks)
-            np.add.at(nll, chunk.owner[list(by_row)], list(by_row.values()))
-            return nll
+            by_row = self._over(chunk, scorer.nll_nats, most, intervention, means)
+            return chunk.summed([by_row[row] for row in range(len(chunk.rows))])
 
         return self._within_memory(
             chunk.rows, most_tokens, lambda most: [nll_nats(each, most) for each in interventions]
@@ -76,7 +77,7 @@ class Execution(LoadedModel[ScoredBlock]):
 
         def changed(most: int) -> NDArray[np.int64]:
             intact, other = (
-                self._by_row(chunk.rows, chunk.owner, each, most, means, scorer.predictions)
+                self._over(chunk, scorer.predictions, most, each, means)
                 for each in (Intact(), intervention)
             )
             counts = np.zeros(chunk.n_blocks, dtype=np.int64)
@@ -85,6 +86,70 @@ class Execution(LoadedModel[ScoredBlock]):
             return counts
 
         return self._within_memory(chunk.rows, self.most_tokens, changed)[0]
+
+    def with_distributions(
+        self, chunk: "PlannedChunk", seed: int
+    ) -> tuple[NDArray[np.float64], Distributions, int]:
+        """The intact model's NLLs, distributions in short, and the size of batches, in one pass.
+
+        The ``seed`` is that of the samples of what is left out.
+        """
+        scorer = self._scorer("float32")
+
+        def run(most: int) -> dict[int, tuple[float, Distributions]]:
+            return self._over(chunk, lambda rows: scorer.with_distributions(rows, seed), most)
+
+        by_row, most = self._within_memory(chunk.rows, self.most_tokens, run)
+        rows = [by_row[row] for row in range(len(chunk.rows))]
+        return (
+            chunk.summed([nll for nll, _ in rows]),
+            Distributions.joined([d for _, d in rows]),
+            most,
+        )
+
+    def compared(
+        self, chunk: "PlannedChunk", reference: Distributions
+    ) -> tuple[list[NDArray[np.float64]], int]:
+        """How the intact model differs from a reference, by row, and the size of batches.
+
+        Of each row an array (n, 4); see :meth:`robustness.scoring.forward.Scorer.compared`.
+        """
+        scorer = self._scorer("float32")
+        then = reference.rows([len(row.positions) for row in chunk.rows])
+
+        def run(most: int) -> dict[int, NDArray[np.float64]]:
+            return self._by_row(
+                chunk.rows,
+                chunk.owner,
+                Intact(),
+                most,
+                None,
+                lambda batch: scorer.compared(
+                    [chunk.rows[row] for row in batch], [then[row] for row in batch]
+                ),
+            )
+
+        by_row, most = self._within_memory(chunk.rows, self.most_tokens, run)
+        return [by_row[row] for row in range(len(chunk.rows))], most
+
+    def _over(
+        self,
+        chunk: "PlannedChunk",
+        run: Callable[[list[ScoredBlock]], Iterable[T]],
+        most_tokens: int,
+        intervention: Intervention = INTACT,
+        means: Means | None = None,
+    ) -> dict[int, T]:
+        """What is made of a chunk's rows under an intervention, batch by batch."""
+        rows = chunk.rows
+        return self._by_row(
+            rows,
+            chunk.owner,
+            intervention,
+            most_tokens,
+            means,
+            lambda batch: run([rows[row] for row in batch]),
+        )
 
     def layer_by_layer(
         self, chunk: "PlannedChunk", interventions: Sequence[Intervention], means: Means | None

@@ -127,17 +127,18 @@ class LoadedModel(ABC, Generic[R]):
         intervention: Intervention,
         most_tokens: int,
         means: Means | None,
-        run: Callable[[list[R]], Iterable[T]],
+        run: Callable[[list[int]], Iterable[T]],
     ) -> dict[int, T]:
         """What the rows of each batch give under an intervention, in the order in which they run.
 
-        ``owner`` says of every row which text block or example of the chunk it is about.
+        ``owner`` says of every row which text block or example of the chunk it is about; ``run``
+        gets the rows' numbers.
         """
         by_row: dict[int, T] = {}
         for alike in self._sharing(self._micro_batches(rows, most_tokens)):
             for batch in self._separated(alike, owner, intervention):
                 with self._applied(intervention, owner[batch].tolist(), means):
-                    by_row.update(zip(batch, run([rows[row] for row in batch]), strict=True))
+                    by_row.update(zip(batch, run(batch), strict=True))
         return by_row
 
     def _micro_batches(self, rows: Sequence[R], most_tokens: int) -> list[list[int]]:

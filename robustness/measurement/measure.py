@@ -153,6 +153,7 @@ class Measurement(StoredMeasurement):
         key_of = partial(self._key, index)
         if store.read(key_of(Intact())) is None:
             self._load()
+            self._prepare(index)
         # The intact model first: its batches are those of every ablation of the chunk.
         (intact,) = self._obtained(
             [Intact()], key_of, lambda _: self._measure_intact(index, dtype), store
@@ -200,7 +201,7 @@ class Measurement(StoredMeasurement):
     def _measure_intact(self, index: int, dtype: Dtype) -> Record:
         chunk, execution = self.scoring_plan.chunk(index), self._execution
         nll, most_tokens = execution.run(chunk, [Intact()], execution.most_tokens, dtype)
-        return _record(chunk, nll[0], most_tokens=most_tokens)
+        return record_of(chunk, nll[0], most_tokens=most_tokens)
 
     def _measure_ablated(
         self, index: int, intervention: Intervention, intact: Record, dtype: Dtype
@@ -222,7 +223,7 @@ class Measurement(StoredMeasurement):
             both = [Intact(), intervention]
             (same, ablated), allowed = execution.run(chunk, both, allowed, dtype, means)
             nll = [np.array(intact["nll_nats"]) + (ablated - same)]
-        return _record(chunk, nll[0], most_tokens=allowed)
+        return record_of(chunk, nll[0], most_tokens=allowed)
 
     def layer_chunk(self, index: int, ablation: Ablation) -> list[ChunkNLL]:
         """One chunk of the seeded order with an ablation in each layer alone, by layer.
@@ -238,11 +239,12 @@ class Measurement(StoredMeasurement):
 
         def measure(first: Intervention) -> Record:
             chunk = self.scoring_plan.chunk(index)
-            return _record(
+            return record_of(
                 chunk, self._execution.layer_by_layer(chunk, interventions, self._means(first))
             )
 
-        self._prepare(index, key)
+        if self.store.read(key) is None:
+            self._prepare(index)
         (record,) = self._obtained(interventions[:1], lambda _: key, measure)
         return [
             _checked({"nll_nats": nll, "tokens": record["tokens"]}, intervention)
@@ -262,13 +264,14 @@ class Measurement(StoredMeasurement):
             changed = self._execution.changed_predictions(chunk, intervention, means)
             return {"changed": changed.tolist(), "tokens": chunk.tokens.tolist()}
 
-        self._prepare(index, key)
+        if self.store.read(key) is None:
+            self._prepare(index)
         (record,) = self._obtained([intervention], lambda _: key, measure)
         return np.array(record["changed"], dtype=np.int64)
 
-    def _prepare(self, index: int, key: Mapping[str, Any]) -> None:
-        if self.store.read(key) is None:
-            self.scoring_plan.prepare(index)
+    def _prepare(self, index: int) -> None:
+        """Have at hand what a chunk needs, before anything is locked for it."""
+        self.scoring_plan.prepare(index)
 
     def examples(self, ablation: Ablation, *, number: int) -> "list[Example]":
         """What the intact and the ablated model say about pieces of the first text blocks.
@@ -307,7 +310,8 @@ class Measurement(StoredMeasurement):
         return {"examples": examples}
 
 
-def _record(chunk: "PlannedChunk", nll_nats: NDArray[np.float64], **more: int) -> Record:
+def record_of(chunk: "PlannedChunk", nll_nats: NDArray[np.float64], **more: int) -> Record:
+    """What is kept of a chunk's text blocks: NLLs, scored tokens, and more."""
     return {"nll_nats": nll_nats.tolist(), "tokens": chunk.tokens.tolist(), **more}
 
 

@@ -72,7 +72,14 @@ class Predictor(LoadedModel[TextRow]):
         owner = np.repeat(np.arange(len(examples)), [len(example) for example in examples])
 
         def run(most_tokens: int) -> NDArray[np.float64]:
-            outputs = self._by_row(rows, owner, intervention, most_tokens, means, self._forward)
+            outputs = self._by_row(
+                rows,
+                owner,
+                intervention,
+                most_tokens,
+                means,
+                lambda batch: self._forward([rows[row] for row in batch]),
+            )
             return np.stack([outputs[row] for row in range(len(rows))])
 
         outputs, _ = self._within_memory(rows, self.most_tokens, run)

@@ -18,7 +18,8 @@ from robustness.scoring.options import UNIGRAM, ScoringOptions
 from robustness.store.documents import StrictTable
 from robustness.tasks.settings import TaskSettings
 
-Expectation = Literal["paper", "hardened"]
+Expectation = Literal["paper", "hardened", "regression"]
+Change = Literal["conversion", "training"]
 LayoutChoice = Literal["auto", "packed", "lines"]
 
 
@@ -57,7 +58,9 @@ else:
 class Settings(StrictTable):
     """Everything that may differ between the checkpoints of one run."""
 
-    expectation: Expectation = "paper"  # assert the paper's findings, or their absence
+    # assert the paper's findings, their absence, or only what a reference is compared by
+    expectation: Expectation = "paper"
+    change: Change = "conversion"  # what was done to a candidate that has a reference
     # how outlier dimensions are found; of several, the first decides what is ablated
     rule: Rule | tuple[Rule, ...] = "busters"
     stack: StackChoice = "auto"  # which one is vetted; auto: the only one, or the decoder
@@ -132,6 +135,12 @@ class Settings(StrictTable):
             return self
         return self.model_copy(update={"site": "residual"})
 
+    def beside_reference(self) -> "Settings":
+        """With the expectation ``regression`` if none is named."""
+        if "expectation" in self.model_fields_set:
+            return self
+        return self.model_copy(update={"expectation": "regression"})
+
     @property
     def limits(self) -> dict[str, Limits]:
         """The limits of every check, by its name."""
@@ -142,6 +151,7 @@ class Settings(StrictTable):
         """What checks have to know of it."""
         return Terms(
             expectation=self.expectation,
+            change=self.change,
             exhaustive=self.exhaustive,
             seed=self.seed,
             site=self.site,

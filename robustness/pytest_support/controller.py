@@ -182,23 +182,19 @@ class Controller:
                 self._settle(session)
 
     def _save_baseline(self, session: pytest.Session) -> None:
-        """Save the profile of a run in which everything planned was decided and has passed."""
+        """Save the profile of a run in which everything planned was decided."""
         target = named_path(self.config, "save_baseline")
         if target is None:
             return
-        if session.exitstatus != pytest.ExitCode.OK:
-            self.notes.append(
-                "no baseline was saved, since the run did not pass: a check that is known to fail "
-                "can be marked expected = 'fail' in the policy"
-            )
-            return
         from robustness.reference.baseline import write_baseline
-        from robustness.run.baseline_run import baseline_of
+        from robustness.run.reference_run import baseline_of
 
         try:
-            if self._known.left_out:
-                raise BaselineError("nothing was saved, since a baseline is of a whole run")
-            profile = baseline_of(self._known.plan)
+            decided = self._known.decided
+            if self._known.expected - decided.keys():
+                raise BaselineError("nothing was saved, since a profile is of a whole run")
+            failed = {name for name, check in decided.items() if not check.is_accepted}
+            profile = baseline_of(self._known.plan, failed)
             write_baseline(profile, target)
         except BaselineError as error:
             self.problems.append(f"{SAVE}: {error}")
@@ -206,11 +202,15 @@ class Controller:
             self.problems.append(f"{SAVE}={target} could not be written: {error}")
         else:
             n = len(profile.checkpoints)
-            self.notes.append(f"baseline of {n} checkpoint{'s' * (n > 1)} saved in {target}")
+            self.notes.append(f"profile of {n} checkpoint{'s' * (n > 1)} saved in {target}")
+            if failed:
+                self.notes.append(
+                    f"it says that {len(failed)} check{'s' * (len(failed) > 1)} did not pass"
+                )
             if not all(entry.whole for entry in profile.checkpoints):
                 self.notes.append(
                     "it holds the text blocks that this run's verdicts needed; "
-                    "--robustness-exhaustive makes it a baseline of the whole corpus"
+                    "--robustness-exhaustive makes it one of the whole corpus"
                 )
         self._settle(session)
 

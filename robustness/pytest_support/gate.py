@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from robustness.vetting import Vetting
 
 # Options that a command to run one test again needs, and those of them that it does not.
-_KEPT = ("--model", "--robustness-")
+_KEPT = ("--model", "--reference", "--robustness-")
 _WRITING = (
     "--robustness-save-baseline",
     *(f"--robustness-{name}" for name, reporter in REPORTERS.items() if reporter.in_a_run),

@@ -17,7 +17,7 @@ from robustness.pytest_support.progress import Line
 from robustness.report.reporters import REPORTERS, Reporter
 from robustness.report.terminal import header
 from robustness.run.plan import RunPlan
-from robustness.run.planning import make_plan
+from robustness.run.planning import Against, make_plan
 from robustness.store.context import Context
 from robustness.store.files import missing_folder
 from robustness.store.store import default_root
@@ -39,8 +39,10 @@ def planned_run(config: pytest.Config, progress: Line, *, today: date) -> RunPla
             newer_than=time.time() if config.getoption("robustness_fresh") else None,
             progress=progress.step,
         )
-        plan = make_plan(config.getoption("robustness_models"), _policy(config), context)
-        return _sharded(config, _compared(config, plan).expecting(today))
+        models, against = config.getoption("robustness_models"), _against(config)
+        plan = make_plan(models, _policy(config), context, against=against)
+        _require_keepable(config, plan)
+        return _sharded(config, plan.expecting(today))
     except RobustnessError as error:
         raise pytest.UsageError(f"robustness: {error}") from None
     finally:
@@ -96,23 +98,39 @@ def _policy(config: pytest.Config) -> Policy:
     return load_policy(named_path(config, "policy"), folders=folders, options=options)
 
 
-def _compared(config: pytest.Config, plan: RunPlan) -> RunPlan:
-    """The plan with what ``--robustness-baseline`` and ``--robustness-save-baseline`` ask for."""
-    source, target = named_path(config, "baseline"), named_path(config, "save_baseline")
-    if source is None and target is None:
-        return plan
+def _against(config: pytest.Config) -> Against | None:
+    """What ``--robustness-reference`` or ``--robustness-baseline`` names: profiles are read."""
+    named: str | None = config.getoption("robustness_reference")
+    source = named_path(config, "baseline")
+    if named and source:
+        raise pytest.UsageError(
+            f"robustness: --robustness-baseline={source} and --robustness-reference={named} both "
+            "name what is compared with: leave one away"
+        )
+    if named and named.lower().endswith(".json") and not Path(named).is_dir():
+        source = Path(named)
+    if source is None:
+        return named or None
     from robustness.reference.baseline import read_baseline
-    from robustness.run.baseline_run import require_keepable, with_baseline
+    from robustness.run.reference_run import SavedProfiles
 
+    target = named_path(config, "save_baseline")
+    if target is not None and source.resolve() == target.resolve():
+        raise pytest.UsageError(
+            f"robustness: {SAVE} names {source}, with which this run is compared: a run must not "
+            "replace what it is judged by; save to another file, or in another run"
+        )
+    return SavedProfiles(baseline=read_baseline(source), source=source)
+
+
+def _require_keepable(config: pytest.Config, plan: RunPlan) -> None:
+    """Find out before the run that its profile could not be saved after it."""
+    target = named_path(config, "save_baseline")
     if target is not None:
-        if source is not None and source.resolve() == target.resolve():
-            raise pytest.UsageError(
-                f"robustness: {SAVE} and --robustness-baseline both name {source}: a run must not "
-                "replace what it is judged by; save to another file, or in another run"
-            )
+        from robustness.run.reference_run import require_keepable
+
         _require_writable(target, SAVE)
         require_keepable(plan)
-    return plan if source is None else with_baseline(plan, read_baseline(source), source)
 
 
 def _sharded(config: pytest.Config, plan: RunPlan) -> RunPlan:

@@ -76,6 +76,10 @@ def refuse_code_in_model_folders(config: pytest.Config, args: Sequence[str]) -> 
             )
 
 
+_NAMING = ("--model", "--robustness-model", "--reference", "--robustness-reference")
+"""Options that name a checkpoint."""
+
+
 def _folders(references: Sequence[str]) -> dict[str, Path]:
     """The references that are folders, resolved."""
     paths = {text: Path(os.path.expanduser(text)) for text in references}  # noqa: PTH111
@@ -86,7 +90,7 @@ def _model_arguments(args: Sequence[str]) -> list[str]:
     references = []
     for position, argument in enumerate(args):
         name, equals, value = str(argument).partition("=")
-        if name in ("--model", "--robustness-model"):
+        if name in _NAMING:
             references.append(
                 value if equals else "".join(map(str, args[position + 1 : position + 2]))
             )

@@ -30,7 +30,7 @@ from robustness.statistics.figures import Number
 from robustness.store.documents import first_fault, read_document
 from robustness.store.files import write_atomically
 
-SCHEMA: Literal[1] = 1
+SCHEMA: Literal[2] = 2
 """Version of a profile; part of the public interface."""
 
 KIND: Literal["robustness profile"] = "robustness profile"
@@ -98,6 +98,7 @@ class CheckpointBaseline:
         tokens: scored tokens per text block, in the order of measurement, shape (n,).
         nll_nats: the intact model's, shape (n,).
         ablations: each outlier dimension's, and that of all together.
+        failed: the checks that it did not pass when it was saved.
     """
 
     label: Text
@@ -114,6 +115,7 @@ class CheckpointBaseline:
     tokens: tuple[Index, ...]
     nll_nats: tuple[Nats, ...]
     ablations: tuple[AblationBaseline, ...]
+    failed: tuple[Text, ...]
 
     def __post_init__(self) -> None:
         """Refuse parts that do not fit each other, by a ValueError that names them."""
@@ -160,7 +162,12 @@ class CheckpointBaseline:
             "text_blocks": self.held,
             "perplexity": self.perplexity,
             "dims": list(self.dims),
+            "failed": list(self.failed),
         }
+
+    def name_of(self, ablation: Mapping[str, Any]) -> str | None:
+        """The name of an ablation that it holds, by where, how and what it switches off."""
+        return self.names_by_ablation.get(json.dumps(ablation, sort_keys=True))
 
     @cached_property
     def names_by_ablation(self) -> dict[str, str]:
@@ -194,7 +201,7 @@ class Baseline:
     """A file of them: when it was created (ISO 8601), and by which version of robustness."""
 
     kind: Literal["robustness profile"] = KIND
-    schema: Literal[1] = SCHEMA
+    schema: Literal[2] = SCHEMA
     robustness: Text
     created: Text
     checkpoints: tuple[CheckpointBaseline, ...]
@@ -205,16 +212,14 @@ class Baseline:
         if not labels or len(labels) < len(self.checkpoints):
             raise ValueError("needs checkpoints with different labels")
 
-    def entry(self, label: str, *, only: bool, source: str) -> CheckpointBaseline:
-        """The checkpoint with this label, or the only one for the ``only`` one to compare.
+    def entry(self, label: str, *, source: str) -> CheckpointBaseline:
+        """The only checkpoint, or of several the one with this label.
 
         A BaselineError says that the profile, read from ``source``, has none.
         """
         for entry in self.checkpoints:
-            if entry.label == label:
+            if entry.label == label or len(self.checkpoints) == 1:
                 return entry
-        if only and len(self.checkpoints) == 1:
-            return self.checkpoints[0]
         labels = ", ".join(entry.label for entry in self.checkpoints)
         raise BaselineError(
             f"{source} holds no checkpoint {label!r}, but {labels}: vet a checkpoint of that name, "

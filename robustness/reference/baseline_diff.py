@@ -32,7 +32,9 @@ class CheckpointDiff:
     @property
     def outcome(self) -> Outcome:
         """``regressed`` if anything lies outside its tolerance."""
-        return "same" if all(self.verdicts.values()) else "regressed"
+        accepted = ("pass", "not applicable")
+        kept = all(verdict.outcome in accepted for verdict in self.verdicts.values())
+        return "same" if kept else "regressed"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -63,12 +65,11 @@ def diff(
 
     A BaselineError says that they hold other checkpoints, or were measured otherwise.
     """
-    only = len(then.checkpoints) == len(now.checkpoints) == 1
     for entry in now.checkpoints:
-        then.entry(entry.label, only=only, source=sources[0])
+        then.entry(entry.label, source=sources[0])
     differences = []
     for before in then.checkpoints:
-        after = now.entry(before.label, only=only, source=sources[1])
+        after = now.entry(before.label, source=sources[1])
         _require_comparable(before, after, sources)
         verdicts = compare_baselines(before, after, tolerances=tolerances, alpha=alpha)
         gone, new = _only_in(before, after), _only_in(after, before)

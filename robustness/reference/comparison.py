@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from robustness.outliers.outlier_dimensions import named
 from robustness.reference.baseline import CheckpointBaseline, Flagged
-from robustness.statistics.decisions import Decision, Side, decide_ratio
-from robustness.statistics.figures import BaselineFigures, Details, IntactFigures, OutlierChanges
-from robustness.statistics.sequential import blind_share
+from robustness.statistics.decisions import decide_ratio
+from robustness.statistics.effect_decisions import decide_effect
+from robustness.statistics.figures import Details, OutlierChanges
 from robustness.statistics.verdict import Verdict, verdict_of
 
 NAMES = {
@@ -29,13 +29,11 @@ NAMES = {
 }
 """What must be equal, in the order in which a difference is named; anything else comes last."""
 
-_OTHER: Mapping[Side, Side] = {"above": "below", "below": "above"}
-
 _OUTLIERS_KEPT = {
-    "same": "the outlier dimensions are those of the baseline",
-    "subset": "no outlier dimension is new since the baseline",
-    "superset": "no outlier dimension of the baseline is gone",
-    "any": "outlier dimensions are compared with the baseline's",
+    "same": "the outlier dimensions are those of the reference",
+    "subset": "no outlier dimension is new since the reference",
+    "superset": "no outlier dimension of the reference is gone",
+    "any": "outlier dimensions are compared with the reference's",
 }
 
 
@@ -45,22 +43,14 @@ class Tolerances:
 
     Attributes:
         dims: which outlier dimensions the newer may have: the ``same``, a ``subset`` of the
-            baseline's, a ``superset`` or ``any``.
+            older one's, a ``superset`` or ``any``.
         max_perplexity_ratio: how much larger perplexity may be than the older one's.
-        max_degradation_ratio: how far degradations may lie apart, up or down.
+        effect: how many times as many nats an ablation may add, at least and at most.
     """
 
     dims: str
     max_perplexity_ratio: float
-    max_degradation_ratio: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairedDecision(Decision):
-    """What is known of a ratio, and the end of the tolerance next to it, with its good side."""
-
-    threshold: float
-    passes: Side
+    effect: tuple[float, float]
 
 
 def difference(
@@ -115,122 +105,6 @@ def outlier_verdict(
     )
 
 
-def decide_paired(
-    change_nats: ArrayLike,
-    tokens: ArrayLike,
-    *,
-    within: float,
-    both_ways: bool,
-    alpha: float,
-    exhausted: bool,
-) -> PairedDecision:
-    """Whether exp(Σchange / Σtokens) lies below ``within``, and above its inverse if both ways.
-
-    One confidence sequence holds on both sides at once, so this is one comparison. A change is what
-    a text block's NLL, or ΔNLL, differs from the baseline's, shape (n,); ``exhausted`` are all that
-    the baseline holds.
-    """
-    change = np.asarray(change_nats, dtype=np.float64)
-    ends: list[tuple[float, Side]] = [(within, "below")]
-    if both_ways:
-        ends.append((1 / within, "above"))
-    if np.isneginf(change).any():  # the baseline's degradation is infinite, this one is not
-        return _infinitely_less(change, tokens, *ends[-1])
-    decisions = [
-        decide_ratio(change, tokens, threshold=end, alpha=alpha, exhausted=exhausted)
-        for end, _ in ends
-    ]
-    nearest = int(both_ways and decisions[0].measured < 1)
-    threshold, passes = ends[nearest]
-    side: Side | None = None
-    inside = {
-        each.side and each.side == good for each, (_, good) in zip(decisions, ends, strict=True)
-    }
-    if False in inside:
-        side = _OTHER[passes]
-    elif inside == {True}:
-        side = passes
-    fields = {**vars(decisions[nearest]), "side": side}
-    return PairedDecision(**fields, threshold=threshold, passes=passes)
-
-
-def change_of_delta(
-    now_delta: NDArray[np.float64], then_delta: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """ΔNLL now minus then; two infinite ones do not differ."""
-    both = np.isinf(now_delta) & np.isinf(then_delta)
-    return np.subtract(now_delta, then_delta, out=np.zeros_like(now_delta), where=~both)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pairing:
-    """Perplexity, or what an ablation does to it, beside a baseline's on the same text blocks.
-
-    Attributes:
-        then: the baseline's NLLs, or ΔNLLs, in nats, shape (n,).
-        held: text blocks that the baseline holds.
-        within: tolerance, a ratio above 1.
-        dims: that are ablated: less harm counts as much as more. Without, only growth counts.
-    """
-
-    then: NDArray[np.float64]
-    held: int
-    within: float
-    dims: tuple[int, ...] = ()
-
-    def decide(
-        self, now: NDArray[np.float64], tokens: ArrayLike, *, alpha: float, exhausted: bool
-    ) -> PairedDecision:
-        """See :func:`decide_paired`; ``now`` may be of fewer text blocks."""
-        return decide_paired(
-            change_of_delta(now, self.then[: len(now)]),
-            tokens,
-            within=self.within,
-            both_ways=bool(self.dims),
-            alpha=alpha,
-            exhausted=exhausted,
-        )
-
-    def verdict(
-        self,
-        decision: PairedDecision,
-        now: NDArray[np.float64],
-        tokens: ArrayLike,
-        *,
-        intact: IntactFigures | None = None,
-        alpha: float | None = None,
-        **fields: Any,
-    ) -> Verdict:
-        """The verdict that a decision amounts to; ``alpha`` if that was sequential."""
-        figures = BaselineFigures(
-            text_blocks=self.held,
-            then=ratio(self.then[: len(now)], tokens),
-            now=ratio(now, tokens),
-        )
-        kept, times = decision.side == decision.passes, "x" if self.dims else ""
-        statement = f"perplexity is less than {decision.threshold:g} times the baseline's"
-        if self.dims:
-            statement = (
-                f"ablating {named(self.dims)} multiplies perplexity by as much as in the baseline, "
-                f"within a factor of {self.within:g}"
-            )
-        blind = None
-        if kept and not decision.exact and alpha is not None:
-            blind = blind_share(decision.seen, alpha)
-        return verdict_of(
-            decision,
-            statement,
-            passes=decision.passes,
-            threshold=float(decision.threshold),
-            details=Details(baseline=figures, intact=intact, blind_share=blind),
-            reason=(
-                f"{times}{figures.now:.4g} against {times}{figures.then:.4g} on the same text "
-                "blocks"
-            ),
-            **fields,
-        )
-
-
 def compare_baselines(
     then: CheckpointBaseline,
     now: CheckpointBaseline,
@@ -242,46 +116,55 @@ def compare_baselines(
 
     The profiles must have been measured under the same conditions (:func:`difference`).
     """
-
-    def compared(before: ArrayLike, after: ArrayLike, **tolerance: Any) -> Verdict:
-        both = min(len(np.asarray(before)), len(np.asarray(after)))
-        pairing = Pairing(then=np.asarray(before)[:both], held=then.held, **tolerance)
-        seen = np.asarray(after)[:both], then.tokens[:both]
-        return pairing.verdict(pairing.decide(*seen, alpha=alpha, exhausted=True), *seen)
-
+    n = min(then.held, now.held)
+    before, after = np.array(then.nll_nats[:n]), np.array(now.nll_nats[:n])
+    within = tolerances.max_perplexity_ratio
+    tokens = then.tokens[:n]
+    decision = decide_ratio(after - before, tokens, threshold=within, alpha=alpha, exhausted=True)
     verdicts = {
         "outliers": outlier_verdict(then.outliers, now.outliers, allowed=tolerances.dims),
-        "perplexity": compared(then.nll_nats, now.nll_nats, within=tolerances.max_perplexity_ratio),
+        "perplexity": verdict_of(
+            decision,
+            f"perplexity is less than {within:g} times the older one",
+            passes="below",
+            threshold=within,
+            reason=f"{ratio(after, tokens):.4g} against {ratio(before, tokens):.4g}",
+        ),
     }
-    names, within = now.names_by_ablation, tolerances.max_degradation_ratio
     for key, name in then.names_by_ablation.items():
-        if key in names:
-            deltas = then.delta_nll(name), now.delta_nll(names[key])
-            verdicts[name] = compared(*deltas, within=within, dims=then.ablated(name).dims)
+        if key in now.names_by_ablation:
+            pair = now.delta_nll(now.names_by_ablation[key]), then.delta_nll(name)
+            verdicts[name] = _effect(*pair, then.ablated(name).dims, tolerances, alpha)
     return verdicts
+
+
+def _effect(
+    after: NDArray[np.float64],
+    before: NDArray[np.float64],
+    dims: Sequence[int],
+    tolerances: Tolerances,
+    alpha: float,
+) -> Verdict:
+    n, (least, most) = min(len(after), len(before)), tolerances.effect
+    after, before = after[:n], before[:n]
+    decision = decide_effect(after, before, least=least, most=most, alpha=alpha, total=n)
+    verdict = verdict_of(
+        decision,
+        f"ablating {named(dims)} adds {least:g} to {most:g} times as many nats as before",
+        passes=decision.passes,
+        threshold=decision.threshold,
+        measure="factor",
+        reason=decision.unresolved
+        or f"{after.mean():+.4g} against {before.mean():+.4g} nats per text block",
+    )
+    unresolved = {"outcome": "not applicable"} if decision.unresolved else {}
+    return verdict.model_copy(update=unresolved)
 
 
 def ratio(nats: ArrayLike, tokens: ArrayLike) -> float:
     """exp(Σnats / Σtokens), infinite where it overflows."""
     mean = math.fsum(np.asarray(nats, dtype=np.float64)) / int(np.sum(tokens))
     return math.exp(mean) if mean < 700 else math.inf
-
-
-def _infinitely_less(
-    change: NDArray[np.float64], tokens: ArrayLike, threshold: float, passes: Side
-) -> PairedDecision:
-    mixed = bool(np.isposinf(change).any())  # infinite here, too, only elsewhere
-    kept = mixed or passes == "below"
-    return PairedDecision(
-        side=passes if kept else _OTHER[passes],
-        measured=1.0 if mixed else 0.0,
-        interval=None,
-        exact=True,
-        seen=len(change),
-        tokens=int(np.asarray(tokens).sum()),
-        threshold=threshold,
-        passes=passes,
-    )
 
 
 def _short(value: Any) -> str:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robustness import __version__
+from robustness.reference.baseline import CheckpointBaseline
 from robustness.report.parts import (
     Agreement,
-    BaselineProfile,
+    ComparedWith,
     Example,
     OutlierDimension,
     RuleResult,
@@ -78,7 +79,7 @@ def collected(plan: "RunPlan", results: Mapping[str, CheckResult], ending: Endin
         started=ending.started.isoformat(timespec="seconds"),
         duration_s=round(ending.duration_s, 3),
         policy=plan.policy_source,
-        baseline=plan.baseline_source,
+        compared_with=plan.reference_source,
         problems=tuple(ending.problems),
         passed=whole and ending.exit_status == 0 and any(point.checks for point in checkpoints),
         shard=None if plan.shard is None else Shard.model_validate_json(json.dumps(plan.shard)),
@@ -92,10 +93,11 @@ def checkpoint_result(
 ) -> CheckpointResult:
     """Return everything that was found out about one checkpoint; see :func:`collected`."""
     checkpoint, settings, profile = planned.checkpoint, planned.settings, planned.model_profile
-    scoring, baseline = checkpoint["scoring"], planned.baseline
+    scoring = checkpoint["scoring"]
     result = CheckpointResult(
         **_of(planned, "label", "dtype", "block_size", "corpus", "notes"),
-        **_of(settings, "site", "mode", "device", "expectation", "seed", "exhaustive", "bos"),
+        **_of(settings, "site", "mode", "device", "expectation", "change", "seed", "exhaustive"),
+        bos=settings.bos,
         **_of(profile, "stack", "layers", "hidden_size"),
         **{name: checkpoint[name] for name in ("reference", "revision", "architecture", "scoring")},
         ablated_layers=_plain(settings.layers),
@@ -116,14 +118,23 @@ def checkpoint_result(
         sites=None
         if profile.values is None
         else Sites.model_construct(**_of(profile.values, *Sites.model_fields)),
-        baseline=None
-        if baseline is None
-        else BaselineProfile.model_validate(baseline.summary(), strict=False),
+        compared_with=None if planned.reference is None else _compared_with(planned.reference),
         task=None if planned.task is None else _task(planned.task),
         checks=(),
     )
     names = (check.test_name(planned.label) for check in planned.checks)
     return result.with_checks(results[name] for name in names if name in results)
+
+
+def _compared_with(reference: "PlannedCheckpoint | CheckpointBaseline") -> ComparedWith:
+    if isinstance(reference, CheckpointBaseline):
+        return ComparedWith.model_validate({**reference.summary(), "saved": True}, strict=False)
+    return ComparedWith(
+        label=reference.label,
+        **{name: reference.checkpoint[name] for name in ("reference", "revision")},
+        dims=reference.model_profile.detection.dims,
+        saved=False,
+    )
 
 
 def _of(source: object, *names: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The parts of a checkpoint's result: examples, outlier dimensions, sites, baseline and task."""
+"""The parts of a checkpoint's result: examples, outlier dimensions, sites, reference and task."""
 
 from typing import Annotated, Any, Literal
 
@@ -104,15 +104,27 @@ class Sites(Figures):
     bias_z: Matrix | None
 
 
-class BaselineProfile(Figures):
-    """The saved profile that a checkpoint was compared with."""
+class ComparedWith(Figures):
+    """What a checkpoint was compared with: another one, or a saved profile.
+
+    Attributes:
+        label: its short name.
+        reference: as it was named.
+        dims: its outlier dimensions.
+        saved: whether it is a saved profile. Only of that it is known:
+        text_blocks: how many it holds.
+        perplexity: on these.
+        failed: the checks that it did not pass.
+    """
 
     label: Text
     reference: Text
     revision: Text
-    text_blocks: int
-    perplexity: Number | None
     dims: tuple[int, ...]
+    saved: bool
+    text_blocks: int | None = None
+    perplexity: Number | None = None
+    failed: tuple[Text, ...] = ()
 
 
 class TaskResult(Figures):

@@ -13,7 +13,7 @@ from robustness.checks.planned import ExpectedFailure
 from robustness.checks.registry import CHECKS
 from robustness.report.parts import (
     Agreement,
-    BaselineProfile,
+    ComparedWith,
     Example,
     OutlierDimension,
     RuleResult,
@@ -24,7 +24,7 @@ from robustness.report.parts import (
 from robustness.statistics.figures import Figures, IntactFigures, Number
 from robustness.statistics.verdict import Verdict
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 """Number of the JSON report's schema; it changes when an older reader would misread a newer one."""
 
 
@@ -153,6 +153,7 @@ class CheckpointResult(Figures):
     generator_revision: str | None
     device: str
     expectation: str
+    change: str
     seed: int
     block_size: int
     exhaustive: bool
@@ -167,7 +168,7 @@ class CheckpointResult(Figures):
     rules: tuple[RuleResult, ...]
     agreement: tuple[Agreement, ...]
     sites: Sites | None
-    baseline: BaselineProfile | None
+    compared_with: ComparedWith | None
     task: TaskResult | None
     checks: tuple[CheckResult, ...]
 
@@ -243,7 +244,7 @@ class Report(Figures):
         comparisons: statistical comparisons in the whole plan.
         alpha: error probability of each.
         policy: the file that it came from; ``None`` for defaults.
-        baseline: the file of the profiles that checkpoints were compared with.
+        compared_with: what checkpoints were compared with, as it was named.
         partial: whether planned checks were left out.
         problems: why the run is no verdict although no test failed.
         exit_status: of the session; tests that have nothing to do with vetting count, too.
@@ -254,7 +255,7 @@ class Report(Figures):
         sha256: of the report of a part, so that nobody changes it on the way.
     """
 
-    schema_: Literal[2] = Field(alias="schema")
+    schema_: Literal[3] = Field(alias="schema")
     robustness: Text
     versions: dict[str, str]
     command: Text | None
@@ -264,7 +265,7 @@ class Report(Figures):
     comparisons: int
     alpha: Finite
     policy: Text | None
-    baseline: Text | None
+    compared_with: Text | None
     partial: bool
     problems: tuple[Text, ...]
     exit_status: int
@@ -294,7 +295,12 @@ def unaccounted(checks: Sequence[CheckResult]) -> list[CheckResult]:
     """Return the checks of a checkpoint that do not apply, unless its outlier check says why."""
     if any(check.plays("presence", "files") for check in checks):
         return []
-    return [check for check in checks if check.outcome == "not applicable"]
+    return [
+        check
+        for check in checks
+        if check.outcome == "not applicable"
+        and (check.specification is None or check.specification.needs_outliers)
+    ]
 
 
 def _scored(task: TaskResult, checks: Sequence[CheckResult]) -> TaskResult:

@@ -85,7 +85,7 @@ def _uses(planned: PlannedCheckpoint) -> float:
 def _text_blocks(planned: PlannedCheckpoint) -> tuple[int, int]:
     """Text blocks through the model, at least and at most."""
     n, settings = planned.text_blocks, planned.settings
-    costs = costs_of(planned, "files", "text", "baseline")
+    costs = costs_of(planned, "files", "text", "reference")
     ablations = {(), *(dims for cost in costs for dims in cost.ablations)}  # (): the intact model
     draws = max((cost.draws for cost in costs), default=0)
     share = 1.0 if planned.checkpoint["scoring"] == "causal" else MASKED_SHARE

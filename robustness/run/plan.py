@@ -24,13 +24,6 @@ from robustness.store.context import Context
 from robustness.store.store import digest
 from robustness.vetting import Vetting
 
-_PARTS: Mapping[str, Any] = {
-    "model_profile": ModelProfile,
-    "baseline": CheckpointBaseline,
-    "task": PlannedTask,
-}
-"""What of a checkpoint's plan writes and reads itself."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCheckpoint:
@@ -46,7 +39,8 @@ class PlannedCheckpoint:
     notes: tuple[str, ...]  # what the user should know about the checkpoint or the corpus
     checks: tuple[PlannedCheck, ...]  # in the order of the suite
     dtype: Dtype = "float32"  # the precision that may be used besides float32
-    baseline: CheckpointBaseline | None = None  # the profile that it is compared with
+    # what it is compared with: another checkpoint, or a saved profile
+    reference: "PlannedCheckpoint | CheckpointBaseline | None" = None
     # the masked language model that replaces a discriminator's tokens, resolved
     generator: Mapping[str, Any] | None = None
     # what it is asked beside, or instead of, being a language model
@@ -62,13 +56,24 @@ class PlannedCheckpoint:
         return Checkpoint.from_dict(self.checkpoint)
 
     def vetting(
-        self, context: Context, *, confidence: float = 0.99, device: str | None = None
+        self,
+        context: Context,
+        *,
+        confidence: float = 0.99,
+        device: str | None = None,
+        is_reference: bool = False,
     ) -> Vetting:
         """Return the checkpoint as it was planned; nothing is resolved, read or detected again.
 
-        ``device`` is where it runs, if not where the policy says.
+        ``device`` is where it runs, if not where the policy says; ``is_reference`` if another is
+        compared with it.
         """
         changes = {} if device is None else {"device": device}
+        other: Vetting | CheckpointBaseline | None = None
+        if isinstance(self.reference, PlannedCheckpoint):
+            other = self.reference.vetting(context, device=device, is_reference=True)
+        elif self.reference is not None:
+            other = self.reference
         return Vetting(
             checkpoint=self.load(),
             settings=self.settings.model_copy(update=changes),
@@ -76,9 +81,37 @@ class PlannedCheckpoint:
             confidence=confidence,
             model_profile=self.model_profile,
             generator=None if self.generator is None else Checkpoint.from_dict(self.generator),
-            baseline=self.baseline,
+            compared_with=other,
+            is_reference=is_reference,
             task=self.task,
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        parts = {name: getattr(self, name) for name in ("model_profile", "reference", "task")}
+        return {
+            **vars(self),
+            "settings": self.settings.model_dump(),
+            "checks": [check.to_dict() for check in self.checks],
+            **{name: None if part is None else part.to_dict() for name, part in parts.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "PlannedCheckpoint":
+        """The inverse of :meth:`to_dict`."""
+        reference, task = data["reference"], data["task"]
+        if reference is not None:
+            kind = cls if "checks" in reference else CheckpointBaseline
+            reference = kind.from_dict(reference)
+        changes = {
+            "settings": Settings.model_validate(data["settings"]),
+            "model_profile": ModelProfile.from_dict(data["model_profile"]),
+            "notes": tuple(data["notes"]),
+            "checks": tuple(map(PlannedCheck.from_dict, data["checks"])),
+            "reference": reference,
+            "task": None if task is None else PlannedTask.from_dict(task),
+        }
+        return cls(**{**data, **changes})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +123,7 @@ class RunPlan:
     comparisons: int  # statistical comparisons in the full plan (m)
     store_root: Path  # folder of the store
     policy_source: str | None  # file that the policy came from; ``None`` for defaults
-    baseline_source: str | None = None  # file of the profile that the checkpoints are compared with
+    reference_source: str | None = None  # what the checkpoints are compared with, as it was named
     # seconds since the epoch; what the store has from before is not used
     newer_than: float | None = None
     # which part of a plan this is, and what the whole is; ``None`` for a whole
@@ -120,18 +153,7 @@ class RunPlan:
 
     def to_json(self) -> str:
         """Return one text that holds the plan, with its checksum."""
-        checkpoints = [
-            {
-                **vars(planned),
-                "settings": planned.settings.model_dump(),
-                "checks": [check.to_dict() for check in planned.checks],
-                **{
-                    name: None if (part := getattr(planned, name)) is None else part.to_dict()
-                    for name in _PARTS
-                },
-            }
-            for planned in self.checkpoints
-        ]
+        checkpoints = [planned.to_dict() for planned in self.checkpoints]
         plan = {**vars(self), "store_root": str(self.store_root), "checkpoints": checkpoints}
         return json.dumps({"robustness": __version__, "plan": plan, "sha256": digest(plan)})
 
@@ -139,21 +161,7 @@ class RunPlan:
     def from_json(cls, text: str) -> "RunPlan":
         """Return the plan that :meth:`to_json` has written, or raise a PlanError."""
         plan = _unsealed(text)
-        checkpoints = tuple(
-            PlannedCheckpoint(
-                **{
-                    **planned,
-                    "settings": Settings.model_validate(planned["settings"]),
-                    "notes": tuple(planned["notes"]),
-                    "checks": tuple(map(PlannedCheck.from_dict, planned["checks"])),
-                    **{
-                        name: None if planned[name] is None else kind.from_dict(planned[name])
-                        for name, kind in _PARTS.items()
-                    },
-                }
-            )
-            for planned in plan["checkpoints"]
-        )
+        checkpoints = tuple(map(PlannedCheckpoint.from_dict, plan["checkpoints"]))
         root = Path(plan["store_root"])
         return cls(**{**plan, "store_root": root, "checkpoints": checkpoints})
 

@@ -1,7 +1,7 @@
 """Making the plan of a run: every checkpoint resolved, profiled and given its checks."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from robustness.anatomy.stacks import READING_NORMS
@@ -15,6 +15,7 @@ from robustness.measurement.planned_task import PlannedTask
 from robustness.policy.policy import Policy
 from robustness.policy.settings import Settings
 from robustness.run.plan import PlannedCheckpoint, RunPlan
+from robustness.run.reference_run import SavedProfiles, beside, beside_saved
 from robustness.runtime.devices import device_count
 from robustness.runtime.libraries import library_versions
 from robustness.store.context import Context
@@ -24,7 +25,17 @@ MOSTLY_KNOWN = 0.05
 """Share of unknown tokens from which a corpus is unlikely to suit a model."""
 
 
-def make_plan(references: Sequence[str], policy: Policy, context: Context) -> RunPlan:
+Against = str | SavedProfiles
+"""What candidates are compared with: a checkpoint as it is named, or saved profiles."""
+
+
+Measured = tuple[PlannedCheckpoint, Vetting]
+"""What is planned, and what can be asked meanwhile."""
+
+
+def make_plan(
+    references: Sequence[str], policy: Policy, context: Context, *, against: Against | None = None
+) -> RunPlan:
     """Resolve and profile every checkpoint, read its corpus, and plan its checks.
 
     The context's progress is told a line before every step that may take a while. A RobustnessError
@@ -32,11 +43,9 @@ def make_plan(references: Sequence[str], policy: Policy, context: Context) -> Ru
     """
     labels = unique_labels(references)
     policy.require_overrides_match(references, labels)
-    checkpoints = tuple(
-        _planned(reference, label, policy, context)
-        for reference, label in zip(references, labels, strict=True)
-    )
-    comparisons = sum(check.statistical for planned in checkpoints for check in planned.checks)
+    planned = _Planning(policy=policy, context=context, against=against)
+    checkpoints = tuple(map(planned.candidate, references, labels))
+    comparisons = sum(check.comparisons for planned in checkpoints for check in planned.checks)
     return RunPlan(
         checkpoints=checkpoints,
         confidence=policy.confidence,
@@ -44,44 +53,72 @@ def make_plan(references: Sequence[str], policy: Policy, context: Context) -> Ru
         store_root=context.root,
         policy_source=policy.source,
         newer_than=context.newer_than,
+        reference_source=str(against.source) if isinstance(against, SavedProfiles) else against,
     )
 
 
-def _planned(reference: str, label: str, policy: Policy, context: Context) -> PlannedCheckpoint:
-    def told(line: str) -> None:
-        context.progress(f"{label}: {line}")
+@dataclass(frozen=True, kw_only=True)
+class _Planning:
+    """What a run's candidates have in common; a reference is planned once for equal settings."""
 
-    own = replace(context, progress=told)
-    settings = policy.settings(reference, label)
-    vetting = _vetting(reference, label, settings, own)
-    has_perplexity = vetting.checkpoint.scoring != "task"
-    if has_perplexity and settings.task.data is not None:
-        told(f"reading corpus {settings.corpus}")
-        vetting.corpus  # noqa: B018 (what is wrong with it comes before the rules)
-    told("looking for outlier dimensions")
-    model_profile = vetting.model_profile
-    vetting.settings = settings = settings.where_possible(model_profile.sites)
-    vetting.require_site()
-    task = None
-    if settings.task.data is not None:
-        told(f"reading task {settings.task.data}")
-        task = vetting.planned_task
-    planned = PlannedCheckpoint(
-        label=label,
-        checkpoint=vetting.checkpoint.to_dict(),
-        settings=settings,
-        model_profile=model_profile,
-        corpus="none",
-        block_size=0,
-        text_blocks=0,
-        notes=(*_site_note(vetting), *_task_notes(vetting, task)),
-        checks=planned_checks(vetting.plan_context()),
-        task=task,
-    )
-    if not has_perplexity:
-        return planned
-    told("cutting the corpus into text blocks")
-    return _on_text(planned, vetting)
+    policy: Policy
+    context: Context
+    against: Against | None
+    _references: dict[str, Measured] = field(default_factory=dict)
+
+    def candidate(self, reference: str, label: str) -> PlannedCheckpoint:
+        """A checkpoint with its checks, and with what it is compared with, if anything."""
+        settings = self.policy.settings(reference, label)
+        if self.against is not None:
+            settings = settings.beside_reference()
+        planned, vetting = self._checkpoint(reference, label, settings)
+        if isinstance(self.against, str):
+            other = self._reference(self.against, settings)
+            planned = beside(planned, vetting, *other)
+        elif self.against is not None:
+            planned = beside_saved(planned, vetting, self.against)
+        return replace(planned, checks=planned_checks(vetting.plan_context()))
+
+    def _reference(self, named: str, settings: Settings) -> Measured:
+        (label,), key = unique_labels([named]), settings.model_dump_json()
+        if key not in self._references:
+            self._references[key] = self._checkpoint(named, label, settings)
+        return self._references[key]
+
+    def _checkpoint(self, reference: str, label: str, settings: Settings) -> Measured:
+        """Anything that is measured, without checks."""
+
+        def told(line: str) -> None:
+            self.context.progress(f"{label}: {line}")
+
+        vetting = _vetting(reference, label, settings, replace(self.context, progress=told))
+        if vetting.has_perplexity and settings.task.data is not None:
+            told(f"reading corpus {settings.corpus}")
+            vetting.corpus  # noqa: B018 (what is wrong with it comes before the rules)
+        told("looking for outlier dimensions")
+        model_profile = vetting.model_profile
+        vetting.settings = settings = settings.where_possible(model_profile.sites)
+        vetting.require_site()
+        task = None
+        if settings.task.data is not None:
+            told(f"reading task {settings.task.data}")
+            task = vetting.planned_task
+        planned = PlannedCheckpoint(
+            label=label,
+            checkpoint=vetting.checkpoint.to_dict(),
+            settings=settings,
+            model_profile=model_profile,
+            corpus="none",
+            block_size=0,
+            text_blocks=0,
+            notes=(*_site_note(vetting), *_task_notes(vetting, task)),
+            checks=(),
+            task=task,
+        )
+        if vetting.has_perplexity:
+            told("cutting the corpus into text blocks")
+            planned = _on_text(planned, vetting)
+        return planned, vetting
 
 
 def _vetting(reference: str, label: str, settings: Settings, context: Context) -> Vetting:

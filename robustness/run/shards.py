@@ -98,6 +98,6 @@ def _of_checkpoint(planned: PlannedCheckpoint) -> Mapping[str, Any]:
         "block_size": planned.block_size,
         "text_blocks": planned.text_blocks,
         "checks": [check.to_dict() for check in planned.checks],
-        "baseline": planned.baseline and digest(planned.baseline.to_dict()),
+        "compared_with": planned.reference and digest(planned.reference.to_dict()),
         "task": planned.task and planned.task.content,
     }

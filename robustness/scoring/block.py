@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,6 +91,16 @@ class PlannedChunk:
         counts = np.zeros(self.n_blocks, dtype=np.int64)
         np.add.at(counts, self.owner, [len(row.targets) for row in self.rows])
         return counts
+
+    def by_row(self, values: NDArray[Any]) -> list[NDArray[Any]]:
+        """Values of all scored positions, (N, …), as those of each row."""
+        return np.split(values, np.cumsum([len(row.positions) for row in self.rows])[:-1])
+
+    def summed(self, by_row: Sequence[float]) -> NDArray[np.float64]:
+        """Sums over the rows about each text block, shape (n_blocks,)."""
+        sums = np.zeros(self.n_blocks)
+        np.add.at(sums, self.owner, by_row)
+        return sums
 
 
 def causal_block(ids: NDArray[np.int64], *, given: int = 1) -> ScoredBlock:

@@ -11,6 +11,8 @@ from torch import nn
 from robustness.errors import MeasurementError, PolicyError
 from robustness.runtime.devices import Dtype
 from robustness.scoring.block import ScoredBlock, TextBlock, model_inputs
+from robustness.scoring.distributions import Distributions
+from robustness.scoring.divergence import divergences, in_short
 from robustness.scoring.forward import Scorer
 from robustness.scoring.masked import masked_block
 from robustness.scoring.replaced import sampled_tokens
@@ -31,12 +33,37 @@ class Discriminator:
         """Summed binary cross-entropy of each row's scored tokens, in nats, shape (B,)."""
         values = self._logits(blocks)
         return np.array(
-            [_cross_entropy(values[row], block) for row, block in enumerate(blocks)],
+            [_cross_entropy(values[row][b.positions], b) for row, b in enumerate(blocks)],
             dtype=np.float64,
         )
 
     def predictions(self, blocks: Sequence[ScoredBlock]) -> list[NDArray[np.int64]]:
         """Whether each scored token is taken for a replaced one, B arrays of shape (n,)."""
+        scored = self._scored(blocks)
+        return [(logits > 0).astype(np.int64) for logits in scored]
+
+    def with_distributions(
+        self, blocks: Sequence[ScoredBlock], seed: int
+    ) -> list[tuple[float, Distributions]]:
+        """As :meth:`robustness.scoring.forward.Scorer.with_distributions`, of two classes."""
+        return [
+            (_cross_entropy(logits, block), in_short(_two_classes(logits), seed))
+            for block, logits in zip(blocks, self._scored(blocks), strict=True)
+        ]
+
+    def compared(
+        self, blocks: Sequence[ScoredBlock], reference: Sequence[Distributions]
+    ) -> list[NDArray[np.float64]]:
+        """As :meth:`robustness.scoring.forward.Scorer.compared`, of two classes."""
+        compared = []
+        for block, logits, then in zip(blocks, self._scored(blocks), reference, strict=True):
+            nll = np.logaddexp(0.0, np.where(block.targets == 1, -logits, logits))
+            far = divergences(then, _two_classes(logits)).numpy()
+            compared.append(np.column_stack([nll, logits > 0, far]))
+        return compared
+
+    def _scored(self, blocks: Sequence[ScoredBlock]) -> list[NDArray[np.float64]]:
+        """The logits of each row's scored tokens, B arrays of shape (n,)."""
         values = self._logits(blocks)
         scored = [values[row][block.positions] for row, block in enumerate(blocks)]
         if any(np.isnan(logits).any() for logits in scored):
@@ -44,7 +71,7 @@ class Discriminator:
                 "the model's logits are not numbers, so it predicts nothing: its weights or "
                 "activations overflow or hold NaN"
             )
-        return [(logits > 0).astype(np.int64) for logits in scored]
+        return scored
 
     def _logits(self, blocks: Sequence[ScoredBlock]) -> NDArray[np.float64]:
         """One per token of the rows as one batch, shape (B, T)."""
@@ -91,6 +118,11 @@ class Sampler:
 
 def _cross_entropy(logits: NDArray[np.float64], block: ScoredBlock) -> float:
     """-Σ log sigmoid(±logit) over the scored tokens: softplus(-logit) where replaced."""
-    scored = logits[block.positions]
-    signed = np.where(block.targets == 1, -scored, scored)
+    signed = np.where(block.targets == 1, -logits, logits)
     return float(np.logaddexp(0.0, signed).sum())
+
+
+def _two_classes(logits: NDArray[np.float64]) -> torch.Tensor:
+    """Logits of an original and of a replaced token, shape (n, 2)."""
+    replaced = torch.from_numpy(logits)
+    return torch.stack([torch.zeros_like(replaced), replaced], 1)

@@ -18,12 +18,18 @@ from robustness.checkpoint.loading import reason
 from robustness.errors import MeasurementError, RobustnessError, UnsupportedArchitecture
 from robustness.runtime.devices import Dtype, is_out_of_memory
 from robustness.scoring.block import ScoredBlock, head_columns, model_inputs
+from robustness.scoring.distributions import Distributions
+from robustness.scoring.divergence import divergences, in_short
 
 LOGITS_BYTES = 128 * 1024**2
 """Bound on the float32 logits that exist at a time."""
 
 _SOFTMAX_BYTES = 8 * 1024**2
 """Logits that are turned into likelihoods at a time on a processor: about what its cache holds."""
+
+
+Read = Callable[[Tensor, slice, Tensor], Tensor]
+"""Makes something of some positions' logits, (n, V), which these are, and their targets, (n,)."""
 
 
 class Scorer:
@@ -54,10 +60,13 @@ class Scorer:
 
         All blocks run as one batch, padded on the right to the longest.
         """
-        rows, token_nll = self._read(blocks, _nll)
-        summed = np.zeros(len(blocks))
-        np.add.at(summed, rows, token_nll.cpu().double().numpy())  # MPS knows no float64
-        return summed
+        return np.array([nll.sum() for nll in self.token_nll_nats(blocks)], dtype=np.float64)
+
+    def token_nll_nats(self, blocks: Sequence[ScoredBlock]) -> list[NDArray[np.float64]]:
+        """Negative log-likelihoods of each block's scored tokens, in nats, B arrays of (n,)."""
+        return _by_block(
+            blocks, self._read(blocks, lambda logits, _, targets: _nll(logits, targets))
+        )
 
     def predictions(self, blocks: Sequence[ScoredBlock]) -> list[NDArray[np.int64]]:
         """The most probable token at each block's scored positions, B arrays of shape (n,).
@@ -67,24 +76,55 @@ class Scorer:
         Raises:
             MeasurementError: if a logit is NaN.
         """
-        rows, tokens = self._read(blocks, _most_probable)
-        predictions = tokens.cpu().numpy()
-        return [predictions[rows == row] for row in range(len(blocks))]
+        predictions = self._read(blocks, lambda logits, *_: _most_probable(logits))
+        return [tokens.astype(np.int64) for tokens in _by_block(blocks, predictions)]
 
-    def _read(
-        self, blocks: Sequence[ScoredBlock], read: Callable[[Tensor, Tensor], Tensor]
-    ) -> tuple[NDArray[np.int64], Tensor]:
-        """What is read of every scored position's logits, and which block it is of, (N,).
+    def with_distributions(
+        self, blocks: Sequence[ScoredBlock], seed: int
+    ) -> list[tuple[float, Distributions]]:
+        """NLL of each block in nats, and its distributions in short, in one pass.
 
-        ``read`` makes something of some positions' logits, (n, V), and targets, (n,).
+        The ``seed`` is that of the sample of what is left out of them.
         """
+        parts: list[Distributions] = []
+
+        def read(logits: Tensor, at: slice, targets: Tensor) -> Tensor:
+            parts.append(in_short(logits, seed + at.start))
+            return _nll(logits, targets)
+
+        nll = _by_block(blocks, self._read(blocks, read))
+        rows = Distributions.joined(parts).rows([len(block.positions) for block in blocks])
+        return [(float(values.sum()), row) for values, row in zip(nll, rows, strict=True)]
+
+    def compared(
+        self, blocks: Sequence[ScoredBlock], reference: Sequence[Distributions]
+    ) -> list[NDArray[np.float64]]:
+        """How a model differs from a reference at each block's scored positions, B arrays (n, 4).
+
+        The columns are the NLL in nats, the most probable token, the KL divergence from the
+        reference's distribution in nats, and what is lost of that: see
+        :func:`robustness.scoring.divergence.divergences`.
+        """
+        rows = Distributions.joined(reference)
+
+        def read(logits: Tensor, at: slice, targets: Tensor) -> Tensor:
+            own = (_nll(logits, targets), _most_probable(logits))
+            columns = torch.stack([column.cpu().double() for column in own], 1)
+            return torch.cat([columns, divergences(rows.between(at), logits)], 1)
+
+        return _by_block(blocks, self._read(blocks, read))
+
+    def _read(self, blocks: Sequence[ScoredBlock], read: Read) -> NDArray[np.float64]:
+        """What is read of every scored position's logits, shape (N, …)."""
         device = next(self.model.parameters()).device
         rows = np.repeat(np.arange(len(blocks)), [len(block.positions) for block in blocks])
         columns = np.concatenate([head_columns(block) for block in blocks])
         targets = torch.from_numpy(np.concatenate([block.targets for block in blocks])).to(device)
         keep = (torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device))
         with torch.inference_mode():
-            return rows, self._in_slices(self._batch(blocks, device), keep, targets, read)
+            result = self._in_slices(self._batch(blocks, device), keep, targets, read)
+        values: NDArray[np.float64] = result.cpu().double().numpy()  # MPS knows no float64
+        return values
 
     def logits(self, block: ScoredBlock) -> Tensor:
         """Logits of one row's scored positions, shape (n, V)."""
@@ -99,22 +139,22 @@ class Scorer:
         inputs: dict[str, Tensor],
         keep: tuple[Tensor, Tensor],
         targets: Tensor,
-        read: Callable[[Tensor, Tensor], Tensor],
+        read: Read,
     ) -> Tensor:
-        """What is read of every scored position, shape (N,), in slices of bounded logits."""
+        """What is read of every scored position, shape (N, …), in slices of bounded logits."""
         hidden, logits = self._logits(inputs, keep, self.most_positions)
         size = len(logits)
-        parts = [read(logits, targets[:size])]
-        if size < len(targets):
-            if self._head_is_last is None:
-                self._head_is_last = torch.equal(self._head(hidden[:, :size])[0], logits)
-            if not self._head_is_last:
-                # The model changes its logits behind the head (a soft cap, say): it must do so
-                # for all of them.
-                return read(self._logits(inputs, keep, len(targets))[1], targets)
-            for start in range(size, len(targets), size):
-                logits = self._head(hidden[:, start : start + size])[0]
-                parts.append(read(logits, targets[start : start + size]))
+        if size < len(targets) and self._head_is_last is None:
+            self._head_is_last = torch.equal(self._head(hidden[:, :size])[0], logits)
+        if size < len(targets) and not self._head_is_last:
+            # The model changes its logits behind the head (a soft cap, say): it must do so for all
+            # of them.
+            logits = self._logits(inputs, keep, len(targets))[1]
+            return read(logits, slice(0, len(targets)), targets)
+        parts = [read(logits, slice(0, size), targets[:size])]
+        for start in range(size, len(targets), size):
+            at = slice(start, min(start + size, len(targets)))
+            parts.append(read(self._head(hidden[:, at])[0], at, targets[at]))
         return torch.cat(parts)
 
     def _logits(
@@ -203,6 +243,13 @@ def forward_errors(model: nn.Module) -> Iterator[None]:
         ) from error
 
 
+def _by_block(
+    blocks: Sequence[ScoredBlock], values: NDArray[np.float64]
+) -> list[NDArray[np.float64]]:
+    """Values of all scored positions, (N, …), as those of each block, B arrays of shape (n, …)."""
+    return np.split(values, np.cumsum([len(block.positions) for block in blocks])[:-1])
+
+
 def _rows(head: nn.Module) -> int:
     """Size of the vocabulary that an output embedding chooses from; 1 where it does not say."""
     weight = getattr(head, "weight", None)
@@ -223,7 +270,7 @@ def _nll(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.cat(nll)
 
 
-def _most_probable(logits: Tensor, _: Tensor) -> Tensor:
+def _most_probable(logits: Tensor) -> Tensor:
     """The first of the largest logits of each position, shape (n,)."""
     if bool(logits.isnan().any()):
         raise MeasurementError(

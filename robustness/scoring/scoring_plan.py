@@ -106,6 +106,11 @@ class ScoringPlan:
         (record,) = self.store.obtain([{"text_blocks": 1}], self._hash_text_blocks)
         return str(record["sha256"])
 
+    def tokens(self, block: int) -> list[int]:
+        """A text block's tokens, by its index in the corpus."""
+        tokens: list[int] = self._blocks.ids[block].tolist()
+        return tokens
+
     def prepare(self, index: int) -> None:
         """Have what the questions about a chunk are made of, before anything is locked for it.
 

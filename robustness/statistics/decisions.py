@@ -121,31 +121,40 @@ def decide_share(
     alpha: float,
     exhausted: bool = False,
     minimum: int = 32,
+    most: float = 1.0,
+    slack: float = 0.0,
 ) -> Decision:
-    """Compare the corpus share Σcounted / Σof, each of shape (n,), with a threshold in [0, 1].
+    """Compare the corpus share Σcounted / Σof, each of shape (n,), with a threshold from 0 on.
 
     By the rule for ratios, on r = counted - threshold * of of each text block; ``alpha``,
-    ``exhausted`` and ``minimum`` are those of :func:`decide_ratio`.
+    ``exhausted`` and ``minimum`` are those of :func:`decide_ratio`. No share is larger than
+    ``most``; what was counted may be off systematically by ``slack`` per text block.
     """
     part = nats(counted)
     whole = counts_of(of, of=part)
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"a threshold on a share must lie between 0 and 1, not {threshold!r}")
+    if not 0 <= threshold <= most:
+        raise ValueError(f"a threshold on a share must lie between 0 and {most}, not {threshold!r}")
     check_alpha(alpha)
     share = math.fsum(part) / math.fsum(whole)
     side: Side | None = None
     interval: tuple[float, float] | None = None
-    if exhausted:
+    exact = bool(np.isinf(share)) or (exhausted and slack == 0)
+    if exact:
         side = "above" if share >= threshold else "below"
+    elif exhausted:
+        margin = slack * len(part) / math.fsum(whole)
+        interval = (max(0.0, share - margin), min(most, share + margin))
+        side = SIDES[int(interval[0] > threshold) - int(interval[1] < threshold)]
     elif len(part) >= minimum:
-        side = SIDES[int(ratio_side(part, whole, log_threshold=threshold, alpha=alpha))]
-        low, high = ratio_interval(part, whole, alpha=alpha)
-        interval = (min(max(0.0, low), share), max(min(1.0, high), share))
+        levels = {"alpha": alpha, "slack": slack}
+        side = SIDES[int(ratio_side(part, whole, log_threshold=threshold, **levels))]
+        low, high = ratio_interval(part, whole, **levels)
+        interval = (min(max(0.0, low), share), max(min(most, high), share))
     return Decision(
         side=side,
         measured=share,
         interval=interval,
-        exact=exhausted,
+        exact=exact,
         seen=len(part),
         tokens=int(whole.sum()),
     )

@@ -185,16 +185,31 @@ class TaskFigures(Figures):
     task_examples: int
 
 
-class BaselineFigures(Figures):
-    """A number now and in the baseline, on the same text blocks: perplexity, or a degradation."""
+class ReferenceFigures(Figures):
+    """A number now and in the reference on the same text blocks: perplexity, or nats per token.
+
+    ``text_blocks`` are those that the reference has.
+    """
 
     text_blocks: int
     then: Number
     now: Number
 
 
+class DivergenceFigures(Figures):
+    """KL divergences per scored position, in nats.
+
+    Attributes:
+        p99_nats: 99 % of the positions lie below.
+        lost_nats: by how much the mean may be too small, since unlikely tokens count as one.
+    """
+
+    p99_nats: Number
+    lost_nats: Number
+
+
 class OutlierChanges(Figures):
-    """Outlier dimensions that differ from the baseline's."""
+    """Outlier dimensions that differ from the reference's."""
 
     appeared: tuple[int, ...]
     vanished: tuple[int, ...]
@@ -213,8 +228,9 @@ class Details(Figures):
         layers: one layer at a time.
         int8: simulated int8.
         task: the downstream task.
-        baseline: the same in the baseline.
-        outliers: outlier dimensions beside the baseline's.
+        reference: the same in the reference.
+        divergence: how far distributions lie from the reference's.
+        outliers: outlier dimensions beside the reference's.
     """
 
     intact: IntactFigures | None = None
@@ -225,7 +241,8 @@ class Details(Figures):
     layers: tuple[LayerFigure, ...] = ()
     int8: Int8Figures | None = None
     task: TaskFigures | None = None
-    baseline: BaselineFigures | None = None
+    reference: ReferenceFigures | None = None
+    divergence: DivergenceFigures | None = None
     outliers: OutlierChanges | None = None
 
     @model_serializer(mode="wrap")

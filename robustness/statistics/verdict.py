@@ -8,9 +8,9 @@ from robustness.statistics.decisions import Decision, Side
 from robustness.statistics.figures import Details, Figures, HistoryEntry, Interval, Number
 
 Outcome: TypeAlias = Literal["pass", "fail", "inconclusive", "error", "not applicable"]
-Measure: TypeAlias = Literal["ratio", "factor", "drop", "share"]
+Measure: TypeAlias = Literal["ratio", "factor", "drop", "share", "divergence"]
 """What a verdict's number is: a ratio of perplexities, a factor between two effects, the drop of a
-task's score, or a share of predictions."""
+task's score, a share of predictions, or a KL divergence in nats per scored position."""
 Unit: TypeAlias = Literal["text blocks", "examples"]
 
 
@@ -91,8 +91,8 @@ class Verdict(Figures):
             return f", estimated from {extent}"
         if self.measured == math.inf:
             return f", whatever follows, from {extent}"
-        if self.details.baseline is not None:
-            return f", exactly, on all {extent} that the baseline holds"
+        if self.details.reference is not None:
+            return f", exactly, on all {extent} that the reference has"
         return f", exactly, on the whole corpus of {extent}"
 
     def _blindness(self) -> str:

@@ -26,6 +26,9 @@ class Context:
     threads: SharedCores | None = None
     progress: Callable[[str], None] = _nobody_waits
 
-    def store(self, identity: Mapping[str, Any]) -> Store:
-        """The records of one kind of measurement, by everything that its numbers depend on."""
-        return Store(self.root, identity, newer_than=self.newer_than)
+    def store(self, identity: Mapping[str, Any], *, in_memory: bool = True) -> Store:
+        """The records of one kind of measurement, by everything that its numbers depend on.
+
+        Whether they stay in memory, too, or are read anew wherever the disk has them.
+        """
+        return Store(self.root, identity, newer_than=self.newer_than, in_memory=in_memory)

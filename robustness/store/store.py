@@ -51,33 +51,39 @@ def default_root() -> Path:
 class Store:
     """The records of one context, in a folder that is created when the first one is written.
 
-    What was written before ``newer_than`` (seconds since the epoch) counts as missing.
+    What was written before ``newer_than`` (seconds since the epoch) counts as missing. Records that
+    are too large for it do not stay ``in_memory``, unless they cannot be written.
     """
 
     def __init__(
-        self, root: Path, context: Mapping[str, Any], *, newer_than: float | None = None
+        self,
+        root: Path,
+        context: Mapping[str, Any],
+        *,
+        newer_than: float | None = None,
+        in_memory: bool = True,
     ) -> None:
         self.context = dict(context)
         self.folder = root / f"v{SCHEMA}" / digest(self.context)[:32]
         self.unwritable: str | None = None
         self._newer_than = newer_than
         self._marked = False
+        self._in_memory = in_memory
         self._memory: dict[str, Record] = {}
 
     def read(self, key: Mapping[str, Any]) -> Record | None:
         """The record of ``key``; ``None`` where there is none, or only a damaged one."""
         name = digest(key)
-        if name not in self._memory:
-            record = self._read_file(self._path(name), dict(key))
-            if record is None:
-                return None
+        if name in self._memory:
+            return self._memory[name]
+        record = self._read_file(self._path(name), dict(key))
+        if record is not None and self._in_memory:
             self._memory[name] = record
-        return self._memory[name]
+        return record
 
     def write(self, key: Mapping[str, Any], record: Record) -> None:
         """Keep a record; visible to other processes all at once or not at all."""
         name = digest(key)
-        self._memory[name] = record
         body = {"key": dict(key), "record": record}
         text = canonical_json({**body, "sha256": digest(body)})
         try:
@@ -85,6 +91,8 @@ class Store:
             write_atomically(self._path(name), text)
         except OSError as error:
             self.unwritable = f"{error.strerror or error} ({self.folder})"
+        if self._in_memory or self.unwritable is not None:
+            self._memory[name] = record
 
     def obtain(
         self,

@@ -17,6 +17,8 @@ from robustness.checks.registry import CHECKS, planned_checks
 from robustness.outliers.model_profile import ModelProfile
 from robustness.outliers.outliers import Detection, Outlier
 from robustness.policy.settings import Settings
+from robustness.reference.baseline import Flagged
+from robustness.reference.reference import Reference, SavedReference
 from tests.support.records.profiles import entry
 
 by_check = pytest.mark.parametrize("name", [*CHECKS])
@@ -38,7 +40,7 @@ def suite_functions() -> list[str]:
 def test_every_check_has_one_function_of_the_suite_and_every_function_a_check() -> None:
     functions = suite_functions()
     assert Counter(functions) == Counter(check.test for check in CHECKS.values())
-    assert len(functions) == 16
+    assert len(functions) == 20
 
 
 def test_names_and_titles_are_unique() -> None:
@@ -105,6 +107,9 @@ WHY = {
     "hardened": "expectation hardened does not ask for it",
     "shared": "all layers share one site, so nothing can lack consistency over layers",
     "no norm": "the model has no norm of that width between its embedding and its first layer",
+    "saved": "a saved profile holds no predictions; name the checkpoint",
+    "none of reference": "the reference has no outlier dimensions",
+    "other size": "hidden states have 32 dimensions here and 16 in the reference",
     "no layers": "the site embedding-norm lies before the layers",
 }
 
@@ -137,9 +142,10 @@ def described(check: PlannedCheck) -> str:
     line = f"{check.check}[{check.suffix}]" if check.suffix else check.check
     if check.not_applicable is not None:
         (why,) = (key for key, text in WHY.items() if text == check.not_applicable)
-        assert not check.statistical
+        assert not check.comparisons
         return f"{line}: {why}"
-    return line if check.statistical else f"{line} (not counted)"
+    counted = {0: " (not counted)", 1: "", 2: " (counted twice)"}
+    return f"{line}{counted[check.comparisons]}"
 
 
 EXPECTED = {
@@ -395,7 +401,8 @@ def test_a_checkpoint_gets_the_checks_it_should(case: str) -> None:
 
 def test_every_check_can_be_planned_and_its_ids_are_unique() -> None:
     found = [check for case in CASES.values() for check in planned(case[0], case[1], **case[2])]
-    assert {check.check for check in found} == CHECKS.keys() - {"matches_baseline"}
+    found += beside_reference(Other(label="a"), REGRESSION, task=True)
+    assert {check.check for check in found} == CHECKS.keys()
     for model_profile, settings, has in CASES.values():
         names = [check.test_name("x") for check in planned(model_profile, settings, **has)]
         assert len(set(names)) == len(names)
@@ -412,17 +419,168 @@ def test_dimensions_are_those_that_a_check_is_about() -> None:
     assert dims["random_ablation_keeps_task_score", "2random"] == (7, 20)
 
 
-def test_a_comparison_with_a_baseline_has_a_check_for_each_part() -> None:
-    found = planned_checks(
-        PlanContext(terms=Settings().terms, model_profile=profiled(), baseline=entry("a"))
+REGRESSION: dict[str, Any] = {"expectation": "regression"}
+TRAINING: dict[str, Any] = {**REGRESSION, "change": "training"}
+
+
+class Other(Reference):
+    """A reference without numbers."""
+
+    hidden_size = 32
+    outliers = tuple(Flagged(dim=dim, layers=(0, 1)) for dim in (7, 20))
+
+    def nll_nats(self, index: int) -> Any:
+        raise NotImplementedError
+
+    def effect_nats(self, index: int, ablation: Any) -> Any:
+        raise NotImplementedError
+
+
+class WithoutOutliers(Other):
+    outliers = ()
+
+
+class Narrower(Other):
+    hidden_size = 16
+
+
+SAVED = SavedReference(label="a", entry=entry("a"))
+
+
+def beside_reference(
+    reference: Reference, settings: Mapping[str, Any], **has: Any
+) -> tuple[PlannedCheck, ...]:
+    return planned(profiled(7, 20), settings, reference=reference, **has)
+
+
+@pytest.mark.parametrize(
+    ("reference", "settings", "has", "expected"),
+    [
+        (
+            Other(label="a"),
+            REGRESSION,
+            {"task": True},
+            """
+            weights_are_finite
+            task_is_learned
+            perplexity_is_kept
+            predictions_are_kept
+            distributions_are_kept
+            outliers_are_kept[outliers] (not counted)
+            outliers_are_kept[dims7+20] (counted twice)
+            task_score_is_kept
+            """,
+        ),
+        (
+            Other(label="a"),
+            TRAINING,
+            {"task": True},
+            """
+            weights_are_finite
+            task_is_learned
+            perplexity_is_kept
+            predictions_are_kept (not counted)
+            distributions_are_kept (not counted)
+            outliers_are_kept[outliers] (not counted)
+            task_score_is_kept
+            """,
+        ),
+        (
+            SAVED,
+            REGRESSION,
+            {},
+            """
+            weights_are_finite
+            perplexity_is_kept
+            predictions_are_kept: saved
+            distributions_are_kept: saved
+            outliers_are_kept[outliers] (not counted)
+            outliers_are_kept[dim7] (counted twice)
+            """,
+        ),
+        (
+            WithoutOutliers(label="a"),
+            {**REGRESSION, "checks": {"layer_profile": {"enabled": True}}},
+            {},
+            """
+            weights_are_finite
+            layer_profile[dims7+20] (not counted)
+            perplexity_is_kept
+            predictions_are_kept
+            distributions_are_kept
+            outliers_are_kept[outliers] (not counted)
+            outliers_are_kept[none]: none of reference
+            """,
+        ),
+        (
+            Narrower(label="a"),
+            REGRESSION,
+            {},
+            """
+            weights_are_finite
+            perplexity_is_kept
+            predictions_are_kept
+            distributions_are_kept
+            outliers_are_kept[outliers]: other size
+            """,
+        ),
+        (
+            Other(label="a"),
+            {**REGRESSION, "checks": {"outliers_are_kept": {"single": True}}},
+            {"language_model": False, "task": True},
+            """
+            weights_are_finite (not counted)
+            task_is_learned
+            outliers_are_kept[outliers] (not counted)
+            task_score_is_kept
+            """,
+        ),
+        (
+            Other(label="a"),
+            {
+                **REGRESSION,
+                "checks": {
+                    "outliers_are_kept": {"single": True},
+                    "joint_ablation_degrades": {"enabled": True},
+                },
+            },
+            {},
+            """
+            weights_are_finite
+            joint_ablation_degrades[dims7+20]
+            perplexity_is_kept
+            predictions_are_kept
+            distributions_are_kept
+            outliers_are_kept[outliers] (not counted)
+            outliers_are_kept[dims7+20] (counted twice)
+            outliers_are_kept[dim7] (counted twice)
+            outliers_are_kept[dim20] (counted twice)
+            """,
+        ),
+    ],
+    ids=[
+        "task",
+        "training",
+        "a saved profile",
+        "no outliers, an opt-in check",
+        "another hidden size",
+        "no language model",
+        "a claim is asked for",
+    ],
+)
+def test_a_candidate_gets_the_checks_it_should(
+    reference: Reference, settings: Mapping[str, Any], has: dict[str, bool], expected: str
+) -> None:
+    found = [described(check) for check in beside_reference(reference, settings, **has)]
+    assert found == [line.strip() for line in expected.strip().splitlines()]
+
+
+def test_the_papers_claims_can_be_asked_for_beside_a_reference() -> None:
+    with_reference = beside_reference(Other(label="a"), {})
+    assert with_reference[: len(EXPECTED["defaults"].split("\n")) - 2] == planned(
+        profiled(7, 20), {}
     )
-    parts = [check for check in found if check.check == "matches_baseline"]
-    assert [described(check) for check in parts] == [
-        "matches_baseline[outliers] (not counted)",
-        "matches_baseline[perplexity]",
-        "matches_baseline[dim7]",
-    ]
-    assert found[-len(parts) :] == tuple(parts)
+    assert "perplexity_is_kept" in {check.check for check in with_reference}
 
 
 def test_planned_checks_travel() -> None:

@@ -54,7 +54,7 @@ def test_the_same_profile_is_the_same() -> None:
     ("changes", "failing"),
     [
         ({"perplexity_times": 1.2}, ["perplexity"]),
-        ({"degradation": 9.0}, ["dim7"]),
+        ({"degradation": 27.0}, ["dim7"]),
         ({"degradation": 1.0}, ["dim7"]),
         ({"dims": (7, 9)}, ["outliers"]),
         ({"dims": ()}, ["outliers"]),
@@ -96,7 +96,7 @@ def test_what_only_one_of_them_was_ablated_of_is_told_with_its_harm() -> None:
 
 def test_tolerances_can_be_given() -> None:
     worse = profile(entry(perplexity_times=1.2, dims=(7, 9), degradation=9.0))
-    lax = ("--max-perplexity-ratio=1.3", "--max-degradation-ratio=4", "--dims=superset")
+    lax = ("--max-perplexity-ratio=1.3", "--max-effect=4", "--dims=superset")
     assert compared(profile(), worse, *lax).exit_code == 0
     for option in lax:
         kept = [other for other in lax if other != option]

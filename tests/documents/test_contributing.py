@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import pytest
 import robustness
 from robustness.checkpoint.resolving import resolve
 from robustness.checks.check import PlanContext
-from robustness.checks.limits import Terms
 from robustness.checks.registry import CHECKS
 from robustness.policy.policy import load_policy
 from robustness.store.context import Context
@@ -61,7 +61,7 @@ def test_the_check_is_planned_and_decided(tmp_path: Path, monkeypatch: pytest.Mo
     folder, text = save_planted(tmp_path)
     settings = load_policy(None, options={"corpus": str(text)}).settings("planted")
     limits = {**settings.limits, check.name: check.limits(enabled=True, max_ratio=1.01)}
-    terms = Terms(expectation="paper", exhaustive=True, seed=0, site="output", limits=limits)
+    terms = replace(settings.terms, exhaustive=True, limits=limits)
     store = tmp_path / "store"
     vetting = Vetting(
         checkpoint=resolve(str(folder), cache=store),

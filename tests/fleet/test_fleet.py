@@ -79,17 +79,17 @@ def test_files_travel_with_the_tasks(tmp_path: Path) -> None:
         "a/b",
         corpus=f"{tmp_path / 'text:1.csv'}:rxn",
         policy=tmp_path / "robustness.toml",
-        baseline=tmp_path / "then.json",
+        reference=str(tmp_path / "then.json"),
     )
     assert found.files == {
         "corpus/text:1.csv": b"text:1.csv",
         "policy/robustness.toml": b"robustness.toml",
-        "baseline/then.json": b"then.json",
+        "reference/then.json": b"then.json",
     }
     (task,) = found.tasks
     assert "--robustness-corpus=corpus/text:1.csv:rxn" in task.arguments
     assert "--robustness-policy=policy/robustness.toml" in task.arguments
-    assert "--robustness-baseline=baseline/then.json" in task.arguments
+    assert "--robustness-reference=reference/then.json" in task.arguments
     assert task.needs == ()
 
 
@@ -140,8 +140,8 @@ def test_arguments_that_would_not_arrive_as_meant_are_refused(argument: str, nam
 
 
 def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FleetError, match=r"--baseline=.* cannot be read"):
-        asked("a/b", baseline=tmp_path / "gone.json")
+    with pytest.raises(FleetError, match=r"--reference=.* cannot be read"):
+        asked("a/b", reference=str(tmp_path / "gone.json"))
 
 
 # --- handing out ---------------------------------------------------------------------------------
@@ -316,7 +316,7 @@ def shard_report(*labels: str, index: int) -> str:
 
 
 def judged(fleet: Fleet, outcome: Outcome, *, policy: str | None = None) -> Report:
-    return verdict(fleet, outcome, confidence=0.99, policy=policy, baseline=None)
+    return verdict(fleet, outcome, confidence=0.99, policy=policy, reference=None)
 
 
 def test_the_verdict_is_that_of_merge() -> None:

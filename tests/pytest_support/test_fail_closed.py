@@ -54,7 +54,7 @@ def test_only_plain_types_travel_from_a_worker() -> None:
 
 
 def test_a_decided_check_is_json_whatever_numbers_it_holds() -> None:
-    check = PlannedCheck(check="joint_ablation_degrades", dims=(DIM,), statistical=True)
+    check = PlannedCheck(check="joint_ablation_degrades", dims=(DIM,))
     found = check_result("id", check, NUMPY)
     text = found.model_dump_json()
     assert json.loads(text)["measured"] == "inf"

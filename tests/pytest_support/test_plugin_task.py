@@ -26,6 +26,7 @@ from robustness.run.planning import make_plan
 from robustness.store.context import Context
 from tests.support.checkpoints.checkpoint_folders import (
     edit_config,
+    edit_tensors,
     save_checkpoint,
     tiny_model,
     tiny_tokenizer,
@@ -389,14 +390,39 @@ def test_an_encoder_without_a_named_class_is_told_of_tasks(tmp_path: Path) -> No
             resolve(str(folder), cache=tmp_path / "store")
 
 
-@pytest.mark.parametrize("option", ["--robustness-baseline=b.json", "--robustness-save-baseline=c"])
-def test_a_baseline_and_a_task_are_refused_together(
-    option: str, stub: Stub, tmp_path: Path
+@pytest.fixture(scope="module")
+def forgetful(stub: Stub, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the classifier that names the same class whatever it reads."""
+    folder = tmp_path_factory.mktemp("forgetful") / LABEL
+    shutil.copytree(stub.model, folder)
+
+    def forget(tensors: dict[str, Any]) -> None:
+        tensors["classifier.weight"] *= 0
+
+    return edit_tensors(folder, forget)
+
+
+def test_a_candidates_score_is_held_against_its_references(
+    stub: Stub, forgetful: Path, tmp_path: Path
 ) -> None:
+    options = (f"--model={forgetful}", *stub.options[1:], f"--reference={stub.model}")
+    run = run_suite(tmp_path, *options)
+    kept = f"robustness/test_reference.py::test_task_score_is_kept[{LABEL}]"
+    assert run.verdicts[kept] == "fail"
+    found = checks(run.facts)[kept]
+    assert found["measure"] == "drop"
+    task = found["details"]["task"]
+    assert found["measured"] == pytest.approx(task["intact_score"] - task["ablated_score"])
+    assert task["intact_score"] > 0.9
+    assert "is less than 0.01 lower than the reference's" in found["statement"]
+
+
+def test_a_saved_profile_has_no_answers(stub: Stub, tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(json.dumps(profiles.profile(profiles.entry()).to_dict()))
-    result = run_pytest(tmp_path, *stub.options, option)
-    assert result.ret == 4
-    assert "a baseline holds perplexities and no task's answers" in error_sentence(result)
+    refused = run_pytest(tmp_path, *stub.options, "--robustness-baseline=b.json")
+    assert "it holds perplexities, and checkpoint-9000 has none" in error_sentence(refused)
+    refused = run_pytest(tmp_path, *stub.options, "--robustness-save-baseline=c.json")
+    assert "a profile is made of perplexities" in error_sentence(refused)
 
 
 def test_the_task_may_stand_in_the_policy(stub: Stub, tmp_path: Path) -> None:

@@ -116,18 +116,18 @@ class TaskScoreDrops(Check[TaskScoreDropsLimits]):
 
     name, title = "task_score_drops", "task score"
     limits = TaskScoreDropsLimits
-    source, by_dimension = "task", True
+    source, by_dimension, is_claim = "task", True, True
 
     def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
         """One for each dimension alone and one for all, which of a single one are the same."""
-        hardened = context.terms.expectation == "hardened"
+        hardened = context.terms.hardened
         compared = hardened or self.limits_in(context.terms).min_drop_alone != "record"
         for dim in context.dims if len(context.dims) > 1 else ():
-            yield self.case((dim,), f"dim{dim}", statistical=compared)
+            yield self.case((dim,), f"dim{dim}", comparisons=int(compared))
         yield self.case(context.dims, joint_suffix(context.dims))
 
     def cost(self, planned: PlannedCheck) -> Cost:
-        recorded = 0 if planned.statistical else RECORDED_EXAMPLES
+        recorded = 0 if planned.comparisons else RECORDED_EXAMPLES
         return Cost(ablations=(planned.dims,), recorded=recorded)
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
@@ -135,7 +135,7 @@ class TaskScoreDrops(Check[TaskScoreDropsLimits]):
         model = AblatedOnTask(Task(subject), subject.ablation(planned.dims))
         together = len(planned.dims) == len(subject.outliers())
         needed = limits.min_drop if together else limits.min_drop_alone
-        if subject.terms.expectation == "hardened":
+        if subject.terms.hardened:
             return model.score_holds(within=limits.max_drop, alpha=alpha)
         if needed == "record":
             return model.recorded(alpha=alpha)

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from robustness.reference.baseline import CheckpointBaseline
 from robustness.report.words import amount, listed, wrapped
 
 if TYPE_CHECKING:
+    from robustness.policy.settings import Settings
     from robustness.run.plan import PlannedCheckpoint, RunPlan
 
 
@@ -47,7 +49,7 @@ def partial(left_out: int, planned: int) -> list[str]:
 
 def _checkpoint_header(planned: "PlannedCheckpoint") -> list[str]:
     checkpoint, settings, profile = planned.checkpoint, planned.settings, planned.model_profile
-    baseline, reduced = planned.baseline, planned.dtype != "float32"
+    reference, reduced = planned.reference, planned.dtype != "float32"
     size = f"{profile.layers} layers x {profile.hidden_size}"
     if profile.stack != "only":
         size += f" in the {profile.stack}, which is vetted"
@@ -62,12 +64,22 @@ def _checkpoint_header(planned: "PlannedCheckpoint") -> list[str]:
     if where := settings.ablation((0,)).where:  # not as by default
         lines.append(f"  ablations{where}")
     lines += [f"  {detection.rule}: {listed(detection.dims)}" for detection in profile.detections]
-    if baseline is not None:
+    if isinstance(reference, CheckpointBaseline):
         lines.append(
-            f"  baseline: {baseline.reference} at {baseline.revision}, {baseline.held} of "
-            f"{baseline.text_blocks} text blocks"
+            f"  reference, saved: {reference.reference} at {reference.revision}, {reference.held} "
+            f"of {reference.text_blocks} text blocks{_changed(settings)}"
+        )
+    elif reference is not None:
+        named = reference.checkpoint
+        lines.append(
+            f"  reference: {named['reference']} at {named['revision']}, {named['architecture']}"
+            f"{_changed(settings)}"
         )
     return lines + [f"  note: {note}" for note in planned.notes]
+
+
+def _changed(settings: "Settings") -> str:
+    return "" if settings.change == "conversion" else f"; change: {settings.change}"
 
 
 def _measured_on(planned: "PlannedCheckpoint") -> str:

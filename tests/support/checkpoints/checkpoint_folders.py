@@ -63,6 +63,19 @@ def edit_config(folder: Path, **settings: Any) -> Path:
     return folder
 
 
+def edit_tensors(folder: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
+    """Change tensors of model.safetensors in place, as arrays in float32."""
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    file = folder / "model.safetensors"
+    tensors: dict[str, Any] = dict(load_file(file))
+    edit(tensors)
+    arrays = {name: np.asarray(value, dtype=np.float32) for name, value in tensors.items()}
+    save_file(arrays, file, metadata={"format": "pt"})
+    return folder
+
+
 def write_safetensors(file: Path, header: Any, data: bytes = b"") -> Path:
     """A file with any header at all, also an impossible one."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()

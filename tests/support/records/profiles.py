@@ -57,6 +57,7 @@ def entry(
             )
             for dim in dims
         ),
+        "failed": (),
     }
     return CheckpointBaseline(**{**values, **changes})
 
