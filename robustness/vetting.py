@@ -192,6 +192,7 @@ class Vetting:
             task=reference.task_measurement if has_task else None,
             measurement=reference.measurement if reference.has_perplexity else None,
             profile=reference.model_profile,
+            checkpoint=reference.checkpoint,
         )
 
     @property

@@ -12,6 +12,7 @@ from robustness.errors import BaselineError, MeasurementError
 from robustness.measurement.compared import ComparedMeasurement
 from robustness.measurement.evidence import comparison_evidence, effect_evidence
 from robustness.reference.comparison import outlier_verdict
+from robustness.reference.location import located
 from robustness.reference.reference import flagged
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
 from robustness.statistics.decisions import Decision, decide_share
@@ -158,7 +159,7 @@ class AgainstReference(Model):
             exhaustive = self.subject.terms.exhaustive
             asked = Recorded(statistic=statistic, enough=RECORDED_BLOCKS, exhaustive=exhaustive)
         end = self.decided(statement, asked, lambda _: self._evidence(measure))
-        return self.verdict(
+        verdict = self.verdict(
             end,
             statement,
             passes=None if threshold is None else "below",
@@ -167,6 +168,16 @@ class AgainstReference(Model):
             measure=measure,
             details=self._details(end, measure),
         )
+        return self._located(verdict) if verdict.outcome == "fail" else verdict
+
+    def _located(self, verdict: Verdict) -> Verdict:
+        """With where the candidate differs from the reference, as far as that can be found out."""
+        if self.reference.checkpoint is None:
+            return verdict
+        location = located(self.subject, self.reference.checkpoint)
+        details = verdict.details.model_copy(update={"location": location})
+        reason = location.sentence or verdict.reason
+        return verdict.model_copy(update={"details": details, "reason": reason})
 
     def _evidence(self, measure: Measure) -> Iterator[Evidence]:
         measurement, reference = self.subject.measurement, self.reference

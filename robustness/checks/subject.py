@@ -16,10 +16,12 @@ from robustness.outliers.outlier_dimensions import OutlierDimensions, named
 from robustness.reference.reference import Reference
 from robustness.scoring.quantity import Quantity
 from robustness.statistics.decisions import Decision, Side
-from robustness.statistics.figures import Details, IntactFigures, TextFigures
+from robustness.statistics.details import Details
+from robustness.statistics.figures import IntactFigures, TextFigures
 from robustness.statistics.loop import Decided, Evidence, Grow, Statistic, Watch, decided
 from robustness.statistics.sequential import blind_share
 from robustness.statistics.verdict import Unit, Verdict, verdict_of
+from robustness.store.context import Context
 
 D = TypeVar("D", bound=Decision)
 
@@ -35,6 +37,7 @@ class Subject(Protocol):
     """What is asked of a checkpoint rests on this; :class:`robustness.vetting.Vetting` is one."""
 
     checkpoint: Checkpoint
+    context: Context
 
     @property
     def terms(self) -> Terms:

@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from robustness.outliers.outlier_dimensions import named
 from robustness.reference.baseline import CheckpointBaseline, Flagged
 from robustness.statistics.decisions import decide_ratio
+from robustness.statistics.details import Details
 from robustness.statistics.effect_decisions import decide_effect
-from robustness.statistics.figures import Details, OutlierChanges
+from robustness.statistics.figures import OutlierChanges
 from robustness.statistics.verdict import Verdict, verdict_of
 
 NAMES = {

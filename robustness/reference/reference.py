@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ from robustness.outliers.outliers import Detection
 from robustness.reference.baseline import CheckpointBaseline, Flagged
 from robustness.scoring.scoring_plan import CHUNK_BLOCKS
 
+if TYPE_CHECKING:
+    from robustness.checkpoint.checkpoint import Checkpoint
+
 Nats = NDArray[np.float64]
 """Nats per text block of a chunk, shape (n,)."""
 
@@ -29,11 +33,13 @@ class Reference(ABC):
         label: what it is called.
         is_candidate: whether it is the candidate itself, so that nothing can differ.
         task: its answers to the candidate's task, if there is one.
+        checkpoint: itself, unless there is only a saved profile.
     """
 
     label: str
     is_candidate: bool = False
     task: TaskMeasurement | None = None
+    checkpoint: "Checkpoint | None" = None
 
     @property
     def is_saved(self) -> bool:

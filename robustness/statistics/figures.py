@@ -9,7 +9,6 @@ from pydantic import (
     ConfigDict,
     PlainSerializer,
     WithJsonSchema,
-    model_serializer,
 )
 
 
@@ -214,39 +213,3 @@ class OutlierChanges(Figures):
     appeared: tuple[int, ...]
     vanished: tuple[int, ...]
     other_layers: tuple[int, ...]
-
-
-class Details(Figures):
-    """What there is to say of a verdict beside its own number; parts that it has none of are None.
-
-    Attributes:
-        intact: the intact model.
-        precision: which precision was used, where there was a choice.
-        blind_share: share of text blocks or examples that may suffer unseen.
-        draws: random draws.
-        factor: the means behind a factor.
-        layers: one layer at a time.
-        int8: simulated int8.
-        task: the downstream task.
-        reference: the same in the reference.
-        divergence: how far distributions lie from the reference's.
-        outliers: outlier dimensions beside the reference's.
-    """
-
-    intact: IntactFigures | None = None
-    precision: PrecisionFigures | None = None
-    blind_share: float | None = None
-    draws: DrawFigures | None = None
-    factor: FactorFigures | None = None
-    layers: tuple[LayerFigure, ...] = ()
-    int8: Int8Figures | None = None
-    task: TaskFigures | None = None
-    reference: ReferenceFigures | None = None
-    divergence: DivergenceFigures | None = None
-    outliers: OutlierChanges | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_there(self, serialise: Any) -> dict[str, Any]:
-        return {
-            name: value for name, value in serialise(self).items() if value not in (None, [], ())
-        }

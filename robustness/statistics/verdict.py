@@ -5,7 +5,8 @@ from typing import Any, Literal, TypeAlias
 
 from robustness.runtime.plain import plain
 from robustness.statistics.decisions import Decision, Side
-from robustness.statistics.figures import Details, Figures, HistoryEntry, Interval, Number
+from robustness.statistics.details import Details
+from robustness.statistics.figures import Figures, HistoryEntry, Interval, Number
 
 Outcome: TypeAlias = Literal["pass", "fail", "inconclusive", "error", "not applicable"]
 Measure: TypeAlias = Literal["ratio", "factor", "drop", "share", "divergence"]

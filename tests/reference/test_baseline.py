@@ -26,7 +26,8 @@ from robustness.reference.comparison import (
     difference,
     outlier_verdict,
 )
-from robustness.statistics.figures import Details, ReferenceFigures
+from robustness.statistics.details import Details
+from robustness.statistics.figures import ReferenceFigures
 from robustness.statistics.verdict import Verdict
 from robustness.store.documents import MOST_BYTES
 from tests.support.records.profiles import CONDITIONS, entry, profile

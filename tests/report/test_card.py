@@ -21,7 +21,8 @@ from robustness.report.markdown.card import chosen, eval_results, section
 from robustness.report.markdown.card_file import BEGIN, END, TASK_NAME, new_card, updated
 from robustness.report.parts import TaskResult
 from robustness.report.results import Report
-from robustness.statistics.figures import Details, IntactFigures
+from robustness.statistics.details import Details
+from robustness.statistics.figures import IntactFigures
 from robustness.statistics.verdict import Verdict
 from tests.support.records.plans import plan
 from tests.support.records.run_reports import shard

@@ -14,7 +14,8 @@ from robustness.report.json_document import as_json, parsed, read_report, render
 from robustness.report.merge import parse_shard
 from robustness.report.results import CheckResult, Report
 from robustness.report.schema import schema_text
-from robustness.statistics.figures import Details, DrawFigures, IntactFigures, TaskFigures
+from robustness.statistics.details import Details
+from robustness.statistics.figures import DrawFigures, IntactFigures, TaskFigures
 from tests.support.records import full_reports as full
 from tests.support.records.run_reports import check, checkpoint, intact, run, shard_report
 

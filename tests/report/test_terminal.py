@@ -15,8 +15,8 @@ from robustness.report.results import CheckResult
 from robustness.report.terminal import header
 from robustness.report.terminal import summary as terminal
 from robustness.run.plan import RunPlan
+from robustness.statistics.details import Details
 from robustness.statistics.figures import (
-    Details,
     DrawFigure,
     DrawFigures,
     IntactFigures,

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from robustness.ablation.interventions import FixedAblation, Intact
 from robustness.checkpoint.resolving import resolve
 from robustness.policy.policy import load_policy
-from robustness.statistics.figures import Details, DrawFigures, HistoryEntry
+from robustness.statistics.details import Details
+from robustness.statistics.figures import DrawFigures, HistoryEntry
 from robustness.statistics.loop import thinned
 from robustness.statistics.verdict import Verdict
 from robustness.store.context import Context

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from robustness.statistics.details import Details
 from robustness.statistics.figures import (
-    Details,
     DrawFigure,
     DrawFigures,
     FactorFigures,

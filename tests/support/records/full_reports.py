@@ -8,13 +8,8 @@ import numpy as np
 
 from robustness.report.parts import Agreement, Example, Guess, Piece, Sites
 from robustness.report.results import CheckpointResult, CheckResult, Report
-from robustness.statistics.figures import (
-    Details,
-    DrawFigures,
-    HistoryEntry,
-    LayerFigure,
-    TextFigures,
-)
+from robustness.statistics.details import Details
+from robustness.statistics.figures import DrawFigures, HistoryEntry, LayerFigure, TextFigures
 from tests.support.records import run_reports
 
 LAYERS, HIDDEN_SIZE, DIM = 6, 40, 7
