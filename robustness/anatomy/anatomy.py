@@ -70,8 +70,9 @@ def _require_features_last(
         if last in others and not others.issuperset(first):
             raise UnsupportedArchitecture(
                 f"The layers of {type(model).__name__} return features before positions "
-                f"({' x '.join(map(str, (*first, last)))}): only models whose features are on the "
-                "last axis can be scanned or vetted."
+                f"({' x '.join(map(str, (*first, last)))}), and features are only switched off on "
+                "the last axis: it can be neither scanned nor vetted; give a model of another "
+                "architecture."
             )
 
 

@@ -16,8 +16,9 @@ RowLayout: TypeAlias = tuple[int | None, Literal["batch-major", "time-major"] | 
 
 _INSTEAD = (
     "the site 'output' and the rules for weights need one dense layer or norm for each layer, "
-    "which those of a mixture of experts have not, while the site 'residual' can be ablated in any "
-    "of them, with dimensions that a rule on activations finds, such as 'massive'."
+    "which mixtures of experts and models of several residual streams lack, while the site "
+    "'residual' can be ablated in any of them, with dimensions that a rule on activations finds, "
+    "such as 'massive'."
 )
 
 

@@ -8,6 +8,7 @@ The parameters' values are not read (`stand_ins`): the data flow of a language m
 not depend on them.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -285,15 +286,18 @@ def outputs_of(
 
 def _forward(model: nn.Module, inputs: Mapping[str, Tensor], mode: TorchFunctionMode) -> None:
     with torch.inference_mode(False), torch.no_grad(), evaluation(model):
-        own_inputs = {name: tensor.clone() for name, tensor in inputs.items()}
+        own_inputs: dict[str, Any] = {name: tensor.clone() for name, tensor in inputs.items()}
+        if "use_cache" in inspect.signature(model.forward).parameters:
+            own_inputs["use_cache"] = False  # as when it is measured; some caches need more
         try:
             with mode:
                 model(**own_inputs)
         except Exception as error:  # whatever a model's code may raise
             raise UnsupportedArchitecture(
                 f"A forward pass of {type(model).__name__} on {', '.join(inputs)} failed, so its "
-                f"layers cannot be found ({type(error).__name__}: {reason(error)}): only a model "
-                "that reads texts of any length, and nothing else, can be scanned or vetted."
+                f"layers cannot be found ({type(error).__name__}: {reason(error)}): try another "
+                "version of transformers, correct config.json, or give a model that reads texts of "
+                "any length and nothing else."
             ) from error
 
 

@@ -354,9 +354,9 @@ def test_mixtures_of_experts_have_no_output_sites_but_residual_ones(architecture
     assert "'model.layers." in message
     assert message.endswith(
         "; the site 'output' and the rules for weights need one dense layer or norm for each "
-        "layer, which those of a mixture of experts have not, while the site 'residual' can be "
-        "ablated in any of them, with dimensions that a rule on activations finds, such as "
-        "'massive'."
+        "layer, which mixtures of experts and models of several residual streams lack, while the "
+        "site 'residual' can be ablated in any of them, with dimensions that a rule on activations "
+        "finds, such as 'massive'."
     )
     assert message.count(". ") == 0  # one sentence
     # The rules on weights read the norm before the experts instead.
@@ -376,7 +376,7 @@ def test_features_before_positions_are_refused_not_taken_for_each_other() -> Non
     sizes: dict[str, Any] = {f"{part}_groups": 1 for part in parts}
     sizes |= {"vocab_size": 64, "hidden_size": 16, "embedding_size": 16, "intermediate_size": 24}
     config = transformers.SqueezeBertConfig(num_hidden_layers=2, num_attention_heads=2, **sizes)
-    with pytest.raises(UnsupportedArchitecture, match=r"before positions \(2 x 16 x 8\)"):
+    with pytest.raises(UnsupportedArchitecture, match=r"before positions \(2 x 16 x 8\).*give a"):
         trace_anatomy(transformers.SqueezeBertForMaskedLM(config), tiny_inputs("bert"))
 
 
