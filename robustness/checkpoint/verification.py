@@ -22,6 +22,7 @@ from robustness.checkpoint.architecture import (
     Scoring,
     candidates,
     is_permutation_model,
+    mixes_tokens,
     model_class,
     model_options,
     multimodal,
@@ -236,10 +237,13 @@ def _require_answers(architecture: Architecture, skeleton: Any, what: str) -> No
         with loading_errors(f"The config.json of {what}"), quiet():
             if not tells_replaced_tokens(skeleton):
                 raise no_language_model(what, architecture.name)
-    if architecture.scoring == "causal" and other_inputs(architecture.name):
+    if architecture.scoring == "causal" and not is_permutation_model(type(skeleton)):
         with quiet():
-            if not predicts_next_tokens(skeleton):
-                raise multimodal(architecture.name, what)
+            predicts = predicts_next_tokens(skeleton)
+        if not predicts and other_inputs(architecture.name):
+            raise multimodal(architecture.name, what)
+        if predicts is False:
+            raise mixes_tokens(architecture.name, what)
 
 
 def _accounted(
