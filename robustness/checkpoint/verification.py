@@ -138,18 +138,24 @@ def load_verified(
 
 
 def embedding_rows(model: Any) -> int:
-    """Rows of the token embedding.
+    """Rows of the token embedding: the one that the class names, or one of the vocabulary's size.
 
     Raises:
         UnsupportedArchitecture: There is none.
     """
+    import torch
+
     weight = getattr(model.get_input_embeddings(), "weight", None)
-    if weight is None:
-        raise UnsupportedArchitecture(
-            f"{type(model).__name__} names no table of token embeddings, so it cannot be run on "
-            "tokens to find its layers: it can be neither scanned nor vetted."
-        )
-    return int(weight.shape[0])
+    if weight is not None:
+        return int(weight.shape[0])
+    size = getattr(model.config, "vocab_size", None)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding) and module.num_embeddings == size:
+            return module.num_embeddings
+    raise UnsupportedArchitecture(
+        f"{type(model).__name__} names no table of token embeddings, so it cannot be run on "
+        "tokens to find its layers: it can be neither scanned nor vetted; give a model of text."
+    )
 
 
 def usable_positions(model: Any) -> int | None:

@@ -8,18 +8,14 @@ import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
-from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from robustness.ablation.ablation import Ablation
 from robustness.ablation.interventions import FixedAblation, Intact
 from robustness.checkpoint.resolving import resolve
 from robustness.errors import CheckpointError
-from robustness.policy.policy import load_policy
-from robustness.run.planning import make_plan
-from robustness.store.context import Context
-from robustness.vetting import Vetting
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint
+from tests.support.checkpoints.vetted import plain_nlls, vetted
 
 VOCABULARY = 258
 DIMS = (3, 7)
@@ -81,43 +77,20 @@ def saved(folder: Path, class_name: str) -> Path:
     return save_checkpoint(folder, model, byte_tokenizer())
 
 
-def plain_nlls(model: nn.Module, rows: list[list[int]]) -> list[float]:
-    """Row by row, from the logits: every token but the first."""
-    with torch.no_grad():
-        logits = [model(input_ids=torch.tensor([row])).logits[0].double() for row in rows]
-    return [
-        float(nn.functional.cross_entropy(x[:-1], torch.tensor(row[1:]), reduction="sum"))
-        for x, row in zip(logits, rows, strict=True)
-    ]
-
-
 @pytest.mark.parametrize("class_name", MODELS)
 def test_what_could_also_read_images_is_vetted_on_text_alone(
     class_name: str, tmp_path: Path
 ) -> None:
     folder = saved(tmp_path / "model", class_name)
-    text = tmp_path / "text.txt"
-    text.write_text(" ".join(f"w{n}" for n in np.random.default_rng(0).integers(0, 50, 300)))
-    policy = load_policy(
-        None,
-        options={"corpus": str(text), "block_size": 24, "rules": {"busters": {"k": 1.0}}},
-    )
-    context = Context(root=tmp_path / "store")
-    (planned,) = make_plan([str(folder)], policy, context).checkpoints
-    vetting = Vetting(
-        checkpoint=planned.load(),
-        settings=planned.settings,
-        model_profile=planned.model_profile,
-        context=context,
-    )
+    vetting = vetted(folder, tmp_path / "run")
     assert (vetting.checkpoint.architecture, vetting.checkpoint.scoring) == (class_name, "causal")
     assert vetting.model_profile.hidden_size == _TEXT["hidden_size"]
     assert vetting.ablate(DIMS).is_harmless(within=50.0)
     measurement = vetting.measurement
     intact, ablated = measurement.chunk(0, Intact(), FixedAblation(ablation=Ablation(dims=DIMS)))
-    rows = [list(row.ids) for row in measurement.scoring_plan.chunk(0).rows]
+    rows = measurement.scoring_plan.chunk(0).rows
     model = vetting.checkpoint.load_model()
-    assert len({token for row in rows for token in row}) > 5
+    assert len({token for row in rows for token in row.ids}) > 5
     assert intact.nll_nats == pytest.approx(plain_nlls(model, rows), rel=1e-5)
     with torch.no_grad():
         for layer in model.model.language_model.layers:
