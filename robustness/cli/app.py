@@ -15,6 +15,7 @@ COMMANDS = {
     "report": "reports",
     "card": "card",
     "diff": "diff",
+    "compare": "compare",
     "merge": "reports",
     "fleet": "fleet",
 }

@@ -158,7 +158,8 @@ class StateChanges(Figures):
 
     def restored(self, change: LayerChange) -> float | None:
         """Share of the harm that the reference's state takes away; None where there is none."""
-        if change.patched_nats is None or self.harm_nats < RESOLVED_NATS:
+        harm = self.harm_nats
+        if change.patched_nats is None or not math.isfinite(harm) or harm < RESOLVED_NATS:
             return None
         return (self.candidate_nats - change.patched_nats) / self.harm_nats
 
@@ -204,9 +205,9 @@ def threshold(median: float) -> float:
 
 
 def percent(share: float) -> str:
-    """A share in short: ``35 %``, ``0.012 %``, ``not finite``."""
+    """A share in short: ``35 %``, ``0.012 %``, ``inf``."""
     if not math.isfinite(share):
-        return "no finite amount"
+        return "inf"
     return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
 
 

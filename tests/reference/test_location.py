@@ -322,5 +322,5 @@ def test_numbers_in_words() -> None:
         "35 %",
         "0.012 %",
         "150 %",
-        "no finite amount",
+        "inf",
     ]
