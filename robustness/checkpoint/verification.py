@@ -245,7 +245,7 @@ def _require_answers(architecture: Architecture, skeleton: Any, what: str) -> No
                 raise no_language_model(what, architecture.name)
     if architecture.scoring == "causal" and not is_permutation_model(type(skeleton)):
         with quiet():
-            predicts = predicts_next_tokens(skeleton)
+            predicts = predicts_next_tokens(skeleton, rows=embedding_rows(skeleton))
         if not predicts and other_inputs(architecture.name):
             raise multimodal(architecture.name, what)
         if predicts is False:
