@@ -157,6 +157,10 @@ class Check(ABC, Generic[L]):
         """Its row among the degradations that a report draws; ``None`` where it measures none."""
         return None
 
+    def finding(self, verdict: Verdict) -> str | None:
+        """What a verdict found in a phrase that needs no table; ``None`` where that says more."""
+        return None
+
     def case(
         self, dims: tuple[int, ...] = (), suffix: str = "", *, comparisons: int = 1
     ) -> PlannedCheck:

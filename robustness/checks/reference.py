@@ -1,5 +1,6 @@
 """The checks of a candidate beside its reference."""
 
+import math
 from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal
 
@@ -11,6 +12,11 @@ from robustness.checks.limits import Limits, Tolerance
 from robustness.checks.planned import PlannedCheck
 from robustness.checks.subject import Subject
 from robustness.statistics.verdict import Verdict
+
+SAME = "the candidate is the reference"
+
+SAME_RATIO = 5e-5
+"""Ratios that lie no farther apart are called the same in words."""
 
 OUTLIERS = "outliers"
 """The part of a test's id for the outlier dimensions themselves."""
@@ -25,6 +31,8 @@ class ReferenceCheck(Check[L]):
     source: ClassVar[Literal["reference"]] = "reference"
     needs_outliers = False
     of_distributions: ClassVar[bool] = False
+    column: ClassVar[str]
+    """The head of its column where candidates stand side by side."""
 
     def cases(self, context: PlanContext) -> Iterable[PlannedCheck]:
         """One; where a saved profile has not what it needs, none that applies."""
@@ -52,11 +60,24 @@ class PerplexityIsKept(ReferenceCheck[PerplexityIsKeptLimits]):
     """Perplexity is less than ``max_ratio`` times the reference's."""
 
     name, title = "perplexity_is_kept", "perplexity beside the reference's"
+    column = "perplexity"
     limits = PerplexityIsKeptLimits
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
         within = self.limits_in(subject.terms).max_ratio
         return AgainstReference(subject).keeps_perplexity(within=within, alpha=alpha)
+
+    def finding(self, verdict: Verdict) -> str | None:
+        if verdict.measured is None:
+            return SAME if verdict.outcome == "pass" else None
+        text = f"perplexity is {_beside(verdict.measured)} the reference's"
+        end = verdict.measured
+        if verdict.interval is not None:
+            end = verdict.interval[verdict.outcome == "pass"]
+        if not math.isfinite(end) or abs(end - verdict.measured) < SAME_RATIO:
+            return text
+        bound = "at least" if verdict.outcome == "fail" else "at most"
+        return f"{text} ({bound} {_beside(end)})"
 
 
 class PredictionsAreKeptLimits(Limits):
@@ -71,12 +92,19 @@ class PredictionsAreKept(ReferenceCheck[PredictionsAreKeptLimits]):
     """At less than ``max_share`` of the scored positions the most probable token is another."""
 
     name, title = "predictions_are_kept", "predictions beside the reference's"
+    column = "predictions"
     limits = PredictionsAreKeptLimits
     of_distributions = True
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
         share = self.limits_in(subject.terms).max_share if planned.comparisons else None
         return AgainstReference(subject).keeps_predictions(share=share, alpha=alpha)
+
+    def finding(self, verdict: Verdict) -> str | None:
+        if verdict.measured is None:
+            return None
+        share = _percent(verdict.measured) if verdict.measured else "none"
+        return f"{share} of the predictions differ{'s' * (not verdict.measured)}"
 
 
 class DistributionsAreKeptLimits(Limits):
@@ -89,12 +117,18 @@ class DistributionsAreKept(ReferenceCheck[DistributionsAreKeptLimits]):
     """The mean KL divergence (reference ‖ candidate) is less than ``max_nats`` per position."""
 
     name, title = "distributions_are_kept", "distributions beside the reference's"
+    column = "KL"
     limits = DistributionsAreKeptLimits
     of_distributions = True
 
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
         nats = self.limits_in(subject.terms).max_nats if planned.comparisons else None
         return AgainstReference(subject).keeps_distributions(nats=nats, alpha=alpha)
+
+    def finding(self, verdict: Verdict) -> str | None:
+        if verdict.measured is None or verdict.outcome == "pass":
+            return None
+        return f"distributions lie {verdict.measured:.2g} nats per position from the reference's"
 
 
 class OutliersAreKeptLimits(Limits):
@@ -123,6 +157,7 @@ class OutliersAreKept(ReferenceCheck[OutliersAreKeptLimits]):
     """The same outlier dimensions, and ablating them does about as much harm."""
 
     name, title = "outliers_are_kept", "outliers beside the reference's"
+    column = "outliers"
     limits = OutliersAreKeptLimits
     in_baseline = True
 
@@ -161,3 +196,28 @@ class OutliersAreKept(ReferenceCheck[OutliersAreKeptLimits]):
         return model.keeps_effect(
             planned.dims, least=limits.min_effect, most=limits.max_effect, alpha=alpha
         )
+
+    def finding(self, verdict: Verdict) -> str | None:
+        if verdict.outcome != "fail":
+            return None
+        if verdict.measured is None:
+            return f"outlier dimensions are others: {verdict.reason}"
+        return f"ablating outlier dimensions does {verdict.measured:.2g} times the reference's harm"
+
+
+def _beside(ratio: float) -> str:
+    """A ratio to something in words: ``0.4 % above``, ``0.1 % below``, ``1.9 times``."""
+    if not math.isfinite(ratio):
+        return "infinitely far above"
+    if abs(ratio - 1) < SAME_RATIO:
+        return "the same as"
+    if ratio >= 1.5:
+        return f"{ratio:.3g} times"
+    return f"{_percent(abs(ratio - 1))} {'above' if ratio >= 1 else 'below'}"
+
+
+def _percent(share: float) -> str:
+    """``1.1 %``, ``0.04 %``; a share below 0.01 % is said to be so."""
+    if 0 < share < 1e-4:
+        return "less than 0.01 %"
+    return f"{100 * share:.2g} %"

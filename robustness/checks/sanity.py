@@ -63,6 +63,13 @@ class WeightsAreFinite(Check[WeightsAreFiniteLimits]):
             return Verdict(outcome="pass", statement=statement)
         return IntactModel(subject).beats_uniform_guess(alpha=alpha)
 
+    def finding(self, verdict: Verdict) -> str | None:
+        if verdict.outcome == "pass":
+            return None
+        if verdict.measured is None:
+            return verdict.reason or "it has numbers that are not finite"
+        return "it is no better than a guess that reads no text"
+
 
 class OutliersArePresentLimits(Limits):
     """How many outlier dimensions the rule may find."""

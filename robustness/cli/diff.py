@@ -25,7 +25,7 @@ def diff(
     dims: Annotated[
         str, typer.Option(help="Outlier dimensions: same, subset, superset or any.")
     ] = OutliersAreKeptLimits().dims,
-    max_perplexity_ratio: Annotated[
+    max_ratio: Annotated[
         float, typer.Option(help="Perplexity may be up to this many times the baseline's.")
     ] = PerplexityIsKeptLimits().max_ratio,
     min_effect: Annotated[
@@ -42,7 +42,7 @@ def diff(
     """
     with refusing():
         try:
-            tolerances = _tolerances(max_perplexity_ratio, dims, min_effect, max_effect)
+            tolerances = _tolerances(max_ratio, dims, min_effect, max_effect)
             baselines, sources = (read_baseline(then), read_baseline(now)), (str(then), str(now))
             differences = compared(*baselines, tolerances=tolerances, alpha=0.01, sources=sources)
         except RobustnessError as error:

@@ -212,13 +212,13 @@ class Baseline:
         if not labels or len(labels) < len(self.checkpoints):
             raise ValueError("needs checkpoints with different labels")
 
-    def entry(self, label: str, *, source: str) -> CheckpointBaseline:
-        """The only checkpoint, or of several the one with this label.
+    def entry(self, label: str, *, source: str, alone: bool = True) -> CheckpointBaseline:
+        """The checkpoint with this label, or the only one if an ``alone`` one may have another.
 
         A BaselineError says that the profile, read from ``source``, has none.
         """
         for entry in self.checkpoints:
-            if entry.label == label or len(self.checkpoints) == 1:
+            if entry.label == label or (alone and len(self.checkpoints) == 1):
                 return entry
         labels = ", ".join(entry.label for entry in self.checkpoints)
         raise BaselineError(

@@ -65,11 +65,12 @@ def diff(
 
     A BaselineError says that they hold other checkpoints, or were measured otherwise.
     """
+    alone = len(then.checkpoints) == len(now.checkpoints) == 1
     for entry in now.checkpoints:
-        then.entry(entry.label, source=sources[0])
+        then.entry(entry.label, source=sources[0], alone=alone)
     differences = []
     for before in then.checkpoints:
-        after = now.entry(before.label, source=sources[1])
+        after = now.entry(before.label, source=sources[1], alone=alone)
         _require_comparable(before, after, sources)
         verdicts = compare_baselines(before, after, tolerances=tolerances, alpha=alpha)
         gone, new = _only_in(before, after), _only_in(after, before)

@@ -26,12 +26,22 @@ def row_of(check: CheckResult, n_blocks: int) -> tuple[str, ...]:
     return (
         check.name,
         f"{len(check.dims)} random" if check.is_random else in_short(check.dims),
-        "" if check.measured is None else figure(check.measured),
+        _measured(check),
         interval,
         needed,
         f"{check.seen}{'*' * (check.seen > total_of(check, n_blocks))}" if check.seen else "",
         verdict_of(check),
     )
+
+
+def _measured(check: CheckResult) -> str:
+    """Return the number, with as many digits as show on which side of the threshold it lies."""
+    if check.measured is None:
+        return ""
+    text = figure(check.measured)
+    if check.threshold is not None and text == figure(check.threshold) != str(check.measured):
+        text = f"{check.measured:.7g}"
+    return text
 
 
 def total_of(check: CheckResult, n_blocks: int) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from robustness.report.cells import checkpoints_in_order
+from robustness.report.conclusion import conclusion
 from robustness.report.markdown import page
 from robustness.report.markdown.text import SENTENCE, escaped
 from robustness.report.results import Report
@@ -91,7 +92,7 @@ def _told(report: Report) -> Iterator[tuple[Kind, str, str]]:
         message = "planned checks were left out; this run is no release verdict"
         yield "warning", "robustness: partial", message
     for checkpoint in checkpoints_in_order(report.vetted):
-        sentence = page.verdict_sentence(checkpoint)
+        sentence = conclusion(checkpoint, partial=report.partial)
         failing = any(check.outcome == "fail" for check in checkpoint.checks)
         kind: Kind = "error" if checkpoint.refused else "warning" if failing else "notice"
         yield kind, f"robustness: {checkpoint.label}", sentence

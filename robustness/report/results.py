@@ -71,6 +71,16 @@ class CheckResult(Verdict):
         return self.name if self.specification is None else self.specification.title
 
     @property
+    def source(self) -> Source | None:
+        """What it rests on."""
+        return None if self.specification is None else self.specification.source
+
+    @property
+    def is_claim(self) -> bool:
+        """Whether it asks for what the paper found."""
+        return self.specification is not None and self.specification.is_claim
+
+    @property
     def is_by_dimension(self) -> bool:
         """Whether the checks of its kind differ by dimension."""
         return self.specification is not None and self.specification.by_dimension

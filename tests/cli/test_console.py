@@ -96,7 +96,7 @@ def test_what_only_one_of_them_was_ablated_of_is_told_with_its_harm() -> None:
 
 def test_tolerances_can_be_given() -> None:
     worse = profile(entry(perplexity_times=1.2, dims=(7, 9), degradation=9.0))
-    lax = ("--max-perplexity-ratio=1.3", "--max-effect=4", "--dims=superset")
+    lax = ("--max-ratio=1.3", "--max-effect=4", "--dims=superset")
     assert compared(profile(), worse, *lax).exit_code == 0
     for option in lax:
         kept = [other for other in lax if other != option]
@@ -129,7 +129,7 @@ def test_checkpoints_of_one_file_only_cannot_be_compared() -> None:
         assert "holds no checkpoint 'b', but a" in result.stderr
 
 
-@pytest.mark.parametrize("option", ["--dims=none", "--max-perplexity-ratio=1", "--nonsense"])
+@pytest.mark.parametrize("option", ["--dims=none", "--max-ratio=1", "--nonsense"])
 def test_wrong_options_are_refused(option: str) -> None:
     result = compared(profile(), profile(), option)
     assert result.exit_code == 2

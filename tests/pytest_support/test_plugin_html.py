@@ -39,7 +39,7 @@ def test_a_run_that_fails_writes_its_page(
     assert run.result.ret == pytest.ExitCode.TESTS_FAILED
     text = _text(tmp_path / "out" / "report.html")
     assert "The checkpoint did not pass." in text
-    assert f"1 failed of {len(run.verdicts)} checks" in text
+    assert "FAIL: joint ablation degrades (dim " in text
     assert "--robustness-html=out/report.html" in text  # the exact command
     assert run.facts["problems"] == []
     figures = json.loads(

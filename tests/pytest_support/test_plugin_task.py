@@ -15,8 +15,8 @@ import transformers
 from robustness.checkpoint.resolving import resolve
 from robustness.errors import NoLanguageModel, RobustnessError
 from robustness.policy.policy import Policy
+from robustness.report.conclusion import conclusion
 from robustness.report.html.figures import degradations
-from robustness.report.html.sentences import verdict
 from robustness.report.json_document import as_json, read_report
 from robustness.report.markdown.card import eval_results
 from robustness.report.markdown.card import section as card_section
@@ -197,7 +197,7 @@ def test_its_report_is_read_by_all_that_read_reports(exhaustive: Run) -> None:
     assert point.task is not None
     assert point.task.score is not None
     assert degradations(point) == ()
-    said = verdict(point)
+    said = conclusion(point)
     drop = checks(exhaustive.facts)[DROPS]["measured"]
     assert f"without it, the accuracy on task.tsv falls by {number(drop)}" in said
     markdown = REPORTERS["markdown"].render(report)

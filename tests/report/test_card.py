@@ -300,7 +300,7 @@ def test_of_several_one_is_named_and_the_others_do_not_matter() -> None:
         ({"partial": True, "passed": False}, "PARTIAL"),
         ({"shard": shard(1, 2).model_dump(mode="json"), "passed": False}, "merge"),
         ({"schema": 99}, "schema 99"),
-        ({"schema": 1}, "schema 1, and this version reads schema 2"),
+        ({"schema": 1}, "schema 1, and this version reads schema 3"),
         ({"checkpoints": []}, "holds none"),
         (
             {"checkpoints": [{"label": "x"}]},

@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 from robustness.cli.app import app
 from robustness.errors import ReportError
 from robustness.report import json_document
+from robustness.report.conclusion import conclusion
 from robustness.report.html.page import embedded, percent, render, running, section, token
-from robustness.report.html.sentences import verdict
 from robustness.report.reporters import Reporter
 from robustness.report.words import number
 from tests.support.plugin.html_page import Page
@@ -166,13 +166,15 @@ def test_what_is_shown_of_a_run_that_failed() -> None:
             )
         )
     ).text
-    for sentence in ("PARTIAL.", "a verdict is missing", "too little", "1 failed of 2 checks"):
+    for sentence in ("PARTIAL.", "a verdict is missing", "too little", "FAIL: "):
         assert sentence in text
 
 
 def test_a_checkpoint_without_a_decided_check_is_shown() -> None:
     point = full.checkpoint(checks=[], outliers=[], agreement=[], intact=None)
-    assert "No check of this checkpoint was decided" in Page(render(full.run(point))).text
+    assert (
+        "NOT VETTED: no check of this checkpoint was decided" in Page(render(full.run(point))).text
+    )
 
 
 # --- sentences -----------------------------------------------------------------------------------
@@ -211,9 +213,9 @@ def test_a_probability_is_never_rounded_to_certainty(p: float, text: str) -> Non
 
 def test_the_verdict_is_one_sentence() -> None:
     (point,) = full.run().checkpoints
-    assert verdict(point) == (
-        "Passes its 4 checks: its one outlier dimension (7), switched off, multiplies perplexity "
-        "by ∞; a random one, by 1.01."
+    assert conclusion(point) == (
+        "PASS: its outlier dimension is 7; ablating it multiplies perplexity by ∞; ablating a "
+        "random one multiplies perplexity by 1.01."
     )
 
 
@@ -249,9 +251,9 @@ def test_a_saved_result_becomes_a_page(tmp_path: Path, html: str) -> None:
         ('{"a": NaN}', "cannot be read"),
         ('{"a": 1e999}', "cannot be read"),
         ("[" * 100_000, "cannot be read"),
-        (saved(schema=1), "has schema 1, and this version reads schema 2: vet again"),
-        ('{"schema": 1}', "has schema 1, and this version reads schema 2: vet again"),
-        (saved(schema=99), "has schema 99, and this version reads schema 2: read it with a newer"),
+        (saved(schema=1), "has schema 1, and this version reads schema 3: vet again"),
+        ('{"schema": 1}', "has schema 1, and this version reads schema 3: vet again"),
+        (saved(schema=99), "has schema 99, and this version reads schema 3: read it with a newer"),
         (saved(of_checkpoint={"block_size": "\x1b[31m"}), "block_size"),
         (saved(of_checkpoint={"checks": [{"id": "x"}]}), "checks"),
         (saved(of_checkpoint={"perplexity": 3.0}), "perplexity"),

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from robustness.checks.planned import ExpectedFailure
 from robustness.report.cells import checkpoints_in_order, margin, worst_check
-from robustness.report.markdown.page import MOST_BYTES, render, verdict_sentence
+from robustness.report.markdown.page import MOST_BYTES, render
 from robustness.report.markdown.text import code, escaped
 from robustness.report.results import Report
 from robustness.runtime.plain import plain
@@ -72,10 +71,8 @@ def test_a_run_says_what_it_came_to() -> None:
     text = render(run(checkpoint("good"), checkpoint("bad", checks=[check("fail"), check()])))
     assert text.startswith("## Checkpoint vetting: did not pass\n")
     assert text.index("<code>bad</code>") < text.index("<code>good</code>")
-    assert "It does not pass 1 of 2 checks, first of all joint ablation degrades (dim 7): fail" in (
-        text
-    )
-    assert "passes 1 check" in text
+    assert "FAIL: joint ablation degrades (dim 7): fail, measured" in text
+    assert "PASS: its outlier dimension is 7; ablating it multiplies perplexity by" in text
     assert "| 7 | 2 of 2: 0-1 | scale +5.0 std, bias +9.0 std |" in text
     assert shown(text).count("Where this comes from") == 0  # in HTML, behind which the rest folds
     assert text.count("<details>") == text.count("</details>") == 2
@@ -97,19 +94,6 @@ def test_only_a_pass_is_called_one(changes: dict[str, Any], said: str) -> None:
     assert text.splitlines()[0] == f"## Checkpoint vetting: {said}"
     assert ("no release verdict" in text) == ("partial" in changes)
     assert ("`robustness merge` gives the verdict" in text) == ("shard" in changes)
-
-
-def test_what_a_checkpoint_came_to_in_a_sentence() -> None:
-    spared = check("not applicable", measured=None, threshold=None)
-    expected = ExpectedFailure(reason="old", expires="2030-01-01", expired=False)
-    known = check("fail", expected_failure=expected)
-    point = checkpoint(checks=[check(), spared, known])
-    assert verdict_sentence(point) == "passes 3 checks (1 fail as expected, 1 not applicable)"
-    gone = expected.model_copy(update={"expired": True})
-    expired = known.model_copy(update={"expected_failure": gone})
-    sentence = verdict_sentence(checkpoint(checks=[check(), expired]))
-    assert sentence.startswith("does not pass 1 of 2 checks, first of all joint ablation degrades")
-    assert "fail (mark expired)" in sentence
 
 
 def test_the_worst_comes_first() -> None:

@@ -198,10 +198,10 @@ def test_quiet_is_a_line_and_what_failed() -> None:
     bad = checked("b", outcome="fail", reason="why")
     skipped = checked("c", outcome="not applicable")
     assert summary(good, skipped, verbosity=-1) == [
-        "robustness: bert passed: 2 of 2 checks accepted"
+        "robustness: bert: PASS: it has no outlier dimensions (1 not applicable)."
     ]
     head, columns, row = summary(good, bad, skipped, verbosity=-1)
-    assert head == "robustness: bert FAILED: 2 of 3 checks accepted"
+    assert head == "robustness: bert: FAIL: b (dim 7): fail; why."
     assert tuple(columns.split()) == COLUMNS
     assert row.split() == ["b", "7", "fail"]
 

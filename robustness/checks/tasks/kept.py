@@ -70,6 +70,7 @@ class TaskScoreIsKept(ReferenceCheck[TaskScoreIsKeptLimits]):
     """The score on the task is less than ``max_drop`` lower than the reference's."""
 
     name, title = "task_score_is_kept", "task score beside the reference's"
+    column = "task"
     limits = TaskScoreIsKeptLimits
 
     def applies(self, context: PlanContext) -> bool:
@@ -86,3 +87,9 @@ class TaskScoreIsKept(ReferenceCheck[TaskScoreIsKeptLimits]):
     def decide(self, planned: PlannedCheck, subject: Subject, *, alpha: float) -> Verdict:
         within = self.limits_in(subject.terms).max_drop
         return BesideReferenceOnTask(Task(subject)).keeps_score(within=within, alpha=alpha)
+
+    def finding(self, verdict: Verdict) -> str | None:
+        task = verdict.details.task
+        if task is None:
+            return None
+        return f"{task.metric} is {task.ablated_score:.4g}, the reference's {task.intact_score:.4g}"

@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from robustness.report.conclusion import conclusion
 from robustness.report.html import sentences
 from robustness.report.html.figures import by_layer, degradation, history, overview
 from robustness.report.html.heat_map import heat_map, parameters
@@ -20,7 +21,7 @@ from robustness.report.html.parts import Figure, interval, needed
 from robustness.report.reporters import REPORTERS
 from robustness.report.results import CheckpointResult, CheckResult, Report
 from robustness.report.terminal.notes import factor_of_task
-from robustness.report.words import number, ranges
+from robustness.report.words import listed, number, ranges
 from robustness.runtime.plain import visible
 
 SHOWN = 40
@@ -53,6 +54,8 @@ def render(report: Report) -> str:
         run=report,
         sections=sections,
         say=sentences,
+        conclusion=conclusion,
+        listed=listed,
         parameters=parameters,
         factor_of_task=factor_of_task,
     )

@@ -1,12 +1,10 @@
 """What a report says of a run and of a checkpoint, in sentences."""
 
-from collections import Counter
-
 from robustness.report.html.figures import degradations
 from robustness.report.html.heat_map import columns, kept
 from robustness.report.html.parts import interval
 from robustness.report.results import CheckpointResult, CheckResult, Report
-from robustness.report.words import listed, number
+from robustness.report.words import number
 
 
 def outcome(checkpoint: CheckpointResult) -> str:
@@ -14,56 +12,6 @@ def outcome(checkpoint: CheckpointResult) -> str:
     if not checkpoint.checks:
         return "none"
     return "fail" if checkpoint.refused else "pass"
-
-
-def verdict(checkpoint: CheckpointResult) -> str:
-    """Return the verdict on a checkpoint in one sentence."""
-    if not checkpoint.checks:
-        return "No check of this checkpoint was decided in this run."
-    return f"{_counted(checkpoint)}: {found(checkpoint)}."
-
-
-def _counted(checkpoint: CheckpointResult) -> str:
-    checks, refused = checkpoint.checks, checkpoint.refused
-    n = len(checks)
-    if not refused:
-        expected = sum(check.outcome == "fail" for check in checks)
-        marked = f" ({expected} fail as expected)" if expected else ""
-        return f"Passes its {n} check{'s' * (n > 1)}{marked}"
-    kinds = Counter(check.outcome for check in refused)
-    how = {"fail": "failed", "error": "gave an error", "inconclusive": "came to no conclusion"}
-    parts = ", ".join(f"{times} {how.get(kind, kind)}" for kind, times in kinds.items())
-    return f"Does not pass, {parts} of {n} checks"
-
-
-def found(checkpoint: CheckpointResult) -> str:
-    """Say what its outlier dimensions do, and what random ones do."""
-    dims = checkpoint.dims
-    if not dims:
-        return "it has no outlier dimensions"
-    plural = len(dims) > 1
-    joint = next(iter(checkpoint.of("joint")), None)
-    random = next(iter(checkpoint.of("control")), None)
-    text = f"its {len(dims) if plural else 'one'} outlier dimension{'s' * plural} ({listed(dims)})"
-    if joint is not None:
-        multiplied = f"multipl{'y' if plural else 'ies'} {checkpoint.quantity}"
-        text += f", switched off, {multiplied} by {number(joint.measured)}"
-    if random is not None:
-        lead = "as many random ones" if plural else "a random one"
-        text += f"{' ' if joint is None else '; '}{lead}, by {number(random.measured)}"
-    if (drop := _drop(checkpoint)) is not None:
-        text += f"; without {'them' if plural else 'it'}, {drop}"
-    return text
-
-
-def _drop(checkpoint: CheckpointResult) -> str | None:
-    """Say how far the task's score falls without all outlier dimensions."""
-    task = checkpoint.task
-    for check in checkpoint.checks:
-        of_all = check.is_of_one_dimension("task") and check.dims == checkpoint.dims
-        if task is not None and of_all and check.measured is not None:
-            return f"the {task.metric} on {task.name} falls by {number(check.measured)}"
-    return None
 
 
 def run_verdict(report: Report) -> str:

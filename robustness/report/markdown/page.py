@@ -7,13 +7,13 @@ from robustness.report.cells import (
     EXPECTED,
     EXPIRED,
     checkpoints_in_order,
-    row_of,
     verdict_of,
     worst_check,
 )
+from robustness.report.conclusion import conclusion
 from robustness.report.markdown.text import environment
 from robustness.report.parts import OutlierDimension
-from robustness.report.results import CheckpointResult, CheckResult, Report
+from robustness.report.results import CheckpointResult, Report
 from robustness.report.words import counted, figure, furthest
 
 MOST_BYTES = 1024**2
@@ -43,7 +43,7 @@ def render(report: Report, most_bytes: int = MOST_BYTES) -> str:
     """
     template: Any = environment(
         sign=_sign, extent=_extent, versions=_versions, duration=_duration, run_verdict=run_verdict,
-        verdict_sentence=verdict_sentence, SIGNS=SIGNS, MOST_ROWS=_ROWS,
+        conclusion=conclusion, SIGNS=SIGNS, MOST_ROWS=_ROWS,
     ).get_template("page.md.j2").module  # fmt: skip
     checkpoints = checkpoints_in_order(report.vetted)
     parts = [template.head(report, checkpoints)]
@@ -78,34 +78,6 @@ def run_verdict(report: Report) -> str:
     if report.shard is not None:
         return f"nothing failed in shard {report.shard}"
     return "partial" if report.partial else "nothing was vetted"
-
-
-def verdict_sentence(checkpoint: CheckpointResult, *, reason: bool = True) -> str:
-    """Say what a checkpoint came to, without its name and without Markdown."""
-    checks, refused = checkpoint.checks, checkpoint.refused
-    n = counted(len(checks), "check")
-    if refused:
-        worst = check_sentence(worst_check(checks), reason=reason)
-        return f"does not pass {len(refused)} of {n}, first of all {worst}"
-    expected = sum(check.outcome == "fail" for check in checks)
-    spared = sum(check.outcome == "not applicable" for check in checks)
-    exceptions = [f"{expected} fail as expected"] * bool(expected)
-    exceptions += [f"{spared} not applicable"] * bool(spared)
-    but = f" ({', '.join(exceptions)})" if exceptions else ""
-    return f"passes {n}{but}"
-
-
-def check_sentence(check: CheckResult, *, reason: bool = True) -> str:
-    """Say what a check came to with its numbers, without Markdown."""
-    name, dims, measured, interval, needed, _, verdict = row_of(check, 0)
-    text = name
-    if dims:
-        text += f" ({dims if 'd' in dims else f'dim {dims}'})"
-    text += f": {verdict}"
-    if measured:
-        text += f", measured {measured}{f' ({interval})' if interval else ''}"
-        text += f", needed {needed}" if needed else ""
-    return f"{text}; {check.reason}" if reason and check.reason else text
 
 
 def _extent(outlier: OutlierDimension) -> Iterable[str]:

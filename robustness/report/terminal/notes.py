@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from robustness.checks import layer_sweep, quantization
+from robustness.checks.reference import ReferenceCheck
 from robustness.checks.registry import CHECKS
 from robustness.report.cells import total_of
 from robustness.report.parts import OutlierDimension
@@ -78,13 +79,39 @@ def comparison(checkpoint: CheckpointResult) -> Iterable[str]:
     rows.append(["dimensions", *(str(len(rule.dims)) for rule in checkpoint.rules)])
     chances = (rule.expected_by_chance for rule in checkpoint.rules)
     rows.append(["by chance", *("-" if c is None else chance(c) for c in chances)])
+    yield from _aligned(rows)
+    if (more := len(checkpoint.agreement) - DIMENSIONS) > 0:
+        yield f"and {more} more dimensions, all in the JSON report"
+    yield f"What is ablated are the dimensions of {names[0]}, the rule named first."
+
+
+def side_by_side(checkpoints: Sequence[CheckpointResult]) -> Iterable[str]:
+    """Return a line per candidate where several are held against a reference."""
+    candidates = [each for each in checkpoints if each.compared_with is not None]
+    if len(candidates) < 2:
+        return
+    cells: list[dict[str, str]] = []
+    for candidate in candidates:
+        found: dict[str, str] = {}
+        for check in candidate.checks:
+            if isinstance(check.specification, ReferenceCheck) and check.measured is not None:
+                mark = "" if check.is_accepted else " !"
+                found.setdefault(check.specification.column, f"{figure(check.measured)}{mark}")
+        cells.append(found)
+    heads = list(dict.fromkeys(head for found in cells for head in found))
+    rows = [["beside the reference", *heads, "verdict"]]
+    for candidate, found in zip(candidates, cells, strict=True):
+        verdict = "did not pass" if candidate.refused else "pass"
+        rows.append([candidate.label, *(found.get(head, "-") for head in heads), verdict])
+    yield ""
+    yield from _aligned(rows)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = [text.ljust(width) for text, width in zip(row, widths, strict=True)]
         yield "  ".join(cells).rstrip()
-    if (more := len(checkpoint.agreement) - DIMENSIONS) > 0:
-        yield f"and {more} more dimensions, all in the JSON report"
-    yield f"What is ablated are the dimensions of {names[0]}, the rule named first."
 
 
 def _outlier(outlier: OutlierDimension, n_layers: int) -> str:

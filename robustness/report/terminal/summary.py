@@ -6,8 +6,16 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from robustness.report.cells import COLUMNS, EXPECTED, EXPIRED, row_of
+from robustness.report.conclusion import conclusion
 from robustness.report.results import CheckpointResult, CheckResult, Report
-from robustness.report.terminal.notes import by_layer, comparison, findings, notes, profile_rows
+from robustness.report.terminal.notes import (
+    by_layer,
+    comparison,
+    findings,
+    notes,
+    profile_rows,
+    side_by_side,
+)
 from robustness.report.words import WIDTH, wrapped
 from robustness.runtime.plain import plain
 
@@ -55,12 +63,15 @@ def lines_of(report: Report, *, verbosity: int = 0) -> Iterator[Line]:
     """
     for checkpoint in report.vetted:
         if verbosity < 0:
-            yield from _briefly(checkpoint)
+            yield from _briefly(checkpoint, report)
             continue
         partial = " (PARTIAL)" if report.partial else ""
         title = plain(f"robustness: {checkpoint.label}{partial}")
         yield Line(pieces=((title, {"bold": True}),), is_title=True)
+        yield from _conclusion(checkpoint, report)
         yield from _checkpoint(checkpoint, verbosity)
+    if verbosity >= 0:
+        yield from map(_line, side_by_side(report.vetted))
     if report.partial and report.vetted:
         yield _line(
             "PARTIAL: some of the planned checks were not selected; this run is no release verdict",
@@ -71,15 +82,16 @@ def lines_of(report: Report, *, verbosity: int = 0) -> Iterator[Line]:
         yield _line(plain(f"robustness: {problem}"), red=True, bold=True)
 
 
-def _briefly(checkpoint: CheckpointResult) -> Iterator[Line]:
-    n, failing = len(checkpoint.checks), checkpoint.refused
-    verdict = "FAILED" if failing else "passed"
-    for line in wrapped(
-        f"robustness: {checkpoint.label} {verdict}: {n - len(failing)} of {n} checks accepted"
-    ):
-        yield _line(line, bold=True, red=bool(failing), green=not failing)
-    if failing:
-        yield from _table(failing, checkpoint.corpus_text_blocks, verbosity=-1)
+def _briefly(checkpoint: CheckpointResult, report: Report) -> Iterator[Line]:
+    yield from _conclusion(checkpoint, report, f"robustness: {checkpoint.label}: ")
+    if checkpoint.refused:
+        yield from _table(checkpoint.refused, checkpoint.corpus_text_blocks, verbosity=-1)
+
+
+def _conclusion(checkpoint: CheckpointResult, report: Report, before: str = "") -> Iterator[Line]:
+    failing = bool(checkpoint.refused)
+    for line in wrapped(f"{before}{conclusion(checkpoint, partial=report.partial)}"):
+        yield _line(line, bold=True, red=failing, green=not failing)
 
 
 def _checkpoint(checkpoint: CheckpointResult, verbosity: int) -> Iterator[Line]:
