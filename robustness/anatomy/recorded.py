@@ -21,7 +21,7 @@ from robustness.store.store import Record, digest
 if TYPE_CHECKING:
     from robustness.checkpoint.checkpoint import Checkpoint
 
-ANATOMY = 2
+ANATOMY = 3
 LAYOUT = 5
 """Versions of what is remembered; part of its identity in the store."""
 
@@ -30,7 +30,8 @@ def recorded_anatomy(checkpoint: "Checkpoint", stack: StackChoice, context: Cont
     """The anatomy of a resolved checkpoint under ``anatomy``, and its measures beside it.
 
     Raises:
-        UnsupportedArchitecture, UnsupportedSite: Tracing finds no layers, or no output site.
+        UnsupportedArchitecture, UnsupportedSite: Tracing finds no layers, or no output site, or a
+            causal model that looks ahead.
     """
     identity = {
         "anatomy": ANATOMY,
@@ -45,10 +46,13 @@ def recorded_anatomy(checkpoint: "Checkpoint", stack: StackChoice, context: Cont
 
 def _trace(checkpoint: "Checkpoint", stack: StackChoice) -> Record:
     from robustness.anatomy.anatomy import few_tokens, trace_anatomy
+    from robustness.anatomy.causality import require_next_tokens
 
     skeleton = checkpoint.skeleton()
     tokens = few_tokens(skeleton, checkpoint.vocab_size)
     anatomy = trace_anatomy(skeleton, tokens, stack=stack)
+    if checkpoint.scoring == "causal":
+        require_next_tokens(skeleton, checkpoint.vocab_size)
     record = {
         "anatomy": anatomy.to_dict(),
         "stack": anatomy.stack.role,

@@ -196,31 +196,6 @@ def tells_replaced_tokens(model: Any) -> bool:
     return isinstance(logits, torch.Tensor) and logits.shape == ids.shape
 
 
-def predicts_next_tokens(model: Any, *, rows: int) -> bool | None:
-    """Whether no later token, and no other text of a batch, changes a model's logits at a token.
-
-    Args:
-        model: Any model with a causal head.
-        rows: Of its token embedding. Tokens that stand for an image are rarely in the middle.
-
-    Returns:
-        None where it cannot be run on text alone, or has no logits at each token.
-    """
-    import torch
-
-    ids = (rows // 2 + torch.arange(12).reshape(2, 6)) % rows
-    ids[1, :4] = ids[0, :4]  # rows that differ in their last two tokens
-    try:
-        with torch.no_grad():
-            logits = getattr(model(input_ids=ids, use_cache=False), "logits", None)
-    except Exception:  # whatever a model's code may raise
-        return None
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 3 or logits.shape[:2] != ids.shape:
-        return None
-    near = float(logits.abs().max()) * 1e-4
-    return torch.allclose(logits[0, :4], logits[1, :4], rtol=1e-4, atol=near)
-
-
 def no_head(
     what: str, architecture: Architecture, missing: list[str], *, whole: bool = False
 ) -> CheckpointError:
@@ -253,47 +228,30 @@ def _require_known(declared: str, what: str) -> None:
         )
 
 
-def other_inputs(name: str) -> list[str]:
-    """What a class reads beside text, or instead of it, by what it says of its input."""
-    modalities = getattr(model_class(name), "input_modalities", "text")
-    read = {modalities} if isinstance(modalities, str) else set(modalities)
-    return sorted(read - {"text"})
-
-
-def multimodal(name: str, what: str) -> CheckpointError:
-    """The error for a class that needs more than text, or other than text, to say anything."""
-    others = " and ".join(other_inputs(name))
-    if "text" in model_class(name).input_modalities:
-        return CheckpointError(
-            f"{what} is a {name}, which reads text and {others}: multimodal checkpoints are only "
-            "vetted where they predict the next token of a text alone; give its language model, "
-            "saved as a causal or masked model."
-        )
-    return CheckpointError(
-        f"{what} is a {name}, which reads {others} and no text: only language models have a "
-        "perplexity; give one of text."
-    )
-
-
-def mixes_tokens(name: str, what: str) -> CheckpointError:
-    """The error for a causal class whose predictions depend on what it has not yet read."""
-    return CheckpointError(
-        f"{what} is a {name} that, as configured, lets later tokens or other texts of a batch "
-        "change what it predicts, so its next-token perplexity would mean nothing: it can be "
-        "scanned (robustness scan), but not vetted."
-    )
-
-
 def _refuse_other_inputs(declared: str, what: str, scoring: Scoring | None = None) -> None:
-    """A model that reads more than text, or none.
+    """A model that reads more than text, or none, by what its class says of its input.
 
-    Those that predict the next token may do so without an image: a skeleton will tell. What
+    Those that predict the next token may do so without an image: running them will tell. What
     predicts masked tokens reads them, even if its class can be made to read others.
     """
-    others = other_inputs(declared)
-    reads_text = not others or "text" in model_class(declared).input_modalities
-    if others and scoring != ("causal" if reads_text else "masked"):
-        raise multimodal(declared, what)
+    modalities = getattr(model_class(declared), "input_modalities", "text")
+    read = {modalities} if isinstance(modalities, str) else set(modalities)
+    enough = (scoring == "causal" and "text" in read) or (
+        scoring == "masked" and "text" not in read
+    )
+    if enough or not read - {"text"}:
+        return
+    others = " and ".join(sorted(read - {"text"}))
+    if "text" in read:
+        raise CheckpointError(
+            f"{what} is a {declared}, which reads text and {others}: multimodal checkpoints are "
+            "only vetted where they predict the next token of a text alone; give its language "
+            "model, saved as a causal or masked model."
+        )
+    raise CheckpointError(
+        f"{what} is a {declared}, which reads {others} and no text: only language models have a "
+        "perplexity; give one of text."
+    )
 
 
 def no_language_model(what: str, name: str) -> CheckpointError:

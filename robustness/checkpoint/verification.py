@@ -22,14 +22,10 @@ from robustness.checkpoint.architecture import (
     Scoring,
     candidates,
     is_permutation_model,
-    mixes_tokens,
     model_class,
     model_options,
-    multimodal,
     no_head,
     no_language_model,
-    other_inputs,
-    predicts_next_tokens,
     tells_replaced_tokens,
 )
 from robustness.checkpoint.config import ignored_note, load_config
@@ -211,7 +207,10 @@ def verify_head(
     """
     cls = model_class(architecture.name)
     skeleton = build_skeleton(cls, config, what=what)
-    _require_answers(architecture, skeleton, what)
+    if architecture.scoring == "replaced-token":
+        with loading_errors(f"The config.json of {what}"), quiet():
+            if not tells_replaced_tokens(skeleton):
+                raise no_language_model(what, architecture.name)
     names = map_names(skeleton, tensors)
     untied: list[tuple[str, str]] = []
     notes: list[str] = []
@@ -235,21 +234,6 @@ def verify_head(
         n_parameters=n_tied + sum(skeleton.get_parameter(one).numel() for one, _ in untied),
         note="; ".join(notes) or None,
     )
-
-
-def _require_answers(architecture: Architecture, skeleton: Any, what: str) -> None:
-    """Refuse a class that a skeleton shows not to answer what it would be asked."""
-    if architecture.scoring == "replaced-token":
-        with loading_errors(f"The config.json of {what}"), quiet():
-            if not tells_replaced_tokens(skeleton):
-                raise no_language_model(what, architecture.name)
-    if architecture.scoring == "causal" and not is_permutation_model(type(skeleton)):
-        with quiet():
-            predicts = predicts_next_tokens(skeleton, rows=embedding_rows(skeleton))
-        if not predicts and other_inputs(architecture.name):
-            raise multimodal(architecture.name, what)
-        if predicts is False:
-            raise mixes_tokens(architecture.name, what)
 
 
 def _accounted(

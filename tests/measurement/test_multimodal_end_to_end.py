@@ -12,8 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from robustness.ablation.ablation import Ablation
 from robustness.ablation.interventions import FixedAblation, Intact
-from robustness.checkpoint.resolving import resolve
-from robustness.errors import CheckpointError
+from robustness.errors import RobustnessError
 from tests.support.checkpoints.checkpoint_folders import save_checkpoint
 from tests.support.checkpoints.vetted import plain_nlls, vetted
 
@@ -112,12 +111,11 @@ def test_what_reads_a_text_in_both_directions_or_not_without_an_image_is_refused
     needs = transformers.BlipConfig(
         text_config={**_TEXT, "is_decoder": True}, vision_config=_SIGLIP
     )
-    models = (
-        transformers.PaliGemmaForConditionalGeneration(both),
-        transformers.BlipForConditionalGeneration(needs),
-    )
-    for model in models:
-        name = type(model).__name__
-        folder = save_checkpoint(tmp_path / name, model, byte_tokenizer())
-        with pytest.raises(CheckpointError, match="only vetted where they predict the next token"):
-            resolve(str(folder), cache=tmp_path / "cache")
+    models = {
+        "lets later tokens": transformers.PaliGemmaForConditionalGeneration(both),
+        "give a model that reads texts": transformers.BlipForConditionalGeneration(needs),
+    }
+    for reason, model in models.items():
+        folder = save_checkpoint(tmp_path / type(model).__name__, model, byte_tokenizer())
+        with pytest.raises(RobustnessError, match=reason):
+            vetted(folder, tmp_path / "run")
