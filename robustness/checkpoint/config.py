@@ -26,7 +26,7 @@ _COUNTS = re.compile(r"num_labels|(?:\w+_)?(?:layers?|experts?|heads?|blocks?|gr
 _MAX_COUNT = 100_000
 # What no forward pass in evaluation mode and float32 depends on: provenance, training, caching,
 # generation, the tokenizer's ids, kernels, and what is returned beside the logits.
-_HARMLESS = re.compile(
+HARMLESS = re.compile(
     r"transformers(\.js_|_)\w+|_?name_or_path|_commit_hash|(torch_|model_)?dtype|architectures|"
     r"auto_map|model_type|task_specific_params|finetuning_task|tokenizer_class|model_max_length|"
     r"language|license|unsloth_\w+|torchscript|use_bfloat16|output_past|(use_)?cache\w*|"
@@ -112,7 +112,7 @@ def _ignored(config: Any, settings: Mapping[str, Any]) -> Iterator[tuple[str, st
         known = _known(part)
         turns = "rope_parameters" in known
         for name, value in given.items():
-            unread = name in vars(part) and name not in known and not _HARMLESS.fullmatch(name)
+            unread = name in vars(part) and name not in known and not HARMLESS.fullmatch(name)
             if not unread and (turns or name != "rope_scaling"):
                 continue
             declared = [one for one in (*vars(part), *part.attribute_map) if one in known]

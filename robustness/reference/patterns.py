@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from robustness.reference.findings import BROKEN, EVERYWHERE, GRAVE, PARTLY, Finding
 from robustness.reference.grids import Grid, grid
 from robustness.reference.rearranged import (
-    held_layers,
+    OTHER,
+    held_tensors,
     is_transposed,
-    layer_findings,
+    moved_findings,
     row_finding,
     suspects,
 )
@@ -40,8 +41,8 @@ def findings(
 ) -> tuple[list[Finding], list[Finding]]:
     """What looks like damage, and how the numbers were rewritten where that harms little."""
     changed = sorted((c for c in comparisons if c.relative > 0), key=lambda each: -each.n)
-    held = held_layers(pairs, suspects(changed))
-    moved, whole = layer_findings(pairs, held)
+    held = held_tensors(pairs, suspects(changed))
+    moved, whole = moved_findings(pairs, held)
     damage, unexplained = [*_other_layers(pairs), *moved], []
     grids = {each: its for each in changed if not each.broken and (its := grid(each.pair))}
     coarse = {each: its for each, its in grids.items() if its.bits <= COARSE_BITS}
@@ -77,7 +78,9 @@ def _of_one(each: Comparison, norms: frozenset[str], head_size: int | None) -> I
         yield of(BROKEN, f"{few} of {place.rest} {be} not finite")
     elif not each.rows[1].any():
         yield of(GRAVE, f"{place.rest} is all zero")
-    elif each.relative > 0.3 and is_transposed(each):
+    elif _is_flat(each):
+        yield of(PARTLY, f"{place.rest} has one value everywhere")
+    elif each.relative > OTHER and is_transposed(each):
         yield of(GRAVE, f"{place.rest} is transposed")
     elif texts := _few_entries(each, norms) or _zero_bands(each, head_size):
         yield from (of(PARTLY, text) for text in texts)
@@ -109,6 +112,13 @@ def _norms(pairs: Pairs) -> frozenset[str]:
     for pair in pairs.pairs:
         shapes.setdefault(pair.name.rpartition(".")[0], set()).add(len(pair.reference.shape))
     return frozenset(module for module, axes in shapes.items() if axes == {1})
+
+
+def _is_flat(each: Comparison) -> bool:
+    """Whether all entries of a vector have become one number, but for its sign."""
+    ours, theirs = each.rows[1], each.rows[2]
+    is_vector = len(each.pair.reference.shape) == 1 and each.n > 4 * FEW
+    return is_vector and bool(np.ptp(ours) == 0 < np.ptp(theirs))
 
 
 def _few_entries(each: Comparison, norms: frozenset[str]) -> list[str]:
@@ -201,14 +211,14 @@ def _pruned(pruned: Sequence[Comparison], n_dense: int) -> Iterator[Finding]:
         how = percent(sum(shares) / len(shares))
         if high - low > 0.02:
             how = f"{100 * low:.0f} to {100 * high:.0f} %"
-        two = ", two of every four" if all(map(_is_two_of_four, dense)) else ""
-        text = f"{how} of the entries of all dense layers are zero{two}"
+        two = " (two of every four)" if all(map(_is_two_of_four, dense)) else ""
+        text = f"{how} of the entries of all dense layers{two} are zero"
         yield Finding(rank=EVERYWHERE, text=text)
     for each in pruned:
         if not (is_all and _is_dense(each)):
-            two = ", two of every four" if _is_two_of_four(each) else ""
+            two = " (two of every four)" if _is_two_of_four(each) else ""
             share = percent(each.zeroed / each.n)
-            text = f"{share} of the entries of {each.pair.place.rest} are zero{two}"
+            text = f"{share} of the entries of {each.pair.place.rest}{two} are zero"
             yield _placed(each, EVERYWHERE, text)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from robustness.reference.findings import GRAVE, Finding
 from robustness.reference.tensors import (
+    READABLE,
     Comparison,
     Pairs,
     Place,
@@ -31,13 +32,16 @@ OTHER = 0.3
 ALIKE = 0.15
 """Relative distance up to which two tensors or rows are the same, rounded or disturbed a little."""
 
+MOSTLY = 0.8
+"""Share of a layer's weights, or of the rows that changed, that says what happened to all."""
+
 PLACES = 512
 PROJECTIONS = 16
 MOST_ROWS = 512
 """Changed rows of a tensor that are looked for among the reference's, at most."""
 
-Key = tuple[str, str]
-"""Stack and rest of a name: the same for the same tensor of all layers."""
+Key = tuple[str, str | int]
+"""Stack, and the rest of a name (one for the same tensor of all layers) or a layer."""
 
 
 def suspects(comparisons: Iterable[Comparison]) -> list[Comparison]:
@@ -45,66 +49,89 @@ def suspects(comparisons: Iterable[Comparison]) -> list[Comparison]:
     return [each for each in comparisons if each.relative > OTHER and each.rows[1].any()]
 
 
-def held_layers(pairs: Pairs, changed: Sequence[Comparison]) -> dict[str, int]:
-    """Which layer of the reference a layer's tensor is of, by the tensor's name."""
-    peers: dict[Key, dict[int, TensorInfo]] = {}
-    for name, info in pairs.all_reference.items():
-        if (place := Place.of(name)).layer is not None:
-            peers.setdefault((place.stack, place.rest), {})[place.layer] = info
+def held_tensors(pairs: Pairs, changed: Sequence[Comparison]) -> dict[str, Place]:
+    """Which tensor of the reference one is, of another layer or within its own, by its name."""
+    known = [(Place.of(name), info) for name, info in pairs.all_reference.items()]
+    peers: dict[Key, list[tuple[Place, TensorInfo]]] = {}
+    for place, info in known:
+        if place.layer is not None and info.dtype in READABLE:
+            for key in (place.rest, place.layer):
+                peers.setdefault((place.stack, key), []).append((place, info))
     found = {}
     for each in changed:
         place, ours = each.pair.place, each.pair.candidate
-        others = peers.get((place.stack, place.rest), {})
-        if len(others) < 2 or each.n < PROJECTIONS:
+        if place.layer is None or each.n < PROJECTIONS:
             continue
         at = _places(each.n)
         values = entries(ours, at)
         distance = {
-            layer: _distance(values, entries(info, at))
-            for layer, info in others.items()
-            if info.shape == ours.shape and info.dtype in ("F64", "F32", "F16", "BF16")
+            other: _distance(values, entries(info, at))
+            for key in (place.rest, place.layer)
+            for other, info in peers[place.stack, key]
+            if info.shape == ours.shape
         }
         nearest = min(distance, key=distance.__getitem__)
-        own = distance.get(place.layer if place.layer is not None else -1, np.inf)
-        if nearest != place.layer and distance[nearest] < min(ALIKE, own / 3):
+        if nearest != place and distance[nearest] < min(ALIKE, distance[place] / 3):
             found[each.pair.name] = nearest
     return found
 
 
-def layer_findings(
-    pairs: Pairs, held: Mapping[str, int]
+def moved_findings(
+    pairs: Pairs, held: Mapping[str, Place]
 ) -> tuple[list[Finding], set[tuple[str, int | None]]]:
     """What is to be said of them; and the layers that were moved as a whole, by stack."""
+    whole = _whole_layers(pairs, held)
+    texts = [
+        (stack, text)
+        for stack, moves in whole.items()
+        for text in _moves("layer", moves, what="weights")
+    ]
+    parts: dict[tuple[str, str], dict[int, int]] = {}
+    within: dict[tuple[str, int], dict[str, str]] = {}
+    for name, source in held.items():
+        place = Place.of(name)
+        if place.layer is None or source.layer is None:
+            continue
+        if source.rest != place.rest:
+            within.setdefault((place.stack, place.layer), {})[place.rest] = source.rest
+        elif whole.get(place.stack, {}).get(place.layer) != source.layer:
+            parts.setdefault((place.stack, place.rest), {})[place.layer] = source.layer
+    for (stack, rest), moves in parts.items():
+        texts += [(stack, text) for text in _moves("layer", moves, what=rest)]
+    findings = [Finding(rank=GRAVE, text=text, stack=stack) for stack, text in texts]
+    for (stack, layer), names in within.items():
+        found = {_exchange(one, other, names.get(other) == one) for one, other in names.items()}
+        findings += [
+            Finding(rank=GRAVE, text=text, stack=stack, layer=layer) for text in sorted(found)
+        ]
+    return findings, {(stack, layer) for stack, moves in whole.items() for layer in moves}
+
+
+def _whole_layers(pairs: Pairs, held: Mapping[str, Place]) -> dict[str, dict[int, int]]:
+    """By stack, the layers most of whose weights are another layer's, and which one's."""
     sizes: dict[tuple[str, int], int] = {}
     moved: dict[tuple[str, int], dict[int, int]] = {}
     for pair in pairs.pairs:
-        place = pair.place
+        place, source = pair.place, held.get(pair.name)
         if place.layer is None or len(pair.reference.shape) < 2:
             continue
         its, n = (place.stack, place.layer), pair.reference.n_elements
         sizes[its] = sizes.get(its, 0) + n
-        if (of := held.get(pair.name)) is not None:
+        if source is not None and source.layer is not None and source.rest == place.rest:
             votes = moved.setdefault(its, {})
-            votes[of] = votes.get(of, 0) + n
+            votes[source.layer] = votes.get(source.layer, 0) + n
     whole: dict[str, dict[int, int]] = {}
     for (stack, layer), votes in moved.items():
         of = max(votes, key=votes.__getitem__)
-        if votes[of] > 0.8 * sizes[stack, layer]:
+        if votes[of] > MOSTLY * sizes[stack, layer]:
             whole.setdefault(stack, {})[layer] = of
-    findings = [
-        Finding(rank=GRAVE, text=text, stack=stack)
-        for stack, moves in whole.items()
-        for text in _moves("layer", moves, what="weights")
-    ]
-    parts: dict[Key, dict[int, int]] = {}
-    for name, of in held.items():
-        place = Place.of(name)
-        if place.layer is not None and whole.get(place.stack, {}).get(place.layer) != of:
-            parts.setdefault((place.stack, place.rest), {})[place.layer] = of
-    for (stack, rest), moves in parts.items():
-        texts = _moves("layer", moves, what=rest)
-        findings += [Finding(rank=GRAVE, text=text, stack=stack) for text in texts]
-    return findings, {(stack, layer) for stack, moves in whole.items() for layer in moves}
+    return whole
+
+
+def _exchange(one: str, other: str, is_mutual: bool) -> str:
+    if not is_mutual:
+        return f"{one} holds the values of the reference's {other}"
+    return f"{min(one, other)} and {max(one, other)} hold each other's values"
 
 
 def _moves(noun: str, moves: Mapping[int, int], *, what: str, of: str = "") -> list[str]:
@@ -147,17 +174,17 @@ def row_finding(each: Comparison) -> Finding | None:
         return None
     looked_at = changed[np.linspace(0, len(changed) - 1, min(len(changed), MOST_ROWS)).astype(int)]
     moves = _matched_rows(each, looked_at)
-    if len(moves) < 0.8 * len(looked_at):
+    if len(moves) < MOSTLY * len(looked_at):
         return None
     shifts, counts = np.unique([n - of for n, of in moves.items()], return_counts=True)
     name = place.rest
-    if len(moves) > 2 and counts.max() > 0.8 * len(moves):
+    if len(moves) > 2 and counts.max() > MOSTLY * len(moves):
         shift = int(shifts[counts.argmax()])
         text = f"rows {changed[0]} to {changed[-1]} of {name} are shifted by {shift:+d}"
-    elif len(moves) <= 8 and len(looked_at) == len(changed):
+    elif len(moves) <= 4 and len(looked_at) == len(changed):
         text = "; ".join(_moves("row", moves, what="values", of=f" of {name}"))
     else:
-        text = f"{len(changed)} rows of {name} are in another order"
+        text = f"{len(changed)} rows of {name} hold other rows' values"
     return Finding(rank=GRAVE, text=text, stack=place.stack, layer=place.layer)
 
 

@@ -1,13 +1,14 @@
 """Where a candidate's files differ from its reference's: no model runs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from robustness.reference.findings import phrases
+from robustness.checkpoint.config import HARMLESS
+from robustness.reference.findings import EVERYWHERE, Finding, phrases
 from robustness.reference.patterns import findings, head_size
-from robustness.reference.tensors import compared, paired, usual_stack
+from robustness.reference.tensors import Comparison, compared, paired, usual_stack
 from robustness.runtime.plain import plain
-from robustness.statistics.location import TensorChange, WeightChanges
+from robustness.statistics.location import TensorChange, WeightChanges, numbered
 
 if TYPE_CHECKING:
     from robustness.checkpoint.checkpoint import Checkpoint
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
 MOST_LISTED = 100
 """Tensors, or names, that are kept; how many there are is kept, too."""
 
-SAYS_NOTHING = frozenset(
-    {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache"}
-)
-"""Settings that change nothing of what a model computes here."""
+MOST_NAMED = 0.6
+"""Share of the tensors up to which it is told which they are."""
+
+FEW = 3
+"""Phrases that tell it."""
 
 
 def weight_changes(
@@ -45,6 +47,8 @@ def weight_changes(
     return WeightChanges(
         tensors=len(comparisons),
         changed=sum(each.relative > 0 for each in comparisons),
+        which=_which(comparisons, stack),
+        tokenizer=candidate.tokenizer_hash != reference.tokenizer_hash,
         largest=tuple(
             TensorChange(name=plain(each.pair.name), relative=each.relative)
             for each in largest[:MOST_LISTED]
@@ -59,14 +63,30 @@ def weight_changes(
 
 
 def other_settings(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, ...]:
-    """Settings that differ between two configs, in words."""
+    """Settings that differ between two configs and that a forward pass depends on, in words."""
     missing = object()
-    names = sorted((ours.keys() | theirs.keys()) - SAYS_NOTHING)
+    names = sorted(n for n in ours.keys() | theirs.keys() if not HARMLESS.fullmatch(n))
     return tuple(
         plain(f"{name} is {_short(ours.get(name))}, the reference's {_short(theirs.get(name))}")
         for name in names
         if ours.get(name, missing) != theirs.get(name, missing)
     )
+
+
+def _which(comparisons: Sequence[Comparison], stack: str) -> str:
+    """The tensors that differ, or their layers, where that is short to say and not most of them."""
+    places = [each.pair.place for each in comparisons if each.relative > 0]
+    if not places or len(places) > MOST_NAMED * len(comparisons):
+        return ""
+    named = phrases(
+        [Finding(rank=EVERYWHERE, text=p.rest, stack=p.stack, layer=p.layer) for p in places], stack
+    )
+    if len(named) <= FEW:
+        return plain(", ".join(named))
+    layers = sorted({place.layer for place in places if place.layer is not None})
+    if len({place.stack for place in places}) > 1 or any(place.layer is None for place in places):
+        return ""
+    return f"all in {numbered('layer', layers)}"
 
 
 def _short(value: Any) -> str:

@@ -41,6 +41,8 @@ class WeightChanges(Figures):
     Attributes:
         tensors: pairs of tensors that were compared.
         changed: how many of them differ at all.
+        which: those, where that is short to say.
+        tokenizer: whether the tokenizer's files differ.
         largest: relative changes, the largest first.
         only_candidate: names of tensors that only the candidate has.
         only_reference: that only the reference has.
@@ -51,6 +53,8 @@ class WeightChanges(Figures):
 
     tensors: int
     changed: int
+    which: str = ""
+    tokenizer: bool = False
     largest: tuple[TensorChange, ...] = ()
     only_candidate: tuple[str, ...] = ()
     only_reference: tuple[str, ...] = ()
@@ -66,12 +70,13 @@ class WeightChanges(Figures):
             more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
             return f"{told[0]}{more}"
         if not self.changed:
-            return "no tensor differs"
+            return f"no tensor differs{', but the tokenizer does' * self.tokenizer}"
         if self.precision:
             return self.precision[0]
         first = self.largest[0]
+        which = f" ({self.which})" if self.which else ""
         how = f"most of all {first.name}, by {percent(first.relative)}"
-        return f"{self.changed} of {self.tensors} tensors differ, {how}"
+        return f"{self.changed} of {self.tensors} tensors differ{which}, {how}"
 
 
 class LayerChange(Figures):

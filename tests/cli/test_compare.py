@@ -68,7 +68,7 @@ def test_what_matters_most_comes_first(found: Compared) -> None:
         f"layers 1 and 2: {SWAPPED}."
     )
     assert f"  - {SWAPPED}" in lines
-    assert "files: 32 of 74 tensors differ" in lines
+    assert "files: 32 of 74 tensors differ (all in layers 1 and 2)" in lines
 
 
 def test_every_layer_has_a_row_in_80_columns(found: Compared) -> None:

@@ -27,10 +27,12 @@ from tests.support.checkpoints.damage import (
     LAYER,
     WORDS,
     Change,
+    Weights,
     as_dtype,
     both,
     changed_copy,
     each,
+    exchanged,
     layers_from,
     noise,
     pruned,
@@ -89,7 +91,7 @@ DAMAGE: dict[str, tuple[Change, tuple[str, ...]]] = {
     "pruned": (pruned(1 / 3), ("33 % of the entries of all dense layers are zero",)),
     "pruned in fours": (
         two_of_four,
-        ("50 % of the entries of all dense layers are zero, two of every four",),
+        ("50 % of the entries of all dense layers (two of every four) are zero",),
     ),
     "a zeroed head": (
         scaled(VALUES[0], slice(16, 32), 0),
@@ -105,6 +107,17 @@ DAMAGE: dict[str, tuple[Change, tuple[str, ...]]] = {
     "a matrix on its side": (
         transposed(f"{LAYER}1.attention.self.query.weight"),
         ("attention.self.query.weight is transposed in layer 1",),
+    ),
+    "swapped projections": (
+        exchanged(f"{LAYER}1.attention.self.query.weight", f"{LAYER}1.attention.self.key.weight"),
+        (
+            "attention.self.key.weight and attention.self.query.weight hold each other's values "
+            "in layer 1",
+        ),
+    ),
+    "a flat norm": (
+        each(lambda _: [f"{LAYER}2.{NORM}"], torch.ones_like),
+        ("output.LayerNorm.weight has one value everywhere in layer 2",),
     ),
     "a halved tensor": (
         scaled(f"{LAYER}2.output.dense.weight", slice(None), 0.5),
@@ -233,6 +246,39 @@ def test_other_layers_and_settings_are_told(tmp_path: Path) -> None:
     back = weight_changes(reference, candidate)
     assert "layer 2 is new" in back.patterns
     assert other_settings({"transformers_version": "1"}, {"transformers_version": "2"}) == ()
+
+
+@pytest.mark.parametrize(
+    ("prefix", "words"),
+    [
+        ([f"{LAYER}{n}." for n in (2, 3)], "32 of 74 tensors differ (all in layers 2 and 3), most"),
+        (
+            [f"{LAYER}{n}.attention.self.query.weight" for n in (0, 1)],
+            "2 of 74 tensors differ (attention.self.query.weight in layers 0 and 1), most of all ",
+        ),
+    ],
+)
+def test_few_tensors_are_named(
+    prefix: list[str], words: str, sapiens: Checkpoint, tmp_path: Path
+) -> None:
+    def change(weights: Weights) -> None:
+        mine = {n: v for n, v in weights.items() if n.startswith(tuple(prefix))}
+        noise(0.05)(mine)
+        weights.update(mine)
+
+    found = compared_with(sapiens, change, tmp_path)
+    assert found.patterns == ()
+    assert found.found.startswith(words)
+
+
+def test_another_tokenizer_is_told_where_nothing_else_is(
+    sapiens: Checkpoint, tmp_path: Path
+) -> None:
+    folder = changed_copy(sapiens.folder, tmp_path / "candidate", lambda _: None)
+    file = folder / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text())))
+    found = weight_changes(resolve(str(folder), cache=sapiens.cache), sapiens)
+    assert found.found == "no tensor differs, but the tokenizer does"
 
 
 def test_rows_of_a_tensor_are_tensors(sapiens: Checkpoint) -> None:

@@ -42,7 +42,11 @@ def _side(what: str, side: Side) -> list[str]:
 
 
 def _files(weights: WeightChanges) -> Iterator[str]:
-    yield f"files: {weights.changed} of {counted(weights.tensors, 'tensor')} differ"
+    which = f" ({weights.which})" if weights.which else ""
+    other = ", and the tokenizer's files do" if weights.tokenizer else ""
+    yield from _wrapped(
+        f"files: {weights.changed} of {counted(weights.tensors, 'tensor')} differ{which}{other}"
+    )
     for words in (*weights.patterns, *weights.settings, *weights.precision):
         yield from _wrapped(f"- {words}", "  ")
     if weights.largest:

@@ -124,6 +124,15 @@ def transposed(name: str) -> Change:
     return each(lambda _: [name], lambda value: value.T)
 
 
+def exchanged(one: str, other: str) -> Change:
+    """Two tensors change places."""
+
+    def change(weights: Weights) -> None:
+        weights[one], weights[other] = weights[other], weights[one]
+
+    return change
+
+
 def both(*changes: Change) -> Change:
     """One after the other."""
 
