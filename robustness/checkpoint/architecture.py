@@ -61,8 +61,10 @@ def candidates(config: Any, *, what: str) -> tuple[Architecture, ...]:
     declared = declared_class(config, what=what)
     if declared is None:
         return _undeclared(config, tables, pretraining, what)
+    whole = bool(getattr(config, "is_encoder_decoder", False))
     for scoring, names in tables:
-        if declared in names.values():
+        # What turns speech into text stands in the first table, also with a decoder alone.
+        if declared in names.values() and (whole or scoring != "seq2seq"):
             _refuse_other_inputs(declared, what, scoring)
             if getattr(config, "causal", False) and declared in tables[-1][1].values():
                 scoring = "causal"  # one class for both, and config.json decides

@@ -293,12 +293,14 @@ def test_without_a_declared_class_what_reads_no_text_is_refused(
         resolve(str(edit_config(path, architectures=None)), cache=cache)
 
 
-def test_a_causal_model_that_could_also_read_images_is_vetted_on_text() -> None:
-    from transformers import Gemma3Config
+@pytest.mark.parametrize("name", ["Gemma3", "Qwen3_5", "MossTranscribeDiarize", "Voxtral"])
+def test_what_could_also_read_images_or_sounds_is_vetted_on_text(name: str) -> None:
+    import transformers
 
-    config = Gemma3Config(architectures=["Gemma3ForConditionalGeneration"])
-    (found,) = candidates(config, what="gemma")
-    assert (found.name, found.scoring) == ("Gemma3ForConditionalGeneration", "causal")
+    declared = f"{name}ForConditionalGeneration"
+    config = getattr(transformers, f"{name}Config")(architectures=[declared])
+    (found,) = candidates(config, what="checkpoint")
+    assert (found.name, found.scoring) == (declared, "causal")
 
 
 def test_without_a_declared_class_and_without_a_head_it_is_refused(
