@@ -32,6 +32,9 @@ from robustness.statistics.sequential import (
 ORDERS = 20_000
 BATCH = 500
 ALPHAS = (0.05, 0.01, 0.001)
+CAUSAL = "SmolLM2-135M"
+"""Its random draws are heavy-tailed: a rule for their mean that counts text blocks, by which no
+verdict is decided, misses the smallest error probability there."""
 
 Rule = Callable[[NDArray[np.int64]], dict[float, NDArray[np.int8]]]
 """From orders, shape (orders, n), to sides at each look, shape (orders, looks), by alpha: the same
@@ -55,9 +58,13 @@ class Population:
 
 
 def populations(kind: str) -> tuple[Population, ...]:
-    path = Path(__file__).parent / "data" / "delta_nlls.json"
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    assert stored["schema"] == 1
+    """Those of the masked models, and of a causal one, whose tails are heavy."""
+    found = []
+    for name in ("delta_nlls.json", "causal_delta_nlls.json"):
+        text = (Path(__file__).parent / "data" / name).read_text(encoding="utf-8")
+        stored = json.loads(text)
+        assert stored["schema"] == 1
+        found += stored["populations"]
     return tuple(
         Population(
             name=entry["name"],
@@ -65,7 +72,7 @@ def populations(kind: str) -> tuple[Population, ...]:
             delta_nll=np.array(entry["delta_nll"]),
             tokens=np.array(entry["tokens"], dtype=np.float64),
         )
-        for entry in stored["populations"]
+        for entry in found
         if entry["kind"] == kind
     )
 
@@ -117,8 +124,9 @@ def error_rates(rule: Rule, groups: NDArray[np.int64]) -> dict[float, tuple[floa
     return {alpha: (below[alpha] / ORDERS, above[alpha] / ORDERS) for alpha in below}
 
 
-def require_rare(rates: dict[float, tuple[float, float]]) -> None:
-    """No decision errs more often than it may, in either direction."""
+def require_rare(rates: dict[float, tuple[float, float]], *, least: float = 0.0) -> None:
+    """No decision errs more often than it may, in either direction; from ``least`` on."""
+    rates = {alpha: both for alpha, both in rates.items() if alpha >= least}
     assert rates
     assert all(max(both) <= alpha for alpha, both in rates.items()), rates
 
@@ -137,6 +145,7 @@ class Pair:
     """A harmful fixed ablation beside random ones on the same text blocks, pass after pass."""
 
     name: str
+    checkpoint: str
     joint: NDArray[np.float64]
     control: NDArray[np.float64]
     tokens: NDArray[np.float64]
@@ -152,6 +161,7 @@ def pairs() -> Iterator[Pair]:
             if same_blocks and fixed.log_ratio > 0 and control.log_ratio > 0:
                 yield Pair(
                     name=fixed.name,
+                    checkpoint=fixed.checkpoint,
                     joint=np.tile(fixed.delta_nll, passes),
                     control=control.delta_nll,
                     tokens=control.tokens,
@@ -166,6 +176,13 @@ def test_the_populations_are_real_and_several() -> None:
     assert DRAWS
     assert PAIRS
     assert all(len(population.tokens) >= 256 for population in (*FIXED, *DRAWS))
+
+
+def test_the_tails_of_a_causal_model_are_heavy() -> None:
+    """Beside them those of the masked models are mild: that is what they are here for."""
+    (control,) = (each for each in DRAWS if each.checkpoint == CAUSAL)
+    values = control.delta_nll - control.delta_nll.mean()
+    assert np.mean(values**4) / np.mean(values**2) ** 2 > 10
 
 
 @pytest.mark.parametrize("population", FIXED, ids=_ids(FIXED))
@@ -189,7 +206,8 @@ def test_the_mean_of_random_draws_at_its_exact_ratio_is_rarely_decided(
     population: Population,
 ) -> None:
     rule = ratio_rule(population, first=128)
-    require_rare(error_rates(rule, draw_numbers(population.tokens)))
+    rates = error_rates(rule, draw_numbers(population.tokens))
+    require_rare(rates, least=0.01 if population.checkpoint == CAUSAL else 0.0)
 
 
 @pytest.mark.parametrize("population", DRAWS, ids=_ids(DRAWS))
@@ -224,7 +242,8 @@ def mean_rule(
 def test_a_factor_at_its_exact_value_is_rarely_decided(pair: Pair) -> None:
     numbers = draw_numbers(pair.tokens)
     relative = pair.joint - pair.joint.sum() / pair.control.sum() * pair.control
-    require_rare(error_rates(mean_rule(relative, step=CHUNK), numbers))
+    by_block = error_rates(mean_rule(relative, step=CHUNK), numbers)
+    require_rare(by_block, least=0.01 if pair.checkpoint == CAUSAL else 0.0)
     sums = per_draw(numbers, relative)
     require_rare(error_rates(mean_rule(sums, step=CHUNK // 4), np.arange(len(sums))))
 
@@ -241,6 +260,15 @@ def test_harm_that_a_draw_shares_needs_the_draw_as_the_unit() -> None:
     sums = per_draw(numbers, values)
     of_draws = mean_rule(sums, step=CHUNK // 4, alphas=alpha)
     require_rare(error_rates(of_draws, np.arange(400)))
+
+
+def test_heavy_tailed_draws_are_decided_by_their_median_and_not_by_their_mean() -> None:
+    """At an error probability of 0.001 the mean's rule errs in about 0.0016 of the orders."""
+    (control,) = (each for each in DRAWS if each.checkpoint == CAUSAL)
+    rule = ratio_rule(control, first=128, alphas=(0.001,))
+    below, above = error_rates(rule, draw_numbers(control.tokens))[0.001]
+    assert 0.001 < below < 0.003
+    assert above == 0
 
 
 def test_an_effect_in_two_percent_of_the_blocks_fools_the_rule_as_documented() -> None:
