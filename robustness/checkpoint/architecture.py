@@ -192,7 +192,7 @@ def tells_replaced_tokens(model: Any) -> bool:
     """Whether a model gives one logit per token instead of one per token and word."""
     import torch
 
-    ids = torch.arange(4)[None]  # (1, T)
+    ids = torch.arange(8)[None]  # (1, T); fewer are too few where layers pool them
     with torch.no_grad():
         logits = getattr(model(input_ids=ids), "logits", None)
     return isinstance(logits, torch.Tensor) and logits.shape == ids.shape

@@ -216,10 +216,29 @@ class Scorer:
 
     def _shift_right(self, target: NDArray[np.int64]) -> NDArray[np.int64]:
         """What the decoder reads while it produces a target, by the model's own rule, (U,)."""
-        shift: Any = self.model.prepare_decoder_input_ids_from_labels
         with forward_errors(self.model):
-            shifted: NDArray[np.int64] = shift(torch.from_numpy(target)[None])[0].numpy()
+            shifted: NDArray[np.int64]
+            shifted = shift_right(self.model, torch.from_numpy(target)[None])[0].numpy()
         return shifted
+
+
+def shift_right(model: nn.Module, target: Tensor) -> Tensor:
+    """What a decoder reads while it produces a target, (B, U): by the model's own rule, if any.
+
+    Raises:
+        MeasurementError: It has none, and its config.json does not say what a decoder begins with.
+    """
+    own: Any = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if own is not None:
+        shifted: Tensor = own(target)
+        return shifted
+    start = getattr(model.config, "decoder_start_token_id", None)
+    if start is None:
+        raise MeasurementError(
+            f"{type(model).__name__} has no rule for what its decoder reads, and its config.json "
+            "sets no decoder_start_token_id: set it as in training"
+        )
+    return torch.cat([torch.full_like(target[:, :1], int(start)), target[:, :-1]], 1)
 
 
 @contextmanager

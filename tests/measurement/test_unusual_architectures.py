@@ -14,6 +14,7 @@ from robustness.ablation.interventions import FixedAblation, Intact
 from robustness.errors import RobustnessError
 from robustness.outliers.rules.settings import Rules
 from robustness.outliers.scanning import scan
+from robustness.scoring.forward import shift_right
 from robustness.store.context import Context
 from robustness.vetting import Vetting
 from tests.measurement.test_architectures_end_to_end import tokenizer
@@ -36,6 +37,18 @@ _PROPHETNET = {
     "decoder_ffn_dim": 24,
     "max_position_embeddings": 64,
     "is_decoder": True,
+}
+_BART = {
+    **_IDS,
+    "d_model": 16,
+    "decoder_start_token_id": 2,
+    "encoder_layers": 3,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 24,
+    "decoder_ffn_dim": 24,
+    "max_position_embeddings": 64,
 }
 _PERCEIVER = {
     "vocab_size": 64,
@@ -129,6 +142,39 @@ def test_both_prophetnets_are_read_by_the_next_token_that_they_predict(
         vetting,
         lambda model: [layer.feed_forward_layer_norm for layer in model.prophetnet.decoder.layers],
     )
+
+
+@pytest.mark.parametrize(
+    "class_name", ["BlenderbotForConditionalGeneration", "M2M100ForConditionalGeneration"]
+)
+def test_a_decoder_without_a_rule_of_its_own_begins_as_its_config_says(
+    class_name: str, tmp_path: Path
+) -> None:
+    folder = saved(tmp_path / "m", class_name, **_BART)
+    vetting = vetted(folder, tmp_path / "run")
+    assert vetting.checkpoint.scoring == "seq2seq"
+    both_ways(vetting, lambda model: [layer.fc2 for layer in model.model.decoder.layers])
+    rules = {"massive": {"threshold": 1e-3, "median_factor": 3.0}}
+    assert vetted(folder, tmp_path / "run", rule="massive", rules=rules).outliers().dims
+    model = vetting.checkpoint.load_model()
+    model.config.decoder_start_token_id = None
+    with pytest.raises(RobustnessError, match="sets no decoder_start_token_id: set it"):
+        shift_right(model, torch.tensor([[5, 6, 2]]))
+
+
+def test_a_discriminator_that_pools_its_tokens_is_asked_which_were_replaced(
+    tmp_path: Path,
+) -> None:
+    settings: dict[str, Any] = {
+        "vocab_size": 64,
+        "pad_token_id": 1,
+        "d_model": 16,
+        "n_head": 2,
+        "d_head": 8,
+    }
+    settings |= {"d_inner": 24, "block_sizes": [1, 1, 1], "num_decoder_layers": 1}
+    folder = saved(tmp_path / "m", "FunnelForPreTraining", **settings)
+    assert vetted(folder, tmp_path / "run").checkpoint.scoring == "replaced-token"
 
 
 @pytest.mark.slow

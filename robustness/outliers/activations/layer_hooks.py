@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustness.anatomy.stacks import Stack
 from robustness.errors import NotFinite
-from robustness.scoring.forward import forward_errors
+from robustness.scoring.forward import forward_errors, shift_right
 
 Array = NDArray[np.float64]
 Progress = Callable[[str], None]
@@ -28,8 +28,7 @@ def run(model: nn.Module, ids: NDArray[np.int64]) -> None:
     tokens = torch.from_numpy(ids)[None].to(device)  # (1, T)
     inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     if "decoder_input_ids" in inspect.signature(model.forward).parameters:
-        shift_right: Any = model.prepare_decoder_input_ids_from_labels
-        inputs["decoder_input_ids"] = shift_right(tokens)
+        inputs["decoder_input_ids"] = shift_right(model, tokens)
     with torch.inference_mode(), forward_errors(model):
         model(**inputs, use_cache=False)
 
