@@ -1,13 +1,14 @@
 """Which of transformers' text classes can be scanned and vetted: a tiny random model of each.
 
-    python benchmarks/architectures.py [--only REGEX] [--seconds 60] [--write]
+    python benchmarks/architectures.py [--only REGEX] [--headless] [--seconds 60] [--write]
 
 Every class that the tables for causal, masked and sequence-to-sequence language models,
-pre-training and text encoders name, and every text model without a head. Each is built from its
-default configuration, shrunken, saved to a folder with a tokenizer of words, scanned, and vetted:
-one chunk of text is measured intact and with one feature ablated. Each in a process of its own,
-with a limit of time and memory. What is not vetted is listed with the one sentence that says why,
-or as a traceback, which would be a defect. Printed, or appended to RESULTS.md.
+pre-training and text encoders name, and, if asked for, every text model without a head. Each is
+built from its default configuration, shrunken, saved to a folder with a tokenizer of words,
+scanned, and vetted: one chunk of text is measured intact and with one feature ablated. Each in a
+process of its own, with a limit of time and memory. What is not vetted is listed with the one
+sentence that says why, or as a traceback, which would be a defect. Printed, or appended to
+RESULTS.md.
 """
 
 import argparse
@@ -183,12 +184,13 @@ def main() -> None:
     """Examine all classes, and tell."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default=".*", help="a pattern of class names")
+    parser.add_argument("--headless", action="store_true", help="also models without a head")
     parser.add_argument("--seconds", type=float, default=60, help="time limit of one class")
     parser.add_argument("--write", action="store_true", help="append to RESULTS.md")
     given = parser.parse_args()
     torch.set_num_threads(1)  # threads do not survive a fork
     outcomes = []
-    for name in text_classes():
+    for name in text_classes(headless=given.headless):
         if re.search(given.only, name):
             outcomes.append(in_its_own_process(name, given.seconds))
             print(outcomes[-1], file=sys.stderr, flush=True)

@@ -59,15 +59,18 @@ _SIZES: tuple[tuple[str, int], ...] = (
 )
 
 
-def text_classes() -> dict[str, str]:
-    """Every class that reads text, with the type of its config: heads first, then encoders."""
+def text_classes(*, headless: bool) -> dict[str, str]:
+    """Every class that reads text, with the type of its config: heads, then encoders, then others.
+
+    The last have no head, and are named if they are asked for.
+    """
     found: dict[str, str] = {}
     for table in ("CAUSAL_LM", "MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM", "PRETRAINING", "TEXT_ENCODING"):
         names = getattr(modeling_auto, f"MODEL_FOR_{table}_MAPPING_NAMES")
         for model_type, name in _pairs(names):
             if "text" in _modalities(name):
                 found.setdefault(name, model_type)
-    for model_type, name in _pairs(modeling_auto.MODEL_MAPPING_NAMES):
+    for model_type, name in _pairs(modeling_auto.MODEL_MAPPING_NAMES if headless else {}):
         if _modalities(name) == {"text"} and _reads_ids(name):
             found.setdefault(name, model_type)
     return found

@@ -23,6 +23,6 @@ def test_a_class_is_scanned_and_vetted_or_says_why_not(tmp_path: Path) -> None:
 
 
 def test_only_classes_that_read_text_are_surveyed() -> None:
-    found = text_classes()
+    found = text_classes(headless=True)
     assert {"BertForMaskedLM", "T5ForConditionalGeneration", "ElectraForPreTraining"} < found.keys()
     assert not {"ViTModel", "CLIPModel", "Wav2Vec2Model"} & found.keys()
