@@ -156,10 +156,10 @@ def test_a_decoder_without_a_rule_of_its_own_begins_as_its_config_says(
     both_ways(vetting, lambda model: [layer.fc2 for layer in model.model.decoder.layers])
     rules = {"massive": {"threshold": 1e-3, "median_factor": 3.0}}
     assert vetted(folder, tmp_path / "run", rule="massive", rules=rules).outliers().dims
-    model = vetting.checkpoint.load_model()
-    model.config.decoder_start_token_id = None
+    unsaid: Any = torch.nn.Module()
+    unsaid.config = object()
     with pytest.raises(RobustnessError, match="sets no decoder_start_token_id: set it"):
-        shift_right(model, torch.tensor([[5, 6, 2]]))
+        shift_right(unsaid, torch.tensor([[5, 6, 2]]))
 
 
 def test_a_discriminator_that_pools_its_tokens_is_asked_which_were_replaced(
