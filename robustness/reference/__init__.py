@@ -1,4 +1,4 @@
-"""What a checkpoint is held against: a baseline, or another checkpoint, and where it differs.
+"""What a candidate is held against, a second checkpoint or a saved profile, and where they differ.
 
 Whether a difference is too large is decided in :mod:`robustness.checks`.
 Torch-free but for `states`.
