@@ -110,7 +110,7 @@ def _compared(
 
     ours = resolved(pair[0], settings.read_options)
     theirs = resolved(pair[1], settings.read_options.of_others)
-    require_same_vocabulary(ours, theirs)
+    require_same_vocabulary(ours, theirs, context)
     vetting = Vetting(checkpoint=ours, settings=settings, context=context)
     if not files_only and ours.identity != theirs.identity:
         vetting.corpus  # noqa: B018 (what is wrong with it is no note beside a result)

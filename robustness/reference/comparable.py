@@ -1,39 +1,8 @@
 """Whether two checkpoints read the same text in the same tokens, so that numbers can be paired."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from robustness.checkpoint.checkpoint import Checkpoint
 from robustness.errors import BaselineError
 from robustness.measurement.measure import Measurement
 from robustness.runtime.plain import plain
-from robustness.store.context import Context
-
-
-def require_same_tokens(candidate: Checkpoint, reference: Checkpoint, context: Context) -> None:
-    """Refuse checkpoints that number their tokens differently, as far as both have numbers.
-
-    Raises:
-        BaselineError: that names the first token that differs.
-    """
-    if candidate.tokenizer_hash == reference.tokenizer_hash:
-        return
-    hashes = {"tokenizers": [candidate.tokenizer_hash, reference.tokenizer_hash], "version": 1}
-
-    def compare(_: Mapping[str, Any]) -> dict[str, Any]:
-        ours, theirs = (_by_number(each) for each in (candidate, reference))
-        both = sorted(ours.keys() & theirs.keys())
-        number = next((number for number in both if ours[number] != theirs[number]), None)
-        return {} if number is None else {"n": number, "tokens": [ours[number], theirs[number]]}
-
-    (record,) = context.store(hashes).obtain([{"first": 1}], compare)
-    if record:
-        ours, theirs = (plain(repr(token), limit=60) for token in record["tokens"])
-        raise BaselineError(
-            f"{candidate.label} and its reference {reference.label} have different vocabularies: "
-            f"token {record['n']} is {ours} here and {theirs} in the reference; a candidate is "
-            "held against a checkpoint with the same tokenizer"
-        )
 
 
 def require_same_text(candidate: Measurement, reference: Measurement) -> None:
@@ -80,8 +49,3 @@ def _first_difference(candidate: Measurement, reference: Measurement) -> str:
         f"their tokenizers cut the text into {ours.layout.n_blocks} and "
         f"{theirs.layout.n_blocks} text blocks"
     )
-
-
-def _by_number(checkpoint: Checkpoint) -> dict[int, str]:
-    vocabulary = checkpoint.load_tokenizer().get_vocab()
-    return {number: token for token, number in vocabulary.items()}

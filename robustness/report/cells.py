@@ -9,6 +9,7 @@ from robustness.report.words import bound, figure, in_short
 COLUMNS = ("check", "dims", "measured", "interval", "needed", "blocks", "verdict")
 EXPECTED = "fail (expected)"
 EXPIRED = "fail (mark expired)"
+RECORDED = "recorded"
 
 _ORDER = ("error", "fail", "inconclusive")
 """Outcomes that fail a run, the worst first."""
@@ -51,7 +52,9 @@ def total_of(check: CheckResult, n_blocks: int) -> int:
 
 
 def verdict_of(check: CheckResult) -> str:
-    """Return the outcome with what an expectation makes of it."""
+    """Return the outcome with what an expectation makes of it; what cannot fail does not pass."""
+    if check.outcome == "pass" and check.measured is not None and check.threshold is None:
+        return RECORDED
     if check.outcome != "fail" or check.expected_failure is None:
         return check.outcome
     return EXPIRED if check.expected_failure.expired else EXPECTED

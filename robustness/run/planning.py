@@ -80,6 +80,8 @@ class _Planning:
         return replace(planned, checks=planned_checks(vetting.plan_context()))
 
     def _reference(self, named: str, settings: Settings) -> Measured:
+        own = {"base": None, "tokenizer": None}  # those are the candidate's
+        settings = settings.model_copy(update=own)
         (label,), key = unique_labels([named]), settings.model_dump_json()
         if key not in self._references:
             self._references[key] = self._checkpoint(named, label, settings)

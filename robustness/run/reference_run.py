@@ -15,9 +15,10 @@ from robustness.checks.registry import CHECKS
 from robustness.errors import BaselineError
 from robustness.measurement.measure import Measurement
 from robustness.reference.baseline import AblationBaseline, Baseline, CheckpointBaseline
-from robustness.reference.comparable import require_same_text, require_same_tokens
+from robustness.reference.comparable import require_same_text
 from robustness.reference.comparison import difference
 from robustness.reference.reference import flagged
+from robustness.reference.vocabulary import require_same_vocabulary
 from robustness.run.plan import PlannedCheckpoint, RunPlan
 from robustness.vetting import Vetting
 
@@ -54,7 +55,7 @@ def beside(
         without = reference if planned.has_perplexity else planned
         raise BaselineError(f"{who}: {without.label} has no language-model head")
     vetting.compared_with = other
-    require_same_tokens(vetting.checkpoint, other.checkpoint, vetting.context)
+    require_same_vocabulary(vetting.checkpoint, other.checkpoint, vetting.context)
     if planned.has_perplexity:
         require_same_text(vetting.measurement, other.measurement)
     classes = {task.classes for task in (planned.task, reference.task) if task is not None}

@@ -9,7 +9,8 @@ from typer.testing import CliRunner, Result
 
 from robustness.cli.app import app
 from robustness.report.compared import SCHEMA, Compared
-from robustness.report.html.compared import restored, to_html
+from robustness.report.html.compared import to_html
+from robustness.report.html.location import restored
 from robustness.report.terminal.compared import lines_of
 from robustness.statistics.location import StateChanges
 from tests.support.checkpoints.checkpoint_folders import (
@@ -146,7 +147,7 @@ def test_what_cannot_be_compared_is_said_in_a_sentence(tmp_path: Path, store: Pa
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("bert", "gpt2"), "token 5 is 'w0' in the first and 'other' in the second"),
+        (("bert", "gpt2"), "token 5 is 'w0' here and 'other' in the reference"),
         (("bert", "nowhere"), "nowhere"),
         (("bert", "damaged", "--corpus=nowhere.txt"), "nowhere.txt"),
     ],

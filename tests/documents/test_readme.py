@@ -133,7 +133,8 @@ def test_the_commands_run(command: str, workplace: Path, request: pytest.Fixture
     if "--collect-only" in command or "--robustness-plan" in command:
         assert "test_ablation_degrades[my-checkpoint-dim17]" in result.stdout
     else:
-        assert "outliers are present" in result.stdout
+        compared = "--reference=" in command or "--robustness-baseline=" in command
+        assert ("perplexity is kept" if compared else "outliers are present") in result.stdout
         assert re.search(r"weights are finite .* (pass|fail)", result.stdout)
 
 

@@ -17,12 +17,14 @@ from robustness.report.conclusion import conclusion
 from robustness.report.html import sentences
 from robustness.report.html.figures import by_layer, degradation, history, overview
 from robustness.report.html.heat_map import heat_map, parameters
+from robustness.report.html.location import moved, restored
 from robustness.report.html.parts import Figure, interval, needed
 from robustness.report.reporters import REPORTERS
 from robustness.report.results import CheckpointResult, CheckResult, Report
 from robustness.report.terminal.notes import factor_of_task
 from robustness.report.words import listed, number, ranges
 from robustness.runtime.plain import visible
+from robustness.statistics.location import Location
 
 SHOWN = 40
 """Rows of a table of dimensions at most; the JSON report has them all."""
@@ -39,6 +41,7 @@ class Section:
     # ids of the figures of decisions, with their checks
     histories: tuple[tuple[str, CheckResult], ...]
     profile: CheckResult | None  # the check with a profile of layers, if any
+    location: Location | None  # where it differs from its reference, if that was looked for
 
 
 def render(report: Report) -> str:
@@ -71,10 +74,15 @@ def section(report: Report, place: int) -> Section:
         if (drawn := history(check)) is not None
     ]
     profile = next((check for check in checkpoint.checks if check.details.layers), None)
+    locations = (check.details.location for check in checkpoint.checks)
+    location = next((each for each in locations if each is not None), None)
+    states = None if location is None else location.states
     drawn = {
         f"{anchor}-map": heat_map(checkpoint, len(report.checkpoints)),
         f"{anchor}-degradation": degradation(checkpoint),
         f"{anchor}-profile": None if profile is None else by_layer(profile),
+        f"{anchor}-moved": None if states is None else moved(states),
+        f"{anchor}-restored": None if states is None else restored(states),
         **{name: figure for name, _, figure in histories},
     }
     return Section(
@@ -83,6 +91,7 @@ def section(report: Report, place: int) -> Section:
         figures={name: figure for name, figure in drawn.items() if figure is not None},
         histories=tuple((name, check) for name, check, _ in histories),
         profile=profile,
+        location=location,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from robustness.report.cells import (
     EXPECTED,
     EXPIRED,
+    RECORDED,
     checkpoints_in_order,
     verdict_of,
     worst_check,
@@ -27,6 +28,7 @@ SIGNS = {
     "inconclusive": "\N{BLACK QUESTION MARK ORNAMENT}",
     EXPECTED: "\N{LARGE YELLOW CIRCLE}",
     "not applicable": "\N{MEDIUM WHITE CIRCLE}",
+    RECORDED: "\N{MEDIUM WHITE CIRCLE}",
 }
 
 _ROWS = 200

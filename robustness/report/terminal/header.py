@@ -79,7 +79,9 @@ def _checkpoint_header(planned: "PlannedCheckpoint") -> list[str]:
 
 
 def _changed(settings: "Settings") -> str:
-    return "" if settings.change == "conversion" else f"; change: {settings.change}"
+    if settings.change == "conversion":
+        return ""
+    return f"; change: {settings.change}, so judge it on a text that it was not trained on"
 
 
 def _measured_on(planned: "PlannedCheckpoint") -> str:

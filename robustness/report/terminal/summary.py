@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from robustness.report.cells import COLUMNS, EXPECTED, EXPIRED, row_of
+from robustness.report.cells import COLUMNS, EXPECTED, EXPIRED, RECORDED, row_of
 from robustness.report.conclusion import conclusion
 from robustness.report.results import CheckpointResult, CheckResult, Report
 from robustness.report.terminal.notes import (
@@ -28,6 +28,7 @@ MARKUP: Mapping[str, Markup] = {
     "error": {"red": True, "bold": True},
     EXPECTED: {"yellow": True},
     "inconclusive": {"yellow": True, "bold": True},
+    RECORDED: {"cyan": True},
     "not applicable": {"cyan": True},
 }
 
