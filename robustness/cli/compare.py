@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -35,6 +35,9 @@ Corpus = Annotated[
     str | None, typer.Option(help="The text to run both on (default: the policy's, or built in).")
 ]
 TextBlocks = Annotated[int, typer.Option(min=1, help="Text blocks that both are run on.")]
+EveryLayer = Annotated[
+    bool, typer.Option("--every-layer", help="Go on from every layer, also of a deep model.")
+]
 FilesOnly = Annotated[bool, typer.Option("--files-only", help="Run neither: read the files alone.")]
 JsonFile = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers as JSON.")
@@ -52,6 +55,7 @@ def compare(
     corpus: Corpus = None,
     text_blocks: TextBlocks = TEXT_BLOCKS,
     files_only: FilesOnly = False,
+    every_layer: EveryLayer = False,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
     stack: Stack = "auto",
@@ -77,25 +81,40 @@ def compare(
         read = given(allow_pickle=allow_pickle, base=base, tokenizer=tokenizer)
         settings = load_policy(policy, options={**read, **given(stack=stack, corpus=corpus)})
         context = Context(root=console.store_root(store), progress=line.show)
+        how: How = {
+            "text_blocks": text_blocks,
+            "files_only": files_only,
+            "every_layer": every_layer,
+        }
         try:
-            found = _compared((candidate, reference), settings, context, text_blocks, files_only)
+            found = _compared((candidate, reference), settings, context, how)
         finally:
             line.clear()
-        if json_file is not None:
-            facts = {"schema": SCHEMA, **found.model_dump(mode="json")}
-            console.write_file(json_file, json.dumps(facts, indent=2, allow_nan=False) + "\n")
-        if html_file is not None:
-            from robustness.report.html.compared import to_html
-
-            console.write_file(html_file, to_html(found))
+        _write(found, json_file, html_file)
     console.show("\n".join(lines_of(found, unicode=is_encodable("█", sys.stdout.encoding))))
     for file in filter(None, (json_file, html_file)):
         console.show(plain(f"robustness: wrote {file}"))
 
 
-def _compared(
-    pair: tuple[str, str], policy: Policy, context: Context, text_blocks: int, files_only: bool
-) -> Compared:
+def _write(found: Compared, json_file: Path | None, html_file: Path | None) -> None:
+    if json_file is not None:
+        facts = {"schema": SCHEMA, **found.model_dump(mode="json")}
+        console.write_file(json_file, json.dumps(facts, indent=2, allow_nan=False) + "\n")
+    if html_file is not None:
+        from robustness.report.html.compared import to_html
+
+        console.write_file(html_file, to_html(found))
+
+
+class How(TypedDict):
+    """What `located` is asked for."""
+
+    text_blocks: int
+    files_only: bool
+    every_layer: bool
+
+
+def _compared(pair: tuple[str, str], policy: Policy, context: Context, how: How) -> Compared:
     label = CheckpointRef.parse(pair[0]).label
     settings = policy.settings(pair[0], label)
 
@@ -104,7 +123,7 @@ def _compared(
             reference,
             cache=context.root,
             progress=context.progress,
-            check_memory=not files_only,
+            check_memory=not how["files_only"],
             options=read,
         )
 
@@ -112,9 +131,9 @@ def _compared(
     theirs = resolved(pair[1], settings.read_options.of_others)
     require_same_vocabulary(ours, theirs, context)
     vetting = Vetting(checkpoint=ours, settings=settings, context=context)
-    if not files_only and ours.identity != theirs.identity:
+    if not how["files_only"] and ours.identity != theirs.identity:
         vetting.corpus  # noqa: B018 (what is wrong with it is no note beside a result)
-    location = located(vetting, theirs, text_blocks=text_blocks, files_only=files_only)
+    location = located(vetting, theirs, **how)
     return Compared(
         candidate=Side.of(ours),
         reference=Side.of(theirs),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from robustness.store.context import Context
     from robustness.store.store import Record, Store
 
-LOCATION = 1
+LOCATION = 2
 """Version of what is found; part of its identity in the store."""
 
 TEXT_BLOCKS = 8
@@ -44,6 +44,7 @@ def located(
     *,
     text_blocks: int = TEXT_BLOCKS,
     files_only: bool = False,
+    every_layer: bool = False,
 ) -> Location:
     """Where a candidate differs from its reference, as far as it can be found out.
 
@@ -54,6 +55,7 @@ def located(
         reference: what it is held against.
         text_blocks: how many both are run on, the first of the candidate's seeded order.
         files_only: whether to leave running them out.
+        every_layer: whether to patch the states of all layers, and not of some and then others.
     """
     ours = candidate.checkpoint
     if ours.identity == reference.identity:
@@ -70,7 +72,9 @@ def located(
         return None
 
     weights = found(lambda: _weights(candidate, reference))
-    states = None if files_only else found(lambda: _states(candidate, reference, text_blocks))
+    states = None
+    if not files_only:
+        states = found(lambda: _states(candidate, reference, text_blocks, every_layer))
     return Location(weights=weights, states=states, notes=tuple(notes))
 
 
@@ -84,7 +88,9 @@ def _weights(candidate: Candidate, reference: "Checkpoint") -> WeightChanges:
     return _remembered(store, candidate, reference, WeightChanges, compare, what="weights")
 
 
-def _states(candidate: Candidate, reference: "Checkpoint", text_blocks: int) -> StateChanges:
+def _states(
+    candidate: Candidate, reference: "Checkpoint", text_blocks: int, every_layer: bool
+) -> StateChanges:
     measurement = candidate.measurement
     plan = measurement.scoring_plan
     number = min(text_blocks, plan.layout.n_blocks)
@@ -97,9 +103,11 @@ def _states(candidate: Candidate, reference: "Checkpoint", text_blocks: int) -> 
     def run() -> StateChanges:
         from robustness.reference.states import state_changes
 
-        return state_changes(measurement, reference, anatomy, text_blocks=number)
+        return state_changes(
+            measurement, reference, anatomy, text_blocks=number, every_layer=every_layer
+        )
 
-    how = f"states of {number} text blocks, {choice}"
+    how = f"states of {number} text blocks, {choice}{', every layer' * every_layer}"
     return _remembered(measurement.store, candidate, reference, StateChanges, run, what=how)
 
 

@@ -142,13 +142,14 @@ class StateChanges(Figures):
             return None
         if sum(abs(a - b) for a, b in pairwise(nats)) > UNCLEAR * self.harm_nats:
             return None
-        places = [*(layer for layer, _ in patched), patched[-1][0] + 1]
-        for length in range(1, len(places) + 1):
-            sums = [nats[at] - nats[at + length] for at in range(len(places) - length + 1)]
-            at = max(range(len(sums)), key=sums.__getitem__)
-            if sums[at] >= MOST * self.harm_nats:
-                return places[at], places[at + length - 1]
-        return None
+        ends = [ENTERING - 1, *(layer for layer, _ in patched), self.layers[-1].layer + 1]
+        runs = [
+            (ends[j] - ends[i], nats[j] - nats[i], ends[i] + 1, ends[j])
+            for i in range(len(nats))
+            for j in range(i + 1, len(nats))
+            if nats[i] - nats[j] >= MOST * self.harm_nats
+        ]
+        return min(runs)[2:] if runs else None
 
     def places(self, first: int, last: int) -> str:
         """What a run of places is called."""

@@ -214,7 +214,7 @@ def test_the_damaged_layer_of_any_stack_is_named(
         folder, tmp_path / "store", corpus=intact.settings.corpus, block_size=24, stack=stack,
         rules={"busters": {"k": 1.0}},
     )  # fmt: skip
-    found = located(candidate, reference)
+    found = located(candidate, reference, every_layer=True)
     assert found.notes == ()
     states = found.states
     assert states is not None
