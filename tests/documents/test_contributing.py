@@ -122,7 +122,7 @@ def test_the_examples_work_where_they_are_said_to_be_put(tmp_path: Path) -> None
     insert(rules / "settings.py", "]\n\n\nclass Busters", ', "largest"')
     (package / "checks" / "last_layer.py").write_text(check[0])
     registry = package / "checks" / "registry.py"
-    insert(registry, "        MatchesBaseline(),", said("LastLayerAloneIsHarmless(),"))
+    insert(registry, "        TaskScoreIsKept(),", said("LastLayerAloneIsHarmless(),"))
     insert(
         registry,
         "from robustness.checks.planned",
