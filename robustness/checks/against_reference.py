@@ -78,7 +78,7 @@ class AgainstReference(Model):
         statistic = Degradation(threshold=within or 1.0, alpha=self.subject.alpha(**level))
         return self._compared(statement, statistic, within, "ratio")
 
-    def keeps_predictions(self, *, share: float | None = 0.02, **level: Unpack[Level]) -> Verdict:
+    def keeps_predictions(self, *, share: float | None = 0.05, **level: Unpack[Level]) -> Verdict:
         """Whether at less than a share of the scored positions another token is most probable."""
         statement = (
             f"less than {share} of the scored positions have another most probable token than "

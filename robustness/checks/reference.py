@@ -84,7 +84,7 @@ class PredictionsAreKeptLimits(Limits):
     """Most probable tokens beside the reference's."""
 
     max_share: Share = Field(
-        default=0.02, description="so many of the scored positions may have another"
+        default=0.05, description="so many of the scored positions may have another"
     )
 
 
