@@ -25,7 +25,7 @@ SIZES = {
     "max_position_embeddings": 160,
 }
 STEPS = (5, 20, 80)
-CLASSES = ("BertForMaskedLM", "RobertaForMaskedLM", "AlbertForMaskedLM", "LlamaForCausalLM")
+CLASSES = ("RobertaForMaskedLM", "AlbertForMaskedLM", "LlamaForCausalLM")
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +35,16 @@ def damage() -> Iterator[Any]:
     try:
         import damage
         import damage_checkpoint
+        import damage_gate
         import damage_harmless
         import damage_numbers
+        import damage_table
         import damage_truth
 
-        modules = (damage_truth, damage_harmless, damage_numbers, damage_checkpoint, damage)
+        modules = (
+            *(damage_truth, damage_harmless, damage_numbers, damage_checkpoint),
+            *(damage_gate, damage_table, damage),
+        )
         yield SimpleNamespace(**{k: v for module in modules for k, v in vars(module).items()})
     finally:
         sys.path.remove(str(ROOT / "benchmarks"))
@@ -219,3 +224,61 @@ def test_infinite_weights_have_an_infinite_effect(damage: Any, stored: Any, tmp_
     assert damage.effect(*both)[0] == float("inf")
     assert damage.largest_change(now[0], then[0]) == float("inf")
     assert damage.largest_change(then[0], then[0]) == 0
+
+
+RECORDS = {
+    "tiny": {
+        "noise/0.05": {"group": "damage", "weights": 0.04, "here": [1.0, 0, 0.001, 0.01],
+                       "elsewhere": [1.001, 0, 0.001, 0.01],
+                       "gate": {"outcome": "pass", "checks": {"kept": ["pass", 1.0, 48]}}},
+        "noise/0.1": {"group": "damage", "weights": 0.1, "here": [1.03, 0, 0.02, 0.03],
+                      "elsewhere": [1.04, 0, 0.02, 0.03],
+                      "gate": {"outcome": "pass", "checks": {"kept": ["pass", 1.0, 96]}}},
+        "noise/0.3": {"group": "damage", "weights": "inf", "here": ["inf", "inf", "inf", 1.0],
+                      "elsewhere": ["inf", "inf", "inf", 1.0], "gate": {"outcome": "refused"}},
+        "copy": {"group": "harmless", "weights": 1.4, "here": [1.0, 0, 0.0, 0.0],
+                 "elsewhere": [1.0, 0, 0.0, 0.0],
+                 "gate": {"outcome": "fail", "checks": {"outliers_are_kept": ["fail", None, 32]}}},
+        "not asked": {"group": "harmless", "weights": 0.0, "here": [1.0, 0, 0.004, 0.0],
+                      "elsewhere": [1.0, 0, 0.004, 0.0]},
+    }
+}  # fmt: skip
+
+
+def test_the_tables_count_what_is_caught_missed_and_alarmed_falsely(damage: Any) -> None:
+    found = list(damage.found(RECORDS))
+    assert [each.truth for each in found] == ["mild", "damaged", "damaged", "harmless", "harmless"]
+    table = list(damage.score(found))[2:]
+    assert table == [
+        "| the gate | 1 of 2 | 0 of 1 | 1 of 1 |",
+        "| perplexity alone, 5% | 1 of 2 | 0 of 1 | 0 of 1 |",
+        "| weights alone, 5% | 2 of 2 | 0 of 1 | 1 of 1 |",
+    ]
+    assert [line.partition("(")[0] for line in damage.wrong(found)] == [
+        "- missed: tiny, noise/0.1 ",
+        "- false alarm: tiny, copy ",
+    ]
+    (line,) = list(damage.by_kind(found))[2:]
+    assert "0.05: ×1.001, passes; 0.1: ×1.04, **missed**; 0.3: ×inf, refused" in line
+    assert damage.blocks(found).startswith("67% of 3 verdicts took at most 64 text blocks")
+    at = damage.parting(found, "nats")
+    assert (at.harmless, at.damaged, at.missed, at.alarms) == (0.004, 0.02, 0, 0)
+    assert at.cut == pytest.approx((0.004 * 0.02) ** 0.5)
+
+
+def test_a_report_is_summed_up_by_check(damage: Any) -> None:
+    checks = [
+        {"id": "s::test_perplexity_is_kept[a]", "outcome": "pass", "measured": 1.00012345,
+         "seen": 48, "dims": []},
+        {"id": "s::test_outliers_are_kept[a-outliers]", "outcome": "pass", "measured": None,
+         "seen": 0, "dims": [3]},
+        {"id": "s::test_outliers_are_kept[a-dims3]", "outcome": "fail", "measured": 0.1,
+         "seen": 32, "dims": [3]},
+    ]  # fmt: skip
+    found = damage.summary({"checks": checks})
+    assert found["outcome"] == "fail"
+    assert found["checks"] == {
+        "perplexity_is_kept": ["pass", 1.0, 48],
+        "outliers_are_kept": ["pass", None, 0],
+        "outliers_are_kept, 3": ["fail", 0.1, 32],
+    }
