@@ -66,7 +66,7 @@ def summary(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     for check in checkpoint["checks"]:
         name = check["id"].rpartition("::")[2].removeprefix("test_").partition("[")[0]
         if name in checks:
-            name = f"{name}, {'and '.join(map(str, check['dims'])) or 'more'}"
+            name = f"{name}, {'+'.join(map(str, check['dims'])) or 'more'}"
         checks[name] = [check["outcome"], figure(check["measured"]), check["seen"]]
     failed = any(outcome not in ("pass", "not applicable") for outcome, *_ in checks.values())
     return {"outcome": "fail" if failed else "pass", "checks": checks}
