@@ -41,7 +41,7 @@ from damage_checkpoint import Stored, loaded, read, write
 from damage_gate import Gate
 from damage_harmless import variants
 from damage_numbers import zoo
-from damage_table import blocks, by_kind, found, parting, score, wrong
+from damage_table import ABOUT, blocks, by_kind, found, partings, score, wrong
 from damage_texts import BASES, Base
 from damage_truth import all_scored, effect, largest_change
 from results import conditions, keep, section, versions_of
@@ -168,17 +168,16 @@ def table(names: Sequence[str], args: argparse.Namespace) -> None:
     records = {name: own for name, own in known().items() if name in names}
     everything = list(found(records))
     asked = [each for each in everything if each.verdict is not None]
-    lines = [*score(asked), "", blocks(asked), "", *wrong(asked), "", *by_kind(asked), ""]
-    for measure, unit in (("nats", "nats"), ("share", "of the predictions")):
-        for some in (*([name] for name in records), list(records)):
-            at = parting((each for each in everything if each.base in some), measure)
-            lines.append(
-                f"- {', '.join(some)}: harmless up to {at.harmless:.3g}, damaged from "
-                f"{at.damaged:.3g} {unit}; cut at {at.cut:.3g}: {at.missed} missed, "
-                f"{at.alarms} false alarms"
-            )
+    lines = [*ABOUT, "", *score(asked), "", *blocks(asked), "", *wrong(asked), ""]
+    lines += [
+        "Where KL divergence and changed predictions part what is damaged from conversions:",
+        "",
+    ]
+    for some in (*([name] for name in records), list(records)):
+        lines += partings([each for each in everything if each.base in some])
     packages = ("torch", "transformers", "tokenizers", "numpy", "gguf")
-    keep(section(conditions(versions_of(packages)), *lines), write=args.write)
+    about = conditions(versions_of(packages))
+    keep(section(about, *lines, "", *by_kind(asked)), write=args.write)
 
 
 def digits(value: float) -> float | str:

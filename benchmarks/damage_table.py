@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -10,6 +10,10 @@ from results import header, row
 
 DAMAGED = 1.02
 """Times the perplexity elsewhere."""
+
+PASSING = ("pass", "not applicable", "record")
+
+TRUTHS = ("damaged", "mild", "harmless", "training")
 
 PERPLEXITY_RULE = 1.05
 """The alternative that looks at perplexity alone: times the perplexity here, all of the text."""
@@ -21,6 +25,16 @@ ENOUGH_BLOCKS = 64
 """Text blocks that should do for nine of ten verdicts."""
 
 
+ABOUT = (
+    "Damaged is what costs at least 2 % perplexity on a text that the gate does not see, measured",
+    "by a plain loop; mild, a kind of damage that costs less (either verdict is right); harmless,",
+    "the same function or nearly the same numbers; training, a little more of it on the same text,",
+    "vetted with `change = training`. Two rules beside the gate: *perplexity alone* calls damaged",
+    "what costs 5 % on the gate's text, *weights alone* what has a tensor that changed by 5 %. A",
+    "candidate that is refused is caught.",
+)
+
+
 class Found(NamedTuple):
     """A candidate, what is true of it, and who calls it damaged.
 
@@ -28,7 +42,7 @@ class Found(NamedTuple):
         base: what it was made from.
         name: of the candidate.
         kind: without its strength.
-        truth: ``damaged``, ``mild`` or ``harmless``.
+        truth: ``damaged``, ``mild``, ``harmless``, or ``training``: harmless, another on purpose.
         elsewhere: ratio of perplexities.
         nats: KL divergence here.
         share: of changed predictions here.
@@ -53,6 +67,12 @@ class Found(NamedTuple):
     checks: Mapping[str, Any]
 
     @property
+    def needed(self) -> int:
+        """Text blocks until the verdict: the first check that fails, or the last that passes."""
+        fails = [n for outcome, _, n in self.checks.values() if n and outcome not in PASSING]
+        return min(fails) if fails else max(self.seen)
+
+    @property
     def caught(self) -> bool:
         """Whether the gate does not let it pass."""
         return self.verdict not in (None, "pass")
@@ -71,7 +91,7 @@ def found(records: Mapping[str, Any]) -> Iterator[Found]:
                 base=base,
                 name=name,
                 kind=name.partition("/")[0],
-                truth=harmful if record["group"] == "damage" else "harmless",
+                truth=harmful if record["group"] == "damage" else record["group"],
                 elsewhere=elsewhere,
                 nats=nats,
                 share=share,
@@ -88,7 +108,7 @@ def by_kind(candidates: Iterable[Found]) -> Iterator[str]:
     yield from header("kind", "checkpoint", "strength: perplexity elsewhere, the gate's verdict")
     rows: dict[tuple[str, str], list[Found]] = defaultdict(list)
     for each in candidates:
-        if each.truth != "harmless":
+        if each.truth in ("damaged", "mild"):
             rows[each.kind, each.base].append(each)
     for (kind, base), strengths in sorted(rows.items()):
         yield row(kind, base, "; ".join(map(cell, strengths)))
@@ -108,7 +128,7 @@ def cell(candidate: Found) -> str:
 def score(candidates: Iterable[Found]) -> Iterator[str]:
     """Who catches how many of the damaged, and calls how many of the others damaged."""
     asked = [each for each in candidates if each.verdict is not None]
-    yield from header("", "damaged caught", "mild called damaged", "harmless called damaged")
+    yield from header("", "damaged caught", *(f"{name} not passed" for name in TRUTHS[1:]))
     rules = {
         "the gate": [each.caught for each in asked],
         f"perplexity alone, {PERPLEXITY_RULE - 1:.0%}": [each.perplexity for each in asked],
@@ -116,7 +136,7 @@ def score(candidates: Iterable[Found]) -> Iterator[str]:
     }
     for rule, calls in rules.items():
         cells = []
-        for truth in ("damaged", "mild", "harmless"):
+        for truth in TRUTHS:
             those = [call for each, call in zip(asked, calls, strict=True) if each.truth == truth]
             cells.append(f"{sum(those)} of {len(those)}")
         yield row(rule, *cells)
@@ -126,7 +146,7 @@ def wrong(candidates: Iterable[Found]) -> Iterator[str]:
     """Every damage that passed and every harmless candidate that did not, with what was found."""
     for each in candidates:
         missed = each.truth == "damaged" and each.verdict == "pass"
-        false_alarm = each.truth == "harmless" and each.caught
+        false_alarm = each.truth in ("harmless", "training") and each.caught
         if missed or false_alarm:
             checks = ", ".join(
                 f"{name} {outcome} ({measured})"
@@ -136,16 +156,22 @@ def wrong(candidates: Iterable[Found]) -> Iterator[str]:
             yield f"- {word}: {each.base}, {each.name} (×{each.elsewhere:.4g} elsewhere): {checks}"
 
 
-def blocks(candidates: Iterable[Found]) -> str:
-    """How many text blocks verdicts took."""
-    seen = sorted(n for each in candidates for n in each.seen)
+def blocks(candidates: Sequence[Found]) -> Iterator[str]:
+    """How many text blocks verdicts took: those of checks, and those on candidates."""
+    checks = [n for each in candidates for n in each.seen]
+    yield f"- {spread(checks)} of the checks' verdicts"
+    yield f"- {spread([each.needed for each in candidates if each.seen])} of the candidates'"
+
+
+def spread(seen: Iterable[int]) -> str:
+    """How many text blocks they took."""
+    seen = sorted(seen)
     if not seen:
-        return "no verdicts"
-    within = sum(n <= ENOUGH_BLOCKS for n in seen) / len(seen)
+        return "none"
+    few = sum(n <= ENOUGH_BLOCKS for n in seen)
     return (
-        f"{within:.0%} of {len(seen)} verdicts took at most {ENOUGH_BLOCKS} text blocks "
-        f"(median {seen[len(seen) // 2]}, nine of ten {seen[int(0.9 * (len(seen) - 1))]}, "
-        f"most {seen[-1]})"
+        f"at most {ENOUGH_BLOCKS} text blocks: {few} of {len(seen)} ({few / len(seen):.0%}; median "
+        f"{seen[len(seen) // 2]}, nine of ten {seen[math.ceil(0.9 * len(seen)) - 1]})"
     )
 
 
@@ -168,11 +194,10 @@ class Parting(NamedTuple):
 
 
 def parting(candidates: Iterable[Found], measure: str) -> Parting:
-    """Where ``nats`` or ``share`` parts best the damaged from the harmless."""
-    values = {"damaged": [math.inf], "harmless": [0.0], "mild": [0.0]}
-    for each in candidates:
-        values[each.truth].append(max(0.0, getattr(each, measure)))
-    bad, good = sorted(values["damaged"]), sorted(values["harmless"])
+    """Where ``nats`` or ``share`` parts best the damaged from the harmless (not: trained)."""
+    every = [(each.truth, max(0.0, getattr(each, measure))) for each in candidates]
+    bad = sorted(value for truth, value in every if truth == "damaged")
+    good = sorted(value for truth, value in every if truth == "harmless")
     edges = sorted({value for value in bad + good if value > 0 and math.isfinite(value)})
 
     def errors(cut: float) -> tuple[int, int]:
@@ -182,3 +207,16 @@ def parting(candidates: Iterable[Found], measure: str) -> Parting:
     cut, _ = min(gaps, key=lambda gap: (sum(errors(gap[0])), -gap[1]))
     missed, alarms = errors(cut)
     return Parting(good[-1], bad[0], cut, missed, alarms)
+
+
+def partings(candidates: Sequence[Found]) -> Iterator[str]:
+    """A line for each measure: where it parts them."""
+    if not {"damaged", "harmless"} <= {each.truth for each in candidates}:
+        return
+    bases = ", ".join(dict.fromkeys(each.base for each in candidates))
+    for measure, unit in (("nats", "nats"), ("share", "of the predictions")):
+        at = parting(candidates, measure)
+        yield (
+            f"- {bases}: harmless up to {at.harmless:.3g}, damaged from {at.damaged:.3g} {unit}; "
+            f"best cut {at.cut:.3g}: {at.missed} missed, {at.alarms} false alarms"
+        )

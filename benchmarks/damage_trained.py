@@ -56,13 +56,13 @@ def trained(stored: Stored, texts: Sequence[str], steps: int, rate: float = 1.0)
 @damage("trained on another text", (5, 20, 80))
 def trained_on_another_text(stored: Stored, steps: int) -> Stored:
     """For so many steps."""
-    return trained(stored, stored.texts.other, steps)
+    return trained(stored, stored.texts.other, steps, rate=0.2)
 
 
 @damage("stale shard", (5, 20, 80))
 def stale_shard(stored: Stored, steps: int) -> Stored:
-    """Half of the tensors come from another step of a training on the same text, a quick one."""
-    other = trained(stored, stored.texts.here, steps, rate=4.0).tensors
+    """Half of the tensors come from another step of a training on the same text."""
+    other = trained(stored, stored.texts.here, steps).tensors
     names = sorted(stored.tensors)
     stale = {name: other[name] for name in names[len(names) // 2 :]}
     return replace(stored, tensors={**stored.tensors, **stale})

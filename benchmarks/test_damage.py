@@ -250,9 +250,9 @@ def test_the_tables_count_what_is_caught_missed_and_alarmed_falsely(damage: Any)
     assert [each.truth for each in found] == ["mild", "damaged", "damaged", "harmless", "harmless"]
     table = list(damage.score(found))[2:]
     assert table == [
-        "| the gate | 1 of 2 | 0 of 1 | 1 of 1 |",
-        "| perplexity alone, 5% | 1 of 2 | 0 of 1 | 0 of 1 |",
-        "| weights alone, 5% | 2 of 2 | 0 of 1 | 1 of 1 |",
+        "| the gate | 1 of 2 | 0 of 1 | 1 of 1 | 0 of 0 |",
+        "| perplexity alone, 5% | 1 of 2 | 0 of 1 | 0 of 1 | 0 of 0 |",
+        "| weights alone, 5% | 2 of 2 | 0 of 1 | 1 of 1 | 0 of 0 |",
     ]
     assert [line.partition("(")[0] for line in damage.wrong(found)] == [
         "- missed: tiny, noise/0.1 ",
@@ -260,7 +260,10 @@ def test_the_tables_count_what_is_caught_missed_and_alarmed_falsely(damage: Any)
     ]
     (line,) = list(damage.by_kind(found))[2:]
     assert "0.05: ×1.001, passes; 0.1: ×1.04, **missed**; 0.3: ×inf, refused" in line
-    assert damage.blocks(found).startswith("67% of 3 verdicts took at most 64 text blocks")
+    assert list(damage.blocks(found)) == [
+        "- at most 64 text blocks: 2 of 3 (67%; median 48, nine of ten 96) of the checks' verdicts",
+        "- at most 64 text blocks: 2 of 3 (67%; median 48, nine of ten 96) of the candidates'",
+    ]
     at = damage.parting(found, "nats")
     assert (at.harmless, at.damaged, at.missed, at.alarms) == (0.004, 0.02, 0, 0)
     assert at.cut == pytest.approx((0.004 * 0.02) ** 0.5)
