@@ -41,7 +41,7 @@ from damage_checkpoint import Stored, loaded, read, write
 from damage_gate import Gate
 from damage_harmless import variants
 from damage_numbers import zoo
-from damage_table import ABOUT, blocks, by_kind, found, partings, score, wrong
+from damage_table import ABOUT, blocks, by_check, by_kind, found, partings, score, wrong
 from damage_texts import BASES, Base
 from damage_truth import all_scored, effect, largest_change
 from results import conditions, keep, section, versions_of
@@ -168,7 +168,8 @@ def table(names: Sequence[str], args: argparse.Namespace) -> None:
     records = {name: own for name, own in known().items() if name in names}
     everything = list(found(records))
     asked = [each for each in everything if each.verdict is not None]
-    lines = [*ABOUT, "", *score(asked), "", *blocks(asked), "", *wrong(asked), ""]
+    lines = [*ABOUT, "", *score(asked), "", *wrong(asked), "", *by_check(asked), ""]
+    lines += ["Text blocks that verdicts took:", "", *blocks(asked), ""]
     lines += [
         "Where KL divergence and changed predictions part what is damaged from conversions:",
         "",

@@ -72,6 +72,14 @@ class Found(NamedTuple):
         fails = [n for outcome, _, n in self.checks.values() if n and outcome not in PASSING]
         return min(fails) if fails else max(self.seen)
 
+    def fails(self, check: str) -> bool:
+        """Whether one check, in any of its parts, did not pass."""
+        return any(
+            outcome not in PASSING
+            for name, (outcome, *_) in self.checks.items()
+            if name.partition(",")[0] == check
+        )
+
     @property
     def caught(self) -> bool:
         """Whether the gate does not let it pass."""
@@ -156,11 +164,26 @@ def wrong(candidates: Iterable[Found]) -> Iterator[str]:
             yield f"- {word}: {each.base}, {each.name} (×{each.elsewhere:.4g} elsewhere): {checks}"
 
 
+def by_check(candidates: Sequence[Found]) -> Iterator[str]:
+    """A row per check of the gate: what it alone does not let pass."""
+    yield from header("check", *TRUTHS)
+    asked = [each for each in candidates if each.checks]
+    names = dict.fromkeys(name.partition(",")[0] for each in asked for name in each.checks)
+    for check in names:
+        cells = []
+        for truth in TRUTHS:
+            those = [each for each in asked if each.truth == truth]
+            cells.append(f"{sum(each.fails(check) for each in those)} of {len(those)}")
+        yield row(f"`{check}`", *cells)
+
+
 def blocks(candidates: Sequence[Found]) -> Iterator[str]:
     """How many text blocks verdicts took: those of checks, and those on candidates."""
-    checks = [n for each in candidates for n in each.seen]
-    yield f"- {spread(checks)} of the checks' verdicts"
-    yield f"- {spread([each.needed for each in candidates if each.seen])} of the candidates'"
+    for truths in (("damaged", "harmless", "training"), ("mild",)):
+        some = [each for each in candidates if each.truth in truths and each.seen]
+        checks = spread(n for each in some for n in each.seen)
+        yield f"- {', '.join(truths)}: {checks} of the checks' verdicts"
+        yield f"- {', '.join(truths)}: {spread(each.needed for each in some)} of the candidates'"
 
 
 def spread(seen: Iterable[int]) -> str:

@@ -260,9 +260,14 @@ def test_the_tables_count_what_is_caught_missed_and_alarmed_falsely(damage: Any)
     ]
     (line,) = list(damage.by_kind(found))[2:]
     assert "0.05: ×1.001, passes; 0.1: ×1.04, **missed**; 0.3: ×inf, refused" in line
-    assert list(damage.blocks(found)) == [
-        "- at most 64 text blocks: 2 of 3 (67%; median 48, nine of ten 96) of the checks' verdicts",
-        "- at most 64 text blocks: 2 of 3 (67%; median 48, nine of ten 96) of the candidates'",
+    assert damage.spread([48, 96, 32]) == (
+        "at most 64 text blocks: 2 of 3 (67%; median 48, nine of ten 96)"
+    )
+    assert [each.needed for each in found if each.seen] == [48, 96, 32]
+    assert ["1 of 2 (50%" in line for line in damage.blocks(found)] == [True, True, False, False]
+    assert list(damage.by_check(found))[2:] == [
+        "| `kept` | 0 of 1 | 0 of 1 | 0 of 1 | 0 of 0 |",
+        "| `outliers_are_kept` | 0 of 1 | 0 of 1 | 1 of 1 | 0 of 0 |",
     ]
     at = damage.parting(found, "nats")
     assert (at.harmless, at.damaged, at.missed, at.alarms) == (0.004, 0.02, 0, 0)
