@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ class Gate:
     options: tuple[str, ...] = ()
 
     def decide(self, folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
-        """What is found of each candidate, all in one process; alone where a run is refused."""
+        """What is found of each, in one process; again without one that a refusal names."""
         report = self.work / "gate.json"
         report.unlink(missing_ok=True)
         command = [
@@ -43,11 +44,15 @@ class Gate:
         place = self.work / "empty"
         place.mkdir(exist_ok=True)
         run = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
-        if run.returncode == UNUSABLE and len(folders) > 1:
-            alone = [self.decide([folder]) for folder in folders]
-            return {folder: found for each in alone for folder, found in each.items()}
         if run.returncode == UNUSABLE:
-            return {folders[0]: {"outcome": "refused", "said": said(run.stdout + run.stderr)}}
+            sentence = said(run.stdout + run.stderr)
+            named = [folder for folder in folders if re.search(rf"\b{folder.name}\b", sentence)]
+            refused = (named or folders)[0]
+            rest = [folder for folder in folders if folder != refused]
+            if not named and rest:  # whose fault it is, is not said
+                return {f: found for f in folders for found in self.decide([f]).values()}
+            others = self.decide(rest) if rest else {}
+            return {**others, refused: {"outcome": "refused", "said": sentence}}
         if not report.exists():
             raise RuntimeError(run.stdout + run.stderr)
         found = json.loads(report.read_text())["checkpoints"]
@@ -55,9 +60,9 @@ class Gate:
 
 
 def said(text: str) -> str:
-    """The last sentence of a refusal, without the names of folders."""
+    """The last line, a refusal; of paths, the last part."""
     lines = [line for line in text.splitlines() if line.strip()]
-    return " ".join(word for word in lines[-1].split() if "/" not in word)[:200]
+    return " ".join(re.sub(r"\S*/", "", word) for word in lines[-1].split())[:240]
 
 
 def summary(checkpoint: Mapping[str, Any]) -> dict[str, Any]:

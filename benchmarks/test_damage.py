@@ -290,3 +290,29 @@ def test_a_report_is_summed_up_by_check(damage: Any) -> None:
         "outliers_are_kept": ["pass", None, 0],
         "outliers_are_kept, 3": ["fail", 0.1, 32],
     }
+
+
+def test_a_refused_candidate_is_left_out_and_the_others_are_decided_on(
+    damage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def run(command: list[str], **_: Any) -> Any:
+        models = [each.partition("=")[2] for each in command if each.startswith("--model=")]
+        asked.append([Path(model).name for model in models])
+        if "c01" in asked[-1]:
+            error = f"ERROR: robustness: {tmp_path / 'c01'} has another vocabulary\n"
+            return SimpleNamespace(returncode=4, stdout="", stderr=error)
+        (report,) = (each for each in command if each.startswith("--robustness-json="))
+        found = [{"reference": model, "checks": []} for model in models]
+        Path(report.partition("=")[2]).write_text(json.dumps({"checkpoints": found}))
+        return SimpleNamespace(returncode=0, stdout="", stderr="")
+
+    monkeypatch.setattr("subprocess.run", run)
+    gate = damage.Gate(reference="there", corpus="text", work=tmp_path)
+    found = gate.decide([tmp_path / name for name in ("c00", "c01", "c02")])
+    assert asked == [["c00", "c01", "c02"], ["c00", "c02"]]
+    assert {folder.name: each["outcome"] for folder, each in found.items()} == {
+        "c00": "pass", "c01": "refused", "c02": "pass"
+    }  # fmt: skip
+    assert "c01 has another vocabulary" in found[tmp_path / "c01"]["said"]
