@@ -21,8 +21,8 @@ MOST = 0.8
 RESOLVED_NATS = 1e-3
 """Harm per scored token, in nats, below which no part of the model is blamed for it."""
 
-UNCLEAR = 1.75
-"""Nor where what the places add and take away is more than so many times the harm in all."""
+UNCLEAR = 0.35
+"""Nor where what all others add and take away is more than this share of the harm."""
 
 SHORT = 3
 """A run of places names where it comes from if it is at most one in so many of all."""
@@ -140,14 +140,14 @@ class StateChanges(Figures):
         nats = [self.candidate_nats, *(value for _, value in patched), self.reference_nats]
         if not patched or not math.isfinite(sum(nats)) or self.harm_nats < RESOLVED_NATS:
             return None
-        if sum(abs(a - b) for a, b in pairwise(nats)) > UNCLEAR * self.harm_nats:
-            return None
+        steps = [abs(a - b) for a, b in pairwise(nats)]
         ends = [ENTERING - 1, *(layer for layer, _ in patched), self.layers[-1].layer + 1]
         runs = [
             (ends[j] - ends[i], nats[j] - nats[i], ends[i] + 1, ends[j])
             for i in range(len(nats))
             for j in range(i + 1, len(nats))
             if nats[i] - nats[j] >= MOST * self.harm_nats
+            and sum(steps[:i]) + sum(steps[j:]) <= UNCLEAR * self.harm_nats
         ]
         return min(runs)[2:] if runs else None
 

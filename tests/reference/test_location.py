@@ -302,7 +302,8 @@ def changes(candidate: float, reference: float, *patched: float) -> StateChanges
         (changes(2.0, 1.0, 2.0, 2.0, 1.5, 1.0), "most of it from layers 1 and 2"),
         (changes(2.0, 1.0, 1.5, 1.0, 1.0, 1.0), "most of it from the embedding to layer 0"),
         (changes(2.0, 1.0, 1.8, 1.6, 1.3, 1.2), "it grows from layer to layer"),
-        (changes(2.0, 1.0, 1.0, 2.0, 1.0, 1.0), ""),  # adds nothing up
+        (changes(2.0, 1.0, 2.0, 3.0, 1.0, 1.0), "most of it from layers 0 and 1"),
+        (changes(2.0, 1.0, 1.0, 2.0, 1.0, 1.0), "it grows from layer to layer"),
         (changes(1.0, 1.0, 1.0, 1.0, 1.0, 1.0), ""),
         (changes(0.9, 1.0, 0.9, 0.9, 1.0, 1.0), ""),
     ],
