@@ -242,6 +242,38 @@ def test_of_another_hidden_size_dimensions_are_not_compared(stubs: Stubs, tmp_pa
     assert not run.facts["problems"]
 
 
+def test_a_reference_may_have_another_format(stubs: Stubs, tmp_path: Path) -> None:
+    """What a GGUF file holds is what was written to safetensors, in bfloat16 nearly."""
+    import torch
+
+    from robustness.checkpoint.resolving import resolve
+    from tests.support.checkpoints.checkpoint_folders import tiny_model
+    from tests.support.checkpoints.gguf_files import TOKENS, write_llama_gguf
+
+    torch.manual_seed(0)
+    model = tiny_model("LlamaForCausalLM", vocab_size=len(TOKENS), hidden_size=32)
+    reference = write_llama_gguf(tmp_path / "tiny.gguf", model)
+    checkpoint = resolve(str(reference), cache=tmp_path / "store")
+    for name, dtype in (("same", torch.float32), ("half", torch.bfloat16)):
+        folder = tmp_path / name
+        checkpoint.load_model().to(dtype).save_pretrained(folder)
+        checkpoint.load_tokenizer().save_pretrained(folder)
+        policy = Policy(options={"corpus": str(stubs.corpus), "block_size": 32})
+        context = Context(root=tmp_path / "store")
+        plan = make_plan([str(folder)], policy, context, against=str(reference))
+        kept = plan.checkpoints[0].vetting(context).reference
+        verdicts = [kept.keeps_perplexity(), kept.keeps_predictions(share=0.5)]
+        verdicts.append(kept.keeps_distributions())
+        assert all(verdicts)
+        assert [verdict.measured for verdict in verdicts] == pytest.approx([1, 0, 0], abs=0.05)
+        if name == "same":
+            assert [verdict.measured for verdict in verdicts[:2]] == [1.0, 0.0]
+            assert verdicts[2].measured == pytest.approx(0, abs=1e-7)
+        else:
+            assert verdicts[2].measured is not None
+            assert verdicts[2].measured > 1e-8
+
+
 def test_a_wrong_name_of_a_reference_is_one_sentence(stubs: Stubs, tmp_path: Path) -> None:
     result = run_pytest(tmp_path, *stubs.options, "--reference=./gone")
     assert "gone" in error_sentence(result)
