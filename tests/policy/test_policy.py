@@ -26,7 +26,7 @@ from tests.support.records.policy_files import policy, refusal
         ("sed = 1", "unknown key 'sed'; did you mean 'seed'?"),
         (
             "zzzz = 1",
-            "unknown key 'zzzz'; known here: allow_pickle, base, block_size, bos, checkpoints",
+            "unknown key 'zzzz'; known here: allow_pickle, base, block_size, bos, change",
         ),
         (
             "[checks.ablation_degrades]\nmin_ration = 2.0",
@@ -48,7 +48,7 @@ from tests.support.records.policy_files import policy, refusal
         ('corpus = ""', "corpus: string should have at least 1 character"),
         (
             'expectation = "papper"',
-            "expectation: input should be 'paper' or 'hardened', not 'papper'",
+            "expectation: input should be 'paper', 'hardened' or 'regression', not 'papper'",
         ),
         ("rule = []", "rule: must be one of busters, puccetti, llm-int8"),
         ('rule = ["busters", "bustres"]', "or a list of them, not ['busters', 'bustres']"),
@@ -189,7 +189,8 @@ _RULES = list(RULES)
 _STD = st.floats(0.1, 10)
 _SHARE = st.floats(0, 1, exclude_min=True)
 _SETTINGS = {
-    "expectation": st.sampled_from(["paper", "hardened"]),
+    "expectation": st.sampled_from(["paper", "hardened", "regression"]),
+    "change": st.sampled_from(["conversion", "training"]),
     "rule": st.one_of(
         st.sampled_from(_RULES), st.lists(st.sampled_from(_RULES), min_size=1, unique=True)
     ),

@@ -154,7 +154,7 @@ def test_junit_carries_the_numbers(passing: PassingRuns) -> None:
 
 def test_the_json_says_what_was_vetted(passing: PassingRuns, stubs: Stubs) -> None:
     facts = passing.alone.facts
-    assert facts["schema"] == 2
+    assert facts["schema"] == 3
     assert facts["confidence"] == 0.99
     assert facts["alpha"] == pytest.approx(0.002)
     (checkpoint,) = facts["checkpoints"]

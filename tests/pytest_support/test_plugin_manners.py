@@ -136,10 +136,11 @@ def test_help_lists_every_option(pytester: pytest.Pytester) -> None:
         word.partition("=")[0]
         for line in result.outlines
         for word in line.replace(",", " ").split()[:1]
-        if word.startswith(("--robustness-", "--model"))
+        if word.startswith(("--robustness-", "--model", "--reference"))
     }
     assert listed == {
         "--model",
+        "--reference",
         *(
             f"--robustness-{name}"
             for name in (
@@ -148,6 +149,7 @@ def test_help_lists_every_option(pytester: pytest.Pytester) -> None:
                 "exhaustive", "seed", "device", "dtype", "policy", "json", "store", "fresh",
                 "store-limit", "baseline", "save-baseline", "plan", "shard", "github", "html",
                 "examples", "task", "markdown", "allow-pickle", "base", "tokenizer",
+                "reference", "change",
             )
         ),
     }  # fmt: skip

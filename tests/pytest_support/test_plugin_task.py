@@ -413,14 +413,14 @@ def test_a_candidates_score_is_held_against_its_references(
     assert found["measure"] == "drop"
     task = found["details"]["task"]
     assert found["measured"] == pytest.approx(task["intact_score"] - task["ablated_score"])
-    assert task["intact_score"] > 0.9
+    assert task["intact_score"] > 0.8
     assert "is less than 0.01 lower than the reference's" in found["statement"]
 
 
 def test_a_saved_profile_has_no_answers(stub: Stub, tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(json.dumps(profiles.profile(profiles.entry()).to_dict()))
     refused = run_pytest(tmp_path, *stub.options, "--robustness-baseline=b.json")
-    assert "it holds perplexities, and checkpoint-9000 has none" in error_sentence(refused)
+    assert "it holds perplexities, and classifier has none" in error_sentence(refused)
     refused = run_pytest(tmp_path, *stub.options, "--robustness-save-baseline=c.json")
     assert "a profile is made of perplexities" in error_sentence(refused)
 
