@@ -131,7 +131,7 @@ def gate(name: str, args: argparse.Namespace) -> None:
     named = str(folder) if folder == args.shared / base.reference else base.reference
     corpus = base.corpus(stored.texts, args.work)
     every = list(candidates(stored, few=base.few))
-    for group in ("damage", "harmless", "training"):
+    for group in ("harmless", "training", "damage"):
         options = (f"--robustness-change={'training' if group == 'training' else 'conversion'}",)
         ask = Gate(reference=named, corpus=corpus, work=args.work, options=options)
         own = known().get(name, {})
