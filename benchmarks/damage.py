@@ -1,6 +1,7 @@
 """The gate against a reference, proven on damage: what it catches, misses and alarms falsely.
 
     python benchmarks/damage.py measure [--only sapiens] [--shared ../shared] [--work damage-work]
+                                        [--few]
     python benchmarks/damage.py gate    [--only sapiens] [--batch 8] [--again]
     python benchmarks/damage.py table   [--only sapiens] [--write]
 
@@ -105,7 +106,7 @@ def measure(name: str, args: argparse.Namespace) -> None:
     ask = partial(all_scored, ways=base.ways)
     reference = {place: ask(then, tokenizer, those) for place, those in texts.items()}
     done = known().get(name, {}).keys()
-    for candidate in candidates(stored, few=base.few):
+    for candidate in candidates(stored, few=base.few or args.few):
         if candidate.name in done:
             continue
         began = time.monotonic()
@@ -130,7 +131,7 @@ def gate(name: str, args: argparse.Namespace) -> None:
     stored = read(folder, base.texts(args.shared))
     named = str(folder) if folder == args.shared / base.reference else base.reference
     corpus = base.corpus(stored.texts, args.work)
-    every = list(candidates(stored, few=base.few))
+    every = list(candidates(stored, few=base.few or args.few))
     for group in ("harmless", "training", "damage"):
         options = (f"--robustness-change={'training' if group == 'training' else 'conversion'}",)
         ask = Gate(reference=named, corpus=corpus, work=args.work, options=options)
@@ -213,6 +214,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--work", type=Path, default=Path("damage-work"))
     parser.add_argument("--batch", type=int, default=8, help="candidates of one process")
+    parser.add_argument("--few", action="store_true", help="ten kinds, no training")
     parser.add_argument("--again", action="store_true", help="also what has a verdict")
     parser.add_argument("--write", action="store_true", help="append the table to RESULTS.md")
     args = parser.parse_args()
