@@ -147,8 +147,10 @@ class Vetting:
         }
         if self._is_reference:
             return ReferenceMeasurement(**told)
-        other = self.compared_with
-        measured = other.measurement if isinstance(other, Vetting) else None
+        other, measured = self.compared_with, None
+        if isinstance(other, Vetting):
+            other.corpus = self.corpus  # both are asked about the same text, which is read once
+            measured = other.measurement
         if isinstance(measured, ReferenceMeasurement) and not self.reference_numbers.is_candidate:
             return ComparedMeasurement(**told, reference=measured)
         return Measurement(**told)

@@ -1,6 +1,6 @@
 """Making the plan of a run: every checkpoint resolved, profiled and given its checks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -65,6 +65,7 @@ class _Planning:
     context: Context
     against: Against | None
     _references: dict[str, Measured] = field(default_factory=dict)
+    _corpora: dict[tuple[str, str], Corpus] = field(default_factory=dict)
 
     def candidate(self, reference: str, label: str) -> PlannedCheckpoint:
         """A checkpoint with its checks, and with what it is compared with, if anything."""
@@ -87,16 +88,27 @@ class _Planning:
             self._references[key] = self._checkpoint(named, label, settings)
         return self._references[key]
 
+    def _corpus(self, settings: Settings, told: Callable[[str], None]) -> Corpus:
+        """The text, read once for equal settings."""
+        key = (settings.corpus, settings.layout)
+        if key not in self._corpora:
+            told(f"reading corpus {settings.corpus}")
+            self._corpora[key] = load_corpus(settings.corpus, layout=settings.layout)
+        return self._corpora[key]
+
     def _checkpoint(self, reference: str, label: str, settings: Settings) -> Measured:
         """Anything that is measured, without checks."""
 
         def told(line: str) -> None:
             self.context.progress(f"{label}: {line}")
 
-        vetting = _vetting(reference, label, settings, replace(self.context, progress=told))
-        if vetting.has_perplexity and settings.task.data is not None:
-            told(f"reading corpus {settings.corpus}")
-            vetting.corpus  # noqa: B018 (what is wrong with it comes before the rules)
+        _require_device(settings.device)
+        # With a task, only the checkpoint tells whether there is a perplexity to measure.
+        corpus = None if settings.task.data is not None else self._corpus(settings, told)
+        context = replace(self.context, progress=told)
+        vetting = _vetting(reference, label, settings, context, corpus)
+        if vetting.has_perplexity and corpus is None:
+            vetting.corpus = self._corpus(settings, told)  # what is wrong comes before the rules
         told("looking for outlier dimensions")
         model_profile = vetting.model_profile
         vetting.settings = settings = settings.where_possible(model_profile.sites)
@@ -123,14 +135,10 @@ class _Planning:
         return planned, vetting
 
 
-def _vetting(reference: str, label: str, settings: Settings, context: Context) -> Vetting:
-    """The checkpoint, after what is quickly found to be wrong: hashing it can take minutes."""
-    _require_device(settings.device)
-    # With a task, only the checkpoint tells whether there is a perplexity to measure.
-    corpus: Corpus | None = None
-    if settings.task.data is None:
-        context.progress(f"reading corpus {settings.corpus}")
-        corpus = load_corpus(settings.corpus, layout=settings.layout)
+def _vetting(
+    reference: str, label: str, settings: Settings, context: Context, corpus: Corpus | None
+) -> Vetting:
+    """The checkpoint, resolved: hashing it can take minutes."""
     context.progress("resolving the checkpoint")
     checkpoint = _resolved(reference, settings, context)
     settings.scoring_options.require_suits(checkpoint.scoring, label=label)
