@@ -305,10 +305,7 @@ def row(found: Comparison) -> str:
     perplexity = verdicts["perplexity"]
     then, now = found.facts["then"], found.facts["now"]
     joint = [v for name, v in verdicts.items() if name.startswith("dims")]
-    ablated = "–"
-    if joint:
-        details = joint[0]["details"]
-        ablated = f"{number(details['baseline']['then'])} → {number(details['baseline']['now'])}"
+    ablated = f"×{number(joint[0]['measured'])}" if joint else "–"
     outside = [name for name, verdict in verdicts.items() if verdict["outcome"] != "pass"]
     cells = [
         found.name,

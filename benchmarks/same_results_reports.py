@@ -71,6 +71,21 @@ def flat_2(report: Report) -> Flat:
     return flat_1({**report, "checkpoints": checkpoints})
 
 
+def flat_3(report: Report) -> Flat:
+    """A run's report of schema 3, likewise: what was the baseline is what is compared with."""
+
+    def check(values: Report) -> Report:
+        details = values["details"]
+        renamed = {"baseline": details["reference"]} if "reference" in details else {}
+        return {**values, "details": {**details, **renamed}}
+
+    checkpoints = [
+        {**each, "baseline": each["compared_with"], "checks": list(map(check, each["checks"]))}
+        for each in report["checkpoints"]
+    ]
+    return flat_2({**report, "baseline": report["compared_with"], "checkpoints": checkpoints})
+
+
 def _checkpoint_1(checkpoint: Report) -> Report:
     intact = checkpoint["intact"] or {}
     return {
@@ -148,6 +163,7 @@ def trace_1(report: Report) -> Flat:
 READERS: Mapping[tuple[str, int], Callable[[Report], Flat]] = {
     ("run", 1): flat_1,
     ("run", 2): flat_2,
+    ("run", 3): flat_3,
     ("trace", 1): trace_1,
 }
 
