@@ -343,6 +343,7 @@ def _without_times(facts: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if key not in ("started", "duration_s")}
 
 
+@pytest.mark.slow
 def test_workers_change_nothing_and_a_second_run_measures_nothing(tmp_path: Path) -> None:
     case = CASES["roberta"]
     runs = {}
