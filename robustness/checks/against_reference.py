@@ -220,7 +220,7 @@ class AgainstReference(Model):
         mean_tokens = float(evidence["tokens"].mean())
         return {
             "divergence": DivergenceFigures(
-                p99_nats=float(np.quantile(np.concatenate(positions), 0.99)),
+                p99_nats=float(np.quantile(np.concatenate(positions), 0.99, method="higher")),
                 lost_nats=lost_nats(evidence) / mean_tokens,
             )
         }

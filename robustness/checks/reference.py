@@ -220,4 +220,4 @@ def _percent(share: float) -> str:
     """``1.1 %``, ``0.04 %``; a share below 0.01 % is said to be so."""
     if 0 < share < 1e-4:
         return "less than 0.01 %"
-    return f"{100 * share:.2g} %"
+    return f"{100 * share:.{2 if share < 0.995 else 3}g} %"

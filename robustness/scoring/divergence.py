@@ -54,7 +54,7 @@ def divergences(reference: Distributions, logits: Tensor) -> Tensor:
     rest, whose mean is estimated, without bias, from the tokens that were drawn from it.
     """
     log_q = torch.log_softmax(logits.float(), -1).cpu().double()  # (n, V)
-    n, vocabulary = log_q.shape
+    n = len(log_q)
     counts = torch.from_numpy(reference.counts.astype(np.int64))
     position = torch.repeat_interleave(torch.arange(n), counts)
     log_p = torch.from_numpy(reference.log_p.astype(np.float64))
@@ -64,11 +64,11 @@ def divergences(reference: Distributions, logits: Tensor) -> Tensor:
     def summed(values: Tensor) -> Tensor:
         return torch.zeros(n, dtype=torch.float64).index_add_(0, position, values)
 
-    kept = summed(p * (log_p - log_q_kept))
-    if vocabulary <= MOST_TOKENS:
-        return torch.stack([kept.clamp(min=0), torch.zeros(n, dtype=torch.float64)], 1)
+    kept = summed(torch.where(p > 0, p * (log_p - log_q_kept), 0.0))
     sampled = torch.from_numpy(reference.sampled.astype(np.int64))
     has_rest = sampled[:, 0] >= 0
+    if not bool(has_rest.any()):
+        return torch.stack([kept.clamp(min=0), torch.zeros(n, dtype=torch.float64)], 1)
     tiny = torch.finfo(torch.float64).tiny
     p_rest, q_rest = ((1 - summed(mass)).clamp(min=tiny) for mass in (p, q))
     # In float32 a rest of less than a rounding error is none.
@@ -80,7 +80,9 @@ def divergences(reference: Distributions, logits: Tensor) -> Tensor:
     log_p_rest = torch.from_numpy(reference.sampled_log_p.astype(np.float64))
     lost = p_rest * ((log_p_rest - log_q_rest).mean(-1) - ratio)
     lost = torch.where(p_rest > 0, lost, 0.0)
-    return torch.stack([(kept + p_rest * ratio).clamp(min=0), lost], 1)
+    # What the candidate cannot say makes the divergence infinite, also if it was only drawn.
+    never, found = torch.isinf(lost), (kept + p_rest * ratio).clamp(min=0)
+    return torch.stack([found.masked_fill(never, torch.inf), lost.masked_fill(never, 0.0)], 1)
 
 
 def _at(log_q: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:

@@ -33,6 +33,10 @@ def kept(name: str, measured: float | None, outcome: str = "pass", **more: objec
             "predictions differ.",
         ),
         (
+            [kept("perplexity_is_kept", 0.999), kept("predictions_are_kept", 1.0)],
+            "PASS: perplexity is 0.1 % below the reference's; 100 % of the predictions differ.",
+        ),
+        (
             [kept("perplexity_is_kept", 0.999), kept("predictions_are_kept", 0.0)],
             "PASS: perplexity is 0.1 % below the reference's; none of the predictions differs.",
         ),
@@ -57,7 +61,7 @@ def kept(name: str, measured: float | None, outcome: str = "pass", **more: objec
             "robustness compare organisation/it org/original.",
         ),
     ],
-    ids=["kept", "better", "equal", "itself", "damaged", "undecided"],
+    ids=["kept", "all differ", "better", "equal", "itself", "damaged", "undecided"],
 )
 def test_a_candidate_is_told_of_beside_its_reference(checks: list[CheckResult], said: str) -> None:
     assert conclusion(checkpoint(checks=checks, compared_with=OTHER)) == said

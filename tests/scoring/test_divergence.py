@@ -116,3 +116,28 @@ def test_a_smaller_vocabulary_makes_what_it_lacks_infinite() -> None:
     reference[0, 299] = 10.0
     divergence, _ = found(reference, reference[:, :290])
     assert divergence[0] == np.inf
+
+
+def test_what_a_smaller_vocabulary_lacks_of_the_rest_is_infinite_too_once_it_is_drawn() -> None:
+    """What is lost stays a number, by which an interval can be widened."""
+    reference = np.zeros((4, 600))
+    divergence, lost = found(reference, reference[:, :300])
+    assert np.isinf(divergence).all()
+    assert np.isfinite(lost).all()
+
+
+def test_what_the_reference_cannot_say_adds_nothing() -> None:
+    reference = pair(100, 2.0, 0.0)[0]
+    reference[:, 7] = -np.inf
+    divergence, _ = found(reference, reference)
+    np.testing.assert_allclose(divergence, 0, atol=1e-6)
+
+
+def test_the_rest_counts_where_only_the_reference_has_a_large_vocabulary() -> None:
+    reference = np.full((1, MOST_TOKENS + 9), -np.inf)
+    reference[0, :MOST_TOKENS] = np.log(9e-4 / (MOST_TOKENS - 1))
+    candidate = np.full((1, MOST_TOKENS), np.log(1e-5 / (MOST_TOKENS - 1)))
+    reference[0, 0], candidate[0, 0] = np.log(1 - 9e-4), np.log(1 - 1e-5)
+    divergence, _ = found(reference, candidate)
+    expected = whole_divergence(reference[:, :MOST_TOKENS], candidate)
+    np.testing.assert_allclose(divergence, expected, rtol=0.05)  # 1 - 1e-5 in float32
