@@ -28,6 +28,7 @@ def moved(states: StateChanges) -> Figure:
             ],
         ),
         "type": "bar",
+        "textposition": "none",  # it is for whoever points at a bar
         "marker": {"color": "@accent", "opacity": 0.55},
     }
     points = scatter(
