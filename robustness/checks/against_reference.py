@@ -8,7 +8,7 @@ import numpy as np
 
 from robustness.checks.statistic import ChangedShare, Degradation, KeptEffect, Recorded
 from robustness.checks.subject import Level, Model, Subject, where
-from robustness.errors import BaselineError, MeasurementError
+from robustness.errors import BaselineError
 from robustness.measurement.compared import ComparedMeasurement
 from robustness.measurement.evidence import comparison_evidence, effect_evidence
 from robustness.reference.comparison import outlier_verdict
@@ -186,16 +186,7 @@ class AgainstReference(Model):
                 f"the saved profile of {reference.label} holds no predictions: name the checkpoint "
                 "itself as the reference"
             )
-        return comparison_evidence(measurement, self._sane_nll_nats, most_blocks=reference.held())
-
-    def _sane_nll_nats(self, index: int) -> Any:
-        """The reference's NLLs; what is wrong with it must not seem to be the candidate's."""
-        try:
-            return self.reference.nll_nats(index)
-        except MeasurementError as error:
-            raise MeasurementError(
-                f"the reference {self.reference.label} is broken itself: {error}"
-            ) from None
+        return comparison_evidence(measurement, reference.nll_nats, most_blocks=reference.held())
 
     def _details(self, end: Decided[Decision], measure: Measure) -> dict[str, Any]:
         evidence = end.evidence

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustness.ablation.interventions import Intact, Intervention
-from robustness.measurement.measure import FULL_PRECISION, Measurement, record_of
+from robustness.errors import MeasurementError
+from robustness.measurement.measure import FULL_PRECISION, ChunkNLL, Measurement, record_of
 from robustness.runtime.devices import Dtype
 from robustness.store.store import Record, Store, digest
 
@@ -90,11 +91,23 @@ class ReferenceMeasurement(_Beside):
 
     _last: "tuple[int, Distributions] | None" = field(default=None, init=False)
 
+    def chunk(
+        self, index: int, *interventions: Intervention, dtype: Dtype = FULL_PRECISION
+    ) -> list[ChunkNLL]:
+        """As of any model; what is wrong with it must not seem to be the candidate's."""
+        try:
+            return super().chunk(index, *interventions, dtype=dtype)
+        except MeasurementError as error:
+            raise MeasurementError(
+                f"the reference {self.checkpoint.label} is broken itself: {error}"
+            ) from None
+
     def distributions(self, index: int) -> "Distributions":
         """What the intact model finds probable at the scored positions of a chunk, in short."""
         from robustness.scoring.distributions import Distributions
 
         if self._last is None or self._last[0] != index:
+            self.chunk(index, Intact())  # a model that predicts nothing is refused
             self._last = (index, Distributions.from_record(self._beside(index)))
         return self._last[1]
 

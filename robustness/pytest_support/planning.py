@@ -102,6 +102,11 @@ def _against(config: pytest.Config) -> Against | None:
     """What ``--robustness-reference`` or ``--robustness-baseline`` names: profiles are read."""
     named: str | None = config.getoption("robustness_reference")
     source = named_path(config, "baseline")
+    if named is not None and not named.strip():
+        raise pytest.UsageError(
+            "robustness: --reference names nothing (an unset variable?): name a checkpoint or a "
+            "saved profile, or leave it away"
+        )
     if named and source:
         raise pytest.UsageError(
             f"robustness: --robustness-baseline={source} and --robustness-reference={named} both "

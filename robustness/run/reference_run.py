@@ -95,6 +95,11 @@ def beside_saved(
             f"{cannot}: it was measured with {differing}; vet as it was measured, or save a new "
             "profile"
         )
+    if entry.text_blocks != planned.text_blocks:
+        raise BaselineError(
+            f"{cannot}: it says that the same corpus has {entry.text_blocks} text blocks, here "
+            f"{planned.text_blocks}; save a new profile"
+        )
     vetting.compared_with = entry
     notes = planned.notes
     if entry.failed:

@@ -4,8 +4,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from robustness.checkpoint.architecture import Scoring
 
@@ -41,7 +39,9 @@ class Quantity:
 
     def figure(self, mean_nll_nats: float) -> float:
         """Its value for a mean NLL per scored token."""
-        return float(np.exp(mean_nll_nats)) if self.is_perplexity else mean_nll_nats
+        if not self.is_perplexity:
+            return mean_nll_nats
+        return math.exp(mean_nll_nats) if mean_nll_nats < 700 else math.inf
 
 
 def quantity(scoring: "Scoring | str") -> Quantity:

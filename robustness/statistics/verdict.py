@@ -93,7 +93,7 @@ class Verdict(Figures):
         if self.measured == math.inf:
             return f", whatever follows, from {extent}"
         if self.details.reference is not None:
-            return f", exactly, on all {extent} that the reference has"
+            return f", exactly, on all {extent} that both have"
         return f", exactly, on the whole corpus of {extent}"
 
     def _blindness(self) -> str:

@@ -278,7 +278,7 @@ def test_an_exact_verdict_says_what_it_is_exact_of() -> None:
         details=Details(reference=ReferenceFigures(text_blocks=64, then=5.0, now=5.0)),
     )
     assert "exactly, on all 64 text blocks" in verdict.explain()
-    assert "that the reference has" in verdict.explain()
+    assert "that both have" in verdict.explain()
 
 
 def test_a_profile_of_nothing_is_refused() -> None:

@@ -222,6 +222,25 @@ def test_a_broken_reference_is_refused_before_the_run(stubs: Stubs, tmp_path: Pa
     assert "the reference broken is broken itself" in error_sentence(result)
 
 
+def test_a_reference_that_overflows_is_not_blamed_on_the_candidate(
+    stubs: Stubs, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(stubs.model, broken)
+
+    def spoil(tensors: dict[str, Any]) -> None:
+        name = next(n for n in tensors if n.endswith("encoder.layer.0.output.dense.weight"))
+        tensors[name] = tensors[name] * np.float32(1e38)
+
+    edit_tensors(broken, spoil)
+    run = run_suite(tmp_path, *stubs.options, f"--reference={broken}", "--robustness-fresh")
+    assert run.result.ret == 1
+    for test in (FINITE, PERPLEXITY, PREDICTIONS, DISTRIBUTIONS):
+        assert run.verdicts[test] == "error"
+        reason = checks(run.facts)[test]["reason"]
+        assert "the reference broken is broken itself: the intact model's" in reason
+
+
 def test_of_another_hidden_size_dimensions_are_not_compared(stubs: Stubs, tmp_path: Path) -> None:
     from tests.support.checkpoints.checkpoint_folders import (
         save_checkpoint,
@@ -394,6 +413,15 @@ def test_a_profile_of_what_was_broken_is_no_reference(saved: Path, stubs: Stubs)
         planned(stubs, SavedProfiles(baseline=broken, source=saved))
 
 
+def test_a_profile_of_more_text_blocks_than_the_corpus_has_is_refused(
+    saved: Path, stubs: Stubs
+) -> None:
+    found = read_baseline(saved).checkpoints[0]
+    edited = profile(replace(found, text_blocks=found.text_blocks + 1))
+    with pytest.raises(BaselineError, match="the same corpus has"):
+        planned(stubs, SavedProfiles(baseline=edited, source=saved))
+
+
 WRITING = """
 import os
 from pathlib import Path
@@ -446,6 +474,14 @@ def test_a_profile_and_another_reference_are_refused_together(
     options = (f"--robustness-baseline={saved}", f"--reference={stubs.model}")
     result = run_pytest(tmp_path, *stubs.options, *options)
     assert "leave one away" in error_sentence(result)
+
+
+@pytest.mark.parametrize("nothing", ["", " "])
+def test_a_reference_that_is_an_unset_variable_is_refused(
+    nothing: str, stubs: Stubs, tmp_path: Path
+) -> None:
+    result = run_pytest(tmp_path, *stubs.options, f"--reference={nothing}")
+    assert "--reference names nothing" in error_sentence(result)
 
 
 def test_what_is_measured_otherwise_is_refused_before_the_run(

@@ -177,6 +177,7 @@ def test_the_loss_is_called_a_loss_and_compared_with_the_base_rate(place: Path) 
 def test_perplexity_keeps_its_words() -> None:
     assert quantity("masked").grows("at least", 1.05) == "multiplies perplexity by at least 1.05"
     assert quantity("causal").figure(math.log(8)) == pytest.approx(8)
+    assert quantity("causal").figure(1e9) == math.inf
 
 
 @given(st.floats(0, 1))
