@@ -64,12 +64,11 @@ def weight_changes(
 
 def other_settings(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, ...]:
     """Settings that differ between two configs and that a forward pass depends on, in words."""
-    missing = object()
     names = sorted(n for n in ours.keys() | theirs.keys() if not HARMLESS.fullmatch(n))
     return tuple(
         plain(f"{name} is {_short(ours.get(name))}, the reference's {_short(theirs.get(name))}")
         for name in names
-        if ours.get(name, missing) != theirs.get(name, missing)
+        if ours.get(name) != theirs.get(name)
     )
 
 

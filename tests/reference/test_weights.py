@@ -246,6 +246,7 @@ def test_other_layers_and_settings_are_told(tmp_path: Path) -> None:
     back = weight_changes(reference, candidate)
     assert "layer 2 is new" in back.patterns
     assert other_settings({"transformers_version": "1"}, {"transformers_version": "2"}) == ()
+    assert other_settings({"n_inner": None}, {}) == ()
 
 
 @pytest.mark.parametrize(
