@@ -35,6 +35,7 @@ def _word(checkpoint: CheckpointResult) -> str:
 
 def _refused(checkpoint: CheckpointResult) -> str:
     refused = [check for check in checks_in_order(checkpoint.checks) if not check.is_accepted]
+    refused.sort(key=lambda check: not check.is_sanity)  # errors of others may follow from it
     told = [finding(check) or in_numbers(check) for check in refused[:MOST_REFUSED]]
     if (rest := len(refused) - MOST_REFUSED) > 0:
         told.append(f"{counted(rest, 'more check')} did not pass")

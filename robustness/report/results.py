@@ -76,6 +76,11 @@ class CheckResult(Verdict):
         return None if self.specification is None else self.specification.source
 
     @property
+    def is_sanity(self) -> bool:
+        """Whether nothing else means anything where it fails."""
+        return self.specification is not None and self.specification.is_sanity
+
+    @property
     def is_claim(self) -> bool:
         """Whether it asks for what the paper found."""
         return self.specification is not None and self.specification.is_claim

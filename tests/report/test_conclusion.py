@@ -79,6 +79,13 @@ def test_where_it_differs_is_told() -> None:
     assert saved == "FAIL: perplexity is 28 % above the reference's; rows swapped."
 
 
+def test_what_the_errors_of_others_follow_from_comes_first() -> None:
+    broken = check("fail", check="weights_are_finite", measured=None, reason="x is NaN", dims=())
+    follows = kept("perplexity_is_kept", None, "error", reason="logits are not numbers")
+    said = conclusion(checkpoint(checks=[follows, broken], compared_with=OTHER))
+    assert said.startswith("FAIL: x is NaN; perplexity is kept: error; logits are not numbers")
+
+
 def test_a_claim_of_the_paper_that_does_not_hold_is_no_damage() -> None:
     said = conclusion(checkpoint(checks=[check("fail", measured=1.2)]))
     assert CLAIM in said
